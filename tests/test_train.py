@@ -1,0 +1,219 @@
+"""One trial: starts at the reference, repeats to the bit, resumes to the same result, splits over micro-batches and workers."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from tests.tiny import parameters, world_task, write_clip
+from trainables.checkpoint import Superseded, TrialFolder
+from trainables.group import WorkerGroup
+from trainables.settings import Parameters, TaskSettings
+from trainables.train import Hooks, Interrupted, NonFiniteLoss, run_trial
+from trainables.workbench import Workbench
+
+CPU = torch.device("cpu")
+SCOPES: list[dict[str, Any]] = [
+    {"tune": "transform"},
+    {"tune": "transform", "rank": 8, "penalty": 0.01},
+    {"tune": "last_blocks", "blocks": 1},
+    {"tune": "visual"},
+    {"tune": "all"},
+]
+OBJECTIVES: list[dict[str, Any]] = [
+    {"objective": "dpo", "beta": 1.0},
+    {"objective": "ipo", "beta": 0.1},
+    {"objective": "kto", "beta": 1.0},
+    {"objective": "cross_entropy"},
+]
+
+
+@pytest.fixture(scope="module", params=["vit", "resnet"])
+def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Workbench:
+    return make_bench(tmp_path_factory.mktemp(request.param), request.param)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def make_bench(folder: Path, tower: str, **training: Any) -> Workbench:
+    task = world_task(write_clip(folder / "model", tower), **training)
+    return Workbench(task, data_seed=0, cache=folder / "cache", device=CPU)
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return {**TrialFolder(folder).weights("last"), **TrialFolder(folder).weights("averaged")}
+
+
+def without_times(result: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in result.items() if not name.endswith("_s")}
+
+
+@pytest.mark.parametrize("scope", SCOPES, ids=lambda scope: "-".join(map(str, scope.values())))
+def test_policy_starts_as_the_reference(bench: Workbench, scope: dict[str, Any]) -> None:
+    policy = bench.policy(parameters(**scope))
+    pairs = bench.pairs
+    with torch.no_grad():
+        logits = policy(bench.inputs(policy, pairs.clean), bench.prompts(policy, pairs.class_names, pairs.templates))
+    policy.restore()
+    reference = bench.reference_logits(pairs.clean, pairs.class_names, pairs.templates)
+    if scope.get("rank") is None:
+        torch.testing.assert_close(logits, reference, atol=2e-4, rtol=0)
+    else:  # below full rank W keeps the main directions only
+        assert (logits - reference).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("scope", SCOPES, ids=lambda scope: "-".join(map(str, scope.values())))
+def test_training_changes_the_scope_and_nothing_else(bench: Workbench, scope: dict[str, Any], tmp_path: Path) -> None:
+    before = {name: value.clone() for name, value in bench.clip.model.state_dict().items()}
+    result = run_trial(bench, parameters(**scope), seed=1, folder=TrialFolder(tmp_path))
+    after = bench.clip.model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before), "the process's CLIP is put back"
+    trained = TrialFolder(tmp_path).weights("last")
+    policy = bench.policy(parameters(**scope))
+    reference = {name: value.detach().clone() for name, value in policy.tuned().items()}
+    policy.restore()
+    assert set(trained) == set(reference)
+    assert any(not torch.equal(trained[name], reference[name]) for name in trained)
+    assert [(point["weights"], point["strength"]) for point in result["points"]] == [
+        ("last", 1.0),
+        ("last", 0.5),
+        ("averaged", 1.0),
+    ]
+
+
+@pytest.mark.parametrize("scope", [SCOPES[1], SCOPES[2], SCOPES[3]], ids=["transform", "last_blocks", "visual"])
+def test_repeats_to_the_bit(bench: Workbench, scope: dict[str, Any], tmp_path: Path) -> None:
+    results = [run_trial(bench, parameters(**scope), seed=3, folder=TrialFolder(tmp_path / name)) for name in "ab"]
+    assert without_times(results[0]) == without_times(results[1])
+    first, second = tensors(tmp_path / "a"), tensors(tmp_path / "b")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    other = run_trial(bench, parameters(**scope), seed=4, folder=TrialFolder(tmp_path / "c"))
+    assert without_times(other) != without_times(results[0]) or not all(
+        torch.equal(first[name], tensor) for name, tensor in tensors(tmp_path / "c").items()
+    )
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 4, 7], ids=lambda step: f"step{step}")
+@pytest.mark.parametrize("scope", [SCOPES[0], SCOPES[3]], ids=["transform", "visual"])
+def test_resumes_to_the_result_of_an_undisturbed_trial(
+    bench: Workbench, scope: dict[str, Any], stop_at: int, tmp_path: Path
+) -> None:
+    whole = run_trial(bench, parameters(**scope), seed=5, folder=TrialFolder(tmp_path / "whole"))
+    steps = 0
+
+    def interrupted() -> bool:
+        nonlocal steps
+        steps += 1
+        return steps == stop_at
+
+    folder = tmp_path / "stopped"
+    with pytest.raises(Interrupted):
+        run_trial(bench, parameters(**scope), seed=5, folder=TrialFolder(folder), hooks=Hooks(interrupted=interrupted))
+    assert not (folder / "result.json").exists()
+    resumed = run_trial(bench, parameters(**scope), seed=5, folder=TrialFolder(folder, attempt=2))
+    assert without_times(resumed) == without_times(whole)
+    first, second = tensors(tmp_path / "whole"), tensors(folder)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not (folder / "checkpoint.pt").exists(), "no optimiser state once finished"
+
+
+def test_killed_between_checkpoint_and_metric_line(bench: Workbench, tmp_path: Path) -> None:
+    whole = run_trial(bench, parameters(), seed=5, folder=TrialFolder(tmp_path / "whole"))
+
+    class Killed(BaseException):
+        pass
+
+    def die(line: dict[str, Any]) -> None:
+        raise Killed
+
+    folder = tmp_path / "killed"
+    with pytest.raises(Killed):
+        run_trial(bench, parameters(), seed=5, folder=TrialFolder(folder), hooks=Hooks(report=die))
+    (folder / "metrics.jsonl").write_text('{"epoch": 1, "clean_acc')  # the line was cut off
+    resumed = run_trial(bench, parameters(), seed=5, folder=TrialFolder(folder, attempt=2))
+    assert without_times(resumed) == without_times(whole)
+    assert sorted(TrialFolder(folder).metrics()) == [1, 2]
+
+
+def test_finished_trial_is_not_trained_again(bench: Workbench, tmp_path: Path) -> None:
+    result = run_trial(bench, parameters(), seed=5, folder=TrialFolder(tmp_path))
+    reports: list[dict[str, Any]] = []
+    hooks = Hooks(report=reports.append)
+    again = run_trial(bench, parameters(), seed=5, folder=TrialFolder(tmp_path, attempt=2), hooks=hooks)
+    assert again == json.loads(json.dumps(result)) and reports == []
+
+
+def test_older_attempt_cannot_write(bench: Workbench, tmp_path: Path) -> None:
+    TrialFolder(tmp_path, attempt=2).claim()
+    with pytest.raises(Superseded):
+        run_trial(bench, parameters(), seed=5, folder=TrialFolder(tmp_path, attempt=1))
+
+
+def test_a_loss_that_is_not_finite_ends_the_trial(bench: Workbench, tmp_path: Path) -> None:
+    wild = parameters(objective="ipo", beta=1e-38, learning_rate=1e30)
+    with pytest.raises(NonFiniteLoss, match="epoch 1"):
+        run_trial(bench, wild, seed=0, folder=TrialFolder(tmp_path))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: objective["objective"])
+def test_micro_batches_do_not_change_the_loss(objective: dict[str, Any], tmp_path: Path) -> None:
+    lines = []
+    for name, micro in (("whole", None), ("micro", 3)):
+        bench = make_bench(tmp_path / name, "vit", micro_batch_size=micro)
+        run_trial(bench, parameters(tune="visual", **objective), seed=7, folder=TrialFolder(tmp_path / name / "trial"))
+        lines.append(TrialFolder(tmp_path / name / "trial").metrics())
+    for epoch in (1, 2):
+        for metric in ("loss", "preference_loss", "reference_kl"):
+            assert lines[1][epoch][metric] == pytest.approx(lines[0][epoch][metric], rel=2e-4, abs=1e-6)
+
+
+def test_two_workers_train_as_one(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path, "vit")
+    trials = [parameters(tune="visual", learning_rate=1e-3, **objective) for objective in OBJECTIVES]
+    for trial in trials:
+        run_trial(bench, trial, seed=7, folder=TrialFolder(tmp_path / "one" / trial.objective))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(_worker, args=(port, tmp_path, bench.task, trials), nprocs=2)
+    start = {name: value.detach().clone() for name, value in bench.policy(trials[0]).tuned().items()}
+    for trial in trials:
+        one, two = (TrialFolder(tmp_path / name / trial.objective) for name in ("one", "two"))
+        for epoch in (1, 2):
+            for metric in ("loss", "preference_loss", "reference_kl"):
+                assert two.metrics()[epoch][metric] == pytest.approx(one.metrics()[epoch][metric], rel=5e-4, abs=1e-6)
+        first, second = one.weights("last"), two.weights("last")
+        moved = sum((first[name] - start[name]).square().sum() for name in first)
+        apart = sum((first[name] - second[name]).square().sum() for name in first)
+        assert apart < 1e-2 * moved, trial.objective
+
+
+def _worker(rank: int, port: int, folder: Path, task: TaskSettings, trials: list[Parameters]) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    bench = Workbench(task, data_seed=0, cache=folder / "cache", device=CPU)
+    group = WorkerGroup(rank=rank, world_size=2, device=CPU)
+    for trial in trials:
+        run_trial(bench, trial, seed=7, folder=TrialFolder(folder / "two" / trial.objective), group=group)
+    dist.destroy_process_group()
+
+
+def test_rank_and_blocks_beyond_the_model_are_refused(bench: Workbench, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="rank 25 is above the embedding width 24"):
+        run_trial(bench, parameters(rank=25), seed=0, folder=TrialFolder(tmp_path))
+    with pytest.raises(ValueError, match="blocks: 9"):
+        run_trial(bench, parameters(tune="last_blocks", blocks=9), seed=0, folder=TrialFolder(tmp_path))

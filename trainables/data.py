@@ -1,0 +1,328 @@
+"""Labelled image sets, decoded once to uint8 at the model's size, and their attacked copies.
+
+No random augmentation: a view of an image is (image, copy), so the reference's embedding of every view can be kept.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainables.attack import RECIPES, Variant, attack_image, generator, variants
+from trainables.settings import (
+    AttackSettings,
+    HeldBack,
+    ImageFolderSet,
+    ImageSetSettings,
+    Split,
+    TrainSettings,
+    WorldSet,
+)
+from trainables.store import Store, digest_of
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+PREPARED_FORMAT = 1
+"""Raise it when prepared pixels change for the same inputs: old prepared files are then left alone and made anew."""
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """One split of a set."""
+
+    name: str
+    images: Tensor
+    """(N, H, W, 3) uint8."""
+    labels: Tensor
+    """(N,) int64, indices into ``class_names``."""
+    keys: tuple[str, ...]
+    """Names an image for its attack: independent of order and of the other images."""
+    class_names: tuple[str, ...]
+    templates: tuple[str, ...]
+    digest: str
+    """Of the pixels' origin: equal digest, equal images in equal order."""
+
+    def take(self, index: Sequence[int], class_names: tuple[str, ...], labels: Tensor) -> ImageSet:
+        """The images at ``index`` with new labels over ``class_names``."""
+        chosen = torch.as_tensor(list(index), dtype=torch.int64)
+        digest = digest_of([self.digest, chosen.tolist(), class_names])
+        keys = tuple(self.keys[i] for i in index)
+        return ImageSet(self.name, self.images[chosen], labels, keys, class_names, self.templates, digest)
+
+
+@dataclass(frozen=True)
+class AttackedImages:
+    """Copies of an image set with words on them, copy after copy: row ``c * N + i`` is copy c of image i."""
+
+    images: Tensor
+    """(copies * N, H, W, 3) uint8."""
+    written: Tensor
+    """(copies * N,) int64: index of the written class; -1 where the word names no class."""
+    digest: str
+
+
+class DataSource:
+    """Reads image sets for one model's image size, through a store that all processes of a node share."""
+
+    def __init__(self, store: Store, crop: Callable[[Any], Any], image_size: int, preprocessing: Any) -> None:
+        self._store, self._crop, self._image_size = store, crop, image_size
+        self._preprocessing = preprocessing
+
+    def load(self, name: str, settings: ImageSetSettings, split: Split) -> ImageSet:
+        """Raises ValueError for folders without images, unknown class folders, unreadable images."""
+        if isinstance(settings, WorldSet):
+            return self._world(name, settings, split)
+        return self._folder(name, settings, split)
+
+    def attacked(self, images: ImageSet, variant: Variant, *, seed: int, copies: int = 1) -> AttackedImages:
+        """Each image with a word on it, ``copies`` times; the same pixels on every node."""
+        key = {"attack": repr(variant), "of": images.digest, "seed": seed, "copies": copies, "format": PREPARED_FORMAT}
+
+        def build() -> dict[str, np.ndarray]:
+            pixels = np.empty((copies * len(images.labels), *images.images.shape[1:]), np.uint8)
+            written = np.empty(len(pixels), np.int64)
+            for copy in range(copies):
+                for i, image_key in enumerate(images.keys):
+                    row = copy * len(images.keys) + i
+                    rng = generator(seed, "attack", image_key, copy)
+                    image, label = images.images[i].numpy(), int(images.labels[i])
+                    pixels[row], words = attack_image(image, label, images.class_names, variant, rng)
+                    written[row] = words[0]
+            return {"images": pixels, "written": written}
+
+        arrays = self._store.get(key, build)
+        return AttackedImages(arrays["images"], arrays["written"], digest_of(key))
+
+    def signs(self, images: ImageSet, recipe: str, settings: ImageSetSettings, *, seed: int) -> ImageSet:
+        """Words on images without an object, labelled with the word: what a model reads. As many as ``images``."""
+        count = len(images.labels)
+        key = {"signs": recipe, "of": images.digest, "seed": seed, "format": PREPARED_FORMAT}
+
+        def build() -> dict[str, np.ndarray]:
+            if isinstance(settings, WorldSet):
+                from trainables.world import empty_scenes
+
+                blank = empty_scenes("test", settings.seed, count)
+            else:
+                blank = np.full((count, self._image_size, self._image_size, 3), 128, np.uint8)
+            written = np.arange(count) % len(images.class_names)
+            pixels = np.empty_like(blank)
+            variant = Variant(style=RECIPES[recipe])
+            for i in range(count):
+                # The wrong word for a class that is none of the list: attack_image never writes the label's name.
+                names = (images.class_names[int(written[i])], "")
+                pixels[i], _ = attack_image(blank[i], 1, names, variant, generator(seed, "sign", str(i)))
+            return {"images": pixels, "labels": written.astype(np.int64)}
+
+        arrays = self._store.get(key, build)
+        return ImageSet(
+            f"{images.name}/signs",
+            arrays["images"],
+            arrays["labels"],
+            tuple(str(i) for i in range(count)),
+            images.class_names,
+            ("a sign that says {}", "the word {}"),
+            digest_of(key),
+        )
+
+    def _world(self, name: str, settings: WorldSet, split: Split) -> ImageSet:
+        from trainables.world import CLASSES, scenes
+
+        count = {"train": settings.train, "validation": settings.validation, "test": settings.test}[split]
+        key = {"world": settings.seed, "split": split, "count": count, "crop": self._preprocessing}
+        key["format"] = PREPARED_FORMAT
+
+        def build() -> dict[str, np.ndarray]:
+            pixels, labels = scenes(split, settings.seed, count)
+            return {"images": self._cropped(pixels), "labels": labels}
+
+        arrays = self._store.get(key, build)
+        keys = tuple(f"world/{settings.seed}/{split}/{i}" for i in range(count))
+        return ImageSet(
+            f"{name}/{split}",
+            arrays["images"],
+            arrays["labels"],
+            keys,
+            CLASSES,
+            tuple(settings.templates),
+            digest_of(key),
+        )
+
+    def _cropped(self, pixels: np.ndarray) -> np.ndarray:
+        from PIL import Image
+
+        if pixels.shape[1:3] == (self._image_size, self._image_size):
+            return pixels
+        return np.stack([np.asarray(self._crop(Image.fromarray(image)).convert("RGB")) for image in pixels])
+
+    def _folder(self, name: str, settings: ImageFolderSet, split: Split) -> ImageSet:
+        folders, class_names = class_names_of(name, settings)
+        files = image_files(name, settings, split)
+        index = {folder: i for i, folder in enumerate(folders)}
+        labels = np.array([index[path.parent.name] for path in files], np.int64)
+        stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+        key = {"files": digest_of(stats), "crop": self._preprocessing, "format": PREPARED_FORMAT}
+        arrays = self._store.get(key, lambda: {"images": self._decoded(name, files)})
+        keys = tuple(f"{path.parent.name}/{path.name}" for path in files)
+        return ImageSet(
+            f"{name}/{split}",
+            arrays["images"],
+            torch.from_numpy(labels),
+            keys,
+            class_names,
+            tuple(settings.templates),
+            digest_of([key, class_names, labels.tolist()]),
+        )
+
+    def _decoded(self, name: str, files: Sequence[Path]) -> np.ndarray:
+        from PIL import Image
+
+        pixels = np.empty((len(files), self._image_size, self._image_size, 3), np.uint8)
+        broken: list[str] = []
+        for i, path in enumerate(files):
+            try:
+                with Image.open(path) as image:
+                    pixels[i] = np.asarray(self._crop(image.convert("RGB")).convert("RGB"))
+            except (OSError, ValueError, SyntaxError) as error:
+                broken.append(f"{path} ({error})")
+        if broken:
+            raise ValueError(
+                f"set {name!r}: {len(broken)} of {len(files)} images cannot be read, for instance {broken[0]}; "
+                "mend or remove them"
+            )
+        return pixels
+
+
+def class_names_of(name: str, settings: ImageFolderSet) -> tuple[list[str], tuple[str, ...]]:
+    """Class folders of all splits, sorted, and the words that prompts use for them.
+
+    Raises ValueError where folders have no classes or ``class_names`` does not fit them.
+    """
+    splits = [settings.train, settings.validation, settings.test]
+    roots = [root for split in splits if isinstance(split, list) for root in split]
+    folders = sorted({child.name for root in roots for child in _class_folders(name, root)})
+    given = settings.class_names
+    if isinstance(given, Path):
+        try:
+            given = json.loads(given.read_text())
+        except (OSError, ValueError) as error:
+            raise ValueError(f"set {name!r}: class_names file {given} cannot be read as JSON: {error}") from error
+    if given is None:
+        return folders, tuple(folder.replace("_", " ") for folder in folders)
+    if isinstance(given, list):
+        if len(given) != len(folders):
+            raise ValueError(f"set {name!r}: {len(given)} class_names for {len(folders)} class folders")
+        return folders, tuple(given)
+    missing = [folder for folder in folders if folder not in given]
+    if missing:
+        raise ValueError(f"set {name!r}: class_names has no words for the folders {', '.join(missing[:5])}")
+    return folders, tuple(str(given[folder]) for folder in folders)
+
+
+def image_files(name: str, settings: ImageFolderSet, split: Split) -> list[Path]:
+    """The image files of a split in a stable order; files of other kinds do not count."""
+    source = getattr(settings, split)
+    held_back = settings.validation if isinstance(settings.validation, HeldBack) else None
+    if isinstance(source, HeldBack) or (split == "train" and held_back is not None):
+        assert held_back is not None and settings.train is not None
+        kept, taken = _hold_back(_files(name, settings.train), held_back)
+        return taken if split == "validation" else kept
+    assert isinstance(source, list), "settings check that a named split exists"
+    return _files(name, source)
+
+
+def _hold_back(files: list[Path], held_back: HeldBack) -> tuple[list[Path], list[Path]]:
+    by_class: dict[str, list[Path]] = {}
+    for path in files:
+        by_class.setdefault(path.parent.name, []).append(path)
+    taken: set[Path] = set()
+    for folder, paths in by_class.items():
+        if len(paths) <= held_back.per_class:
+            raise ValueError(
+                f"validation takes {held_back.per_class} images per class out of train, but the class {folder!r} has "
+                f"only {len(paths)}; lower per_class"
+            )
+        order = generator(held_back.seed, "held back", folder).permutation(len(paths))
+        taken |= {paths[i] for i in order[: held_back.per_class]}
+    return [path for path in files if path not in taken], [path for path in files if path in taken]
+
+
+def _files(name: str, roots: Sequence[Path]) -> list[Path]:
+    found = [
+        path
+        for root in roots
+        for folder in _class_folders(name, root)
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+    ]
+    if not found:
+        raise ValueError(
+            f"set {name!r}: no images in {', '.join(map(str, roots))} (looked for <folder>/<class>/<image>)"
+        )
+    return found
+
+
+def _class_folders(name: str, root: Path) -> list[Path]:
+    if not root.is_dir():
+        raise ValueError(f"set {name!r}: the folder {root} does not exist")
+    folders = sorted(child for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
+    if not folders:
+        raise ValueError(f"set {name!r}: {root} has no class folders (expected <folder>/<class>/<image>)")
+    return folders
+
+
+def preference_classes(settings: TrainSettings, class_names: Sequence[str]) -> list[int]:
+    """Indices of the classes that preference data cover.
+
+    Raises ValueError for unknown names or fewer than two classes.
+    """
+    if settings.classes == "all":
+        chosen = list(range(len(class_names)))
+    elif isinstance(settings.classes, float):
+        share = settings.classes
+        chosen = [i for i in range(len(class_names)) if math.ceil((i + 1) * share) > math.ceil(i * share)]
+    else:
+        unknown = [name for name in settings.classes if name not in class_names]
+        if unknown:
+            raise ValueError(f"train.classes: no class {', '.join(unknown)}; there are {', '.join(class_names)}")
+        chosen = sorted(class_names.index(name) for name in set(settings.classes))
+    if len(chosen) < 2:
+        raise ValueError("preference data need at least two classes: one to prefer, another to be written")
+    return chosen
+
+
+def preference_images(images: ImageSet, settings: TrainSettings, *, seed: int) -> ImageSet:
+    """The images of the preference classes, relabelled over those classes; at most ``settings.images`` of them."""
+    chosen = preference_classes(settings, images.class_names)
+    position = {label: i for i, label in enumerate(chosen)}
+    index = [i for i, label in enumerate(images.labels.tolist()) if label in position]
+    if settings.images is not None and settings.images < len(index):
+        order = generator(seed, "subset").permutation(len(index))[: settings.images]
+        index = [index[i] for i in sorted(order)]
+    labels = torch.tensor([position[int(images.labels[i])] for i in index], dtype=torch.int64)
+    return images.take(index, tuple(images.class_names[label] for label in chosen), labels)
+
+
+def subset(images: ImageSet, count: int | None, *, seed: int) -> ImageSet:
+    """At most ``count`` images, drawn with ``seed``."""
+    if count is None or count >= len(images.labels):
+        return images
+    index = sorted(generator(seed, "subset", images.name).permutation(len(images.labels))[:count].tolist())
+    return images.take(index, images.class_names, images.labels[torch.tensor(index)])
+
+
+def held_out_variants(settings: AttackSettings) -> dict[str, Variant]:
+    """The attacks that preference data never show, by name."""
+    return variants(settings.recipe)
+
+
+def trained_attack(settings: AttackSettings) -> Variant:
+    """The attack of the preference data and of the goals."""
+    return Variant(style=RECIPES[settings.recipe])

@@ -1,0 +1,323 @@
+"""One trial: steps, averaging, evaluation after each epoch, checkpoint and resume, the strength curve at its end."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainables.averaging import BetaAverage
+from trainables.checkpoint import TrialFolder
+from trainables.evaluation import goal_counts, shares
+from trainables.group import WorkerGroup
+from trainables.objectives import cross_entropy, dpo, ipo, kto, reference_kl
+from trainables.policy import Policy
+from trainables.settings import Parameters
+from trainables.workbench import Workbench
+
+GOALS = ("clean_accuracy", "robust_accuracy", "text_confusion_rate")
+
+
+class Interrupted(Exception):
+    """Asked to stop; the checkpoint holds everything."""
+
+
+class NonFiniteLoss(ArithmeticError):
+    """The loss became infinite or not a number: every worker of the trial sees it in the same step."""
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """How the outside follows a trial and stops it. Called by every worker."""
+
+    report: Callable[[dict[str, Any]], None] = lambda report: None
+    """After each epoch, once its checkpoint and metric line are on disk. May raise to end the trial."""
+    interrupted: Callable[[], bool] = lambda: False
+    """Asked at each step, must be cheap. True: checkpoint, then ``Interrupted``."""
+    alive: Callable[[], None] = lambda: None
+    """Called at each step, so that a watchdog knows."""
+
+
+def run_trial(
+    bench: Workbench,
+    parameters: Parameters,
+    *,
+    seed: int,
+    folder: TrialFolder,
+    group: WorkerGroup | None = None,
+    hooks: Hooks | None = None,
+) -> dict[str, Any]:
+    """Trains one policy, or goes on from its checkpoint, and returns its final record (also in ``result.json``).
+
+    The record has ``values`` (goals on validation with the last weights at strength 1), ``points`` (validation at
+    other strengths and of the averaged weights), ``epochs``, ``train_s``, ``evaluation_s``.
+
+    Raises:
+        NonFiniteLoss, Interrupted, checkpoint.Superseded; ValueError for parameters that do not fit the model.
+    """
+    group = group or WorkerGroup(device=bench.device)
+    finished = folder.result()
+    if finished is not None:
+        return finished
+    if group.is_first:
+        folder.claim()
+    policy = bench.policy(parameters)
+    try:
+        return _Trial(bench, policy, parameters, seed, folder, group, hooks or Hooks()).run()
+    finally:
+        policy.restore()
+
+
+class _Trial:
+    def __init__(
+        self,
+        bench: Workbench,
+        policy: Policy,
+        parameters: Parameters,
+        seed: int,
+        folder: TrialFolder,
+        group: WorkerGroup,
+        hooks: Hooks,
+    ) -> None:
+        self._bench, self._policy, self._parameters, self._seed = bench, policy, parameters, seed
+        self._folder, self._group, self._hooks = folder, group, hooks
+        settings, pairs = bench.task.training, bench.pairs
+        self._settings, self._pairs = settings, pairs
+        count = len(pairs.attacked.labels)
+        self._steps_per_epoch = math.ceil(count / settings.global_batch_size)
+        if count // self._steps_per_epoch < group.world_size:
+            raise ValueError(
+                f"global_batch_size {settings.global_batch_size} with {count} pairs leaves workers without images; "
+                f"{group.world_size} workers need at least that many pairs in each step"
+            )
+        self._steps = settings.epochs * self._steps_per_epoch
+        self._wrapped: nn.Module = group.wrap(policy)
+        self._optimizer = _optimizer(policy, parameters, settings.optimizer)
+        self._average = BetaAverage(policy.tuned(), steps=self._steps, beta=settings.averaging_beta)
+        self._epoch, self._step_in_epoch = 0, 0
+        self._sums = torch.zeros(3, dtype=torch.float64)
+        """Over the epoch so far: preference loss, reference KL, steps."""
+        self._times_s = {"train_s": 0.0, "evaluation_s": 0.0}
+        self._goals: dict[str, float] = {}
+        """On validation after the last evaluated epoch."""
+        self._clean_inputs = bench.inputs(policy, pairs.clean)
+        self._attacked_inputs = bench.inputs(policy, pairs.attacked)
+        self._prompts = bench.prompts(policy, pairs.class_names, pairs.templates)
+        self._reference_clean = bench.reference_logits(pairs.clean, pairs.class_names, pairs.templates)
+        self._reference_attacked = bench.reference_logits(pairs.attacked, pairs.class_names, pairs.templates)
+
+    def run(self) -> dict[str, Any]:
+        self._resume()
+        while self._epoch < self._settings.epochs:
+            self._train_epoch()
+            self._epoch, self._step_in_epoch = self._epoch + 1, 0
+            self._checkpoint()
+            self._evaluate_epoch()
+            self._sums.zero_()
+        return self._finish()
+
+    def _resume(self) -> None:
+        state = self._folder.load_checkpoint(self._group.device)
+        if state is None:
+            return
+        with torch.no_grad():
+            for name, parameter in self._policy.tuned().items():
+                parameter.copy_(state["policy"][name])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._average.load_state_dict(state["average"])
+        self._epoch, self._step_in_epoch = state["epoch"], state["step_in_epoch"]
+        self._sums, self._times_s = state["sums"].cpu(), dict(state["times_s"])
+        if self._step_in_epoch == 0 and self._epoch > 0:
+            if not self._recall_evaluation():  # killed between checkpoint and metric line
+                self._evaluate_epoch()
+            self._sums.zero_()
+
+    def _recall_evaluation(self) -> bool:
+        """Whether the first worker finds the goals of the epoch just done on disk; all workers go by its answer."""
+        line = self._folder.metrics().get(self._epoch) if self._group.is_first else None
+        values = torch.zeros(1 + len(GOALS), dtype=torch.float64, device=self._group.device)
+        if line is not None:
+            values += torch.tensor([1.0, *(line[name] for name in GOALS)], dtype=torch.float64).to(values.device)
+        found, *goals = self._group.sum(values).tolist()
+        self._goals = dict(zip(GOALS, goals, strict=True))
+        return found > 0
+
+    def _checkpoint(self) -> None:
+        if not self._group.is_first:
+            return
+        self._folder.save_checkpoint(
+            {
+                "policy": {name: value.detach() for name, value in self._policy.tuned().items()},
+                "optimizer": self._optimizer.state_dict(),
+                "average": self._average.state_dict(),
+                "epoch": self._epoch,
+                "step_in_epoch": self._step_in_epoch,
+                "sums": self._sums,
+                "times_s": self._times_s,
+            }
+        )
+
+    def _train_epoch(self) -> None:
+        started_s = saved_s = time.monotonic()
+        generator = torch.Generator().manual_seed(self._seed * 100_003 + self._epoch)
+        order = torch.randperm(len(self._pairs.attacked.labels), generator=generator)
+        batches = torch.tensor_split(order, self._steps_per_epoch)
+        for batch in batches[self._step_in_epoch :]:
+            self._hooks.alive()
+            due = time.monotonic() - saved_s > self._settings.checkpoint_every_s
+            asked, save = self._step(batch, asked=self._hooks.interrupted(), save=due)
+            self._step_in_epoch += 1
+            if asked or save:
+                self._times_s["train_s"] += time.monotonic() - started_s
+                started_s = saved_s = time.monotonic()
+                self._checkpoint()
+            if asked:
+                raise Interrupted(f"epoch {self._epoch + 1}, step {self._step_in_epoch}")
+        self._times_s["train_s"] += time.monotonic() - started_s
+
+    def _step(self, batch: Tensor, *, asked: bool, save: bool) -> tuple[bool, bool]:
+        """One update on a global batch of pair indices. Returns whether any worker was asked to stop or to save."""
+        group, parameters = self._group, self._parameters
+        mine = batch[group.rank :: group.world_size]
+        micros = mine.split(self._settings.micro_batch_size or len(mine))
+        z0 = None
+        if parameters.objective == "kto":
+            z0 = self._global_kl(micros, len(batch)) if len(micros) > 1 else None
+        preference, kl = 0.0, 0.0
+        self._optimizer.zero_grad(set_to_none=True)
+        for i, micro in enumerate(micros):
+            with contextlib.nullcontext() if i == len(micros) - 1 else self._no_sync():
+                attacked, clean = self._logits(self._wrapped, micro)
+                micro_kl = reference_kl(clean, self._reference_clean[self._clean_rows(micro)])
+                if parameters.objective == "kto" and z0 is None:
+                    z0 = group.sum(micro_kl.detach() * len(micro)) / len(batch)
+                micro_preference = self._preference_loss(attacked, micro, z0)
+                loss = micro_preference + parameters.lambda_reg * micro_kl
+                # DDP takes the mean of gradients over workers; the loss is the mean over the global batch.
+                share = len(micro) / len(batch) * group.world_size
+                loss = loss * share + parameters.penalty * self._policy.penalty() / len(micros)
+                loss.backward()
+                preference += float(micro_preference.detach()) * len(micro)
+                kl += float(micro_kl.detach()) * len(micro)
+        values = torch.tensor([preference, kl, float(asked), float(save)], dtype=torch.float64, device=group.device)
+        preference, kl, any_asked, any_save = group.sum(values).tolist()
+        if not math.isfinite(preference + kl):
+            raise NonFiniteLoss(f"loss is not finite in epoch {self._epoch + 1}, step {self._step_in_epoch + 1}")
+        self._sums += torch.tensor([preference / len(batch), kl / len(batch), 1.0], dtype=torch.float64)
+        self._update()
+        return any_asked > 0, any_save > 0
+
+    def _update(self) -> None:
+        step = self._epoch * self._steps_per_epoch + self._step_in_epoch
+        for settings in self._optimizer.param_groups:
+            settings["lr"] = self._parameters.learning_rate * schedule(
+                step, steps=self._steps, warmup=int(self._settings.warmup_share * self._steps)
+            )
+        self._optimizer.step()
+        self._average.update(self._policy.tuned())
+
+    def _no_sync(self) -> contextlib.AbstractContextManager[None]:
+        if isinstance(self._wrapped, nn.parallel.DistributedDataParallel):
+            return self._wrapped.no_sync()
+        return contextlib.nullcontext()
+
+    def _clean_rows(self, pairs: Tensor) -> Tensor:
+        return pairs % len(self._pairs.clean.labels)
+
+    def _logits(self, policy: nn.Module, pairs: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, C) of the attacked images and of their clean originals, in one forward pass."""
+        images = torch.cat([self._attacked_inputs[pairs], self._clean_inputs[self._clean_rows(pairs)]])
+        logits = policy(images, self._prompts)
+        return logits[: len(pairs)], logits[len(pairs) :]
+
+    @torch.no_grad()
+    def _global_kl(self, micros: tuple[Tensor, ...], batch_size: int) -> Tensor:
+        """KTO's z0 before micro-batching: KL(reference || policy) over the clean half of the global batch."""
+        total = torch.zeros((), device=self._group.device)
+        for micro in micros:
+            rows = self._clean_rows(micro)
+            total += reference_kl(
+                self._policy(self._clean_inputs[rows], self._prompts), self._reference_clean[rows]
+            ) * len(micro)
+        return self._group.sum(total) / batch_size
+
+    def _preference_loss(self, attacked: Tensor, pairs: Tensor, z0: Tensor | None) -> Tensor:
+        parameters, view = self._parameters, self._pairs.attacked
+        assert view.written is not None
+        chosen = view.labels[pairs].to(attacked.device)
+        if parameters.objective == "cross_entropy":
+            return cross_entropy(attacked, chosen)
+        rejected, reference = view.written[pairs].to(attacked.device), self._reference_attacked[pairs]
+        assert parameters.beta is not None
+        if parameters.objective == "dpo":
+            smoothing = parameters.label_smoothing
+            return dpo(attacked, reference, chosen, rejected, beta=parameters.beta, label_smoothing=smoothing)
+        if parameters.objective == "ipo":
+            return ipo(attacked, reference, chosen, rejected, beta=parameters.beta)
+        assert z0 is not None
+        return kto(
+            attacked,
+            reference,
+            chosen,
+            rejected,
+            beta=parameters.beta,
+            kl=z0,
+            desirable_weight=parameters.desirable_weight,
+            undesirable_weight=parameters.undesirable_weight,
+        )
+
+    def _measure(self) -> dict[str, float]:
+        """Goals on validation with the policy's present weights."""
+        started_s = time.monotonic()
+        self._hooks.alive()
+        values = shares(goal_counts(self._bench, self._policy, self._bench.search_sets, self._group))
+        self._times_s["evaluation_s"] += time.monotonic() - started_s
+        return values
+
+    def _evaluate_epoch(self) -> None:
+        values = self._goals = self._measure()
+        preference, kl, steps = self._sums.tolist()
+        line = {"epoch": self._epoch, "epochs": self._settings.epochs, **values}
+        line["preference_loss"], line["reference_kl"] = preference / max(1, steps), kl / max(1, steps)
+        line["loss"] = line["preference_loss"] + self._parameters.lambda_reg * line["reference_kl"]
+        line |= {name: round(seconds, 4) for name, seconds in self._times_s.items()}
+        if self._group.is_first:
+            self._folder.append_metrics(line)
+        self._hooks.report(line)
+
+    def _finish(self) -> dict[str, Any]:
+        last = {name: value.detach().clone() for name, value in self._policy.tuned().items()}
+        goals = self._goals
+        points = [{"weights": "last", "strength": 1.0, "values": goals}]
+        front = self._bench.task.evaluate.front
+        wanted = [("last", last, strength) for strength in front.strengths if strength != 1.0]
+        wanted += [("averaged", self._average.weights, 1.0)] if front.averaged else []
+        for kind, weights, strength in wanted:
+            self._policy.set_weights(weights, strength)
+            points.append({"weights": kind, "strength": strength, "values": self._measure()})
+        result: dict[str, Any] = {"values": goals, "points": points, "epochs": self._settings.epochs}
+        result |= {name: round(seconds, 4) for name, seconds in self._times_s.items()}
+        if self._group.is_first:
+            weights = {f"last.{name}": value for name, value in last.items()}
+            weights |= {f"averaged.{name}": value for name, value in self._average.weights.items()}
+            self._folder.finish(result, weights)
+        return result
+
+
+def schedule(step: int, *, steps: int, warmup: int) -> float:
+    """Factor of the learning rate at a 0-based step: linear warm-up, then cosine to 0 (authors: no warm-up)."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 + 0.5 * math.cos(math.pi * (step - warmup) / max(1, steps - warmup))
+
+
+def _optimizer(policy: Policy, parameters: Parameters, name: str) -> torch.optim.Optimizer:
+    kind = {"adamax": torch.optim.Adamax, "adamw": torch.optim.AdamW}[name]
+    tuned = list(policy.tuned().values())
+    return kind(tuned, lr=parameters.learning_rate, weight_decay=parameters.weight_decay, foreach=True)
