@@ -164,7 +164,10 @@ def _wrong_classes(label: int, class_names: Sequence[str], count: int, rng: np.r
     for _ in range(count):
         wrong = [index for index, name in enumerate(class_names) if name.casefold() not in taken]
         if not wrong:
-            raise ValueError(f"writing {count} wrong name(s) needs {count + 1} different class names: {list(class_names)}")
+            names = ", ".join(class_names)
+            raise ValueError(
+                f"to write {count} wrong name(s) takes {count + 1} different class names; there are: {names}"
+            )
         written.append(wrong[int(rng.integers(len(wrong)))])
         taken.add(class_names[written[-1]].casefold())
     return tuple(written)

@@ -11,6 +11,7 @@ from torch import Tensor
 from trainables.group import WorkerGroup
 from trainables.metrics import Count, bootstrap_interval, mean_share
 from trainables.policy import Policy
+from trainables.settings import Parameters
 from trainables.workbench import EvaluationSet, View, Workbench
 
 EVALUATION_BATCH = 512
@@ -63,6 +64,15 @@ def test_counts(bench: Workbench, policy: Policy, group: WorkerGroup) -> Counts:
         answers = _predictions(bench, policy, view, prompts, group)
         counts["sign_reading"].append(_count(answers, view.labels, group))
     return counts
+
+
+def untouched_policy(bench: Workbench) -> Policy:
+    """The reference as a policy: W = I on its own embeddings."""
+    parameters = Parameters(objective="cross_entropy", tune="transform", learning_rate=1.0)
+    policy = Policy(bench.clip, parameters, embeddings=torch.eye(bench.clip.embed_dim))
+    with torch.no_grad():
+        policy.w.copy_(torch.eye(bench.clip.embed_dim))
+    return policy
 
 
 def policy_prompts(

@@ -1,0 +1,28 @@
+# Both targets make their environment when it is not there. Python 3.11 or newer; PYTHON=python3.12 picks another.
+PYTHON ?= python3
+VENV ?= .venv
+
+.PHONY: quickstart test lint
+
+quickstart: $(VENV)/.installed
+	$(VENV)/bin/sweeper run search_spaces/quickstart.yaml --new
+
+test: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+# pip alone takes minutes for these packages; uv takes seconds. Where uv is not installed, the environment gets its own.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("sweeper needs Python 3.11 or newer, $(PYTHON) is " + sys.version.split()[0] + "; try make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --constraint constraints.txt --group dev
+	touch $@

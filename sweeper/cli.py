@@ -1,0 +1,407 @@
+"""The command line: ``sweeper run SPEC`` and what one asks of a sweep afterwards.
+
+Data go to standard output, progress and messages to standard error. Exit codes: 0 ok, 1 too many trials failed,
+2 bad input, 3 cluster or storage unavailable, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from sweeper.records import UnavailableError, UserError
+
+if TYPE_CHECKING:
+    from sweeper.folder import SweepFolder
+    from sweeper.spec import Spec
+    from sweeper.sweep import Ending, Options
+
+app = typer.Typer(
+    name="sweeper",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Finds how much robustness to written words a CLIP model can have, and what it costs in clean accuracy.",
+)
+
+EXIT_CODES = {"complete": 0, "failed": 1, "interrupted": 130}
+
+
+class Format(StrEnum):
+    table = "table"
+    json = "json"
+    csv = "csv"
+
+
+Storage = Annotated[
+    Path | None,
+    typer.Option(
+        "--storage", help="Folder of all sweeps. Default: $SWEEPER_STORAGE, else ./sweeps.", show_default=False
+    ),
+]
+TrackingUri = Annotated[
+    str | None,
+    typer.Option(
+        "--tracking-uri",
+        help="MLflow store. Default: $MLFLOW_TRACKING_URI, else sqlite:///<storage>/mlflow.db.",
+        show_default=False,
+    ),
+]
+Gpus = Annotated[
+    float | None,
+    typer.Option(
+        "--gpus", help="GPUs the sweep may use. Default: all; without GPUs it plans by CPU.", show_default=False
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option("--address", help="host:port of a Ray cluster that is up. Default: a Ray of its own on this machine."),
+]
+Name = Annotated[str, typer.Argument(help="The sweep's name; `sweeper list` shows them.")]
+Number = Annotated[int, typer.Argument(help="The trial's number.", min=0)]
+Output = Annotated[Format, typer.Option("--format", help="How to print.")]
+
+
+@app.command()
+def run(
+    spec: Annotated[Path, typer.Argument(help="The sweep in YAML, for instance search_spaces/quickstart.yaml.")],
+    gpus: Gpus = None,
+    trials: Annotated[int | None, typer.Option("--trials", min=1, help="Instead of search.trials of the spec.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Instead of the name in the spec.")] = None,
+    new: Annotated[bool, typer.Option("--new", help="If the name is taken, take NAME-2, NAME-3, ...")] = False,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change one entry of the spec, for instance training.epochs=5."
+        ),
+    ] = None,
+    address: Address = None,
+    storage: Storage = None,
+    tracking_uri: TrackingUri = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the sweep of this name if there is one.")
+    ] = False,
+    format: Output = Format.table,
+) -> None:
+    """Run a sweep: search, front on validation, one measurement on test, everything in MLflow.
+
+    A killed sweep goes on with `sweeper resume NAME`. Ctrl-C stops cleanly, twice at once.
+    """
+    from sweeper.folder import SweepFolder, free_name
+    from sweeper.spec import load_spec, spec_difference
+
+    overrides = list(changes or [])
+    overrides += [f"search.trials={trials}"] if trials is not None else []
+    overrides += [f"name={name}"] if name is not None else []
+    loaded = load_spec(spec, overrides)
+    root = _storage(storage)
+    folder = SweepFolder(root, free_name(root, loaded.name) if new and not resume else loaded.name)
+    loaded = loaded.model_copy(update={"name": folder.name})
+    options = _options(gpus, address, tracking_uri, root)
+    if resume and folder.exists():
+        different = spec_difference(folder.spec(), loaded)
+        if different:
+            raise UserError(
+                f"the spec differs from that of sweep {folder.name!r} in what a resumed sweep may not change:\n  "
+                + "\n  ".join(different)
+                + "\nstart another sweep with --name OTHER, or leave these as they were"
+            )
+        _resume(folder, loaded, options, format)
+        return
+    _check_writable(root)
+    folder.create(loaded, spec.read_text(encoding="utf-8-sig"))
+    _run(folder, loaded, options, format, fresh=True)
+
+
+@app.command()
+def resume(
+    name: Name,
+    trials: Annotated[
+        int | None, typer.Option("--trials", min=1, help="New total of trials, for more of them.")
+    ] = None,
+    gpus: Gpus = None,
+    address: Address = None,
+    storage: Storage = None,
+    tracking_uri: TrackingUri = None,
+    format: Output = Format.table,
+) -> None:
+    """Go on with a sweep that was killed, stopped, or is to have more trials.
+
+    Finished trials stay; running ones go on from their last checkpoint under their own number.
+    """
+    folder, spec = _open(name, storage)
+    if trials is not None:
+        spec = spec.model_copy(update={"search": spec.search.model_copy(update={"trials": trials})})
+    _resume(folder, spec, _options(gpus, address, tracking_uri, folder.storage), format)
+
+
+@app.command()
+def check(
+    spec: Annotated[Path, typer.Argument(help="The sweep in YAML.")],
+    gpus: Gpus = None,
+    changes: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As in `run`.")] = None,
+    address: Address = None,
+    storage: Storage = None,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Check everything a sweep needs before a GPU is taken: spec, weights, images, capacity, MLflow, storage, disk."""
+    from sweeper.check import check_sweep
+    from sweeper.spec import load_spec
+
+    loaded = load_spec(spec, list(changes or []))
+    check_sweep(loaded, _storage(storage), gpus=gpus, address=address, tracking_uri=tracking_uri, echo=typer.echo)
+
+
+@app.command("list")
+def list_(storage: Storage = None, format: Output = Format.table) -> None:
+    """List the sweeps of a storage."""
+    from sweeper.folder import names
+    from sweeper.views import sweep_row
+
+    root = _storage(storage)
+    rows = [sweep_row(*_open(name, root)) for name in names(root)]
+    _print_rows(rows, format, empty=f"no sweeps in {root}")
+
+
+@app.command()
+def status(name: Name, storage: Storage = None, format: Output = Format.table) -> None:
+    """Say how far a sweep is: trials by state, the front so far, who runs it."""
+    from sweeper.views import status_text, sweep_row
+
+    folder, spec = _open(name, storage)
+    if format is Format.table:
+        typer.echo(status_text(folder, spec))
+    else:
+        _print_rows([sweep_row(folder, spec)], format, empty="")
+
+
+@app.command()
+def trials(name: Name, storage: Storage = None, format: Output = Format.table) -> None:
+    """List the trials of a sweep: state, goals on validation, parameters."""
+    from sweeper.views import trial_rows
+
+    folder, spec = _open(name, storage)
+    _print_rows(trial_rows(folder, spec), format, empty=f"sweep {name} has no trials yet")
+
+
+@app.command()
+def show(
+    name: Name,
+    number: Number,
+    spec: Annotated[
+        bool, typer.Option("--spec", help="Print a file with which `python -m trainables` runs this trial alone.")
+    ] = False,
+    storage: Storage = None,
+) -> None:
+    """Show one trial: parameters, metrics per epoch, points on validation and test, why it failed."""
+    from sweeper.views import trial_text
+
+    folder, loaded = _open(name, storage)
+    if spec:
+        path = folder.trial_path(number) / "trial.json"
+        if not path.exists():
+            raise UserError(f"sweep {name} has no trial {number}; see `sweeper trials {name}`")
+        typer.echo(path.read_text(), nl=False)
+    else:
+        typer.echo(trial_text(folder, loaded, number))
+
+
+@app.command()
+def logs(name: Name, number: Number, storage: Storage = None) -> None:
+    """Print what the workers of a trial logged, over all its attempts."""
+    folder, _ = _open(name, storage)
+    path = folder.trial_path(number) / "log.txt"
+    if not path.exists():
+        raise UserError(f"sweep {name} has no log of trial {number}; see `sweeper trials {name}`")
+    typer.echo(path.read_text(), nl=False)
+
+
+@app.command()
+def front(
+    name: Name,
+    storage: Storage = None,
+    format: Output = Format.table,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Also write the picture here (.png or .html).")] = None,
+) -> None:
+    """Print the front: picked on validation, measured once on test, with 95 % intervals.
+
+    The untouched model and PAINT stand below its members.
+    """
+    from sweeper.report import table
+    from sweeper.sweep import load_front
+
+    folder, spec = _open(name, storage)
+    found = load_front(folder, spec)
+    if found is None:
+        raise UserError(f"sweep {name} has not measured anything yet; see `sweeper status {name}`")
+    if plot is not None:
+        _plot(found, plot)
+    typer.echo(table(found, format.value), nl=False)
+
+
+@app.command()
+def export(
+    name: Name,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="New folder to write.")],
+    pick: Annotated[
+        str,
+        typer.Option(
+            help="knee, cleanest, 'most robust', paint, a trial, or 'max robust_accuracy where clean_accuracy>=0.6'"
+        ),
+    ] = "knee",
+    strength: Annotated[
+        float | None, typer.Option(min=-2.0, max=2.0, help="t of W^t, or share of the way from the untouched weights.")
+    ] = None,
+    storage: Storage = None,
+) -> None:
+    """Write one point as a folder that plain open_clip loads, without this project."""
+    from sweeper.export import export_point
+    from sweeper.pick import pick as pick_point
+    from sweeper.sweep import load_front
+
+    sweep, spec = _open(name, storage)
+    found = load_front(sweep, spec)
+    if found is None:
+        raise UserError(f"sweep {name} has no finished trial yet; see `sweeper status {name}`")
+    point = pick_point(found, pick, strength)
+    gap = export_point(sweep, spec, point, folder)
+    typer.echo(
+        f"trial {point.trial}, {point.weights} weights at strength {point.strength:g} -> {folder} "
+        f"(largest difference of a logit: {gap:.1e})",
+        err=True,
+    )
+    typer.echo(f"local-dir:{folder.absolute()}")
+
+
+@app.command()
+def ui(
+    name: Annotated[str | None, typer.Argument(help="A sweep; without it all of the storage.")] = None,
+    storage: Storage = None,
+    tracking_uri: TrackingUri = None,
+    host: Annotated[str, typer.Option(help="Interface to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="First port to try.", min=1, max=65535)] = 5000,
+) -> None:
+    """Start MLflow on the sweeps' store and print links that open a sweep and its front."""
+    from sweeper.ui import ui as serve
+
+    serve(_storage(storage), name, tracking_uri, host, port, lambda text: typer.echo(text))
+
+
+def main() -> NoReturn:
+    """Entry point: errors of users and clusters become one message and an exit code."""
+    try:
+        app()
+    except UserError as error:
+        typer.echo(str(error), err=True)
+        sys.exit(2)
+    except UnavailableError as error:
+        typer.echo(str(error), err=True)
+        sys.exit(3)
+    sys.exit(0)
+
+
+def _storage(given: Path | None) -> Path:
+    path = given if given is not None else Path(os.environ.get("SWEEPER_STORAGE", "sweeps"))
+    if "://" in str(given or os.environ.get("SWEEPER_STORAGE", "")) or ":/" in str(path):
+        raise UserError(f"storage {path}: only folders are served, local ones or shared by all nodes (NFS)")
+    if path.exists() and not path.is_dir():
+        raise UserError(f"storage {path} is a file; name a folder")
+    return path.absolute()
+
+
+def _options(gpus: float | None, address: str | None, tracking_uri: str | None, storage: Path) -> Options:
+    from sweeper.sweep import Options
+    from sweeper.tracking.runs import find_store
+
+    find_store(storage, tracking_uri)  # refuses a URI that MLflow cannot use before anything is written
+    if gpus is not None and gpus < 0:
+        raise UserError(f"--gpus {gpus:g}: give a positive number, or 0 to run on CPUs")
+    return Options(gpus=gpus, address=address, tracking_uri=tracking_uri)
+
+
+def _check_writable(storage: Path) -> None:
+    try:
+        storage.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UnavailableError(f"storage {storage} cannot be made: {error}") from error
+    if not os.access(storage, os.W_OK):
+        raise UnavailableError(f"storage {storage} cannot be written to; name another with --storage")
+
+
+def _open(name: str, storage: Path | None) -> tuple[SweepFolder, Spec]:
+    from sweeper.folder import SweepFolder
+
+    folder = SweepFolder(_storage(storage), name)
+    return folder, folder.spec()
+
+
+def _resume(folder: SweepFolder, spec: Spec, options: Options, format: Format) -> None:
+    _run(folder, spec, options, format, fresh=False)
+
+
+def _run(folder: SweepFolder, spec: Spec, options: Options, format: Format, *, fresh: bool) -> None:
+    import shutil
+
+    from sweeper.sweep import run_sweep
+
+    where = "" if folder.storage == Path("sweeps").absolute() else f" --storage {folder.storage}"
+    try:
+        with folder.lease():
+            folder.save_spec(spec)
+            ending = run_sweep(folder, spec, options)
+    except (UserError, UnavailableError):
+        if fresh and folder.untouched() is None:  # nothing was started: nothing is left behind
+            shutil.rmtree(folder.path, ignore_errors=True)
+        raise
+    _tell(folder, ending, format, where)
+    raise typer.Exit(EXIT_CODES[ending.state])
+
+
+def _tell(folder: SweepFolder, ending: Ending, format: Format, where: str) -> None:
+    from sweeper.report import table
+
+    if ending.front is not None:
+        typer.echo(table(ending.front, format.value), nl=False)
+    for line in ending.failures:
+        typer.echo(line, err=True)
+    if ending.tracking_problem is not None:
+        typer.echo(f"{ending.tracking_problem}; `sweeper resume {folder.name}{where}` sends the rest", err=True)
+    if ending.state != "complete":
+        why = "too many trials failed" if ending.state == "failed" else "stopped"
+        typer.echo(f"{why}; go on with: sweeper resume {folder.name}{where}", err=True)
+        return
+    typer.echo(f"front:       {folder.front_path}/front.png, .html, .json, .csv", err=True)
+    typer.echo(f"export:      sweeper export {folder.name} DIR --pick knee{where}", err=True)
+    typer.echo(f"open MLflow: sweeper ui {folder.name}{where}", err=True)
+
+
+def _plot(front: object, path: Path) -> None:
+    import shutil
+    import tempfile
+
+    from sweeper.records import Front
+    from sweeper.report import write_front
+
+    assert isinstance(front, Front)
+    if path.suffix not in (".png", ".html"):
+        raise UserError(f"--plot {path}: name a file that ends in .png or .html")
+    with tempfile.TemporaryDirectory() as scratch:
+        write_front(front, Path(scratch))
+        shutil.copyfile(Path(scratch) / f"front{path.suffix}", path)
+
+
+def _print_rows(rows: list[dict[str, object]], format: Format, *, empty: str) -> None:
+    from sweeper.views import as_csv, as_table
+
+    if format is Format.json:
+        typer.echo(json.dumps(rows, indent=2))
+    elif not rows:
+        typer.echo(empty, err=True)
+    else:
+        typer.echo(as_csv(rows) if format is Format.csv else as_table(rows), nl=False)

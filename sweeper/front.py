@@ -1,0 +1,120 @@
+"""The front of a sweep: which validation points are non-dominated, what they are called, what is shown beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from sweeper.folder import PointName
+from sweeper.pareto import hypervolume, knee, non_dominated
+from sweeper.records import GOALS, Front, FrontPoint, TrialRecord
+from sweeper.spec import Goals
+
+
+def build_front(
+    sweep: str,
+    trials: Sequence[TrialRecord],
+    *,
+    goals: Goals,
+    untouched: Mapping[str, Any],
+    tests: Mapping[PointName, Mapping[str, Any]],
+    planned: int,
+) -> Front:
+    """Everything is decided on validation; ``tests`` only adds what was measured once.
+
+    Args:
+        untouched: ``validation`` (goals of the untouched model) and ``chance``.
+        planned: trials of the sweep.
+    """
+    reference = _pair(untouched["validation"])
+    floors = goals.floors(untouched["validation"])
+    candidates = [
+        _tested(
+            FrontPoint(
+                trial=trial.number,
+                weights=point.weights,
+                strength=point.strength,
+                parameters=trial.parameters,
+                validation=dict(point.values),
+                member=False,
+            ),
+            tests,
+        )
+        for trial in trials
+        if trial.state == "complete"
+        for point in trial.points
+    ]
+    allowed = [point for point in candidates if all(point.validation[goal] >= floors[goal] for goal in floors)]
+    # The untouched model competes: a point that is nowhere better than it is no trade.
+    flags = non_dominated([reference, *(_pair(point.validation) for point in allowed)])[1:]
+    members = [replace(point, member=True) for point, flag in zip(allowed, flags, strict=True) if flag]
+    members.sort(key=lambda point: _pair(point.validation), reverse=True)
+    members = _named(members)
+    kept = {_name(point) for point in members}
+    others = [point for point in candidates if _name(point) not in kept]
+    zero = FrontPoint(
+        trial=None,
+        weights="last",
+        strength=1.0,
+        parameters={},
+        validation=dict(untouched["validation"]),
+        name="untouched",
+        member=False,
+    )
+    members, baselines = _with_paint(members, others, trials)
+    baseline_names = {_name(point) for point in baselines}
+    reference_point = (floors.get("clean_accuracy", untouched["chance"]), reference[1])
+    return Front(
+        sweep=sweep,
+        points=(*members, _tested(zero, tests), *baselines),
+        others=tuple(point for point in others if _name(point) not in baseline_names),
+        hypervolume=hypervolume([_pair(point.validation) for point in members], reference_point),
+        reference_point=reference_point,
+        finished=sum(trial.state != "running" for trial in trials),
+        trials=planned,
+    )
+
+
+def point_name(point: FrontPoint) -> PointName:
+    """What a point is measured under."""
+    return _name(point)
+
+
+def _name(point: FrontPoint) -> PointName:
+    return (point.trial, point.weights, point.strength)
+
+
+def _pair(values: Mapping[str, float]) -> tuple[float, float]:
+    return values[GOALS[0]], values[GOALS[1]]
+
+
+def _tested(point: FrontPoint, tests: Mapping[PointName, Mapping[str, Any]]) -> FrontPoint:
+    measured = tests.get(_name(point))
+    if measured is None:
+        return point
+    intervals = {name: (low, high) for name, (low, high) in measured["intervals"].items()}
+    return replace(point, values=dict(measured["values"]), intervals=intervals)
+
+
+def _named(members: list[FrontPoint]) -> list[FrontPoint]:
+    """Knee and extremes of members sorted by falling clean accuracy; the knee's name comes first."""
+    if not members:
+        return members
+    names = {len(members) - 1: "most robust", 0: "cleanest"}
+    names[knee([_pair(point.validation) for point in members])] = "knee"
+    return [replace(point, name=names.get(i)) for i, point in enumerate(members)]
+
+
+def _with_paint(
+    members: list[FrontPoint], others: Sequence[FrontPoint], trials: Sequence[TrialRecord]
+) -> tuple[list[FrontPoint], list[FrontPoint]]:
+    """PAINT's alpha is the one with the best mean of both goals on validation, as its authors choose it."""
+    baseline = {trial.number for trial in trials if trial.baseline == "paint"}
+    curve = [point for point in (*members, *others) if point.trial in baseline and point.weights == "last"]
+    if not curve:
+        return members, []
+    best = max(curve, key=lambda point: sum(_pair(point.validation)))
+    if best.member and best.name is None:
+        return [replace(point, name="paint") if point == best else point for point in members], []
+    return members, [replace(best, name="paint", member=False)]

@@ -1,0 +1,59 @@
+"""The files of the front, kept fresh while a sweep runs without holding it up."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from sweeper.records import Front
+from sweeper.report import write_front
+
+SHARE_OF_TIME = 0.05
+"""At most this share of the driver's time goes into drawing; picture and page take about a second."""
+
+
+class FrontFiles:
+    """Draws the newest front on a thread of its own, then tells ``written``."""
+
+    def __init__(self, folder: Path, written: Callable[[Front], None]) -> None:
+        self._folder, self._written = folder, written
+        self._newest: Front | None = None
+        self._wake = threading.Event()
+        self._closed = False
+        self._thread = threading.Thread(target=self._draw, daemon=True, name="front files")
+        self._thread.start()
+
+    def offer(self, front: Front) -> None:
+        """Returns at once; a newer front replaces one that still waits."""
+        self._newest = front
+        self._wake.set()
+
+    def write(self, front: Front) -> None:
+        """Draws this one now."""
+        self.close()
+        write_front(front, self._folder)
+        self._written(front)
+
+    def close(self) -> None:
+        """Lets a drawing under way finish; one that waits is dropped."""
+        self._closed = True
+        self._wake.set()
+        self._thread.join()
+
+    def _draw(self) -> None:
+        while True:
+            self._wake.wait()
+            self._wake.clear()
+            front, self._newest = self._newest, None
+            if self._closed:
+                return
+            if front is None:
+                continue
+            started_s = time.monotonic()
+            write_front(front, self._folder)
+            self._written(front)
+            pause_until = time.monotonic() + (time.monotonic() - started_s) * (1 / SHARE_OF_TIME - 1)
+            while not self._closed and time.monotonic() < pause_until:
+                time.sleep(0.2)

@@ -1,0 +1,188 @@
+"""The front as a table, JSON and CSV, and its files.
+
+Validation (what points are picked on) and test (measured once, never fed back) are kept apart everywhere: columns and
+keys say which is which, the picture and the page have a panel for each.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from sweeper.records import GOALS, Front, FrontPoint
+
+Format = Literal["table", "json", "csv"]
+
+COLOURS = {"dpo": "#0072B2", "ipo": "#E69F00", "kto": "#009E73", "cross_entropy": "#CC79A7"}
+"""Per objective, after Okabe and Ito: told apart by colour-blind readers too."""
+OTHER_COLOUR = "#666666"
+UNTOUCHED_COLOUR = "#D55E00"
+
+
+def write_front(front: Front, folder: Path) -> None:
+    """Writes front.json, front.csv, front.png and front.html into ``folder``, each replaced in one step.
+
+    Takes about a second (several the first time, when matplotlib and plotly are imported). Raises OSError.
+    """
+    from sweeper.page import page
+    from sweeper.picture import picture
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in (
+        ("front.json", table(front, "json").encode()),
+        ("front.csv", table(front, "csv").encode()),
+        ("front.png", picture(front)),
+        ("front.html", page(front).encode()),
+    ):
+        temporary = folder / f".{name}.{os.getpid()}"
+        temporary.write_bytes(content)
+        os.replace(temporary, folder / name)
+
+
+def table(front: Front, format: Format) -> str:
+    """The points of ``front`` as text for people, a JSON list of objects, or CSV; ends with a newline."""
+    if format == "json":
+        return json.dumps([_json_object(point) for point in front.points], indent=2, allow_nan=False) + "\n"
+    if format == "csv":
+        lines = rows(front)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(lines[0]) if lines else [], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+        return text.getvalue()
+    return _text(front)
+
+
+def _json_object(point: FrontPoint) -> dict[str, Any]:
+    return {
+        "trial": point.trial,
+        "weights": point.weights,
+        "strength": point.strength,
+        "params": point.parameters,
+        "validation": point.validation,
+        "values": point.values,
+        "intervals": point.intervals,
+        "name": point.name,
+        "member": point.member,
+    }
+
+
+def rows(front: Front) -> list[dict[str, Any]]:
+    """The points of ``front`` as flat rows with the same keys: ``validation_*``, ``test_*``, then the parameters."""
+    validation = _in_order(key for point in front.points for key in point.validation)
+    test = _in_order(key for point in front.points for key in point.values or {})
+    bounded = {key for point in front.points for key in point.intervals or {}}
+    parameters = list(dict.fromkeys(key for point in front.points for key in point.parameters))
+    result = []
+    for point in front.points:
+        row: dict[str, Any] = {"name": point.name, "trial": point.trial, "weights": point.weights}
+        row |= {"strength": point.strength, "member": point.member}
+        row |= {f"validation_{key}": point.validation.get(key) for key in validation}
+        for key in test:
+            row[f"test_{key}"] = (point.values or {}).get(key)
+            if key in bounded:
+                row[f"test_{key}_low"], row[f"test_{key}_high"] = (point.intervals or {}).get(key, (None, None))
+        result.append(row | {key: point.parameters.get(key) for key in parameters})
+    return result
+
+
+def markdown(front: Front, limit: int) -> str:
+    """A summary and a table of at most ``limit`` characters, best for MLflow's description of a run."""
+    lines = [summary(front), "", "| " + " | ".join(_HEADER) + " |", "|" + " --- |" * len(_HEADER)]
+    length = sum(map(len, lines))
+    for shown, point in enumerate(front.points):
+        line = "| " + " | ".join(_cells(point)) + " |"
+        length += len(line) + 1
+        if length > limit - 100:
+            lines += ["", f"{len(front.points) - shown} more in front/front.csv."]
+            break
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def summary(front: Front) -> str:
+    """One line: how many points, their hypervolume and over what, how many trials."""
+    members = sum(point.member for point in front.points)
+    clean, robust = front.reference_point
+    return (
+        f"{members} point{'' if members == 1 else 's'} on the front, hypervolume {front.hypervolume:.4f} "
+        f"over (clean {clean:.3f}, robust {robust:.3f}), {front.finished} of {front.trials} trials finished"
+    )
+
+
+def label(point: FrontPoint) -> str:
+    """What a point is called: its name, else its trial."""
+    if point.name:
+        return "PAINT" if point.name == "paint" else point.name
+    return "untouched" if point.trial is None else f"trial {point.trial}"
+
+
+def colour(point: FrontPoint) -> str:
+    """Of the point's objective."""
+    return COLOURS.get(str(point.parameters.get("objective")), OTHER_COLOUR)
+
+
+def paint_curve(front: Front) -> list[FrontPoint]:
+    """PAINT's points on validation by rising strength, the untouched model first; empty without the baseline."""
+    trial = next((point.trial for point in front.points if point.name == "paint"), None)
+    if trial is None:
+        return []
+    untouched = [point for point in front.points if point.trial is None]
+    own = [point for point in (*front.points, *front.others) if point.trial == trial and point.weights == "last"]
+    return untouched + sorted(own, key=lambda point: point.strength)
+
+
+def error_bar(point: FrontPoint, goal: str) -> tuple[float, float]:
+    """How far the test interval of ``goal`` reaches below and above its value; zero where none was measured."""
+    value = (point.values or {})[goal]
+    low, high = (point.intervals or {}).get(goal, (value, value))
+    return max(0.0, value - low), max(0.0, high - value)
+
+
+_HEADER = (
+    "point", "trial", "objective", "tune", "weights", "strength",
+    "validation clean", "validation robust", "test clean (95 %)", "test robust (95 %)",
+)  # fmt: skip
+
+
+def _cells(point: FrontPoint) -> list[str]:
+    made = point.trial is not None
+    return [
+        label(point) if point.name or not made else "",
+        str(point.trial) if made else "-",
+        str(point.parameters.get("objective", "-")),
+        str(point.parameters.get("tune", "-")),
+        point.weights if made else "-",
+        f"{point.strength:g}" if made else "-",
+        *(_number(point.validation.get(goal)) for goal in GOALS),
+        *(_measured(point, goal) for goal in GOALS),
+    ]
+
+
+def _measured(point: FrontPoint, goal: str) -> str:
+    value = (point.values or {}).get(goal)
+    bounds = (point.intervals or {}).get(goal)
+    return _number(value) + (f" [{bounds[0]:.3f}, {bounds[1]:.3f}]" if value is not None and bounds else "")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _text(front: Front) -> str:
+    lines = [list(_HEADER), *(_cells(point) for point in front.points)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(_HEADER))]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    text.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join([*text, "", summary(front)]) + "\n"
+
+
+def _in_order(keys: Iterable[str]) -> list[str]:
+    """Goals first, then the others as they come."""
+    seen = list(dict.fromkeys(keys))
+    return [goal for goal in GOALS if goal in seen] + [key for key in seen if key not in GOALS]

@@ -1,0 +1,117 @@
+"""What the workers of a slot do: train trials and measure points. The one place where ``sweeper`` meets torch.
+
+Imported on the workers only; the driver hands over ``partial(make_runner, ...)``.
+"""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sweeper.records import Task
+from sweeper.worker import Channel, Interrupted, Runner, WorkerContext
+
+if TYPE_CHECKING:
+    from trainables.group import WorkerGroup
+    from trainables.workbench import Workbench
+
+
+def make_runner(context: WorkerContext, *, task: dict[str, Any], data_seed: int, cache: Path) -> Runner:
+    """Prepares model, images and the reference's embeddings, once per worker process.
+
+    Raises ValueError where the model or the images cannot be had.
+    """
+    import torch
+
+    from trainables.group import WorkerGroup
+    from trainables.settings import TaskSettings
+    from trainables.workbench import Workbench
+
+    device = torch.device(context.device)
+    bench = Workbench(TaskSettings.model_validate(task), data_seed=data_seed, cache=cache, device=device)
+    for view in (bench.pairs.clean, bench.pairs.attacked):
+        bench.embeddings(view)
+    for one in bench.search_sets:
+        bench.embeddings(one.clean)
+        bench.embeddings(one.attacked)
+    return _TrialRunner(bench, WorkerGroup(rank=context.rank, world_size=context.world_size, device=device))
+
+
+class _TrialRunner:
+    def __init__(self, bench: Workbench, group: WorkerGroup) -> None:
+        self._bench, self._group = bench, group
+
+    def __call__(self, task: Task, channel: Channel) -> dict[str, Any]:
+        if task.kind == "train":
+            return self._train(task, channel)
+        channel.alive()
+        if task.payload["what"] == "untouched":
+            return self._untouched()
+        return self._test(task.payload)
+
+    def _train(self, task: Task, channel: Channel) -> dict[str, Any]:
+        """Payload: ``folder``, ``parameters``, ``seed``. Returns the trial's final record."""
+        from trainables import train
+        from trainables.checkpoint import TrialFolder
+        from trainables.settings import Parameters
+
+        def report(line: dict[str, Any]) -> None:
+            if self._group.is_first:
+                shown = {name: round(value, 4) if isinstance(value, float) else value for name, value in line.items()}
+                channel.log(", ".join(f"{name} {value}" for name, value in shown.items()))
+            channel.report(line)
+
+        folder = TrialFolder(Path(task.payload["folder"]), attempt=task.attempt)
+        hooks = train.Hooks(report=report, interrupted=channel.interrupted, alive=channel.alive)
+        channel.log(f"attempt {task.attempt} begins")
+        try:
+            return train.run_trial(
+                self._bench,
+                Parameters.model_validate(task.payload["parameters"]),
+                seed=task.payload["seed"],
+                folder=folder,
+                group=self._group,
+                hooks=hooks,
+            )
+        except train.Interrupted as error:
+            channel.log(f"attempt {task.attempt} interrupted in {error}")
+            raise Interrupted(str(error)) from error
+        except Exception:
+            channel.log(traceback.format_exc())
+            raise
+
+    def _untouched(self) -> dict[str, Any]:
+        """Goals of the untouched model on validation, chance, and what this sweep works on."""
+        import open_clip
+        import torch
+
+        from trainables.evaluation import goal_counts, shares, untouched_policy
+
+        counts = goal_counts(self._bench, untouched_policy(self._bench), self._bench.search_sets, self._group)
+        chances = [1 / len(one.class_names) for one in self._bench.search_sets]
+        return {
+            "validation": shares(counts),
+            "chance": sum(chances) / len(chances),
+            "pairs": len(self._bench.pairs.attacked.labels),
+            "weights_digest": self._bench.clip.digest,
+            "data_digest": self._bench.data_digest(),
+            "versions": {"torch": torch.__version__, "open_clip": open_clip.__version__},
+            "device": torch.cuda.get_device_name() if self._bench.device.type == "cuda" else "cpu",
+        }
+
+    def _test(self, payload: dict[str, Any]) -> dict[str, Any]:
+        """Payload: ``trial`` (None: untouched), and of a trial ``folder``, ``parameters``, ``weights``, ``strength``."""
+        from trainables.checkpoint import TrialFolder
+        from trainables.evaluation import measurement, test_counts, untouched_policy
+        from trainables.settings import Parameters
+
+        if payload["trial"] is None:
+            return measurement(test_counts(self._bench, untouched_policy(self._bench), self._group))
+        policy = self._bench.policy(Parameters.model_validate(payload["parameters"]))
+        try:
+            weights = TrialFolder(Path(payload["folder"])).weights(payload["weights"])
+            policy.set_weights(weights, payload["strength"])
+            return measurement(test_counts(self._bench, policy, self._group))
+        finally:
+            policy.restore()

@@ -1,0 +1,267 @@
+"""The spec of a sweep: what a user writes in YAML, checked before anything is started."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+
+from sweeper.document import Document
+from sweeper.inputs import class_problems, embedding_width, model_problems, set_problems
+from sweeper.problems import Problem, ProblemsError, from_validation
+from sweeper.records import GOALS, UserError
+from sweeper.space import Space
+from trainables.settings import Parameters, Positive, Settings, Share, TaskSettings, Tune, absolute_paths
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+_RESERVED = ("cache", "mlartifacts", "mlflow.db")
+_FLOOR = re.compile(r"untouched\s*(?:([-+])\s*([0-9]*\.?[0-9]+))?")
+
+CHANGEABLE = ("search.trials", "resources", "limits", "training.checkpoint_every_s")
+"""What a resumed sweep may change."""
+
+
+class Goal(Settings):
+    """What the sweep optimises; both goals always count."""
+
+    direction: Literal["maximize"] = "maximize"
+    floor: float | str | None = None
+    """A trial below it is recorded but never on the front: a number, or relative to the untouched model
+    (``untouched - 0.05``)."""
+
+    @field_validator("floor")
+    @classmethod
+    def _readable(cls, value: float | str | None) -> float | str | None:
+        if isinstance(value, str) and not _FLOOR.fullmatch(value.strip()):
+            raise ValueError("is no floor; write a number from 0 to 1 or, for instance, untouched - 0.05")
+        if isinstance(value, float) and not 0.0 <= value <= 1.0:
+            raise ValueError("is no accuracy; a floor is a number from 0 to 1, or for instance untouched - 0.05")
+        return value
+
+    def floor_value(self, untouched: float) -> float | None:
+        """The floor as an accuracy, given the untouched model's."""
+        if not isinstance(self.floor, str):
+            return self.floor
+        match = _FLOOR.fullmatch(self.floor.strip())
+        assert match is not None, "checked when the spec was read"
+        return untouched + float((match[1] or "") + (match[2] or "0"))
+
+
+class Goals(Settings):
+    clean_accuracy: Goal = Goal()
+    robust_accuracy: Goal = Goal()
+
+    def floors(self, untouched: Mapping[str, float]) -> dict[str, float]:
+        """The floors that are set, by goal, given the untouched model's accuracies."""
+        found = {name: getattr(self, name).floor_value(untouched[name]) for name in GOALS}
+        return {name: floor for name, floor in found.items() if floor is not None}
+
+    def violation(self, values: Mapping[str, float], untouched: Mapping[str, float]) -> float:
+        """By how much values miss the floors, summed over both goals; 0 where they do not."""
+        return sum(max(0.0, floor - values[name]) for name, floor in self.floors(untouched).items())
+
+
+class Paint(Settings):
+    """The baseline that every front shows: cross-entropy on attacked images, its weights interpolated with the
+    untouched ones (PAINT, arXiv 2208.05592)."""
+
+    objective: Literal["cross_entropy"] = "cross_entropy"
+    tune: Tune = "visual"
+    learning_rate: Positive = 2e-5
+    lambda_reg: Annotated[float, Field(ge=0.0)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    rank: Annotated[int, Field(ge=1)] | None = None
+    penalty: Annotated[float, Field(ge=0.0)] = 0.0
+    blocks: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _is_a_trial(self) -> Self:
+        try:
+            Parameters.model_validate(self.parameters())
+        except ValidationError as error:
+            raise ValueError("; ".join(str(detail["ctx"]["error"]) for detail in error.errors())) from error
+        return self
+
+    def parameters(self) -> dict[str, Any]:
+        """As a trial's parameters, those left at none out."""
+        return self.model_dump(exclude_none=True)
+
+
+class Search(Settings):
+    sampler: Literal["tpe"] = "tpe"
+    trials: Annotated[int, Field(ge=1)] = 32
+    """The baseline and the starting points among them."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    startup_trials: Annotated[int, Field(ge=1)] | None = None
+    """So many trials must be finished before the sampler learns from them; a quarter of ``trials``, at least 4, when
+    left out."""
+
+    def startup(self) -> int:
+        return self.startup_trials if self.startup_trials is not None else max(4, self.trials // 4)
+
+
+class Stopping(Settings):
+    kind: Literal["none"] = "none"
+
+
+class Resources(Settings):
+    workers_per_trial: Annotated[int, Field(ge=1)] = 1
+    gpus_per_worker: Positive | None = None
+    """None: one where the cluster has GPUs. A share of one (0.25) puts several workers on a GPU."""
+    cpus_per_worker: Annotated[int, Field(ge=1)] = 1
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _whole_above_one(cls, value: float | None) -> float | None:
+        if value is not None and value > 1 and value != int(value):
+            raise ValueError("must be a share of one GPU or a whole number of them")
+        return value
+
+
+class Limits(Settings):
+    max_failed_share: Share = 0.2
+    """More failed trials than this share of all end the sweep."""
+    trial_hours: Positive | None = None
+    stall_minutes: Positive = 30.0
+    """An attempt that reports nothing for so long is ended and tried again."""
+
+
+def _space(raw: Any, info: ValidationInfo) -> Space:
+    return raw if isinstance(raw, Space) else Space.parse(raw, (info.context or {}).get("embed_dim"))
+
+
+class Spec(TaskSettings):
+    """Everything about a sweep: what all trials share (TaskSettings), and what is searched and how."""
+
+    name: str
+    goals: Goals = Goals()
+    parameters: Annotated[
+        Space,
+        PlainValidator(_space),
+        PlainSerializer(lambda space: space.raw),
+        WithJsonSchema({"type": "object", "propertyNames": {"enum": list(Parameters.model_fields)}}),
+    ]
+    points: list[dict[str, Any]] = []
+    """Tried first; the fixed parameters may be left out."""
+    paint: Paint | None = Paint()
+    """The first trial of the sweep, unless null."""
+    search: Search = Search()
+    stopping: Stopping = Stopping()
+    resources: Resources = Resources()
+    limits: Limits = Limits()
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_folder_name(cls, value: str) -> str:
+        if not _NAME.fullmatch(value):
+            raise ValueError("is no name for a sweep; use small letters, digits and . _ - (a letter or digit first)")
+        if value in _RESERVED:
+            raise ValueError("is the name of something else in the storage; choose another")
+        return value
+
+    @model_validator(mode="after")
+    def _points_lie_in_the_space(self) -> Self:
+        problems = []
+        for index, point in enumerate(self.points):
+            try:
+                self.parameters.complete(point)
+            except ValueError as error:
+                problems.append(Problem(("points", index), f"this point cannot be tried: {error}"))
+        if problems:
+            raise ProblemsError(problems)
+        return self
+
+    def task_settings(self) -> TaskSettings:
+        """What all trials share."""
+        return TaskSettings(**{name: getattr(self, name) for name in TaskSettings.model_fields})
+
+    def resolved(self) -> dict[str, Any]:
+        """JSON-able; ``from_resolved`` makes the same spec of it, wherever and whenever."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    @classmethod
+    def from_resolved(cls, resolved: Mapping[str, Any]) -> Spec:
+        """Raises UserError for what no ``resolved`` of this version has written."""
+        try:
+            return cls.model_validate_json(json.dumps(resolved), strict=True)
+        except ValidationError as error:
+            found = "\n".join(problem.message for problem in from_validation(error, resolved, cls))
+            raise UserError(f"this spec was resolved by another version of sweeper:\n{found}") from error
+
+
+def load_spec(path: Path | str, overrides: Sequence[str] = ()) -> Spec:
+    """Reads and checks a spec; ``overrides`` are ``dotted.key=value``, the value in YAML.
+
+    Raises UserError with every problem found, one a line, each with its place in the file.
+    """
+    document = Document(Path(path))
+    for override in overrides:
+        document.override(override)
+    data = absolute_paths(document.data, Path(path).parent.absolute())
+    if "name" not in data:
+        data["name"] = re.sub(r"[^a-z0-9._-]+", "-", Path(path).stem.lower()).strip("._-")
+    problems = model_problems(data.get("model", {}))
+    if isinstance(data.get("sets"), dict):
+        problems += [problem for name, raw in data["sets"].items() for problem in set_problems(name, raw)]
+    spec = None
+    try:
+        context = {"embed_dim": embedding_width(data.get("model", {}))}
+        spec = Spec.model_validate_json(json.dumps(data), strict=True, context=context)
+    except ValidationError as error:
+        problems += from_validation(error, data, Spec)
+    if spec is not None and not problems:
+        problems += class_problems(spec.train, spec.sets[spec.train.set.partition("/")[0]])
+        problems += _paint_problems(spec, context["embed_dim"])
+    if problems:
+        lines = {f"{document.place(problem.path, problem.at_key)}: {problem.message}": None for problem in problems}
+        raise UserError("\n".join(sorted(lines, key=_position)))
+    assert spec is not None
+    return spec
+
+
+def spec_difference(old: Spec, new: Spec) -> list[str]:
+    """What differs and may not when a sweep is resumed, as ``key: old -> new``; empty where the sweep can go on."""
+    before, after = _flat(old.resolved()), _flat(new.resolved())
+    return [
+        f"{key}: {before.get(key, 'nothing')} -> {after.get(key, 'nothing')}"
+        for key in dict.fromkeys([*before, *after])
+        if before.get(key) != after.get(key) and not any(key == c or key.startswith(c + ".") for c in CHANGEABLE)
+    ]
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema of a spec, for editors."""
+    found = Spec.model_json_schema()
+    found["required"].remove("name")
+    return found
+
+
+def _paint_problems(spec: Spec, embed_dim: int | None) -> list[Problem]:
+    rank = spec.paint.rank if spec.paint is not None else None
+    if rank is None or embed_dim is None or rank <= embed_dim:
+        return []
+    return [Problem(("paint", "rank"), f"`paint.rank`: {rank} is above {embed_dim}, the model's embedding width")]
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, str]:
+    if isinstance(value, dict) and value:
+        return {key: text for name, item in value.items() for key, text in _flat(item, f"{prefix}.{name}").items()}
+    return {prefix.lstrip("."): json.dumps(value)}
+
+
+def _position(line: str) -> tuple[int, int, str]:
+    place = re.match(r".*?:(\d+):(\d+): ", line)
+    return (int(place[1]), int(place[2]), line) if place else (0, 0, line)

@@ -1,0 +1,313 @@
+"""A sweep from start to end, top to bottom: plan, warm slots, untouched model, trials, test of the front.
+
+Ray is the executor, not the memory: everything that must survive is in the sweep's folder, and ``run_sweep`` goes on
+from whatever it finds there.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from concurrent.futures import Future, wait
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from sweeper.folder import SweepFolder
+from sweeper.front import build_front, point_name
+from sweeper.front_files import FrontFiles
+from sweeper.observer import Observer
+from sweeper.progress import Progress
+from sweeper.records import Front, Outcome, Task, UserError
+from sweeper.spec import Spec
+from sweeper.study import Study
+from sweeper.tracking import Tracker
+from sweeper.trials import Trials
+
+if TYPE_CHECKING:
+    from sweeper.slots import Slots
+
+CLOSE_S = 60.0
+INTERRUPTED_CLOSE_S = 10.0
+MLFLOW_FLUSH_S = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What belongs to this go at the sweep and not to the sweep."""
+
+    gpus: float | None = None
+    address: str | None = None
+    tracking_uri: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How ``run_sweep`` ended."""
+
+    state: str
+    """``complete``, ``failed`` (too many failed trials) or ``interrupted``."""
+    front: Front | None
+    tracking_problem: str | None = None
+    """One line where MLflow is behind."""
+    failures: tuple[str, ...] = ()
+    """A line per failed trial."""
+
+
+class Interruption:
+    """Ctrl-C and SIGTERM: the first asks the sweep to stop, the second ends the process."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.asked = False
+
+    def __enter__(self) -> Interruption:
+        self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: object) -> None:
+        if self.asked:
+            os.write(2, f"\nended at once; go on with: sweeper resume {self._name}\n".encode())
+            os._exit(130)
+        self.asked = True
+        os.write(2, b"\nstopping: running trials write a checkpoint (again: end at once)\n")
+
+
+class _Interrupted(Exception):
+    """Asked to stop while nothing but waiting was under way."""
+
+
+def run_sweep(folder: SweepFolder, spec: Spec, options: Options) -> Ending:
+    """Runs what is left of a sweep. The caller holds its lease.
+
+    Raises UserError for images or a model that cannot be had, UnavailableError where no trial fits on the cluster.
+    """
+    from sweeper import cluster
+    from sweeper.mailbox import Limits
+    from sweeper.runner import make_runner
+    from sweeper.slots import Slots
+
+    resources, limits = spec.resources, spec.limits
+    with ExitStack() as stack:
+        interruption = stack.enter_context(Interruption(folder.name))
+        progress = Progress(folder.name, spec.search.trials, finished=_finished(folder, spec))
+        stack.callback(progress.close)
+        tracker = Tracker(folder.path, options.tracking_uri, folder.storage, folder.name, folder.sweep_id)
+        stack.callback(tracker.close)
+        cluster.connect(options.address)
+        stack.callback(cluster.disconnect)
+        plan = cluster.plan(
+            cluster.nodes(),
+            options.gpus,
+            resources.workers_per_trial,
+            1.0 if resources.gpus_per_worker is None else resources.gpus_per_worker,
+            resources.cpus_per_worker,
+        )
+        plan = replace(plan, slots=min(plan.slots, spec.search.trials))
+        progress.line(f"sweep {folder.name}: {plan.text}")
+        runner = partial(
+            make_runner,
+            task=spec.task_settings().model_dump(mode="json", by_alias=True),
+            data_seed=spec.search.seed,
+            cache=folder.cache_path,
+        )
+        slot_limits = Limits(
+            trial_s=None if limits.trial_hours is None else limits.trial_hours * 3600,
+            stall_s=limits.stall_minutes * 60,
+        )
+        slots = Slots(plan, runner, folder.path / "ray", slot_limits)
+        stack.callback(lambda: slots.close(INTERRUPTED_CLOSE_S if interruption.asked else CLOSE_S))
+        slots.start()
+        sweep = _Sweep(folder, spec, slots, progress, tracker, interruption)
+        try:
+            return sweep.run()
+        except _Interrupted:
+            return sweep.end("interrupted")
+
+
+def load_front(folder: SweepFolder, spec: Spec) -> Front | None:
+    """The front from the records on disk; None before the untouched model was measured."""
+    untouched = folder.untouched()
+    if untouched is None or not folder.study_path.exists():
+        return None
+    study = Study.open(folder.study_path, spec.parameters)
+    try:
+        trials = study.trials()
+    finally:
+        study.close()
+    return build_front(
+        folder.name,
+        trials,
+        goals=spec.goals,
+        untouched=untouched,
+        tests=folder.tests(),
+        planned=spec.search.trials,
+    )
+
+
+class _Sweep:
+    """The steps of ``run_sweep`` once slots are warming up."""
+
+    def __init__(
+        self,
+        folder: SweepFolder,
+        spec: Spec,
+        slots: Slots,
+        progress: Progress,
+        tracker: Tracker,
+        interruption: Interruption,
+    ) -> None:
+        self._folder, self._spec, self._slots = folder, spec, slots
+        self._progress, self._tracker, self._interruption = progress, tracker, interruption
+        self._measurements = 0
+        self._study: Study | None = None
+        self._files = FrontFiles(folder.front_path, tracker.front_updated)
+
+    def run(self) -> Ending:
+        from sweeper.search import run_trials
+
+        self._progress.line("warming up: model, images and the reference's embeddings")
+        untouched = self._measure_untouched()
+        self._study = study = self._open_study()
+        observer = Observer(
+            self._progress, self._tracker, self._files, self._front, {"sweeper.data_digest": untouched["data_digest"]}
+        )
+        observer.repeat(study.trials(), self._folder.epochs)
+        trials = Trials(
+            self._spec,
+            study,
+            self._folder,
+            untouched["validation"],
+            observer,
+            interrupted=lambda: self._interruption.asked,
+            interrupt=self._slots.interrupt,
+        )
+        if not trials.exhausted():
+            run_trials(self._slots, trials, self._folder.path / "ray")
+        if self._interruption.asked:
+            return self.end("interrupted")
+        if trials.too_many_failed:
+            return self.end("failed")
+        self._measure_front()
+        return self.end("complete")
+
+    def end(self, state: str) -> Ending:
+        """Writes the front a last time and tells MLflow."""
+        front = self._front() if self._study is not None else None
+        failures: tuple[str, ...] = ()
+        if self._study is not None:
+            failed = [record for record in self._study.trials() if record.state == "failed"]
+            failures = tuple(f"trial {record.number} failed: {record.reason}" for record in failed)
+            self._study.close()
+        if front is not None:
+            self._files.write(front)
+        self._files.close()
+        self._tracker.sweep_ended(state)
+        if not self._tracker.flush(INTERRUPTED_CLOSE_S if state == "interrupted" else MLFLOW_FLUSH_S):
+            return Ending(state=state, front=front, failures=failures, tracking_problem=self._tracker.problem())
+        return Ending(state=state, front=front, failures=failures)
+
+    def _front(self) -> Front:
+        assert self._study is not None
+        untouched = self._folder.untouched()
+        assert untouched is not None
+        return build_front(
+            self._folder.name,
+            self._study.trials(),
+            goals=self._spec.goals,
+            untouched=untouched,
+            tests=self._folder.tests(),
+            planned=self._spec.search.trials,
+        )
+
+    def _open_study(self) -> Study:
+        if self._folder.study_path.exists():
+            return Study.open(self._folder.study_path, self._spec.parameters)
+        search = self._spec.search
+        return Study.create(
+            self._folder.study_path, self._spec.parameters, seed=search.seed, startup_trials=search.startup()
+        )
+
+    def _measure_untouched(self) -> dict[str, Any]:
+        """On every start: a resumed sweep must work on the same weights and images as before."""
+        measured = self._wait([self._submit({"what": "untouched"})])[0]
+        before = self._folder.untouched()
+        if before is not None:
+            for what in ("weights_digest", "data_digest"):
+                if before[what] != measured[what]:
+                    raise UserError(
+                        f"{what.replace('_', ' ')} of sweep {self._folder.name} was {before[what][:12]} and is now "
+                        f"{measured[what][:12]}: model or images have changed; start a new sweep for them"
+                    )
+        else:
+            self._folder.write_json("untouched.json", measured)
+            before = measured
+        self._tracker.sweep_started(self._spec.resolved(), self._tags(measured))
+        goals = measured["validation"]
+        self._progress.line(
+            f"untouched model on validation: clean {goals['clean_accuracy']:.3f}, "
+            f"robust {goals['robust_accuracy']:.3f}; {measured['pairs']} preference pairs"
+        )
+        return before
+
+    def _tags(self, measured: dict[str, Any]) -> dict[str, str]:
+        from sweeper.provenance import git_commit, versions
+
+        tags = {f"sweeper.version.{name}": version for name, version in versions().items()}
+        tags |= {f"sweeper.version.{name}": version for name, version in measured["versions"].items()}
+        tags |= {f"sweeper.{name}": str(measured[name]) for name in ("weights_digest", "data_digest", "device")}
+        commit = git_commit()
+        return tags if commit is None else {**tags, "mlflow.source.git.commit": commit}
+
+    def _measure_front(self) -> None:
+        """Members, untouched model and PAINT on test: each once, whatever comes later."""
+        missing = [point for point in self._front().points if point.values is None]
+        if not missing:
+            return
+        self._progress.line(f"measuring {len(missing)} points on test")
+        futures = {}
+        for point in missing:
+            payload: dict[str, Any] = {"what": "test", "trial": point.trial}
+            if point.trial is not None:
+                payload |= {
+                    "folder": str(self._folder.trial_path(point.trial)),
+                    "parameters": point.parameters,
+                    "weights": point.weights,
+                    "strength": point.strength,
+                }
+            futures[point_name(point)] = self._submit(payload)
+        for name, future in futures.items():
+            self._folder.append_test(name, self._wait([future])[0])
+
+    def _submit(self, payload: dict[str, Any]) -> Future[Outcome]:
+        self._measurements += 1
+        return self._slots.submit(Task(kind="measure", key=self._measurements, attempt=1, payload=payload))
+
+    def _wait(self, futures: list[Future[Outcome]]) -> list[dict[str, Any]]:
+        """Results of measurements. Raises UserError or RuntimeError where one cannot be made."""
+        while wait(futures, timeout=0.2).not_done:
+            if self._interruption.asked:
+                raise _Interrupted
+            self._progress.tick()
+        outcomes = [future.result() for future in futures]
+        for outcome in outcomes:
+            if outcome.kind == "interrupted":
+                raise _Interrupted
+            if outcome.kind != "complete":
+                raise RuntimeError(f"a measurement failed: {outcome.reason}\n{outcome.traceback or ''}".rstrip())
+        return [outcome.result for outcome in outcomes]
+
+
+def _finished(folder: SweepFolder, spec: Spec) -> int:
+    if not folder.study_path.exists():
+        return 0
+    study = Study.open(folder.study_path, spec.parameters)
+    try:
+        return sum(record.state != "running" for record in study.trials())
+    finally:
+        study.close()

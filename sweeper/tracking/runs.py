@@ -1,0 +1,101 @@
+"""Where a sweep's MLflow runs are: the store, the run of each trial, and links that open them. No MLflow import."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from sweeper.records import UserError
+from sweeper.tracking.outbox import replace_text
+
+EXPERIMENT = "sweeper"
+"""All sweeps of a store are parent runs of this experiment, unless MLFLOW_EXPERIMENT_NAME names another."""
+
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Store:
+    """An MLflow tracking store."""
+
+    uri: str
+    artifacts: Path | None = None
+    """Folder of the artifacts; None where the server decides."""
+
+    @property
+    def is_server(self) -> bool:
+        """Whether pages can be opened at ``uri`` itself."""
+        return self.uri.startswith(("http://", "https://"))
+
+    @property
+    def shown_uri(self) -> str:
+        """``uri`` without a password, for files and messages."""
+        parts = urlsplit(self.uri)
+        if "@" not in parts.netloc:
+            return self.uri
+        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def find_store(storage: Path, tracking_uri: str | None = None) -> Store:
+    """Returns the store to use: ``tracking_uri``, else MLFLOW_TRACKING_URI, else ``<storage>/mlflow.db``.
+
+    Raises UserError for a URI that MLflow 3.13 and later cannot track to (its file store was removed, mlflow#18534).
+    """
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    storage = storage.resolve()
+    if not uri:
+        return Store(uri=f"sqlite:///{storage / 'mlflow.db'}", artifacts=storage / "mlartifacts")
+    scheme = uri.partition(":")[0].partition("+")[0]
+    if scheme in _DATABASES:
+        return Store(uri=uri, artifacts=storage / "mlartifacts")
+    if scheme in ("http", "https", "databricks"):
+        return Store(uri=uri.rstrip("/"))
+    raise UserError(
+        f"tracking URI {uri!r}: MLflow tracks to http(s)://..., sqlite:///..., postgresql://..., mysql://... or "
+        "mssql://...; leave --tracking-uri (and MLFLOW_TRACKING_URI) out to use an SQLite file beside the sweeps"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runs:
+    """The runs of one sweep."""
+
+    uri: str
+    """Of the store, without a password."""
+    experiment_id: str
+    sweep_id: str
+    parent: str
+    trials: dict[int, str] = field(default_factory=dict)
+    """Trial number -> run id."""
+
+    def links(self, base: str) -> dict[str, str]:
+        """What to open where -> address, for an MLflow server at ``base``."""
+        # Without workflowType MLflow 3.17 opens in its GenAI workspace, where runs are hidden.
+        machine_learning = "workflowType=machine_learning"
+        experiment = f"{base}/#/experiments/{self.experiment_id}"
+        run = f"{experiment}/runs/{self.parent}"
+        members = quote(f"tags.`sweeper.sweep_id` = '{self.sweep_id}' and tags.`sweeper.on_front` = 'true'", safe="")
+        trials = quote(f"tags.`sweeper.sweep_id` = '{self.sweep_id}'", safe="")
+        return {
+            "sweep": f"{run}?{machine_learning}",
+            "front": f"{run}/artifacts/front/front.html?{machine_learning}",
+            "trials on the front": f"{experiment}/runs?{machine_learning}&searchFilter={members}",
+            "all trials": f"{experiment}/runs?{machine_learning}&searchFilter={trials}",
+        }
+
+
+def save_runs(folder: Path, runs: Runs) -> None:
+    """Writes ``<folder>/tracking.runs.json``."""
+    replace_text(folder / "tracking.runs.json", json.dumps(asdict(runs)))
+
+
+def find_runs(folder: Path) -> Runs | None:
+    """Returns the runs of the sweep in ``folder``; None before MLflow has made any."""
+    try:
+        saved = json.loads((folder / "tracking.runs.json").read_text())
+    except FileNotFoundError:
+        return None
+    return Runs(**{**saved, "trials": {int(number): run for number, run in saved["trials"].items()}})

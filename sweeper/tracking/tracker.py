@@ -1,0 +1,199 @@
+"""The driver's side of tracking."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sweeper.records import Front, FrontPoint, Report, TrialRecord
+from sweeper.report import markdown, rows
+from sweeper.tracking.outbox import Event, Outbox
+from sweeper.tracking.runs import find_runs, find_store
+
+_RESTART_S = 10.0
+
+_logger = logging.getLogger(__name__)
+
+
+class Tracker:
+    """The driver's side. No method raises into the sweep or waits for MLflow (but ``flush``, as long as it is told).
+
+    Events already in the outbox are not added again, so a resumed sweep may tell the whole story once more.
+    """
+
+    def __init__(self, folder: Path, tracking_uri: str | None, storage: Path, sweep_name: str, sweep_id: str) -> None:
+        """``folder`` is the sweep's. Raises UserError for a tracking URI that MLflow cannot use."""
+        self._store = find_store(storage, tracking_uri)
+        self._folder = folder.resolve()
+        self._name = sweep_name
+        self._sweep_id = sweep_id
+        self._outbox = Outbox(folder)
+        self._sender: subprocess.Popen[bytes] | None = None
+        self._sender_started = -_RESTART_S
+        self._lost: str | None = None
+        self._open: set[int] = set()
+        self._epochs: set[tuple[int, int]] = set()
+        self._ended: set[int] = set()
+        self._front: Event = {}
+        self._outbox.mend()
+        for event, _ in self._outbox.read():
+            self._remember(event)
+
+    def _remember(self, event: Event) -> None:
+        if event["kind"] == "trial":
+            self._open.add(event["trial"])
+        elif event["kind"] == "epoch":
+            self._epochs.add((event["trial"], event["report"]["epoch"]))
+        elif event["kind"] == "end":
+            self._ended.add(event["record"]["number"])
+            self._open.discard(event["record"]["number"])
+        elif event["kind"] == "front":
+            self._front = event
+        elif event["kind"] == "sweep_end":
+            self._open.clear()
+
+    def _add(self, event: Event) -> None:
+        try:
+            self._outbox.append(event)
+        except OSError as error:
+            self._lost = f"{self._outbox.path}: {error}; MLflow will miss what happened meanwhile"
+            _logger.error("%s", self._lost)
+            return
+        self._remember(event)
+        self._wake(b"\n")
+
+    def sweep_started(self, spec_resolved: dict[str, Any], tags: dict[str, str]) -> None:
+        """At the start and at every resume; ``tags`` (commit, versions, digests) go to the parent run."""
+        self._add({"kind": "sweep", "spec": spec_resolved, "tags": {"mlflow.user": _user(), **tags}})
+
+    def trial_started(
+        self, number: int, parameters: dict[str, Any], seed: int, slot: int | None, tags: dict[str, str]
+    ) -> None:
+        """At the start and at every further attempt."""
+        if number not in self._ended:
+            about = {"parameters": parameters, "seed": seed, "slot": slot}
+            self._add({"kind": "trial", "trial": number, **about, "tags": {"mlflow.user": _user(), **tags}})
+
+    def trial_epoch(self, number: int, report: Report) -> None:
+        """After each epoch; an epoch done again by a later attempt is the same epoch."""
+        if (number, report["epoch"]) not in self._epochs:
+            self._add({"kind": "epoch", "trial": number, "report": report})
+
+    def trial_ended(self, record: TrialRecord) -> None:
+        """Complete, stopped or failed."""
+        if record.number not in self._ended:
+            self._add({"kind": "end", "record": asdict(record)})
+
+    def front_updated(self, front: Front) -> None:
+        """After its files were written to ``<folder>/front``. Only the newest front is uploaded."""
+        names: dict[int, str] = {}
+        for point in front.points:
+            if point.member and point.trial is not None:
+                names[point.trial] = ", ".join(filter(None, (names.get(point.trial), point.name)))
+        event = {
+            "kind": "front",
+            "hypervolume": front.hypervolume,
+            "finished": front.finished,
+            "note": markdown(front, limit=6500),
+            "members": {str(number): name for number, name in names.items()},
+            "table": rows(front),
+            "tests": [_test(point) for point in front.points if point.trial is not None and point.values],
+        }
+        known = {key: value for key, value in self._front.items() if key not in ("time", "new_volume")}
+        if json.loads(json.dumps(event)) != known:
+            new = (front.finished, front.hypervolume) != (known.get("finished"), known.get("hypervolume"))
+            self._add({**event, "new_volume": new})
+
+    def sweep_ended(self, state: str) -> None:
+        """``complete``, ``failed`` or ``interrupted``; trials still open are shown as interrupted."""
+        self._add({"kind": "sweep_end", "state": state, "open": sorted(self._open)})
+
+    def flush(self, timeout_s: float) -> bool:
+        """Waits until MLflow has everything; False when it has not by then (see ``problem``)."""
+        deadline = time.monotonic() + timeout_s
+        self._wake(b"f")
+        while not self._all_sent():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+            if self._sender is None or self._sender.poll() is not None:
+                self._wake(b"f")
+        return True
+
+    def _all_sent(self) -> bool:
+        cursor = self._outbox.cursor()
+        told = cursor.uri == self._store.shown_uri
+        return told and cursor.offset >= self._outbox.size() and not cursor.front_waits
+
+    def problem(self) -> str | None:
+        """One line saying why MLflow is behind; None when all is well."""
+        cursor = self._outbox.cursor()
+        waiting = cursor.problem and f"MLflow at {self._store.shown_uri}: {cursor.problem}"
+        return self._lost or (f"{waiting}; nothing is lost, it is tried again" if waiting else None)
+
+    def run_links(self) -> dict[str, str]:
+        """What to open where -> address; empty where no server is known (see ``sweeper ui``)."""
+        runs = find_runs(self._folder)
+        return runs.links(self._store.shown_uri) if runs and self._store.is_server else {}
+
+    def close(self) -> None:
+        """Ends the sender; what it has not sent stays in the outbox for the next one."""
+        if self._sender is None:
+            return
+        assert self._sender.stdin is not None
+        with contextlib.suppress(OSError):
+            self._sender.stdin.close()
+        try:
+            self._sender.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._sender.kill()
+            self._sender.wait()
+        self._sender = None
+
+    def _wake(self, message: bytes) -> None:
+        try:
+            if self._sender is None or self._sender.poll() is not None:
+                if time.monotonic() - self._sender_started < _RESTART_S:
+                    return
+                self._start_sender()
+            assert self._sender is not None and self._sender.stdin is not None
+            os.write(self._sender.stdin.fileno(), message)
+        except OSError as error:
+            # A full pipe (the sender is awake anyway) or a sender that just died (the next event starts another).
+            _logger.info("MLflow sender: %s", error)
+
+    def _start_sender(self) -> None:
+        self._sender_started = time.monotonic()
+        package = str(Path(__file__).resolve().parents[2])
+        path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
+        with (self._folder / "tracking.log").open("ab") as log:
+            # A session of its own: the terminal's Ctrl-C is for the driver, which tells the sender when to end.
+            self._sender = subprocess.Popen(
+                [sys.executable, "-m", "sweeper.tracking.sender"], stdin=subprocess.PIPE, stdout=log, stderr=log,
+                cwd=self._folder, env={**os.environ, "PYTHONPATH": path}, start_new_session=True,
+            )  # fmt: skip
+        assert self._sender.stdin is not None
+        settings = {"uri": self._store.uri, "artifacts": self._store.artifacts, "name": self._name}
+        settings |= {"folder": self._folder, "sweep_id": self._sweep_id}
+        os.write(self._sender.stdin.fileno(), json.dumps(settings, default=str).encode() + b"\n")
+        os.set_blocking(self._sender.stdin.fileno(), False)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return str(os.getuid())
+
+
+def _test(point: FrontPoint) -> dict[str, Any]:
+    return {"trial": point.trial, "weights": point.weights, "strength": point.strength, "values": point.values}

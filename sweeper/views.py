@@ -1,0 +1,164 @@
+"""What the commands show of a sweep, as rows and text; read from the records on disk alone."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+
+from sweeper.folder import SweepFolder
+from sweeper.records import Front, TrialRecord, UserError
+from sweeper.report import summary
+from sweeper.spec import Spec
+from sweeper.study import Study
+from sweeper.sweep import load_front
+
+Row = dict[str, object]
+
+
+def read_trials(folder: SweepFolder, spec: Spec) -> list[TrialRecord]:
+    if not folder.study_path.exists():
+        return []
+    study = Study.open(folder.study_path, spec.parameters)
+    try:
+        return study.trials()
+    finally:
+        study.close()
+
+
+def sweep_row(folder: SweepFolder, spec: Spec) -> Row:
+    """One line of `list`."""
+    trials = read_trials(folder, spec)
+    front = load_front(folder, spec)
+    knee = next((point for point in front.points if point.name == "knee"), None) if front else None
+    return {
+        "name": folder.name,
+        "state": _state(folder, spec, trials),
+        "finished": sum(trial.state != "running" for trial in trials),
+        "trials": spec.search.trials,
+        "failed": sum(trial.state == "failed" for trial in trials),
+        "hypervolume": round(front.hypervolume, 4) if front else None,
+        "knee_clean": round(knee.validation["clean_accuracy"], 4) if knee else None,
+        "knee_robust": round(knee.validation["robust_accuracy"], 4) if knee else None,
+    }
+
+
+def status_text(folder: SweepFolder, spec: Spec) -> str:
+    trials = read_trials(folder, spec)
+    counts = {state: sum(trial.state == state for trial in trials) for state in ("complete", "failed", "stopped")}
+    unfinished = sum(trial.state == "running" for trial in trials)
+    state = _state(folder, spec, trials)
+    lines = [f"{folder.name}: {state}" + (f", by {folder.holder()}" if state == "running" else "")]
+    lines.append(
+        f"trials: {counts['complete']} complete, {counts['failed']} failed, {counts['stopped']} stopped, "
+        f"{unfinished} {'running' if state == 'running' else 'unfinished'}, of {spec.search.trials}"
+    )
+    front = load_front(folder, spec)
+    if front is not None:
+        lines.append(summary(front))
+        lines += [f"  {_named(front, name)}" for name in ("cleanest", "knee", "most robust") if _named(front, name)]
+    lines += [f"  trial {trial.number} failed: {trial.reason}" for trial in trials if trial.state == "failed"]
+    if state in ("unfinished", "interrupted"):
+        lines.append(f"go on with: sweeper resume {folder.name}")
+    return "\n".join(lines)
+
+
+def trial_rows(folder: SweepFolder, spec: Spec) -> list[Row]:
+    rows: list[Row] = []
+    trials = read_trials(folder, spec)
+    parameters = list(dict.fromkeys(name for trial in trials for name in trial.parameters))
+    for trial in trials:
+        values = trial.values or {}
+        row: Row = {"trial": trial.number, "state": trial.state, "baseline": trial.baseline}
+        row |= {goal: _rounded(values.get(goal)) for goal in ("clean_accuracy", "robust_accuracy")}
+        row["duration_s"] = _rounded(trial.duration_s, 1)
+        row |= {name: _rounded(trial.parameters.get(name), 6) for name in parameters}
+        row["reason"] = trial.reason
+        rows.append(row)
+    return rows
+
+
+def trial_text(folder: SweepFolder, spec: Spec, number: int) -> str:
+    """Raises UserError where there is no such trial."""
+    trials = read_trials(folder, spec)
+    if number >= len(trials):
+        raise UserError(f"sweep {folder.name} has no trial {number}; it has {len(trials)} so far")
+    trial = trials[number]
+    lines = [f"trial {number} of {folder.name}: {trial.state}" + (f" ({trial.baseline})" if trial.baseline else "")]
+    if trial.reason is not None:
+        lines.append(f"reason: {trial.reason}")
+    lines += [
+        "parameters:",
+        *(f"  {name}: {value}" for name, value in trial.parameters.items()),
+        f"  seed: {trial.seed}",
+    ]
+    lines.append(f"attempts: {folder.attempts(number)}, folder: {folder.trial_path(number)}")
+    epochs = folder.epochs(number)
+    if epochs:
+        shown = ("epoch", "loss", "reference_kl", "clean_accuracy", "robust_accuracy", "train_s", "evaluation_s")
+        lines += [
+            "epochs (goals on validation):",
+            as_table([{name: _rounded(e.get(name)) for name in shown} for e in epochs]),
+        ]
+    front = load_front(folder, spec)
+    own = [point for point in (*front.points, *front.others) if point.trial == number] if front else []
+    if own:
+        rows: list[Row] = []
+        for point in sorted(own, key=lambda point: (point.weights, point.strength)):
+            row: Row = {"weights": point.weights, "strength": point.strength, "on_front": point.member}
+            row |= {f"validation {name}": _rounded(value) for name, value in point.validation.items()}
+            row |= {f"test {name}": _rounded((point.values or {}).get(name)) for name in point.validation}
+            rows.append(row)
+        lines += ["points:", as_table(rows)]
+    log = folder.trial_path(number) / "log.txt"
+    if trial.state == "failed" and log.exists():
+        lines += ["end of the log:", *("  " + line for line in log.read_text().splitlines()[-30:])]
+    return "\n".join(lines).rstrip()
+
+
+def as_table(rows: list[Row]) -> str:
+    """Columns side by side; those without any value are left out."""
+    columns = [
+        name for name in dict.fromkeys(key for row in rows for key in row) if any(row[name] is not None for row in rows)
+    ]
+    cells = [columns, *([_cell(row[name]) for name in columns] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    return "".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() + "\n" for line in cells
+    )
+
+
+def as_csv(rows: list[Row]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(
+        text, fieldnames=list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n"
+    )
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _state(folder: SweepFolder, spec: Spec, trials: list[TrialRecord]) -> str:
+    if folder.is_running():
+        return "running"
+    finished = sum(trial.state != "running" for trial in trials)
+    return "complete" if finished >= spec.search.trials else "unfinished"
+
+
+def _named(front: Front, name: str) -> str | None:
+    point = next((point for point in front.points if point.name == name), None)
+    if point is None:
+        return None
+    values = point.validation
+    return (
+        f"{name}: trial {point.trial} at strength {point.strength:g}, clean {values['clean_accuracy']:.3f}, "
+        f"robust {values['robust_accuracy']:.3f} (validation)"
+    )
+
+
+def _rounded(value: Any, digits: int = 4) -> Any:
+    return round(value, digits) if isinstance(value, float) else value
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
