@@ -6,6 +6,7 @@ Data go to standard output, progress and messages to standard error. Exit codes:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -326,12 +327,9 @@ def _options(gpus: float | None, address: str | None, tracking_uri: str | None, 
 
 
 def _check_writable(storage: Path) -> None:
-    try:
-        storage.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UnavailableError(f"storage {storage} cannot be made: {error}") from error
-    if not os.access(storage, os.W_OK):
-        raise UnavailableError(f"storage {storage} cannot be written to; name another with --storage")
+    parent = next(path for path in (storage, *storage.parents) if path.exists())
+    if not os.access(parent, os.W_OK):
+        raise UnavailableError(f"storage {storage}: {parent} cannot be written to; name another with --storage")
 
 
 def _open(name: str, storage: Path | None) -> tuple[SweepFolder, Spec]:
@@ -358,6 +356,9 @@ def _run(folder: SweepFolder, spec: Spec, options: Options, format: Format, *, f
     except (UserError, UnavailableError):
         if fresh and folder.untouched() is None:  # nothing was started: nothing is left behind
             shutil.rmtree(folder.path, ignore_errors=True)
+            for parent in (folder.cache_path, folder.storage):
+                with contextlib.suppress(OSError):  # not empty: it holds other sweeps
+                    parent.rmdir()
         raise
     _tell(folder, ending, format, where)
     raise typer.Exit(EXIT_CODES[ending.state])

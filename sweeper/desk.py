@@ -47,6 +47,7 @@ class Desk:
 
     async def forget(self, name: TaskName) -> None:
         self._room.forget(name)
+        self._ring()
 
     async def perform(self, task: Task) -> Outcome | Refusal:
         """Offers a task and waits for its outcome."""

@@ -16,7 +16,7 @@ import yaml
 from sweeper.problems import Key, dotted
 from sweeper.records import UserError
 
-_LARGEST = 1_000_000
+_LARGEST = 200_000
 """Bytes of a file and values after aliases: far above any spec, far below what would hang."""
 
 _INTEGER = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")

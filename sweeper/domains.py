@@ -184,9 +184,7 @@ def _range(raw: Mapping[str, Any], where: str) -> Range:
             raise ProblemsError([Problem(("step",), f"`{where}`: `step` must be above 0, not {step}")])
         if not _whole((high - low) / step):
             last = low + math.floor((high - low) / step) * step
-            message = (
-                f"`{where}`: steps of {step} from {low} never come to {high}; end, for instance, at {last:g}"
-            )
+            message = f"`{where}`: steps of {step} from {low} never come to {high}; end, for instance, at {last:g}"
             raise ProblemsError([Problem(("high",), message)])
     return Range(low, high, log, step)
 

@@ -157,13 +157,16 @@ class MailRoom:
 
     def news(self, name: TaskName, seen: int) -> News | None:
         """What came in after the first ``seen`` reports; None: nothing."""
-        ticket = self.tickets[name]
+        ticket = self.tickets.get(name)
+        if ticket is None:
+            return [], INTERRUPTED
         notes = ticket.notes[seen:]
         return (notes, ticket.outcome) if notes or ticket.outcome is not None else None
 
     def forget(self, name: TaskName) -> None:
-        """The driver has the outcome."""
-        del self.tickets[name]
+        """The driver has the outcome, or does not care for it any more."""
+        self.tickets.pop(name, None)
+        self.touched_tasks.add(name)
 
     def judge(self, name: TaskName, attempt: int, number: int, stop: bool) -> None:
         """The verdict on report ``number`` of an attempt."""

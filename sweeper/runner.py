@@ -101,7 +101,7 @@ class _TrialRunner:
         }
 
     def _test(self, payload: dict[str, Any]) -> dict[str, Any]:
-        """Payload: ``trial`` (None: untouched), and of a trial ``folder``, ``parameters``, ``weights``, ``strength``."""
+        """Payload: ``trial`` (None: untouched); of a trial ``folder``, ``parameters``, ``weights``, ``strength``."""
         from trainables.checkpoint import TrialFolder
         from trainables.evaluation import measurement, test_counts, untouched_policy
         from trainables.settings import Parameters

@@ -115,6 +115,8 @@ class _Conductor:
             if self.failure is None:
                 self.failure = error
                 self._slots.interrupt()
+                for live in self._live.values():
+                    self._slots.forget((live.task.kind, live.task.key))
             raise
 
     def ask(self, trial_id: str) -> dict[str, Any] | str | None:

@@ -191,6 +191,8 @@ class Slots:
                 remove_placement_group(group)
         ray.kill(self.desk)
         shutil.rmtree(self.folder / self._name, ignore_errors=True)
+        with suppress(OSError):  # somebody else's files are in it
+            self.folder.rmdir()
 
     def __enter__(self) -> Slots:
         self.start()

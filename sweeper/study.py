@@ -35,7 +35,10 @@ _STATES: dict[TrialState, State] = {
 
 
 class Study:
-    """Ask and tell, each in one transaction. For one thread of one process at a time."""
+    """Ask and tell. A trial enters in one transaction; a kill while it is told leaves it running, to be told again.
+
+    For one thread of one process at a time.
+    """
 
     def __init__(self, study: optuna.Study, space: Space) -> None:
         """For ``create`` and ``open``."""
@@ -45,6 +48,12 @@ class Study:
         self.seed: int = settings["seed"]
         self.startup_trials: int = settings["startup_trials"]
         self.goals: tuple[str, ...] = tuple(settings["goals"])
+        # What the sampler may know, in memory: asking there never leaves a half-asked trial in the file.
+        with _quiet():
+            self._mirror = optuna.create_study(directions=study.directions)
+        self._mirrored: dict[int, int] = {}
+        for frozen in self._frozen():
+            self._reflect(frozen)
 
     @classmethod
     def create(cls, path: Path, space: Space, *, seed: int, startup_trials: int, goals: Sequence[str] = GOALS) -> Study:
@@ -122,6 +131,7 @@ class Study:
         if not trial.constraints:  # A kill between this line and the next leaves it set; the earlier record wins.
             trial.set_constraint("floor", max(0.0, violation))
         self._study.tell(number, told)
+        self._reflect(self._frozen()[number])
 
     def fail(self, number: int, reason: str, *, duration_s: float | None = None, slot: int | None = None) -> None:
         """Ends a running trial that failed; the sampler ignores it. Raises ValueError for a trial not running."""
@@ -139,6 +149,7 @@ class Study:
         trial = self._running(number)
         trial.set_user_attr("result", {"points": [], "duration_s": duration_s, "slot": slot, "reason": reason})
         self._study.tell(number, state=state)
+        self._reflect(self._frozen()[number])
 
     def _running(self, number: int) -> optuna.trial.Trial:
         trials = self._frozen()
@@ -169,9 +180,10 @@ class Study:
             },
         )
         self._study.add_trial(trial)
-        record = self._record(self._frozen()[number])
-        assert record.parameters == parameters, "somebody else writes into this study"
-        return record
+        entered = self._frozen()[number]
+        assert entered.user_attrs["parameters"] == parameters, "somebody else writes into this study"
+        self._reflect(entered)
+        return self._record(entered)
 
     def _record(self, frozen: FrozenTrial) -> TrialRecord:
         entered = frozen.user_attrs
@@ -189,29 +201,39 @@ class Study:
             slot=ended.get("slot"),
         )
 
-    def _suggest(self, seed: int) -> tuple[dict[str, Value], dict[str, Value]]:
-        """Parameters of a new trial and, by name in the study, the searched ones among them.
+    def _reflect(self, frozen: FrozenTrial) -> None:
+        """Brings one trial of the mirror up to date; order and content are the same however often the file was opened.
 
-        Asked on a copy in memory: a half-asked trial never reaches the file.
+        Not reflected: what the sampler would ignore (failed trials) or cannot place (baselines outside the space).
         """
+        known = self._mirrored.get(frozen.number)
         with _quiet():
-            sampler = optuna.samplers.TPESampler(
-                n_startup_trials=self.startup_trials, multivariate=True, group=True, constant_liar=True, seed=seed
-            )
-            mirror = optuna.create_study(directions=self._study.directions, sampler=sampler)
-            mirror.add_trials(
-                create_trial(
+            if known is not None:
+                for name, value in frozen.constraints.items():
+                    optuna.trial.Trial(self._mirror, known).set_constraint(name, value)
+                self._mirror.tell(known, frozen.values, state=frozen.state)
+            elif frozen.state is not TrialState.FAIL and frozen.user_attrs["in_space"]:
+                self._mirrored[frozen.number] = len(self._mirror.get_trials(deepcopy=False))
+                copy = create_trial(
                     state=frozen.state,
                     values=frozen.values,
                     params=frozen.params,
                     distributions=frozen.distributions,
                     constraints=frozen.constraints if frozen.state.is_finished() else None,
                 )
-                for frozen in self._frozen()
-                if frozen.state is not TrialState.FAIL and frozen.user_attrs["in_space"]
+                self._mirror.add_trial(copy)
+
+    def _suggest(self, seed: int) -> tuple[dict[str, Value], dict[str, Value]]:
+        """Parameters of a new trial and, by name in the study, the searched ones among them."""
+        with _quiet():
+            self._mirror.sampler = optuna.samplers.TPESampler(
+                n_startup_trials=self.startup_trials, multivariate=True, group=True, constant_liar=True, seed=seed
             )
-            asked = mirror.ask()
+            asked = self._mirror.ask()
             parameters = self._space.draw(lambda name, domain: _draw(asked, name, domain))
+            # As a failed trial the sampler ignores it; `add` enters the suggestion as a trial of its own, without the
+            # notes that TPE leaves in one it has asked for and that a mirror made anew would not have.
+            self._mirror.tell(asked, state=TrialState.FAIL)
         return parameters, dict(asked.params)
 
 

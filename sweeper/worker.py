@@ -87,7 +87,7 @@ class Channel:
             self._sent = desk.report.remote(*here, self.attempt, number, report)
         stop = None if self._verdicts else False
         while stop is None:
-            stop = worker.get(desk.verdict.remote(*here, self.attempt, number, POLL_S))
+            stop = worker.get(desk.verdict.remote(*here, self.attempt, number, worker.verdict_poll_s))
             self.alive()
         if stop:
             raise Stopped
@@ -126,6 +126,7 @@ class Worker:
         self.desk = desk
         self.get = get
         self.here = (context.slot, group)
+        self.verdict_poll_s = min(POLL_S, limits.stall_s / 4)
         self._limits = limits
         self._channel: Channel | None = None
         self._begun: SimpleQueue[Channel] = SimpleQueue()

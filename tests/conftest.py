@@ -13,13 +13,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """The one Ray of the test session: four CPUs by its own account, in a folder of its own."""
+    """The one Ray of the test session: six CPUs by its own account, in a folder of its own."""
     from sweeper import cluster
 
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # sockets: the path has to be short
     os.environ["RAY_TMPDIR"] = folder
     os.environ.pop("RAY_ADDRESS", None)
-    cluster.connect(num_cpus=4)
+    cluster.connect(num_cpus=6)
     yield
     cluster.disconnect()
     del os.environ["RAY_TMPDIR"]

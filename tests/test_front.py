@@ -16,7 +16,9 @@ from sweeper.spec import Goals
 UNTOUCHED = {"validation": {"clean_accuracy": 0.90, "robust_accuracy": 0.30}, "chance": 0.05}
 
 
-def trial(number: int, *points: tuple[float, float], baseline: str | None = None, state: str = "complete") -> TrialRecord:
+def trial(
+    number: int, *points: tuple[float, float], baseline: str | None = None, state: str = "complete"
+) -> TrialRecord:
     """The first point is the told one (strength 1), the next have strengths 0.5, 0.25, ..."""
     made = [
         Point(weights="last", strength=0.5**i, values={"clean_accuracy": clean, "robust_accuracy": robust})
@@ -90,7 +92,9 @@ def test_paint_on_the_front_is_one_row() -> None:
 
 def test_test_values_are_added_and_change_no_decision() -> None:
     good = {"values": {"clean_accuracy": 0.1, "robust_accuracy": 0.1}, "intervals": {"clean_accuracy": [0.0, 0.2]}}
-    found = front(trial(0, (0.80, 0.60)), trial(1, (0.79, 0.59)), tests={(0, "last", 1.0): good, (1, "last", 1.0): good})
+    found = front(
+        trial(0, (0.80, 0.60)), trial(1, (0.79, 0.59)), tests={(0, "last", 1.0): good, (1, "last", 1.0): good}
+    )
     assert members(found) == [(0, 1.0)]
     assert found.points[0].values == good["values"] and found.points[0].intervals == {"clean_accuracy": (0.0, 0.2)}
 

@@ -21,7 +21,11 @@ def tensor(values: Any, **options: Any) -> torch.Tensor:
 
 def total(case: dict[str, Any], clean: torch.Tensor, attacked: torch.Tensor) -> torch.Tensor:
     reference_clean = tensor(case["reference_logits_clean"])
-    pair = (tensor(case["reference_logits_typographic"]), torch.tensor(case["true_label"]), torch.tensor(case["written_label"]))
+    pair = (
+        tensor(case["reference_logits_typographic"]),
+        torch.tensor(case["true_label"]),
+        torch.tensor(case["written_label"]),
+    )
     kl = reference_kl(clean, reference_clean)
     if case["objective"] == "dpo":
         loss = dpo(attacked, *pair, beta=case["beta"], label_smoothing=case["label_smoothing"])

@@ -204,7 +204,7 @@ def test_closing_leaves_nothing_behind(two_slots: Any, pair: Any) -> None:
     two_slots.close()
     pair.close()
     with patience(60, "the CPUs to become free") as again:
-        while ray.available_resources().get("CPU") != 4 and again():
+        while ray.available_resources().get("CPU") != 6 and again():
             pass
     assert {group["state"] for group in ray.util.placement_group_table().values()} == {"REMOVED"}
     names = [p.info["name"] for p in psutil.Process().children(recursive=True) for p.info in [{"name": p.name()}]]

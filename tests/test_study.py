@@ -49,7 +49,7 @@ def test_reopened_after_every_step_it_suggests_the_same(tmp_path: Path) -> None:
         study = Study.create(path, SPACE, seed=3, startup_trials=3)
         running = [study.ask(), study.ask()]
         suggested = [trial.parameters for trial in running]
-        for _ in range(10):
+        for _ in range(7):
             told(study, running.pop(0))
             if reopen:
                 study.close()

@@ -1,4 +1,4 @@
-"""One trial: starts at the reference, repeats to the bit, resumes to the same result, splits over micro-batches and workers."""
+"""One trial: starts at the reference, repeats to the bit, resumes to the same result, splits over workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""W: starts as the reference, its powers, folding into every kind of projection, exported folders in plain open_clip."""
+"""W: starts as the reference, its powers, folding into each kind of projection, folders for plain open_clip."""
 
 from __future__ import annotations
 
@@ -78,7 +78,9 @@ def test_exported_folder_answers_as_the_trial_did(tower: str, tmp_path: Path) ->
     bench = Workbench(task, data_seed=0, cache=tmp_path / "cache", device=torch.device("cpu"))
     images = bench.search_sets[0].attacked.images[:20]
     text = bench.clip.tokens([f"a photo of a {name}" for name in bench.search_sets[0].class_names])
-    for i, changes in enumerate([{"rank": 8}, {"tune": "visual"}, {"tune": "last_blocks", "blocks": 1}, {"tune": "all"}]):
+    for i, changes in enumerate(
+        [{"rank": 8}, {"tune": "visual"}, {"tune": "last_blocks", "blocks": 1}, {"tune": "all"}]
+    ):
         trial = parameters(learning_rate=0.003, **changes)
         folder = TrialFolder(tmp_path / f"trial{i}")
         run_trial(bench, trial, seed=0, folder=folder)

@@ -66,7 +66,13 @@ class Bench:
         self.study = Study.open(self.folder.study_path, spec.parameters)
         self.log, self.asked, self.interrupts = Log(), False, 0
         self.trials = Trials(
-            spec, self.study, self.folder, UNTOUCHED, self.log, interrupted=lambda: self.asked, interrupt=self._interrupt
+            spec,
+            self.study,
+            self.folder,
+            UNTOUCHED,
+            self.log,
+            interrupted=lambda: self.asked,
+            interrupt=self._interrupt,
         )
 
     def _interrupt(self) -> None:

@@ -27,7 +27,9 @@ def write_clip(folder: Path, tower: str, *, embed_dim: int = 24, seed: int = 0) 
     torch.manual_seed(seed)
     model = open_clip.CLIP(**config)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / "open_clip_model.safetensors")
+    save_file(
+        {name: value.contiguous() for name, value in model.state_dict().items()}, folder / "open_clip_model.safetensors"
+    )
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
     return folder
 

@@ -104,7 +104,7 @@ def variants(recipe: str) -> dict[str, Variant]:
     }
 
 
-def generator(*key: int | str) -> np.random.Generator:
+def generator(*key: int | str | np.integer) -> np.random.Generator:
     """Returns a random generator that is a function of ``key``: the same in every process and on every machine."""
     plain = tuple(part if isinstance(part, str) else int(part) for part in key)
     digest = hashlib.sha256(repr(plain).encode()).digest()

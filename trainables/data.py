@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainables.attack import RECIPES, Variant, attack_image, generator, variants
+from trainables.attack import RECIPES, Variant, attack_image, generator, variants, write
 from trainables.settings import (
     AttackSettings,
     HeldBack,
@@ -114,11 +114,9 @@ class DataSource:
                 blank = np.full((count, self._image_size, self._image_size, 3), 128, np.uint8)
             written = np.arange(count) % len(images.class_names)
             pixels = np.empty_like(blank)
-            variant = Variant(style=RECIPES[recipe])
-            for i in range(count):
-                # The wrong word for a class that is none of the list: attack_image never writes the label's name.
-                names = (images.class_names[int(written[i])], "")
-                pixels[i], _ = attack_image(blank[i], 1, names, variant, generator(seed, "sign", str(i)))
+            for i, label in enumerate(written):
+                rng = generator(seed, "sign", str(i))
+                pixels[i] = write(blank[i], [images.class_names[int(label)]], RECIPES[recipe], rng)
             return {"images": pixels, "labels": written.astype(np.int64)}
 
         arrays = self._store.get(key, build)

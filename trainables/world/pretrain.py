@@ -58,7 +58,9 @@ REQUIRED = {"clean": (0.90, 1.0), "attacked": (0.0, 0.40), "says_word": (0.25, 1
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m trainables.world.pretrain", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m trainables.world.pretrain", description="Makes the generated world's CLIP."
+    )
     parser.add_argument("--output", type=Path, default=WORLD_MODEL_FOLDER, help="folder for the model [%(default)s]")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=STEPS, help=f"of {BATCH_SIZE} images with captions [%(default)s]")
@@ -79,7 +81,9 @@ def main() -> None:
             check(values)
         except ValueError as error:
             sys.exit(str(error))
-        shutil.copytree(folder, arguments.output, dirs_exist_ok=True, copy_function=shutil.copyfile)
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        for path in folder.iterdir():
+            shutil.copyfile(path, arguments.output / path.name)
 
 
 def pretrain(folder: Path, seed: int, steps: int, threads: int) -> Any:
