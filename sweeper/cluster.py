@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import socket
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 from sweeper.records import UnavailableError, UserError
 
 CONNECT_S = 2.0
+SETTLE_S = 5.0
+UNITS = ("CPU", "GPU")
 SHARE_EPSILON = 1e-6
 
 QUIET = {
@@ -151,19 +154,28 @@ def disconnect() -> None:
 
 
 def nodes() -> list[NodeResources]:
-    """What is free on the nodes of the connected cluster."""
+    """What is free on the nodes of the connected cluster.
+
+    Waits a few seconds for what is in use: a sweep that was just killed holds its share for a moment.
+    """
     import ray
     from ray._private.state import available_resources_per_node
 
-    free = available_resources_per_node()
+    until = time.monotonic() + SETTLE_S
+    while True:
+        free = available_resources_per_node()
+        alive = [node for node in ray.nodes() if node["Alive"]]
+        busy = any(free.get(n["NodeID"], {}).get(r, 0.0) < n["Resources"].get(r, 0.0) for n in alive for r in UNITS)
+        if not busy or time.monotonic() > until:
+            break
+        time.sleep(0.2)
     return [
         NodeResources(
             name=node["NodeManagerHostname"],
             cpus=free.get(node["NodeID"], {}).get("CPU", 0.0),
             gpus=free.get(node["NodeID"], {}).get("GPU", 0.0),
         )
-        for node in ray.nodes()
-        if node["Alive"]
+        for node in alive
     ]
 
 

@@ -145,6 +145,7 @@ def test_an_address_where_nothing_answers_is_refused() -> None:
 
 
 JOIN = """
+import os
 import sys
 from sweeper import cluster
 from sweeper.records import UnavailableError
@@ -154,8 +155,10 @@ except UnavailableError as error:
     print("unavailable:", error)
 else:
     import ray
-    where = ray.get(ray.remote(num_cpus=1)(lambda: __import__("sweeper").__file__).remote())
-    print("joined", [node.cpus for node in cluster.nodes()], "runtime_resources" in where)
+    print("joined", [node.cpus for node in cluster.nodes()])
+    path = ray.get(ray.remote(num_cpus=1)(lambda: __import__("sys").path).remote())
+    places = [f"{p}/{name}" for p in path if "py_modules" in p for name in ("sweeper", "trainables")]
+    print("shipped", sorted(os.path.basename(place) for place in places if os.path.isdir(place)))
     cluster.disconnect()
 """
 
@@ -191,7 +194,7 @@ def test_a_cluster_with_token_is_joined_with_its_token_only(tmp_path: Path) -> N
                 break
         join = [sys.executable, "-c", JOIN, f"127.0.0.1:{port}"]
         said = {n: subprocess.run(join, env=e, capture_output=True, text=True, timeout=240) for n, e in homes.items()}
-        assert said["right"].stdout == "joined [1.0] True\n", said["right"]
+        assert said["right"].stdout == "joined [1.0]\nshipped ['sweeper', 'trainables']\n", said["right"]
         assert said["wrong"].stdout.startswith("unavailable: ") and "token" in said["wrong"].stdout, said["wrong"]
     finally:
         head.terminate()

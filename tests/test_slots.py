@@ -6,6 +6,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,15 @@ def pair(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 keys = iter(range(10**6))
+
+
+def children() -> list[str]:
+    """Names of all processes below this one."""
+    names = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            names.append(process.name())
+    return names
 
 
 def do(slots: Any, **payload: Any) -> Outcome:
@@ -201,14 +211,16 @@ def test_bad_input_of_a_runner_reaches_the_driver(tmp_path: Path) -> None:
 def test_closing_leaves_nothing_behind(two_slots: Any, pair: Any) -> None:
     import ray
 
+    assert any("Train" in name for name in children())
     two_slots.close()
     pair.close()
     with patience(60, "the CPUs to become free") as again:
         while ray.available_resources().get("CPU") != 6 and again():
             pass
     assert {group["state"] for group in ray.util.placement_group_table().values()} == {"REMOVED"}
-    names = [p.info["name"] for p in psutil.Process().children(recursive=True) for p.info in [{"name": p.name()}]]
-    assert not [name for name in names if "RayTrainWorker" in name or "TrainController" in name]
+    with patience(60, "the processes of Train to end") as again:
+        while any("Train" in name for name in children()) and again():
+            pass
 
 
 DRIVER = """

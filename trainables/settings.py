@@ -57,7 +57,7 @@ class WorldSet(Settings):
     seed: Annotated[int, Field(ge=0)] = 0
     train: Annotated[int, Field(ge=1)] = 1536
     validation: Annotated[int, Field(ge=1)] = 1000
-    test: Annotated[int, Field(ge=1)] = 3000
+    test: Annotated[int, Field(ge=1)] = 2000
     templates: Annotated[list[str], Field(min_length=1)] = ["a photo of a {}"]
 
 
