@@ -7,6 +7,7 @@ import math
 import os
 import socket
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from sweeper.records import UnavailableError, UserError
 
 CONNECT_S = 2.0
 SETTLE_S = 5.0
+START_ATTEMPTS = 3
 UNITS = ("CPU", "GPU")
 SHARE_EPSILON = 1e-6
 
@@ -31,6 +33,7 @@ QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # start all trial actors at once, not one after the other
     "TUNE_FORCE_TRIAL_CLEANUP_S": "10",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
@@ -216,14 +219,25 @@ def _describe(nodes: list[NodeResources]) -> str:
 
 
 def _start(num_cpus: int | None) -> None:
+    import psutil
     import ray
 
-    try:
-        ray.init(num_cpus=num_cpus, **_silent())
-    except Exception as error:  # Ray raises nothing more special here
-        raise UnavailableError(
-            f"Ray does not start on this machine: {_last_line(error)}. Its logs are under /tmp/ray/session_latest/logs"
-        ) from error
+    before = set(psutil.Process().children(recursive=True))
+    for attempt in range(START_ATTEMPTS):
+        try:
+            ray.init(num_cpus=num_cpus, **_silent())
+            return
+        except Exception as error:  # Ray raises nothing more special here
+            ray.shutdown()
+            for process in set(psutil.Process().children(recursive=True)) - before:
+                with suppress(psutil.Error):
+                    process.kill()
+            # Its raylet has a fixed 30 s to come up (Ray 2.60), which a busy machine may exceed.
+            if attempt == START_ATTEMPTS - 1 or "timed out" not in str(error):
+                raise UnavailableError(
+                    f"Ray does not start on this machine: {_last_line(error)} Is the machine very busy, or its memory "
+                    "or /tmp full? Ray's logs are in the newest folder under /tmp/ray"
+                ) from error
 
 
 def _join(address: str) -> None:

@@ -10,17 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import ray
 from ray import tune
 from ray.tune.search import Searcher
 
 from sweeper.mailbox import News, Refusal
 from sweeper.records import Outcome, Report, Task
+from sweeper.relay import NEWS, Relay
 from sweeper.slots import Slots, refused
 
 CHECK_S = 1.0
 RELAYS_LOST = 10
-NEWS = "news"
 
 
 class Source(Protocol):
@@ -52,7 +51,7 @@ def run_trials(slots: Slots, source: Source, folder: Path) -> None:
     conductor = _Conductor(slots, source)
     name = f"tune-{time.time_ns()}"
     relay = tune.with_resources(
-        tune.with_parameters(_Relay, desk=slots.desk),
+        tune.with_parameters(Relay, desk=slots.desk),
         {"node:__internal_head__": 0.001},  # proxies must not take the CPUs of the workers
     )
     tuner = tune.Tuner(
@@ -217,27 +216,3 @@ class _Tell(tune.Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
-
-
-class _Relay(tune.Trainable):
-    """Tune's trial actor: one step is the next news of a trial. It serves trial after trial and may die any time."""
-
-    def setup(self, config: dict[str, Any], desk: Any = None) -> None:
-        self._desk = desk
-        self._follow(config)
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._follow(new_config)
-        return True
-
-    def step(self) -> dict[str, Any]:
-        news = ray.get(self._desk.follow.remote(self._name, self._seen))
-        if isinstance(news, Refusal):
-            return {NEWS: news, "done": True}
-        notes, outcome = news
-        self._seen += len(notes)
-        return {NEWS: news, "done": outcome is not None}
-
-    def _follow(self, config: dict[str, Any]) -> None:
-        self._name = (config["kind"], config["key"])
-        self._seen = int(config["seen"])

@@ -20,6 +20,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayError
 from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
@@ -70,12 +71,16 @@ class _Registrar(WorkerGroupCallback, ControllerCallback):
 
 
 class _Trainer(TorchTrainer):
-    """Without PlacementGroupCleaner, which polls the State API once a second and outlives a killed driver when there
-    is none (Ray 2.60); ``Slots.close`` removes the groups instead."""
+    """Without what slots have no use for (Ray 2.60).
+
+    PlacementGroupCleaner polls the State API once a second and outlives a killed driver where there is none;
+    ``Slots.close`` removes the groups instead. DatasetsCallback starts an actor per slot, five seconds of CPU, even
+    where there are no datasets.
+    """
 
     def _create_default_callbacks(self) -> list[Any]:
-        callbacks = super()._create_default_callbacks()
-        return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
+        unwanted = (PlacementGroupCleanerCallback, DatasetsCallback)
+        return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, unwanted)]
 
 
 def serve(config: dict[str, Any]) -> None:

@@ -174,9 +174,7 @@ class _Sweep:
         self._progress.line("warming up: model, images and the reference's embeddings")
         untouched = self._measure_untouched()
         self._study = study = self._open_study()
-        observer = Observer(
-            self._progress, self._tracker, self._files, self._front, {"sweeper.data_digest": untouched["data_digest"]}
-        )
+        observer = Observer(self._progress, self._tracker, self._files, self._front, self._tags(untouched))
         observer.repeat(study.trials(), self._folder.epochs)
         trials = Trials(
             self._spec,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -172,7 +173,7 @@ def test_a_cluster_with_token_is_joined_with_its_token_only(tmp_path: Path) -> N
         (tmp_path / name / ".ray").mkdir(parents=True)
         (tmp_path / name / ".ray" / "auth_token").write_text(token)
         clean = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-        homes[name] = clean | {"HOME": str(tmp_path / name), "PYTHONPATH": str(Path.cwd())}
+        homes[name] = clean | {"HOME": str(tmp_path / name), "PYTHONPATH": str(Path(__file__).parents[1])}
     port = free_port()
     ray = str(Path(sys.executable).with_name("ray"))
     start = [ray, "start", "--head", "--block", "--num-cpus=1", f"--port={port}", "--include-dashboard=false"]
@@ -199,3 +200,4 @@ def test_a_cluster_with_token_is_joined_with_its_token_only(tmp_path: Path) -> N
     finally:
         head.terminate()
         head.wait(60)
+        shutil.rmtree(f"/tmp/r{port}", ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Image sets: folders of a user's own, validation held back, preference classes, attacks that repeat, the shared store."""
+"""Image sets: folders, validation held back, preference classes, attacks that repeat, the shared store."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def test_a_killed_trial_actor_of_tune_does_not_end_its_trial(two_slots: Any, tmp
         killed = 0
 
         def on_report(self, key: int, report: Report) -> bool:
-            relays = [p for p in psutil.process_iter(["name"]) if "_Relay" in p.info["name"]]
+            relays = [p for p in psutil.process_iter(["name"]) if "Relay" in p.info["name"]]
             relays = [p for p in relays if psutil.Process().pid in [a.pid for a in p.parents()]]
             if self.killed == 0:
                 for relay in relays:
@@ -241,10 +241,10 @@ slots.submit(Task(kind="measure", key=0, attempt=1, payload=dict(do="wait", fold
 
 
 def test_a_killed_driver_leaves_no_processes(tmp_path: Path) -> None:
-    mark = uuid.uuid4().hex
+    mark, root = uuid.uuid4().hex, str(Path(__file__).parents[1])
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    environment |= {"SWEEPER_TEST_MARK": mark, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(Path.cwd())}
-    code = DRIVER.format(root=str(Path(__file__).parents[1]), folder=str(tmp_path))
+    environment |= {"SWEEPER_TEST_MARK": mark, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": root}
+    code = DRIVER.format(root=root, folder=str(tmp_path))
     driver = subprocess.Popen([sys.executable, "-c", code], env=environment, start_new_session=True)
 
     def alive() -> list[psutil.Process]:
