@@ -47,6 +47,7 @@ class Observer:
         if trial.state == "complete":
             front = self._front()
             self._progress.front_updated(front)
+            self._tracker.hypervolume_changed(front)
             self._files.offer(front)
 
     def tick(self) -> None:

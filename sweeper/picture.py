@@ -20,7 +20,8 @@ def picture(front: Front) -> bytes:
     from matplotlib.figure import Figure
 
     measured = any(point.values for point in front.points)
-    figure = Figure(figsize=(12.0 if measured else 7.2, 6.0), dpi=130, facecolor="white")
+    # As wide as MLflow's description of a run shows whole.
+    figure = Figure(figsize=(10.8 if measured else 6.8, 5.8), dpi=100, facecolor="white")
     axes = figure.subplots(1, 2 if measured else 1, sharex=True, sharey=True, squeeze=False)[0]
     outside = _validation(axes[0], front)
     if measured:
@@ -111,8 +112,9 @@ def _marks(axes: Any, points: Sequence[tuple[FrontPoint, tuple[float, float]]]) 
             axes.plot(*xy, "o", color=colour(point), markersize=size, markeredgecolor="#222222", zorder=4)
         if point.name or point.trial is None:
             left = point.name == "paint"
+            offset = (-9, -13) if left else (10, 5 if point.trial is not None else -10)
             axes.annotate(
-                label(point), xy, (-9, -13) if left else (10, 5), textcoords="offset points", fontsize=9.5, zorder=6,
+                label(point), xy, offset, textcoords="offset points", fontsize=9.5, zorder=6,
                 ha="right" if left else "left", fontweight="bold" if point.name == "knee" else "normal",
             )  # fmt: skip
 

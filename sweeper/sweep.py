@@ -206,9 +206,9 @@ class _Sweep:
             self._files.write(front)
         self._files.close()
         self._tracker.sweep_ended(state)
-        if not self._tracker.flush(INTERRUPTED_CLOSE_S if state == "interrupted" else MLFLOW_FLUSH_S):
-            return Ending(state=state, front=front, failures=failures, tracking_problem=self._tracker.problem())
-        return Ending(state=state, front=front, failures=failures)
+        sent = self._tracker.flush(INTERRUPTED_CLOSE_S if state == "interrupted" else MLFLOW_FLUSH_S)
+        problem = self._tracker.problem() or (None if sent else "MLflow has not been told everything yet")
+        return Ending(state=state, front=front, failures=failures, tracking_problem=problem)
 
     def _front(self) -> Front:
         assert self._study is not None

@@ -185,7 +185,7 @@ def test_a_story_is_told_once_however_often_it_is_said(
     assert resumed.flush(FLUSH_S), resumed.problem()
     check_story(client)
     repeated = [event["kind"] for event, _ in Outbox(folder).read()[lines:]]
-    assert set(repeated) == {"sweep", "front", "sweep_end"}
+    assert set(repeated) == {"sweep", "front", "sweep_end"}  # fronts: only the newest is known
 
     client._tracking_client.store._dispose_engine()
     shutil.copy(empty_database, storage / "mlflow.db")  # somebody has lost the store
@@ -286,6 +286,9 @@ def test_a_dead_server_stops_nothing_and_loses_nothing(storage: Path, new_tracke
         assert tracker.run_links()["sweep"].startswith(f"{base}/#/experiments/")
         with urllib.request.urlopen(f"{base}/") as page:
             assert page.status == 200
+        views = create_store(Store(uri=base)).get_experiment_by_name("sweeper").tags
+        keys = {link.partition("viewStateShareKey=")[2] for link in tracker.run_links().values()} - {""}
+        assert {f"mlflow.sharedViewState.{key}" for key in keys} == views.keys() - {"mlflow.note.content"}
     told: list[str] = []
     ui(storage, "quickstart", base, "127.0.0.1", port, told.append)
     assert any(line.endswith("artifacts/front/front.html?workflowType=machine_learning") for line in told)

@@ -142,11 +142,14 @@ class Projection:
             client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
 
+    def _runs(self, parent: _Run) -> Runs:
+        trials = {number: run.run_id for number, run in self.trials.items()}
+        ids = {"experiment_id": self.experiment_id, "sweep_id": self.sweep_id, "parent": parent.run_id}
+        return Runs(uri=self.store.shown_uri, trials=trials, **ids)
+
     def _save_runs(self) -> None:
         if self.parent is not None:
-            trials = {number: run.run_id for number, run in self.trials.items()}
-            ids = {"experiment_id": self.experiment_id, "sweep_id": self.sweep_id, "parent": self.parent.run_id}
-            save_runs(self.folder, Runs(uri=self.store.shown_uri, trials=trials, **ids))
+            save_runs(self.folder, self._runs(self.parent))
 
     def _create(self, name: str, time_ms: int, tags: dict[str, str]) -> _Run:
         tags = {
@@ -174,7 +177,7 @@ class Projection:
     # --- telling ------------------------------------------------------------------------------------------------------
 
     def send(self, events: list[Event]) -> None:
-        """Says what happened; of fronts only their hypervolume (see ``send_front``)."""
+        """Says what happened, but for fronts (see ``send_front``)."""
         batches: dict[str, _Batch] = defaultdict(_Batch)
         for event in events:
             self._gather(event, batches)
@@ -190,6 +193,8 @@ class Projection:
             batch.status = ("running", time_ms)
             self.client.log_dict(parent.run_id, event["spec"], "spec.resolved.json")
             self._upload(parent.run_id, self.folder / "spec.yaml")
+            for key, view in self._runs(parent).views().items():
+                self.client.set_experiment_tag(self.experiment_id, key, view)
         elif kind == "trial":
             run = self._trial(event["trial"], time_ms, event["parameters"])
             batch = batches[run.run_id]
@@ -204,10 +209,11 @@ class Projection:
                     batch.metrics.append((_prefix(key) + key, value, time_ms, event["report"]["epoch"]))
         elif kind == "end":
             self._gather_end(event["record"], time_ms, batches)
+        elif kind == "volume":
+            metric = ("hypervolume", event["hypervolume"], time_ms, event["finished"])
+            batches[self._parent(time_ms).run_id].metrics.append(metric)
         elif kind == "front":
-            if event["new_volume"]:
-                metric = ("hypervolume", event["hypervolume"], time_ms, event["finished"])
-                batches[self._parent(time_ms).run_id].metrics.append(metric)
+            pass  # the newest only, by ``send_front``
         elif kind == "sweep_end":
             for run in [self._parent(time_ms)] + [self._trial(number, time_ms, {}) for number in event["open"]]:
                 state = event["state"] if run is self.parent else "interrupted"
@@ -267,7 +273,7 @@ class Projection:
         data = [[row[column] for column in columns] for row in event["table"]]
         self.client.log_dict(parent.run_id, {"columns": columns, "data": data}, "front/table.json")
         tags = {
-            "mlflow.note.content": self._note(parent.run_id, event["note"]),
+            "mlflow.note.content": self._note(self._runs(parent), event["note"]),
             "mlflow.loggedArtifacts": json.dumps([{"path": "front/table.json", "type": "table"}]),
         }
         self._log(parent.run_id, _Batch(tags=tags))
@@ -284,11 +290,12 @@ class Projection:
             metrics = [(f"{prefix}/{key}", value, run.start_time, step) for key, value in point["values"].items()]
             self._log(run.run_id, _Batch(metrics=metrics))
 
-    def _note(self, parent: str, table: str) -> str:
-        runs = Runs(uri="", experiment_id=self.experiment_id, sweep_id=self.sweep_id, parent=parent)
+    def _note(self, runs: Runs, table: str) -> str:
+        """The page shows the first lines of it until asked for more: summary and links, then the picture."""
         links = [f"[{name}]({address})" for name, address in runs.links("").items() if name != "sweep"]
-        picture = f"![Pareto front](/get-artifact?path=front%2Ffront.png&run_uuid={parent})"
-        return f"{picture}\n\n{' | '.join(links)}\n\n{table}"
+        picture = f"![Pareto front](/get-artifact?path=front%2Ffront.png&run_uuid={runs.parent})"
+        summary, _, rest = table.partition("\n")
+        return f"{summary}\n\n{' | '.join(links)}\n\n{picture}\n{rest}"
 
 
 def _slot(slot: int | None) -> dict[str, str]:

@@ -6,9 +6,9 @@ import json
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import urlsplit, urlunsplit
 
-from sweeper.records import UserError
+from sweeper.records import GOALS, UserError
 from sweeper.tracking.outbox import replace_text
 
 EXPERIMENT = "sweeper"
@@ -77,14 +77,39 @@ class Runs:
         machine_learning = "workflowType=machine_learning"
         experiment = f"{base}/#/experiments/{self.experiment_id}"
         run = f"{experiment}/runs/{self.parent}"
-        members = quote(f"tags.`sweeper.sweep_id` = '{self.sweep_id}' and tags.`sweeper.on_front` = 'true'", safe="")
-        trials = quote(f"tags.`sweeper.sweep_id` = '{self.sweep_id}'", safe="")
+        view = f"{experiment}/runs?{machine_learning}&viewStateShareKey="
         return {
             "sweep": f"{run}?{machine_learning}",
             "front": f"{run}/artifacts/front/front.html?{machine_learning}",
-            "trials on the front": f"{experiment}/runs?{machine_learning}&searchFilter={members}",
-            "all trials": f"{experiment}/runs?{machine_learning}&searchFilter={trials}",
+            "trials on the front": f"{view}{self._view_key('front')}",
+            "all trials": f"{view}{self._view_key('trials')}",
         }
+
+    def _view_key(self, name: str) -> str:
+        return f"sweeper-{self.sweep_id}-{name}"
+
+    def views(self) -> dict[str, str]:
+        """Tags of the experiment that keep the tables of trials that ``links`` open: filter, order and columns."""
+        trials = f"tags.`sweeper.sweep_id` = '{self.sweep_id}' and tags.`sweeper.trial` != ''"
+        filters = {"front": f"{trials} and tags.`sweeper.on_front` = 'true'", "trials": trials}
+        return {f"mlflow.sharedViewState.{self._view_key(name)}": _view(query) for name, query in filters.items()}
+
+
+def _view(query: str) -> str:
+    """The state of the table of runs in MLflow 3.17's pages. All keys are needed."""
+    columns = [f"metrics.`{goal}`" for goal in GOALS] + ["tags.`sweeper.front_name`", "metrics.`duration_s`"]
+    columns += [f"params.`{name}`" for name in ("objective", "tune", "beta", "lambda_reg", "learning_rate", "rank")]
+    state = {
+        "searchFilter": query, "startTime": "ALL", "lifecycleFilter": "Active", "datasetsFilter": [],
+        "modelVersionFilter": "All Runs", "selectedColumns": ["attributes.`Created`", *columns],
+        # Ordered by anything but time, trials are listed themselves and not folded into their sweep.
+        "orderByKey": "metrics.`clean_accuracy`", "orderByAsc": False,
+        "columnOrder": [], "columnWidths": {}, "runsExpanded": {}, "runsPinned": [], "runsHidden": [],
+        "runsVisibilityMap": {}, "runsHiddenMode": "FIRST_10_RUNS", "viewMaximized": False, "runListHidden": False,
+        "isAccordionReordered": False, "useGroupedValuesInCharts": True, "hideEmptyCharts": True, "groupBy": None,
+        "groupsExpanded": {}, "autoRefreshEnabled": True,
+    }  # fmt: skip
+    return json.dumps(state)
 
 
 def save_runs(folder: Path, runs: Runs) -> None:

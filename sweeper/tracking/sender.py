@@ -33,8 +33,9 @@ class _Sender:
         self.cursor = self.outbox.cursor()
         if self.cursor.uri != projection.store.shown_uri:
             self.cursor = Cursor(uri=projection.store.shown_uri)
-        self.limit = _BATCH
-        self.refusals = 0
+        self.one_by_one_until = 0
+        """Offset behind events of which MLflow refused one."""
+        self.refused_at = -1
         self.front: Event | None = None
         self.front_sent_s = -_FRONT_EVERY_S
         self.hurry = False
@@ -43,24 +44,25 @@ class _Sender:
         """Sends the next events; returns whether there may be more. Raises whatever MLflow raises."""
         if self.projection.client is None:
             self._connect()
-        read = self.outbox.read(self.cursor.offset, self.limit)
+        alone = self.cursor.offset < self.one_by_one_until
+        read = self.outbox.read(self.cursor.offset, 1 if alone else _BATCH)
         events = [event for event, _ in read]
         try:
             self.projection.send(events)
         except Exception as error:
-            # One by one from here, so that an event that MLflow will never take does not hold up the others.
-            self.refusals = self.refusals + 1 if self.limit == 1 and self.projection.refuses(error) else 0
-            self.limit = 1
-            if self.refusals < 3:
+            if not read or not self.projection.refuses(error):
                 raise
-            self._set_aside(*read[0], error)
-            return True
+            if alone and self.refused_at == self.cursor.offset:
+                # Refused twice, the second time by an MLflow just looked at anew: it must not hold up the others.
+                self._set_aside(*read[0], error)
+                return True
+            self.one_by_one_until, self.refused_at = max(self.one_by_one_until, read[-1][1]), self.cursor.offset
+            raise
         if read:
             self.front = next((event for event in reversed(events) if event["kind"] == "front"), self.front)
             if any(event["kind"] == "sweep_end" for event in events):
                 self.hurry = True
                 self.projection.disconnect()  # look once more: a request answered too late may have left a twin
-            self.limit, self.refusals = _BATCH, 0
             self._save(offset=read[-1][1])
             return True
         if self.front is not None and (self.hurry or time.monotonic() - self.front_sent_s >= _FRONT_EVERY_S):
@@ -88,7 +90,6 @@ class _Sender:
         _logger.error("refused by MLflow, set aside in tracking.rejected.jsonl: %s", error)
         with (self.projection.folder / "tracking.rejected.jsonl").open("a") as file:
             file.write(json.dumps({"error": str(error), "event": event}) + "\n")
-        self.refusals = 0
         self._save(offset=offset)
 
     def _save(self, offset: int | None = None, problem: str | None = None) -> None:

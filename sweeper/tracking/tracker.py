@@ -9,6 +9,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -43,7 +44,9 @@ class Tracker:
         self._open: set[int] = set()
         self._epochs: set[tuple[int, int]] = set()
         self._ended: set[int] = set()
+        self._volumes: dict[int, float] = {}
         self._front: Event = {}
+        self._sender_lock = threading.Lock()  # events come from more than one thread
         self._outbox.mend()
         for event, _ in self._outbox.read():
             self._remember(event)
@@ -56,6 +59,8 @@ class Tracker:
         elif event["kind"] == "end":
             self._ended.add(event["record"]["number"])
             self._open.discard(event["record"]["number"])
+        elif event["kind"] == "volume":
+            self._volumes[event["finished"]] = event["hypervolume"]
         elif event["kind"] == "front":
             self._front = event
         elif event["kind"] == "sweep_end":
@@ -101,17 +106,20 @@ class Tracker:
                 names[point.trial] = ", ".join(filter(None, (names.get(point.trial), point.name)))
         event = {
             "kind": "front",
-            "hypervolume": front.hypervolume,
-            "finished": front.finished,
             "note": markdown(front, limit=6500),
             "members": {str(number): name for number, name in names.items()},
             "table": rows(front),
             "tests": [_test(point) for point in front.points if point.trial is not None and point.values],
         }
-        known = {key: value for key, value in self._front.items() if key not in ("time", "new_volume")}
+        self.hypervolume_changed(front)
+        known = {key: value for key, value in self._front.items() if key != "time"}
         if json.loads(json.dumps(event)) != known:
-            new = (front.finished, front.hypervolume) != (known.get("finished"), known.get("hypervolume"))
-            self._add({**event, "new_volume": new})
+            self._add(event)
+
+    def hypervolume_changed(self, front: Front) -> None:
+        """After each finished trial, whether or not the front's files are written then."""
+        if self._volumes.get(front.finished) != front.hypervolume:
+            self._add({"kind": "volume", "finished": front.finished, "hypervolume": front.hypervolume})
 
     def sweep_ended(self, state: str) -> None:
         """``complete``, ``failed`` or ``interrupted``; trials still open are shown as interrupted."""
@@ -135,10 +143,13 @@ class Tracker:
         return told and cursor.offset >= self._outbox.size() and not cursor.front_waits
 
     def problem(self) -> str | None:
-        """One line saying why MLflow is behind; None when all is well."""
-        cursor = self._outbox.cursor()
-        waiting = cursor.problem and f"MLflow at {self._store.shown_uri}: {cursor.problem}"
-        return self._lost or (f"{waiting}; nothing is lost, it is tried again" if waiting else None)
+        """One line saying what MLflow lacks and why; None when all is well."""
+        cursor, refused = self._outbox.cursor(), self._folder / "tracking.rejected.jsonl"
+        if cursor.problem:
+            return f"MLflow at {self._store.shown_uri}: {cursor.problem}; nothing is lost, it is tried again"
+        if self._lost is None and refused.exists():
+            return f"MLflow at {self._store.shown_uri} refused something: see {refused}"
+        return self._lost
 
     def run_links(self) -> dict[str, str]:
         """What to open where -> address; empty where no server is known (see ``sweeper ui``)."""
@@ -160,6 +171,10 @@ class Tracker:
         self._sender = None
 
     def _wake(self, message: bytes) -> None:
+        with self._sender_lock:
+            self._wake_locked(message)
+
+    def _wake_locked(self, message: bytes) -> None:
         try:
             if self._sender is None or self._sender.poll() is not None:
                 if time.monotonic() - self._sender_started < _RESTART_S:
