@@ -182,6 +182,45 @@ def nodes() -> list[NodeResources]:
     ]
 
 
+def check_shared(folder: Path) -> None:
+    """Writes a file here and has every other node read it; the sweep's records and weights lie in ``folder``.
+
+    Raises UnavailableError naming the nodes that do not see it.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = ray.get_runtime_context().get_node_id()
+    others = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
+    others.pop(here, None)
+    if not others:
+        return
+    probe = folder / f".probe-{os.getpid()}"
+    probe.write_text(here)
+    reads = {
+        name: ray.remote(_reads)
+        .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
+        .remote(str(probe), here)
+        for node, name in others.items()
+    }
+    try:
+        blind = [name for name, seen in reads.items() if not ray.get(seen)]
+    finally:
+        probe.unlink(missing_ok=True)
+    if blind:
+        raise UnavailableError(
+            f"{folder} is not the same folder on {', '.join(blind)}: storage must be shared by all nodes (NFS, for "
+            "instance); name such a folder with --storage"
+        )
+
+
+def _reads(path: str, text: str) -> bool:
+    try:
+        return Path(path).read_text() == text
+    except OSError:
+        return False
+
+
 def _check_share(share: float, workers: int) -> None:
     if share <= 0:
         raise UserError(f"gpus_per_worker is {share:g}; give a share of a GPU up to 1, or a whole number of them")

@@ -175,11 +175,24 @@ def _number(value: float | None) -> str:
 
 
 def _text(front: Front) -> str:
-    lines = [list(_HEADER), *(_cells(point) for point in front.points)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(_HEADER))]
+    text = _columns([list(_HEADER), *(_cells(point) for point in front.points)])
+    beside = _in_order(key for point in front.points for key in point.values or {} if key not in GOALS)
+    if beside:
+        head = ["point", "trial", "strength", *(key.rpartition("/")[2].replace("_", " ") for key in beside)]
+        lines = [_cells(point)[:2] + [_cells(point)[5]] for point in front.points]
+        for line, point in zip(lines, front.points, strict=True):
+            line += [_number((point.values or {}).get(key)) for key in beside]
+        text += ["", "what it costs and whether it carries over, on test (robust accuracy under unseen attacks):"]
+        text += _columns([head, *lines])
+    return "\n".join([*text, "", summary(front)]) + "\n"
+
+
+def _columns(lines: list[list[str]]) -> list[str]:
+    """Side by side, the first line underlined."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     text.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join([*text, "", summary(front)]) + "\n"
+    return text
 
 
 def _in_order(keys: Iterable[str]) -> list[str]:

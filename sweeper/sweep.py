@@ -101,6 +101,7 @@ def run_sweep(folder: SweepFolder, spec: Spec, options: Options) -> Ending:
         stack.callback(tracker.close)
         cluster.connect(options.address)
         stack.callback(cluster.disconnect)
+        cluster.check_shared(folder.path)
         plan = cluster.plan(
             cluster.nodes(),
             options.gpus,
