@@ -7,6 +7,7 @@ from whatever it finds there.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from concurrent.futures import Future, wait
 from contextlib import ExitStack
@@ -111,6 +112,7 @@ def run_sweep(folder: SweepFolder, spec: Spec, options: Options) -> Ending:
         )
         plan = replace(plan, slots=min(plan.slots, spec.search.trials))
         progress.line(f"sweep {folder.name}: {plan.text}")
+        shutil.rmtree(folder.path / "ray", ignore_errors=True)  # Ray's own files of a driver that was killed
         runner = partial(
             make_runner,
             task=spec.task_settings().model_dump(mode="json", by_alias=True),
