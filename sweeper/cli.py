@@ -346,6 +346,8 @@ def _resume(folder: SweepFolder, spec: Spec, options: Options, format: Format) -
 def _run(folder: SweepFolder, spec: Spec, options: Options, format: Format, *, fresh: bool) -> None:
     import shutil
 
+    from sweeper.closing import closing_lines
+    from sweeper.report import table
     from sweeper.sweep import run_sweep
 
     where = "" if folder.storage == Path("sweeps").absolute() else f" --storage {folder.storage}"
@@ -360,26 +362,11 @@ def _run(folder: SweepFolder, spec: Spec, options: Options, format: Format, *, f
                 with contextlib.suppress(OSError):  # not empty: it holds other sweeps
                     parent.rmdir()
         raise
-    _tell(folder, ending, format, where)
-    raise typer.Exit(EXIT_CODES[ending.state])
-
-
-def _tell(folder: SweepFolder, ending: Ending, format: Format, where: str) -> None:
-    from sweeper.report import table
-
     if ending.front is not None:
         typer.echo(table(ending.front, format.value), nl=False)
-    for line in ending.failures:
+    for line in closing_lines(folder, ending, where):
         typer.echo(line, err=True)
-    if ending.tracking_problem is not None:
-        typer.echo(f"{ending.tracking_problem}; `sweeper resume {folder.name}{where}` sends the rest", err=True)
-    if ending.state != "complete":
-        why = "too many trials failed" if ending.state == "failed" else "stopped"
-        typer.echo(f"{why}; go on with: sweeper resume {folder.name}{where}", err=True)
-        return
-    typer.echo(f"front:       {folder.front_path}/front.png, .html, .json, .csv", err=True)
-    typer.echo(f"export:      sweeper export {folder.name} DIR --pick knee{where}", err=True)
-    typer.echo(f"open MLflow: sweeper ui {folder.name}{where}", err=True)
+    raise typer.Exit(EXIT_CODES[ending.state])
 
 
 def _plot(front: object, path: Path) -> None:
