@@ -21,7 +21,7 @@ from sweeper.records import UnavailableError, UserError
 if TYPE_CHECKING:
     from sweeper.folder import SweepFolder
     from sweeper.spec import Spec
-    from sweeper.sweep import Ending, Options
+    from sweeper.sweep import Options
 
 app = typer.Typer(
     name="sweeper",
