@@ -14,9 +14,9 @@ from pydantic import TypeAdapter, ValidationError
 
 import trainables
 from sweeper.problems import Problem, closest, did_you_mean
+from trainables.folders import IMAGE_SUFFIXES, class_names_of
 from trainables.settings import ImageFolderSet, ImageSetSettings, TrainSettings, WorldSet
 
-_IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 _WEIGHTS = {".safetensors", ".bin", ".pt", ".pth"}
 _CHECKPOINTS = (".pt", ".pth", ".bin", ".safetensors")
 
@@ -88,13 +88,7 @@ def class_names(settings: ImageSetSettings) -> tuple[str, ...]:
         from trainables.world import CLASSES
 
         return tuple(CLASSES)
-    folders = sorted({folder.name for _, root in _roots(settings) for folder in _class_folders(root)})
-    given = settings.class_names
-    if isinstance(given, Path):
-        given = json.loads(given.read_text())
-    if given is None:
-        return tuple(folder.replace("_", " ") for folder in folders)
-    return tuple(given) if isinstance(given, list) else tuple(str(given[folder]) for folder in folders)
+    return class_names_of("", settings)[1]
 
 
 def _config_file(architecture: str) -> Path | None:
@@ -152,7 +146,7 @@ def _missing(folder: Path) -> str:
 
 
 def _has_images(folder: Path) -> bool:
-    return any(file.suffix.lower() in _IMAGES for file in folder.iterdir())
+    return any(file.suffix.lower() in IMAGE_SUFFIXES for file in folder.iterdir())
 
 
 def _folder_problems(settings: ImageFolderSet) -> Iterator[tuple[tuple[str | int, ...], str]]:

@@ -14,8 +14,8 @@ from PIL import Image
 from tests.tiny import parameters, write_clip, write_images
 from trainables import evaluation
 from trainables.checkpoint import TrialFolder
-from trainables.data import class_names_of, image_files, preference_classes
 from trainables.evaluation import goal_counts, measurement, shares, untouched_policy
+from trainables.folders import class_names_of, image_files, preference_classes
 from trainables.group import WorkerGroup
 from trainables.settings import ImageFolderSet, TaskSettings, TrainSettings
 from trainables.store import Store
