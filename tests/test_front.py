@@ -99,7 +99,9 @@ def test_test_values_are_added_and_change_no_decision() -> None:
     assert found.points[0].values == good["values"] and found.points[0].intervals == {"clean_accuracy": (0.0, 0.2)}
 
 
-pairs = st.tuples(st.floats(0, 1), st.floats(0, 1))
+# Training flushes denormals to zero for its process; hypothesis refuses to draw them then.
+accuracies = st.floats(0, 1, allow_subnormal=False)
+pairs = st.tuples(accuracies, accuracies)
 
 
 @given(st.lists(st.lists(pairs, min_size=1, max_size=4), max_size=6))
