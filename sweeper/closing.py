@@ -20,12 +20,12 @@ def closing_lines(folder: SweepFolder, ending: Ending, where: str) -> list[str]:
     if ending.state != "complete":
         why = "too many trials failed" if ending.state == "failed" else "stopped"
         return [*lines, f"{why}; go on with: {program} resume {folder.name}{where}"]
-    return [
-        *lines,
-        f"front:       {folder.front_path}/front.png, .html, .json, .csv",
-        f"export:      {program} export {folder.name} DIR --pick knee{where}",
-        f"open MLflow: {program} ui {folder.name}{where}",
-    ]
+    lines.append(f"front:       {folder.front_path}/front.png, .html, .json, .csv")
+    if ending.front is not None and any(point.member for point in ending.front.points):
+        lines.append(f"export:      {program} export {folder.name} DIR --pick knee{where}")
+    else:
+        lines.append("no trial is better than the untouched model within the floors: there is nothing to export")
+    return [*lines, f"open MLflow: {program} ui {folder.name}{where}"]
 
 
 def _program() -> str:

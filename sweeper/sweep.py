@@ -270,7 +270,7 @@ class _Sweep:
         missing = [point for point in self._front().points if point.values is None]
         if not missing:
             return
-        self._progress.line(f"measuring {len(missing)} points on test")
+        self._progress.line(f"measuring on test: {len(missing)} points (front, untouched model, baselines)")
         futures = {}
         for point in missing:
             payload: dict[str, Any] = {"what": "test", "trial": point.trial}
