@@ -48,12 +48,15 @@ class SweepFolder:
 
     def create(self, spec: Spec, text: str) -> None:
         """Raises UserError where the name is taken."""
-        if self.path.exists():
+        if self.exists():
             raise UserError(
                 f"a sweep {self.name!r} exists in {self.storage}; go on with `sweeper resume {self.name}`, "
                 "or start another with --name OTHER (--new takes the next free name)"
             )
-        self.path.mkdir(parents=True)
+        # A driver killed in here leaves the first two of its files; the third makes the folder a sweep.
+        if self.path.exists() and {path.name for path in self.path.glob("[!.]*")} - {"spec.yaml", "sweep.json"}:
+            raise UserError(f"{self.path} exists and is no sweep; take another name with --name OTHER")
+        self.path.mkdir(parents=True, exist_ok=True)
         self.write("spec.yaml", text)
         self.write_json("sweep.json", {"sweep_id": uuid.uuid4().hex, "created_s": time.time()})
         self.save_spec(spec)
