@@ -6,7 +6,6 @@ Data go to standard output, progress and messages to standard error. Exit codes:
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
@@ -116,8 +115,9 @@ def run(
         _resume(folder, loaded, options, format)
         return
     _check_writable(root)
+    made = folder.path if root.exists() else root
     folder.create(loaded, spec.read_text(encoding="utf-8-sig"))
-    _run(folder, loaded, options, format, fresh=True)
+    _run(folder, loaded, options, format, made=made)
 
 
 @app.command()
@@ -340,13 +340,15 @@ def _open(name: str, storage: Path | None) -> tuple[SweepFolder, Spec]:
 
 
 def _resume(folder: SweepFolder, spec: Spec, options: Options, format: Format) -> None:
-    _run(folder, spec, options, format, fresh=False)
+    _run(folder, spec, options, format, made=None)
 
 
-def _run(folder: SweepFolder, spec: Spec, options: Options, format: Format, *, fresh: bool) -> None:
+def _run(folder: SweepFolder, spec: Spec, options: Options, format: Format, *, made: Path | None) -> None:
+    """``made``: what this command has made so far; it goes again if the sweep cannot even start."""
     import shutil
 
     from sweeper.closing import closing_lines
+    from sweeper.folder import names
     from sweeper.report import table
     from sweeper.sweep import run_sweep
 
@@ -356,11 +358,9 @@ def _run(folder: SweepFolder, spec: Spec, options: Options, format: Format, *, f
             folder.save_spec(spec)
             ending = run_sweep(folder, spec, options)
     except (UserError, UnavailableError):
-        if fresh and folder.untouched() is None:  # nothing was started: nothing is left behind
-            shutil.rmtree(folder.path, ignore_errors=True)
-            for parent in (folder.cache_path, folder.storage):
-                with contextlib.suppress(OSError):  # not empty: it holds other sweeps
-                    parent.rmdir()
+        if made is not None and folder.untouched() is None:
+            alone = names(folder.storage) == [folder.name]  # nobody else began a sweep here meanwhile
+            shutil.rmtree(made if alone else folder.path, ignore_errors=True)
         raise
     if ending.front is not None:
         typer.echo(table(ending.front, format.value), nl=False)
