@@ -15,7 +15,8 @@ from pydantic import TypeAdapter, ValidationError
 import trainables
 from sweeper.problems import Problem, closest, did_you_mean
 from trainables.folders import IMAGE_SUFFIXES, class_names_of
-from trainables.settings import ImageFolderSet, ImageSetSettings, TrainSettings, WorldSet
+from trainables.set_settings import ImageFolderSet, ImageSetSettings, WorldSet
+from trainables.settings import TrainSettings
 
 _WEIGHTS = {".safetensors", ".bin", ".pt", ".pth"}
 _CHECKPOINTS = (".pt", ".pth", ".bin", ".safetensors")

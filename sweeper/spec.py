@@ -24,7 +24,8 @@ from sweeper.inputs import class_problems, embedding_width, model_problems, set_
 from sweeper.problems import Problem, ProblemsError, from_validation
 from sweeper.records import GOALS, UserError
 from sweeper.space import Space
-from trainables.settings import Parameters, Positive, Settings, Share, TaskSettings, Tune, absolute_paths
+from trainables.set_settings import Settings, Share
+from trainables.settings import Parameters, Positive, TaskSettings, Tune, absolute_paths
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _RESERVED = ("cache", "mlartifacts", "mlflow.db")

@@ -17,7 +17,8 @@ from trainables.checkpoint import TrialFolder
 from trainables.evaluation import goal_counts, measurement, shares, untouched_policy
 from trainables.folders import class_names_of, image_files, preference_classes
 from trainables.group import WorkerGroup
-from trainables.settings import ImageFolderSet, TaskSettings, TrainSettings
+from trainables.set_settings import ImageFolderSet
+from trainables.settings import TaskSettings, TrainSettings
 from trainables.store import Store
 from trainables.train import run_trial
 from trainables.workbench import Workbench

@@ -16,14 +16,8 @@ from torch import Tensor
 
 from trainables.attack import RECIPES, Variant, attack_image, generator, variants, write
 from trainables.folders import class_names_of, image_files, preference_classes
-from trainables.settings import (
-    AttackSettings,
-    ImageFolderSet,
-    ImageSetSettings,
-    Split,
-    TrainSettings,
-    WorldSet,
-)
+from trainables.set_settings import ImageFolderSet, ImageSetSettings, Split, WorldSet
+from trainables.settings import AttackSettings, TrainSettings
 from trainables.store import Store, digest_of
 
 PREPARED_FORMAT = 1
@@ -45,6 +39,10 @@ class ImageSet:
     templates: tuple[str, ...]
     digest: str
     """Of the pixels' origin: equal digest, equal images in equal order."""
+    written: Tensor | None = None
+    """(N,) int64: of real typographic sets, the class of the word in the picture."""
+    broken: tuple[str, ...] = ()
+    """Images that could not be decoded and are left out, each with its reason."""
 
     def take(self, index: Sequence[int], class_names: tuple[str, ...], labels: Tensor) -> ImageSet:
         """The images at ``index`` with new labels over ``class_names``."""

@@ -7,7 +7,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainables.settings import HeldBack, ImageFolderSet, Split, TrainSettings
+from trainables.set_settings import HeldBack, ImageFolderSet, Split
+from trainables.settings import TrainSettings
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 

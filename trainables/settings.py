@@ -6,24 +6,42 @@ Relative paths are taken from the folder of the file they stand in (see ``absolu
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from trainables.set_settings import ImageSetSettings, Settings, Share, Split
 
 Objective = Literal["dpo", "ipo", "kto", "cross_entropy"]
 Tune = Literal["transform", "last_blocks", "visual", "all"]
-Split = Literal["train", "validation", "test"]
 Weights = Literal["last", "averaged"]
 
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
+WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
+_OPEN_CLIP_EPOCH = re.compile(r"epoch_(\d+|latest)\.pt")
 
 
-class Settings(BaseModel):
-    """Frozen, strict about unknown keys."""
+class Preprocess(Settings):
+    """What a model's images must look like."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    mean: tuple[float, float, float]
+    std: tuple[Positive, Positive, Positive]
+    size: Annotated[int, Field(ge=1)] | None = None
+    """Side in pixels; the architecture's own when left out."""
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    resize_mode: Literal["shortest", "longest", "squash"] = "shortest"
+
+
+class Expectation(Settings):
+    """What the untouched model is known to reach: measured by ``sweeper check``, which so catches a wrong activation,
+    wrong preprocessing and wrong class names."""
+
+    set: str
+    """``name`` (its test split) or ``name/split``; clean images."""
+    accuracy: Share
+    tolerance: Share = 0.01
 
 
 class ModelSettings(Settings):
@@ -33,9 +51,14 @@ class ModelSettings(Settings):
     pretrained: str | None = None
     """An open_clip tag or a checkpoint file; not for ``local-dir:``, ``hf-hub:`` and ``world``, which bring weights."""
     quick_gelu: bool | None = None
-    """Activation of a bare checkpoint file; tags and folders know theirs."""
-    text: Literal["frozen"] = "frozen"
-    """The text tower is frozen in every scope but ``tune: all``, which trains everything as the released code does."""
+    """Activation of a bare checkpoint file, which does not say it; tags and folders know theirs."""
+    preprocess: Literal["openai", "inception", "imagenet"] | Preprocess | None = None
+    """Of a bare checkpoint file: mean and deviation of OpenAI, of 0.5 throughout, of ImageNet, or written out. An
+    ``epoch_N.pt`` of open_clip's training may leave it out: that training takes ``openai`` unless told otherwise."""
+    expect: Expectation | None = None
+    text: Literal["frozen", "trained"] = "frozen"
+    """``trained``: ``last_blocks`` and ``visual`` train the text tower and logit_scale too, as the authors' released
+    code does (the paper's text freezes them). ``tune: all`` does so either way, ``transform`` never."""
 
     @model_validator(mode="after")
     def _weights_from_one_place(self) -> Self:
@@ -47,55 +70,26 @@ class ModelSettings(Settings):
                 f"architecture {self.architecture!r} needs `pretrained`: an open_clip tag (for instance "
                 "laion2b_s34b_b79k) or a checkpoint file; an untrained model cannot be tuned"
             )
+        if self.is_bare_file:
+            assert self.pretrained is not None
+            missing = [] if self.quick_gelu is not None else ["`quick_gelu` (true or false)"]
+            if self.preprocess is None and not _OPEN_CLIP_EPOCH.fullmatch(Path(self.pretrained).name):
+                missing.append("`preprocess` (openai, inception, imagenet, or its mean and std)")
+            if missing:
+                raise ValueError(
+                    f"the checkpoint file {self.pretrained} does not say how its model was trained; state "
+                    + " and ".join(missing)
+                )
+        elif self.quick_gelu is not None or self.preprocess is not None:
+            raise ValueError(
+                "quick_gelu and preprocess are for bare checkpoint files; tags, folders and hub models know theirs"
+            )
         return self
 
-
-class WorldSet(Settings):
-    """The generated demo world: every image a function of (seed, split, index)."""
-
-    kind: Literal["world"]
-    seed: Annotated[int, Field(ge=0)] = 0
-    train: Annotated[int, Field(ge=1)] = 1536
-    validation: Annotated[int, Field(ge=1)] = 1000
-    test: Annotated[int, Field(ge=1)] = 2000
-    templates: Annotated[list[str], Field(min_length=1)] = ["a photo of a {}"]
-
-
-class HeldBack(Settings):
-    """Validation images taken out of the training folders, ``per_class`` of each, drawn with ``seed``."""
-
-    from_: Annotated[Literal["train"], Field(alias="from")]
-    per_class: Annotated[int, Field(ge=1)]
-    seed: int = 0
-
-
-class ImageFolderSet(Settings):
-    """``<folder>/<class>/<image>``; several folders of a split are read as one."""
-
-    kind: Literal["image_folder"]
-    train: list[Path] | None = None
-    validation: list[Path] | HeldBack | None = None
-    test: list[Path] | None = None
-    class_names: Path | list[str] | dict[str, str] | None = None
-    """Words for the prompts: a mapping from folder name to words (inline or a JSON file), or a list in the sorted
-    order of the folder names; without it the folder names themselves, ``_`` read as space."""
-    templates: Annotated[list[str], Field(min_length=1)] = ["a photo of a {}."]
-
-    @field_validator("train", "validation", "test", mode="before")
-    @classmethod
-    def _one_path_is_a_list(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str | Path) else value
-
-    @model_validator(mode="after")
-    def _some_split(self) -> Self:
-        if self.train is None and self.validation is None and self.test is None:
-            raise ValueError("an image_folder set needs at least one of train, validation, test")
-        if isinstance(self.validation, HeldBack) and self.train is None:
-            raise ValueError("validation {from: train} needs `train`")
-        return self
-
-
-ImageSetSettings = Annotated[WorldSet | ImageFolderSet, Field(discriminator="kind")]
+    @property
+    def is_bare_file(self) -> bool:
+        """Whether ``pretrained`` is a checkpoint file."""
+        return self.pretrained is not None and self.pretrained.endswith(WEIGHT_SUFFIXES)
 
 
 class TrainSettings(Settings):
@@ -170,6 +164,8 @@ class TrainingSettings(Settings):
     """Pairs per forward pass and worker; the loss is that of the global batch whatever this is."""
     optimizer: Literal["adamax", "adamw"] = "adamax"
     warmup_share: Share = 0.0
+    gradient_checkpointing: bool = False
+    """Activations of the image tower are recomputed in the backward pass: less memory, about a third more time."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """``auto``: bf16 on GPU, fp32 on CPU. Goals are always measured in the training precision of the trial."""
     averaging_beta: Positive = 0.7
@@ -198,13 +194,19 @@ class TaskSettings(Settings):
             name, split = split_of(reference, default)
             if name not in self.sets:
                 raise ValueError(f"{where} names the set {name!r}; defined are {', '.join(self.sets)}")
-            if split not in ("train", "validation", "test"):
+            if split not in get_args(Split):
                 raise ValueError(f"{where}: {reference!r} names the split {split!r}; there are train, validation, test")
-            if isinstance(self.sets[name], ImageFolderSet) and getattr(self.sets[name], split) is None:
+            if not self.sets[name].has(cast(Split, split)):
                 raise ValueError(f"{where}: the set {name!r} has no {split} split")
         if any(split_of(name, "validation")[1] == "test" for name in self.evaluate.search.sets):
             raise ValueError("evaluate.search.sets must not name a test split: the search would be tuned on it")
         used = {split_of(name, "validation") for name in self.evaluate.search.sets} | {(self.train.set, "train")}
+        if self.model.expect is not None:
+            named_set, split = split_of(self.model.expect.set, "test")
+            if named_set not in self.sets or split not in get_args(Split):
+                raise ValueError(
+                    f"model.expect.set names {self.model.expect.set!r}; defined are {', '.join(self.sets)}"
+                )
         for name in self.evaluate.test.sets:
             if split_of(name, "test") in used:
                 raise ValueError(f"evaluate.test.sets: {name!r} is trained or searched on; a test needs other images")
@@ -239,6 +241,10 @@ class Parameters(Settings):
     """Weight of ||I - W W^T||^2 (transform only)."""
     blocks: Annotated[int, Field(ge=1)] | None = None
     """``last_blocks`` only: how many blocks of the image tower, counted from its end, are tuned."""
+    copies: Annotated[int, Field(ge=1)] | None = None
+    """Attacked copies per image; at most, and when left out, ``train.copies``."""
+    images: Annotated[int, Field(ge=1)] | None = None
+    """Training images, a subset of those of ``train``; all of them when left out. Smaller ones lie in larger ones."""
 
     @model_validator(mode="after")
     def _belongs_together(self) -> Self:
@@ -268,8 +274,8 @@ class TrialSettings(Settings):
 def absolute_paths(value: Any, folder: Path) -> Any:
     """Returns a task mapping (as parsed from YAML) whose relative paths are taken from ``folder``.
 
-    Paths are the splits and ``class_names`` of image folders, ``local-dir:`` architectures and checkpoint files
-    (``pretrained`` ending in .pt, .pth, .bin or .safetensors).
+    Paths are the splits, ``class_names``, ``classes``, ``root`` and ``path`` of sets, ``local-dir:`` architectures and
+    checkpoint files (``pretrained`` ending in .pt, .pth, .bin or .safetensors).
     """
     if not isinstance(value, dict):
         return value
@@ -280,7 +286,7 @@ def absolute_paths(value: Any, folder: Path) -> Any:
         architecture, pretrained = model.get("architecture"), model.get("pretrained")
         if isinstance(architecture, str) and architecture.startswith("local-dir:"):
             model["architecture"] = "local-dir:" + str(folder / architecture.removeprefix("local-dir:"))
-        if isinstance(pretrained, str) and pretrained.endswith((".pt", ".pth", ".bin", ".safetensors")):
+        if isinstance(pretrained, str) and pretrained.endswith(WEIGHT_SUFFIXES):
             model["pretrained"] = str(folder / pretrained)
         value["model"] = model
     if isinstance(value.get("sets"), dict):
@@ -298,6 +304,7 @@ def _set_paths(settings: Any, folder: Path) -> Any:
             settings[key] = str(folder / split)
         elif isinstance(split, list):
             settings[key] = [str(folder / part) if isinstance(part, str) else part for part in split]
-    if isinstance(settings.get("class_names"), str):
-        settings["class_names"] = str(folder / settings["class_names"])
+    for key in ("class_names", "classes", "root", "path"):
+        if isinstance(settings.get(key), str) and settings[key] != "imagenet":
+            settings[key] = str(folder / settings[key])
     return settings

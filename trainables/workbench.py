@@ -27,7 +27,8 @@ from trainables.data import (
     trained_attack,
 )
 from trainables.policy import Policy, mixed_precision, prompt_embeddings
-from trainables.settings import Parameters, Split, TaskSettings, split_of
+from trainables.set_settings import Split
+from trainables.settings import Parameters, TaskSettings, split_of
 from trainables.store import Store, digest_of
 
 EMBEDDING_BATCH = 256

@@ -1,0 +1,201 @@
+"""Which image sets there are and what a spec says of each: one class per ``kind``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Split = Literal["train", "validation", "test"]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Templates = Annotated[list[str], Field(min_length=1)] | Literal["literature", "imagenet_7", "imagenet_80"]
+"""``literature``: the one template the field uses for this set; ``imagenet_7`` and ``imagenet_80``: OpenAI's prompt
+ensembles, whose normalised embeddings are averaged. A list of several is an ensemble of them."""
+ClassNames = Path | list[str] | dict[str, str]
+
+
+class Settings(BaseModel):
+    """Frozen, strict about unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class WorldSet(Settings):
+    """The generated demo world: every image a function of (seed, split, index)."""
+
+    kind: Literal["world"]
+    seed: Annotated[int, Field(ge=0)] = 0
+    train: Annotated[int, Field(ge=1)] = 1536
+    validation: Annotated[int, Field(ge=1)] = 1000
+    test: Annotated[int, Field(ge=1)] = 2000
+    templates: Annotated[list[str], Field(min_length=1)] = ["a photo of a {}"]
+
+    def has(self, split: Split) -> bool:
+        return True
+
+
+class HeldBack(Settings):
+    """Validation images taken out of the training images of each class, drawn with ``seed``."""
+
+    from_: Annotated[Literal["train"], Field(alias="from")]
+    per_class: Annotated[int, Field(ge=1)] | None = None
+    share: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _one_amount(self) -> Self:
+        if (self.per_class is None) == (self.share is None):
+            raise ValueError(
+                "say either `per_class` (images of each class) or `share` (of each class, for instance 0.2)"
+            )
+        return self
+
+
+class _FileSet(Settings):
+    """What all sets that are read from files have in common."""
+
+    max_broken_share: Share = 0.05
+    """Images that cannot be decoded are named and left out; more than this share of a split stops the sweep."""
+
+
+class ImageFolderSet(_FileSet):
+    """``<folder>/<class>/<image>``; several folders of a split are read as one."""
+
+    kind: Literal["image_folder"]
+    train: list[Path] | None = None
+    validation: list[Path] | HeldBack | None = None
+    test: list[Path] | None = None
+    class_names: ClassNames | Literal["imagenet"] | None = None
+    """Words for the prompts: a mapping from folder name to words (inline or a JSON file), or a list in the sorted
+    order of the folder names; ``imagenet`` where folders are WordNet ids (n02084071); without it the folder names
+    themselves, ``_`` read as space."""
+    classes: Path | Annotated[list[str], Field(min_length=2)] | None = None
+    """Only these class folders (a list, or a text file with one a line): ImageNet-100 over ImageNet's folders."""
+    templates: Templates = ["a photo of a {}."]
+
+    @field_validator("train", "validation", "test", mode="before")
+    @classmethod
+    def _one_path_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str | Path) else value
+
+    @model_validator(mode="after")
+    def _some_split(self) -> Self:
+        if self.train is None and self.validation is None and self.test is None:
+            raise ValueError("an image_folder set needs at least one of train, validation, test")
+        if isinstance(self.validation, HeldBack) and self.train is None:
+            raise ValueError("validation {from: train} needs `train`")
+        return self
+
+    def has(self, split: Split) -> bool:
+        return {"train": self.train, "validation": self.validation, "test": self.test}[split] is not None
+
+
+TorchvisionName = Literal[
+    "caltech101",
+    "oxford_iiit_pet",
+    "stanford_cars",
+    "flowers102",
+    "fgvc_aircraft",
+    "dtd",
+    "sun397",
+    "eurosat",
+    "food101",
+    "imagenet",
+]
+OWN_VALIDATION: tuple[TorchvisionName, ...] = ("flowers102", "fgvc_aircraft", "dtd")
+"""These publish a validation split."""
+NO_SPLITS: tuple[TorchvisionName, ...] = ("caltech101", "sun397", "eurosat")
+"""torchvision gives these unsplit: 50 % train, 20 % validation, 30 % test of each class, drawn with seed 0."""
+
+
+class TorchvisionSet(_FileSet):
+    """One of torchvision's sets, as torchvision's own download leaves it under ``root``; official splits."""
+
+    kind: Literal["torchvision"]
+    dataset: TorchvisionName
+    root: Path
+    validation: HeldBack | None = None
+    """Sets without a published validation split need it wherever validation is asked for."""
+    class_names: ClassNames | None = None
+    """Instead of the shipped human names."""
+    classes: Path | Annotated[list[str], Field(min_length=2)] | None = None
+    """Only these classes, by the set's own ids (a list, or a text file with one a line): ImageNet-100 over ImageNet."""
+    templates: Templates = "literature"
+
+    def has(self, split: Split) -> bool:
+        return split != "validation" or self.validation is not None or self.dataset in OWN_VALIDATION + NO_SPLITS
+
+
+class WebDatasetSet(_FileSet):
+    """Tar shards whose members share a key: an image (jpg, png, webp) and its class as ``cls`` (index) or ``txt``."""
+
+    kind: Literal["webdataset"]
+    train: list[str] | None = None
+    """Paths of shards; ``{000..127}`` and ``*`` are expanded."""
+    validation: list[str] | HeldBack | None = None
+    test: list[str] | None = None
+    class_names: Path | list[str] | None = None
+    """In the order of ``cls`` indices (a list, or a file with one a line or a JSON list); not needed with ``txt``."""
+    templates: Templates = ["a photo of a {}."]
+
+    @field_validator("train", "validation", "test", mode="before")
+    @classmethod
+    def _one_path_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _some_split(self) -> Self:
+        if self.train is None and self.validation is None and self.test is None:
+            raise ValueError("a webdataset set needs at least one of train, validation, test")
+        if isinstance(self.validation, HeldBack) and self.train is None:
+            raise ValueError("validation {from: train} needs `train`")
+        return self
+
+    def has(self, split: Split) -> bool:
+        return {"train": self.train, "validation": self.validation, "test": self.test}[split] is not None
+
+
+class WrittenLabelSet(_FileSet):
+    """Real photographs with words on them, ``label=<true>_text=<written>.jpg`` in one folder: RTA-100 and PAINT."""
+
+    kind: Literal["rta100", "paint"]
+    path: Path
+    templates: Templates = "literature"
+
+    def has(self, split: Split) -> bool:
+        return split == "test"
+
+
+class DisentanglingSet(_FileSet):
+    """Materzynska et al. 2022: photographs beside ``annotations.json`` (and ``classes.json``)."""
+
+    kind: Literal["disentangling"]
+    path: Path
+    templates: Templates = "literature"
+
+    def has(self, split: Split) -> bool:
+        return split == "test"
+
+
+class ScamSet(_FileSet):
+    """SCAM (arXiv 2504.04893) as its image folder: images beside ``metadata.jsonl``; each scene without a word, with
+    a handwritten one and with a synthetic one."""
+
+    kind: Literal["scam"]
+    path: Path
+    attack: Literal["SCAM", "SynthSCAM"] = "SCAM"
+    """Handwritten or synthetic words; the clean images are NoSCAM either way."""
+    templates: Templates = "literature"
+
+    def has(self, split: Split) -> bool:
+        return split == "test"
+
+
+TypographicSet = WrittenLabelSet | DisentanglingSet | ScamSet
+"""Sets whose words were really written: nothing is pasted on them, and they are for testing only."""
+
+ImageSetSettings = Annotated[
+    WorldSet | ImageFolderSet | TorchvisionSet | WebDatasetSet | WrittenLabelSet | DisentanglingSet | ScamSet,
+    Field(discriminator="kind"),
+]
