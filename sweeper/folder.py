@@ -43,11 +43,17 @@ class SweepFolder:
     def trial_path(self, number: int) -> Path:
         return self.path / "trials" / f"{number:05d}"
 
+    def answers_path(self, point: PointName) -> Path:
+        """What a point answered on the test images, one by one."""
+        trial, weights, strength = point
+        name = "untouched" if trial is None else f"{trial:05d}-{weights}-{strength:g}"
+        return self.path / "answers" / f"{name}.csv.gz"
+
     def exists(self) -> bool:
         return (self.path / "spec.resolved.json").exists()
 
-    def create(self, spec: Spec, text: str) -> None:
-        """Raises UserError where the name is taken."""
+    def create(self, spec: Spec, text: str, commit: str | None = None) -> None:
+        """``commit``: of the repository that the spec lies in. Raises UserError where the name is taken."""
         if self.exists():
             raise UserError(
                 f"a sweep {self.name!r} exists in {self.storage}; go on with `sweeper resume {self.name}`, "
@@ -58,7 +64,7 @@ class SweepFolder:
             raise UserError(f"{self.path} exists and is no sweep; take another name with --name OTHER")
         self.path.mkdir(parents=True, exist_ok=True)
         self.write("spec.yaml", text)
-        self.write_json("sweep.json", {"sweep_id": uuid.uuid4().hex, "created_s": time.time()})
+        self.write_json("sweep.json", {"sweep_id": uuid.uuid4().hex, "created_s": time.time(), "git_commit": commit})
         self.save_spec(spec)
 
     def save_spec(self, spec: Spec) -> None:
@@ -74,6 +80,12 @@ class SweepFolder:
     @property
     def sweep_id(self) -> str:
         return str(self.read_json("sweep.json")["sweep_id"])
+
+    @property
+    def git_commit(self) -> str | None:
+        """Of the repository that the spec lay in when the sweep began."""
+        commit: str | None = self.read_json("sweep.json").get("git_commit")
+        return commit
 
     def untouched(self) -> dict[str, Any] | None:
         """What the first workers measured of the untouched model on validation."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
+from sweeper.proxy import lines as proxy_lines
 from sweeper.records import GOALS, Front, FrontPoint
 from sweeper.report import COLOURS, UNTOUCHED_COLOUR, colour, error_bar, label, paint_curve, rows, summary
 
@@ -43,6 +44,7 @@ def page(front: Front) -> str:
 <h1>{title}</h1><p>{escape(summary(front))}.</p>
 <p>Points are picked on validation; test is measured once per point and never fed back. Point at one for its parameters;
 click an entry of the legend to hide it, a column to sort by it.</p>
+{"".join(f"<p>{escape(line)}</p>" for line in proxy_lines(front))}
 {chart}
 <div class="scroll">{_table(front)}</div>
 <script>{_SORT}</script></body></html>

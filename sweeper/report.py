@@ -11,9 +11,12 @@ import io
 import json
 import os
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+from sweeper.proxy import correlations
+from sweeper.proxy import lines as proxy_lines
 from sweeper.records import GOALS, Front, FrontPoint
 
 Format = Literal["table", "json", "csv"]
@@ -25,7 +28,8 @@ UNTOUCHED_COLOUR = "#D55E00"
 
 
 def write_front(front: Front, folder: Path) -> None:
-    """Writes front.json, front.csv, front.png and front.html into ``folder``, each replaced in one step.
+    """Writes front.json, front.csv, front.png, front.html and proxy.json (rank correlations of the search goal with
+    the test sets) into ``folder``, each replaced in one step.
 
     Takes about a second (several the first time, when matplotlib and plotly are imported). Raises OSError.
     """
@@ -38,6 +42,7 @@ def write_front(front: Front, folder: Path) -> None:
         ("front.csv", table(front, "csv").encode()),
         ("front.png", picture(front)),
         ("front.html", page(front).encode()),
+        ("proxy.json", (json.dumps([asdict(one) for one in correlations(front)], indent=2) + "\n").encode()),
     ):
         temporary = folder / f".{name}.{os.getpid()}"
         temporary.write_bytes(content)
@@ -102,7 +107,7 @@ def markdown(front: Front, limit: int) -> str:
             lines += ["", f"{len(front.points) - shown} more in front/front.csv."]
             break
         lines.append(line)
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *proxy_lines(front)]).rstrip()
 
 
 def summary(front: Front) -> str:
@@ -144,6 +149,9 @@ def error_bar(point: FrontPoint, goal: str) -> tuple[float, float]:
     return max(0.0, value - low), max(0.0, high - value)
 
 
+_OF_A_SET = (*GOALS, "text_confusion_rate", "two_way_accuracy", "reference_kl")
+"""Metrics that ``SET/metric`` gives of one test set."""
+
 _HEADER = (
     "point", "trial", "objective", "tune", "weights", "strength",
     "validation clean", "validation robust", "test clean (95 %)", "test robust (95 %)",
@@ -177,14 +185,25 @@ def _number(value: float | None) -> str:
 def _text(front: Front) -> str:
     text = _columns([list(_HEADER), *(_cells(point) for point in front.points)])
     beside = _in_order(key for point in front.points for key in point.values or {} if key not in GOALS)
-    if beside:
-        head = ["point", "trial", "strength", *(key.rpartition("/")[2].replace("_", " ") for key in beside)]
-        lines = [_cells(point)[:2] + [_cells(point)[5]] for point in front.points]
-        for line, point in zip(lines, front.points, strict=True):
-            line += [_number((point.values or {}).get(key)) for key in beside]
+    of_sets = [key for key in beside if key.rpartition("/")[2] in _OF_A_SET and "/" in key]
+    general = [key for key in beside if key not in of_sets]
+    if general:
         text += ["", "what it costs and whether it carries over, on test (robust accuracy under unseen attacks):"]
-        text += _columns([head, *lines])
-    return "\n".join([*text, "", summary(front)]) + "\n"
+        text += _columns(_beside(front, general, {key: key.rpartition("/")[2] for key in general}))
+    if of_sets:
+        text += ["", "on each test set by itself:"]
+        text += _columns(_beside(front, of_sets, {key: key.replace("/", ": ") for key in of_sets}))
+    correlated = proxy_lines(front)
+    return "\n".join([*text, *([""] if correlated else []), *correlated, "", summary(front)]) + "\n"
+
+
+def _beside(front: Front, keys: list[str], names: dict[str, str]) -> list[list[str]]:
+    """Head and a line per point: which it is, then its test values under ``keys``."""
+    lines = [["point", "trial", "strength", *(names[key].replace("_", " ") for key in keys)]]
+    for point in front.points:
+        cells = _cells(point)
+        lines.append([cells[0], cells[1], cells[5], *(_number((point.values or {}).get(key)) for key in keys)])
+    return lines
 
 
 def _columns(lines: list[list[str]]) -> list[str]:

@@ -14,6 +14,7 @@ from sweeper.worker import Channel, Interrupted, Runner, WorkerContext
 
 if TYPE_CHECKING:
     from trainables.group import WorkerGroup
+    from trainables.policy import Policy
     from trainables.workbench import Workbench
 
 
@@ -33,6 +34,7 @@ def make_runner(context: WorkerContext, *, task: dict[str, Any], data_seed: int,
     for view in (bench.pairs.clean, bench.pairs.attacked):
         bench.embeddings(view)
     for one in bench.search_sets:
+        assert one.clean is not None, "only sets without clean images are for testing"
         bench.embeddings(one.clean)
         bench.embeddings(one.attacked)
     return _TrialRunner(bench, WorkerGroup(rank=context.rank, world_size=context.world_size, device=device))
@@ -86,32 +88,47 @@ class _TrialRunner:
         import open_clip
         import torch
 
-        from trainables.evaluation import goal_counts, shares, untouched_policy
+        from trainables.evaluation import goal_scores, means, untouched_policy
 
-        counts = goal_counts(self._bench, untouched_policy(self._bench), self._bench.search_sets, self._group)
+        scores = goal_scores(self._bench, untouched_policy(self._bench), self._bench.search_sets, self._group)
         chances = [1 / len(one.class_names) for one in self._bench.search_sets]
         return {
-            "validation": shares(counts),
+            "validation": means(scores),
             "chance": sum(chances) / len(chances),
+            "validation_images": [len(one.attacked.labels) for one in self._bench.search_sets],
             "pairs": len(self._bench.pairs.attacked.labels),
             "weights_digest": self._bench.clip.digest,
             "data_digest": self._bench.data_digest(),
+            "broken": self._bench.broken(),
             "versions": {"torch": torch.__version__, "open_clip": open_clip.__version__},
             "device": torch.cuda.get_device_name() if self._bench.device.type == "cuda" else "cpu",
         }
 
     def _test(self, payload: dict[str, Any]) -> dict[str, Any]:
-        """Payload: ``trial`` (None: untouched); of a trial ``folder``, ``parameters``, ``weights``, ``strength``."""
+        """Payload: ``trial`` (None: untouched), ``answers`` (file); of a trial ``folder``, ``parameters``, ``weights``,
+        ``strength``."""
         from trainables.checkpoint import TrialFolder
-        from trainables.evaluation import measurement, test_counts, untouched_policy
+        from trainables.evaluation import untouched_policy
         from trainables.settings import Parameters
 
+        answers = Path(payload["answers"])
+        self._bench.prepare_test()
         if payload["trial"] is None:
-            return measurement(test_counts(self._bench, untouched_policy(self._bench), self._group))
+            return self._tested(untouched_policy(self._bench), answers)
         policy = self._bench.policy(Parameters.model_validate(payload["parameters"]))
         try:
             weights = TrialFolder(Path(payload["folder"])).weights(payload["weights"])
             policy.set_weights(weights, payload["strength"])
-            return measurement(test_counts(self._bench, policy, self._group))
+            return self._tested(policy, answers)
         finally:
             policy.restore()
+
+    def _tested(self, policy: Policy, file: Path) -> dict[str, Any]:
+        from trainables.answers import write_answers
+        from trainables.evaluation import measurement, test_answers, test_scores
+
+        answers = test_answers(self._bench, policy, self._group)
+        if self._group.is_first:
+            write_answers(file, answers)
+        scores = test_scores(self._bench, policy, answers, self._group)
+        return {**measurement(scores), "broken": self._bench.broken()}

@@ -6,7 +6,10 @@ import tempfile
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
+settings.register_profile("no deadline", deadline=None)  # speed is no test's business, and machines are loaded
+settings.load_profile("no deadline")
 os.environ["RAY_AUTH_MODE"] = "disabled"  # before anything imports Ray
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

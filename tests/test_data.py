@@ -14,8 +14,8 @@ from PIL import Image
 from tests.tiny import parameters, write_clip, write_images
 from trainables import evaluation
 from trainables.checkpoint import TrialFolder
-from trainables.evaluation import goal_counts, measurement, shares, untouched_policy
-from trainables.folders import class_names_of, image_files, preference_classes
+from trainables.evaluation import goal_scores, means, measurement, untouched_policy
+from trainables.data import preference_classes
 from trainables.group import WorkerGroup
 from trainables.set_settings import ImageFolderSet
 from trainables.settings import TaskSettings, TrainSettings
@@ -85,7 +85,9 @@ def test_a_trial_over_photographs_from_start_to_test(photos: Path, tmp_path: Pat
     assert not torch.equal(copies[0], copies[1]), "each copy has its own word and place"
     result = run_trial(bench, parameters(tune="visual"), seed=0, folder=TrialFolder(tmp_path / "trial"))
     assert set(result["values"]) == {"clean_accuracy", "robust_accuracy", "text_confusion_rate"}
-    measured = measurement(evaluation.test_counts(bench, untouched_policy(bench), WorkerGroup()))
+    policy, group = untouched_policy(bench), WorkerGroup()
+    answers = evaluation.test_answers(bench, policy, group)
+    measured = measurement(evaluation.test_scores(bench, policy, answers, group))
     assert measured["images"] == 16
     assert {"robust_accuracy/two_words", "sign_reading"} <= set(measured["values"])
 
@@ -95,7 +97,7 @@ def test_goals_are_counted_over_all_classes_against_a_plain_loop(photos: Path, t
     assert bench.pairs.class_names == ("dog", "owl")
     one = bench.search_sets[0]
     assert one.class_names == ("dog", "cat", "red car", "owl")
-    found = shares(goal_counts(bench, untouched_policy(bench), bench.search_sets, WorkerGroup()))
+    found = means(goal_scores(bench, untouched_policy(bench), bench.search_sets, WorkerGroup()))
     model, clip = bench.clip.model, bench.clip
     prompts = model.encode_text(clip.tokens([f"a photo of a {name}." for name in one.class_names]), normalize=True)
     hits = confused = 0

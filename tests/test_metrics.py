@@ -1,31 +1,40 @@
-"""Shares, their mean over sets, and bootstrap intervals against the normal approximation and a resampling of images."""
-
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from trainables.metrics import Count, bootstrap_interval, mean_share
+from trainables.metrics import bootstrap_interval, mean_score, resampled_means
+
+
+def shares(hits: int, images: int) -> np.ndarray:
+    return np.arange(images) < hits
 
 
 def test_every_set_counts_the_same() -> None:
-    assert mean_share([Count(1, 10), Count(900, 1000)]) == pytest.approx(0.5)
+    assert mean_score([shares(1, 10), shares(900, 1000)]) == pytest.approx(0.5)
 
 
-def test_interval_is_that_of_resampled_images() -> None:
-    hits = np.zeros(400, bool)
-    hits[:300] = True
-    generator = np.random.default_rng(1)
-    means = [generator.choice(hits, 400).mean() for _ in range(4000)]
-    expected = np.percentile(means, [2.5, 97.5])
-    assert bootstrap_interval([Count(300, 400)]) == pytest.approx(expected, abs=0.006)
+def test_interval_is_that_of_the_normal_approximation() -> None:
+    half_width = 1.96 * (0.75 * 0.25 / 400) ** 0.5
+    expected = (0.75 - half_width, 0.75 + half_width)
+    assert bootstrap_interval([shares(300, 400)]) == pytest.approx(expected, abs=0.006)
 
 
-def test_interval_of_two_sets_narrows_as_the_normal_approximation_says() -> None:
-    low, high = bootstrap_interval([Count(500, 1000), Count(500, 1000)])
-    assert high - low == pytest.approx(2 * 1.96 * np.sqrt(0.25 / 1000 / 2), rel=0.08)
-    assert low < 0.5 < high
+def test_interval_of_several_sets_shrinks() -> None:
+    low, high = bootstrap_interval([shares(500, 1000), shares(500, 1000)])
+    one_low, one_high = bootstrap_interval([shares(500, 1000)])
+    assert (high - low) == pytest.approx((one_high - one_low) / 2**0.5, rel=0.1)
 
 
 def test_interval_is_repeatable() -> None:
-    assert bootstrap_interval([Count(30, 40)]) == bootstrap_interval([Count(30, 40)])
+    assert bootstrap_interval([shares(30, 40)]) == bootstrap_interval([shares(30, 40)])
+
+
+def test_many_valued_scores_have_the_standard_error_of_their_mean() -> None:
+    scores = np.random.default_rng(3).exponential(size=500)
+    assert resampled_means([scores]).std() == pytest.approx(scores.std() / 500**0.5, rel=0.05)
+    assert resampled_means([scores]).mean() == pytest.approx(scores.mean(), rel=0.01)
+
+
+def test_a_paired_difference_of_equal_answers_is_exactly_zero() -> None:
+    assert bootstrap_interval([np.zeros(50)]) == (0.0, 0.0)

@@ -135,7 +135,9 @@ def test_page_is_self_contained_and_harmless(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shown", [front(), front(measured=False), EMPTY], ids=["measured", "unmeasured", "empty"])
 def test_all_files_are_written_whatever_there_is_to_show(shown: Front, tmp_path: Path) -> None:
     write_front(shown, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["front.csv", "front.html", "front.json", "front.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "front.csv", "front.html", "front.json", "front.png", "proxy.json"
+    ]  # fmt: skip
     png = (tmp_path / "front.png").read_bytes()
     assert png.startswith(b"\x89PNG\r\n\x1a\n")
     assert png.rstrip().endswith(b"IEND\xaeB`\x82")

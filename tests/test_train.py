@@ -69,7 +69,7 @@ def test_policy_starts_as_the_reference(bench: Workbench, scope: dict[str, Any])
     with torch.no_grad():
         logits = policy(bench.inputs(policy, pairs.clean), bench.prompts(policy, pairs.class_names, pairs.templates))
     policy.restore()
-    reference = bench.reference_logits(pairs.clean, pairs.class_names, pairs.templates)
+    reference = bench.reference_logits(bench.embeddings(pairs.clean), bench.text(pairs.class_names, pairs.templates))
     if scope.get("rank") is None:
         torch.testing.assert_close(logits, reference, atol=2e-4, rtol=0)
     else:  # below full rank W keeps the main directions only

@@ -69,7 +69,7 @@ def run(trial: TrialSettings, output: Path, device_name: str | None) -> int:
     import torch
 
     from trainables.checkpoint import TrialFolder
-    from trainables.evaluation import measurement, test_counts
+    from trainables.evaluation import measurement, test_answers, test_scores
     from trainables.group import WorkerGroup
     from trainables.train import Hooks, run_trial
     from trainables.workbench import Workbench
@@ -88,10 +88,11 @@ def run(trial: TrialSettings, output: Path, device_name: str | None) -> int:
         )
 
     result = run_trial(bench, trial.parameters, seed=trial.seed, folder=folder, group=group, hooks=Hooks(report=report))
+    bench.prepare_test()
     policy = bench.policy(trial.parameters)
     try:
         policy.set_weights(folder.weights("last"))
-        test = measurement(test_counts(bench, policy, group))
+        test = measurement(test_scores(bench, policy, test_answers(bench, policy, group), group))
     finally:
         policy.restore()
     print(

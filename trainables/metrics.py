@@ -1,39 +1,40 @@
-"""What is measured on predictions, as counts that workers can add up: shares and their bootstrap intervals."""
+"""Means over image sets of what was scored image by image, and their bootstrap intervals."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 RESAMPLES = 4000
+_FEW_VALUES = 8
 
 
-@dataclass(frozen=True)
-class Count:
-    """``hits`` of ``images``: an accuracy or another share, of one image set."""
-
-    hits: int
-    images: int
-
-    @property
-    def share(self) -> float:
-        return self.hits / self.images
+def mean_score(sets: Sequence[np.ndarray]) -> float:
+    """Mean over image sets of the mean over images (N,): every set counts the same, whatever its size."""
+    return float(np.mean([scores.mean() for scores in sets]))
 
 
-def mean_share(counts: Sequence[Count]) -> float:
-    """Mean over image sets: every set counts the same, whatever its size."""
-    return float(np.mean([count.share for count in counts]))
+def bootstrap_interval(sets: Sequence[np.ndarray], *, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
+    """Percentile bootstrap interval of ``mean_score``, images resampled within each set."""
+    tail = 50 * (1 - level)
+    low, high = np.percentile(resampled_means(sets, seed=seed), [tail, 100 - tail])
+    return float(low), float(high)
 
 
-def bootstrap_interval(counts: Sequence[Count], *, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
-    """Percentile bootstrap interval of ``mean_share``, images resampled within each set.
+def resampled_means(sets: Sequence[np.ndarray], *, seed: int = 0) -> np.ndarray:
+    """``mean_score`` of bootstrap resamples (RESAMPLES,).
 
-    Resampling N zeros and ones gives Binomial(N, share) / N exactly, which is drawn directly.
+    Resampling N images of few different scores (right or wrong) gives multinomial counts of the scores exactly, which
+    are drawn directly; others are drawn image by image.
     """
     generator = np.random.default_rng(seed)
-    draws = [generator.binomial(count.images, count.share, size=RESAMPLES) / count.images for count in counts]
-    tail = 50 * (1 - level)
-    low, high = np.percentile(np.mean(draws, axis=0), [tail, 100 - tail])
-    return float(low), float(high)
+    means = [_resampled(np.asarray(scores, np.float64), generator) for scores in sets]
+    return np.asarray(np.mean(means, axis=0))
+
+
+def _resampled(scores: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    values, counts = np.unique(scores, return_counts=True)
+    if len(values) <= _FEW_VALUES:
+        return generator.multinomial(len(scores), counts / len(scores), size=RESAMPLES) @ values / len(scores)
+    return np.array([scores[generator.integers(len(scores), size=len(scores))].mean() for _ in range(RESAMPLES)])

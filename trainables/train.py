@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from trainables.averaging import BetaAverage
 from trainables.checkpoint import TrialFolder
-from trainables.evaluation import goal_counts, shares
+from trainables.evaluation import goal_scores, means
 from trainables.group import WorkerGroup
 from trainables.objectives import cross_entropy, dpo, ipo, kto, reference_kl
 from trainables.policy import Policy
 from trainables.settings import Parameters
+from trainables.transform import identity_distance
 from trainables.workbench import Workbench
 
 GOALS = ("clean_accuracy", "robust_accuracy", "text_confusion_rate")
@@ -56,7 +57,8 @@ def run_trial(
     """Trains one policy, or goes on from its checkpoint, and returns its final record (also in ``result.json``).
 
     The record has ``values`` (goals on validation with the last weights at strength 1), ``points`` (validation at
-    other strengths and of the averaged weights), ``epochs``, ``train_s``, ``evaluation_s``.
+    other strengths and of the averaged weights), ``epochs``, ``train_s``, ``evaluation_s`` and, of a transform, the
+    ``identity_distance`` of the last W.
 
     Raises:
         NonFiniteLoss, Interrupted, checkpoint.Superseded; ValueError for parameters that do not fit the model.
@@ -89,7 +91,8 @@ class _Trial:
         self._folder, self._group, self._hooks = folder, group, hooks
         settings, pairs = bench.task.training, bench.pairs
         self._settings, self._pairs = settings, pairs
-        count = len(pairs.attacked.labels)
+        self._rows = bench.pair_rows(parameters)
+        count = len(self._rows)
         self._steps_per_epoch = math.ceil(count / settings.global_batch_size)
         if count // self._steps_per_epoch < group.world_size:
             raise ValueError(
@@ -109,8 +112,9 @@ class _Trial:
         self._clean_inputs = bench.inputs(policy, pairs.clean)
         self._attacked_inputs = bench.inputs(policy, pairs.attacked)
         self._prompts = bench.prompts(policy, pairs.class_names, pairs.templates)
-        self._reference_clean = bench.reference_logits(pairs.clean, pairs.class_names, pairs.templates)
-        self._reference_attacked = bench.reference_logits(pairs.attacked, pairs.class_names, pairs.templates)
+        self._reference_clean = bench.embeddings(pairs.clean)
+        self._reference_attacked = bench.embeddings(pairs.attacked)
+        self._reference_text = bench.text(pairs.class_names, pairs.templates)
 
     def run(self) -> dict[str, Any]:
         self._resume()
@@ -166,7 +170,7 @@ class _Trial:
     def _train_epoch(self) -> None:
         started_s = saved_s = time.monotonic()
         generator = torch.Generator().manual_seed(self._seed * 100_003 + self._epoch)
-        order = torch.randperm(len(self._pairs.attacked.labels), generator=generator)
+        order = self._rows[torch.randperm(len(self._rows), generator=generator)]
         batches = torch.tensor_split(order, self._steps_per_epoch)
         for batch in batches[self._step_in_epoch :]:
             self._hooks.alive()
@@ -182,7 +186,10 @@ class _Trial:
         self._times_s["train_s"] += time.monotonic() - started_s
 
     def _step(self, batch: Tensor, *, asked: bool, save: bool) -> tuple[bool, bool]:
-        """One update on a global batch of pair indices. Returns whether any worker was asked to stop or to save."""
+        """One update on a global batch of rows of the attacked images.
+
+        Returns whether any worker was asked to stop, and whether any was asked to save.
+        """
         group, parameters = self._group, self._parameters
         mine = batch[group.rank :: group.world_size]
         micros = mine.split(self._settings.micro_batch_size or len(mine))
@@ -194,7 +201,7 @@ class _Trial:
         for i, micro in enumerate(micros):
             with contextlib.nullcontext() if i == len(micros) - 1 else self._no_sync():
                 attacked, clean = self._logits(self._wrapped, micro)
-                micro_kl = reference_kl(clean, self._reference_clean[self._clean_rows(micro)])
+                micro_kl = reference_kl(clean, self._reference_logits(self._reference_clean[self._clean_rows(micro)]))
                 if parameters.objective == "kto" and z0 is None:
                     z0 = group.sum(micro_kl.detach() * len(micro)) / len(batch)
                 micro_preference = self._preference_loss(attacked, micro, z0)
@@ -236,15 +243,18 @@ class _Trial:
         logits = policy(images, self._prompts)
         return logits[: len(pairs)], logits[len(pairs) :]
 
+    def _reference_logits(self, embeddings: Tensor) -> Tensor:
+        """(B, d) -> (B, C) of the training classes."""
+        return self._bench.reference_logits(embeddings, self._reference_text)
+
     @torch.no_grad()
     def _global_kl(self, micros: tuple[Tensor, ...], batch_size: int) -> Tensor:
         """KTO's z0 before micro-batching: KL(reference || policy) over the clean half of the global batch."""
         total = torch.zeros((), device=self._group.device)
         for micro in micros:
             rows = self._clean_rows(micro)
-            total += reference_kl(
-                self._policy(self._clean_inputs[rows], self._prompts), self._reference_clean[rows]
-            ) * len(micro)
+            logits = self._policy(self._clean_inputs[rows], self._prompts)
+            total += reference_kl(logits, self._reference_logits(self._reference_clean[rows])) * len(micro)
         return self._group.sum(total) / batch_size
 
     def _preference_loss(self, attacked: Tensor, pairs: Tensor, z0: Tensor | None) -> Tensor:
@@ -253,7 +263,8 @@ class _Trial:
         chosen = view.labels[pairs].to(attacked.device)
         if parameters.objective == "cross_entropy":
             return cross_entropy(attacked, chosen)
-        rejected, reference = view.written[pairs].to(attacked.device), self._reference_attacked[pairs]
+        rejected = view.written[pairs].to(attacked.device)
+        reference = self._reference_logits(self._reference_attacked[pairs])
         assert parameters.beta is not None
         if parameters.objective == "dpo":
             smoothing = parameters.label_smoothing
@@ -276,7 +287,7 @@ class _Trial:
         """Goals on validation with the policy's present weights."""
         started_s = time.monotonic()
         self._hooks.alive()
-        values = shares(goal_counts(self._bench, self._policy, self._bench.search_sets, self._group))
+        values = means(goal_scores(self._bench, self._policy, self._bench.search_sets, self._group))
         self._times_s["evaluation_s"] += time.monotonic() - started_s
         return values
 
@@ -286,6 +297,8 @@ class _Trial:
         line = {"epoch": self._epoch, "epochs": self._settings.epochs, **values}
         line["preference_loss"], line["reference_kl"] = preference / max(1, steps), kl / max(1, steps)
         line["loss"] = line["preference_loss"] + self._parameters.lambda_reg * line["reference_kl"]
+        if self._policy.tune == "transform":
+            line["identity_distance"] = float(identity_distance(self._policy.matrix.detach()))
         line |= {name: round(seconds, 4) for name, seconds in self._times_s.items()}
         if self._group.is_first:
             self._folder.append_metrics(line)
@@ -295,13 +308,15 @@ class _Trial:
         last = {name: value.detach().clone() for name, value in self._policy.tuned().items()}
         goals = self._goals
         points = [{"weights": "last", "strength": 1.0, "values": goals}]
+        result: dict[str, Any] = {"values": goals, "points": points, "epochs": self._settings.epochs}
+        if self._policy.tune == "transform":
+            result["identity_distance"] = float(identity_distance(self._policy.matrix.detach()))
         front = self._bench.task.evaluate.front
         wanted = [("last", last, strength) for strength in front.strengths if strength != 1.0]
         wanted += [("averaged", self._average.weights, 1.0)] if front.averaged else []
         for kind, weights, strength in wanted:
             self._policy.set_weights(weights, strength)
             points.append({"weights": kind, "strength": strength, "values": self._measure()})
-        result: dict[str, Any] = {"values": goals, "points": points, "epochs": self._settings.epochs}
         result |= {name: round(seconds, 4) for name, seconds in self._times_s.items()}
         if self._group.is_first:
             weights = {f"last.{name}": value for name, value in last.items()}

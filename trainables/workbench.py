@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainables.clip import can_split, last_parameters, load_clip, trunk
+from trainables.attack import Variant, generator
+from trainables.clip import load_clip
 from trainables.data import (
-    AttackedImages,
     DataSource,
     ImageSet,
     held_out_variants,
@@ -27,9 +27,10 @@ from trainables.data import (
     trained_attack,
 )
 from trainables.policy import Policy, mixed_precision, prompt_embeddings
-from trainables.set_settings import Split
+from trainables.set_settings import ImageSetSettings, ScamSet, Split, TypographicSet
 from trainables.settings import Parameters, TaskSettings, split_of
 from trainables.store import Store, digest_of
+from trainables.towers import can_split, last_parameters, trunk
 
 EMBEDDING_BATCH = 256
 ACTIVATIONS_LIMIT_BYTES = 2 * 2**30
@@ -61,10 +62,12 @@ class PreferencePairs:
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """What goals are measured on: an image set clean and attacked, over all its classes."""
+    """What is measured on: an image set clean and attacked, over all its classes."""
 
     name: str
-    clean: View
+    keys: tuple[str, ...]
+    clean: View | None
+    """None where photographs show written words only."""
     attacked: View
     class_names: tuple[str, ...]
     templates: tuple[str, ...]
@@ -81,9 +84,14 @@ class Workbench:
         self.clip = load_clip(task.model).to(device)
         self._store = Store(cache)
         self._data_seed = data_seed
-        preprocessing = [self.clip.config["preprocess_cfg"].get(k) for k in ("size", "interpolation", "resize_mode")]
-        self._source = DataSource(self._store, self.clip.crop, self.clip.image_size, preprocessing)
+        self._source = DataSource(self._store, self.clip.crop, self.clip.image_size, self.clip.geometry)
         self._memory: dict[str, Tensor] = {}
+        self._logit_scale = self.clip.model.logit_scale.detach().exp()
+        bias = getattr(self.clip.model, "logit_bias", None)
+        self._logit_bias = None if bias is None else bias.detach().clone()
+        self._broken: dict[str, tuple[str, ...]] = {}
+        self._policy: Policy | None = None
+        """The last one given out: it tunes the CLIP of this workbench in place."""
 
     @cached_property
     def pairs(self) -> PreferencePairs:
@@ -108,41 +116,89 @@ class Workbench:
 
     @cached_property
     def test_sets(self) -> list[EvaluationSet]:
-        """Images that no decision was taken on."""
-        test = self.task.evaluate.test
-        return [self._evaluation_set(name, "test", test.images) for name in test.sets]
+        """Images that no decision was taken on, with words pasted on them."""
+        attack = trained_attack(self.task.attack)
+        return [self._attacked(images, attack) for images in self._test_images]
+
+    @cached_property
+    def typographic_sets(self) -> list[EvaluationSet]:
+        """Real photographs of written words."""
+        return [self._typographic_set(name) for name in self.task.evaluate.test.sets if self._is_typographic(name)]
 
     @cached_property
     def variant_sets(self) -> dict[str, list[EvaluationSet]]:
-        """The test images under attacks that preference data never show, by the attack's name."""
-        sets: dict[str, list[EvaluationSet]] = {}
-        for name, variant in held_out_variants(self.task.attack).items():
-            sets[name] = []
-            for images in self._test_images():
-                attacked = self._source.attacked(images, variant, seed=self._data_seed)
-                sets[name].append(_evaluation_set(images, attacked))
-        return sets
+        """``test_sets`` under attacks that preference data never show, by the attack's name."""
+        attacks = held_out_variants(self.task.attack)
+        return {
+            name: [self._attacked(images, attack) for images in self._test_images] for name, attack in attacks.items()
+        }
 
     @cached_property
-    def sign_views(self) -> list[tuple[View, tuple[str, ...], tuple[str, ...]]]:
-        """Words on images without an object: (view, class names, templates) per test set."""
+    def sign_sets(self) -> list[EvaluationSet]:
+        """Words on images without an object, as attacked views labelled with the word; one per set of ``test_sets``."""
         found = []
-        for reference, images in zip(self.task.evaluate.test.sets, self._test_images(), strict=True):
-            settings = self.task.sets[split_of(reference, "test")[0]]
+        for images in self._test_images:
+            settings = self.task.sets[images.name.partition("/")[0]]
             signs = self._source.signs(images, self.task.attack.recipe, settings, seed=self._data_seed)
             view = View(signs.images, signs.labels, None, signs.digest)
-            found.append((view, signs.class_names, signs.templates))
+            found.append(EvaluationSet(signs.name, signs.keys, None, view, signs.class_names, signs.templates))
         return found
+
+    def clean_sample(self, reference: str, most: int) -> tuple[View, ImageSet, int]:
+        """At most so many images of ``name`` (its test split) or ``name/split`` as they are, and how many there are."""
+        images = self._images(reference, "test")
+        chosen = subset(images, most, seed=self._data_seed)
+        return View(chosen.images, chosen.labels, None, chosen.digest), chosen, len(images.labels)
+
+    def prepare_test(self) -> None:
+        """Everything of the reference that a test needs; to be called while the model has the reference's weights."""
+        for one in (*self.test_sets, *self.typographic_sets):
+            self.text(one.class_names, one.templates)
+            if one.clean is not None:
+                self.embeddings(one.clean)
+
+    def broken(self) -> dict[str, list[str]]:
+        """Images that could not be decoded and were left out, by split read so far; splits without any left out."""
+        return {name: list(images) for name, images in self._broken.items() if images}
+
+    def pair_rows(self, parameters: Parameters) -> Tensor:
+        """Rows of ``pairs.attacked`` that a trial trains on: the first copies, of the images it may have.
+
+        Raises ValueError where there are fewer copies or images than asked for.
+        """
+        images, most = len(self.pairs.clean.labels), self.task.train.copies
+        copies = most if parameters.copies is None else parameters.copies
+        if copies > most:
+            raise ValueError(f"copies {copies}: preference data have {most}; raise train.copies")
+        chosen = torch.arange(images)
+        if parameters.images is not None:
+            if parameters.images > images:
+                raise ValueError(f"images {parameters.images}: preference data have {images} images")
+            order = generator(self._data_seed, "images of a trial").permutation(images)
+            chosen = torch.from_numpy(np.sort(order[: parameters.images]))
+        return torch.cat([copy * images + chosen for copy in range(copies)])
 
     def policy(self, parameters: Parameters) -> Policy:
         """A policy at the reference's weights."""
+        for one in self.search_sets:  # while the text tower has the reference's weights
+            self.text(one.class_names, one.templates)
         embeddings, from_activations = None, False
         if parameters.tune == "transform":
-            embeddings = torch.cat([self.embeddings(self.pairs.clean), self.embeddings(self.pairs.attacked)])
+            rows = self.pair_rows(parameters)
+            clean, attacked = self.embeddings(self.pairs.clean), self.embeddings(self.pairs.attacked)
+            embeddings = torch.cat([clean[rows[rows < len(clean)]], attacked[rows]])
         elif parameters.tune == "last_blocks" and can_split(self.clip.model.visual):
             last_parameters(self.clip.model.visual, parameters.blocks or 0)  # refuses more blocks than there are
             from_activations = self._activations_fit(parameters.blocks or 0)
-        return Policy(self.clip, parameters, bf16=self.bf16, embeddings=embeddings, from_activations=from_activations)
+        self._policy = Policy(
+            self.clip,
+            parameters,
+            bf16=self.bf16,
+            embeddings=embeddings,
+            from_activations=from_activations,
+            gradient_checkpointing=self.task.training.gradient_checkpointing,
+        )
+        return self._policy
 
     def inputs(self, policy: Policy, view: View) -> Tensor:
         """What ``policy`` takes for the images of a view, row by row: embeddings, activations or pixels."""
@@ -153,14 +209,15 @@ class Workbench:
         return view.images
 
     def prompts(self, policy: Policy, class_names: tuple[str, ...], templates: tuple[str, ...]) -> Tensor:
-        """What ``policy`` takes for class prompts: text embeddings (C, d); token ids (T, C, L) with ``tune: all``."""
-        return self._tokens(class_names, templates) if policy.tune == "all" else self.text(class_names, templates)
+        """What ``policy`` takes for class prompts: text embeddings (C, d); token ids (T, C, L) where it is trained."""
+        return self._tokens(class_names, templates) if policy.trains_text else self.text(class_names, templates)
 
     def embeddings(self, view: View) -> Tensor:
         """The reference's normalised image embeddings (N, d)."""
         key = {"embeddings": view.digest, "weights": self.clip.digest, "bf16": self.bf16, "device": self.device.type}
         name = digest_of(key)
         if name not in self._memory:
+            self._assert_reference()
             found = self._store.get(key, lambda: {"embeddings": self._embed(view)})
             self._memory[name] = found["embeddings"].to(self.device)
         return self._memory[name]
@@ -169,38 +226,54 @@ class Workbench:
         """The reference's text embeddings (C, d)."""
         name = digest_of(["text", class_names, templates])
         if name not in self._memory:
+            self._assert_reference()
             with torch.no_grad(), mixed_precision(self.device, self.bf16):
                 self._memory[name] = prompt_embeddings(self.clip.model, self._tokens(class_names, templates))
         return self._memory[name]
 
-    def reference_logits(self, view: View, class_names: tuple[str, ...], templates: tuple[str, ...]) -> Tensor:
-        """(N, C) logits of the untouched model."""
-        name = digest_of(["logits", view.digest, class_names, templates])
-        if name not in self._memory:
-            model = self.clip.model
-            with torch.no_grad():
-                logits = model.logit_scale.exp() * self.embeddings(view) @ self.text(class_names, templates).T
-                bias = getattr(model, "logit_bias", None)
-                self._memory[name] = logits if bias is None else logits + bias
-        return self._memory[name]
+    def reference_logits(self, embeddings: Tensor, text: Tensor) -> Tensor:
+        """Logits (B, C) of the untouched model from its embeddings (B, d) and text embeddings (C, d)."""
+        logits = self._logit_scale * embeddings @ text.T
+        return logits if self._logit_bias is None else logits + self._logit_bias
 
     def data_digest(self) -> str:
         """Of everything that is trained and searched on."""
-        sets = [view.digest for one in self.search_sets for view in (one.clean, one.attacked)]
+        sets = [view.digest for view in self._search_views()]
         return digest_of([self.pairs.attacked.digest, self.pairs.clean.digest, *sets])
+
+    def _assert_reference(self) -> None:
+        assert self._policy is None or self._policy.at_reference(), "the reference is measured with its own weights"
+
+    def _search_views(self) -> list[View]:
+        return [view for one in self.search_sets for view in (one.clean, one.attacked) if view is not None]
 
     def _images(self, reference: str, default: Split) -> ImageSet:
         name, split = split_of(reference, default)
-        return self._source.load(name, self.task.sets[name], cast(Split, split))
+        images = self._source.load(name, self.task.sets[name], cast(Split, split))
+        self._broken[images.name] = images.broken
+        return images
 
+    def _is_typographic(self, reference: str) -> bool:
+        return isinstance(self.task.sets[split_of(reference, "test")[0]], TypographicSet)
+
+    @cached_property
     def _test_images(self) -> list[ImageSet]:
-        test = self.task.evaluate.test
-        return [subset(self._images(name, "test"), test.images, seed=self._data_seed) for name in test.sets]
+        """Of the sets on which words are pasted."""
+        test, seed = self.task.evaluate.test, self._data_seed
+        pasted = [name for name in test.sets if not self._is_typographic(name)]
+        return [subset(self._images(name, "test"), test.images, seed=seed) for name in pasted]
 
     def _evaluation_set(self, reference: str, default: Split, count: int | None) -> EvaluationSet:
         images = subset(self._images(reference, default), count, seed=self._data_seed)
-        attacked = self._source.attacked(images, trained_attack(self.task.attack), seed=self._data_seed)
-        return _evaluation_set(images, attacked)
+        return self._attacked(images, trained_attack(self.task.attack))
+
+    def _attacked(self, images: ImageSet, attack: Variant) -> EvaluationSet:
+        return pasted_set(self._source, images, attack, seed=self._data_seed)
+
+    def _typographic_set(self, reference: str) -> EvaluationSet:
+        name, _ = split_of(reference, "test")
+        images = subset(self._images(reference, "test"), self.task.evaluate.test.images, seed=self._data_seed)
+        return typographic_set(self._source, name, self.task.sets[name], images)
 
     def _tokens(self, class_names: tuple[str, ...], templates: tuple[str, ...]) -> Tensor:
         prompts = [[template.format(name) for name in class_names] for template in templates]
@@ -224,8 +297,7 @@ class Workbench:
 
     def _activations_fit(self, blocks: int) -> bool:
         """Whether the activations of everything a trial looks at may be kept."""
-        views = [self.pairs.clean, self.pairs.attacked]
-        views += [view for one in self.search_sets for view in (one.clean, one.attacked)]
+        views = [self.pairs.clean, self.pairs.attacked, *self._search_views()]
         one_bytes = self._trunk(self.pairs.clean.images[:1], blocks).nbytes
         return one_bytes * sum(len(view.labels) for view in views) <= ACTIVATIONS_LIMIT_BYTES
 
@@ -235,11 +307,29 @@ class Workbench:
             return trunk(self.clip.model.visual, self.clip.pixels(images), blocks).cpu()
 
 
-def _evaluation_set(images: ImageSet, attacked: AttackedImages) -> EvaluationSet:
+def pasted_set(source: DataSource, images: ImageSet, attack: Variant, *, seed: int) -> EvaluationSet:
+    """Images, and the same images with a word written on each."""
+    attacked = source.attacked(images, attack, seed=seed)
     return EvaluationSet(
         images.name,
+        images.keys,
         View(images.images, images.labels, None, images.digest),
         View(attacked.images, images.labels, attacked.written, attacked.digest),
         images.class_names,
         images.templates,
     )
+
+
+def typographic_set(source: DataSource, name: str, settings: ImageSetSettings, images: ImageSet) -> EvaluationSet:
+    """Photographs of written words, and the same scenes without them where the set has those."""
+    assert images.written is not None, "typographic sets know what is written"
+    without, clean = None, source.load_clean(name, settings) if isinstance(settings, ScamSet) else None
+    if clean is not None:
+        row = {key: i for i, key in enumerate(clean.keys)}
+        both = [i for i, key in enumerate(images.keys) if key in row]  # a scene that is broken in one is in neither
+        images = images.take(both, images.class_names, images.labels[both])
+        index = [row[key] for key in images.keys]
+        without = View(clean.images[index], clean.labels[index], images.written, digest_of([clean.digest, index]))
+    assert images.written is not None
+    attacked = View(images.images, images.labels, images.written, images.digest)
+    return EvaluationSet(images.name, images.keys, without, attacked, images.class_names, images.templates)

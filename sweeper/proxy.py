@@ -1,0 +1,80 @@
+"""Does the search goal stand for what was really written? Rank correlations over the points of a front."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sweeper.records import Front
+
+FEWEST_POINTS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Correlation:
+    """Of robust accuracy on validation, which the search sees, with robust accuracy on a test set."""
+
+    set: str
+    points: int
+    spearman: float | None
+    """None for fewer than ``FEWEST_POINTS`` points, or where all are equal."""
+    interval: tuple[float, float] | None
+    """95 %, by Fisher's transformation with the standard error of Bonett and Wright (2000)."""
+
+
+def correlations(front: Front) -> list[Correlation]:
+    """One per test set that is measured by itself; over all measured points but the untouched model."""
+    points = [point for point in front.points if point.trial is not None and point.values is not None]
+    names = dict.fromkeys(
+        key.removesuffix("/robust_accuracy")
+        for point in points
+        for key in point.values or {}
+        if key.endswith("/robust_accuracy") and not key.startswith("transfer/")
+    )
+    found = []
+    for name in names:
+        key = f"{name}/robust_accuracy"
+        own = [point for point in points if point.values is not None and key in point.values]
+        x = [point.validation["robust_accuracy"] for point in own]
+        y = [point.values[key] for point in own if point.values is not None]
+        rho = spearman(x, y) if len(own) >= FEWEST_POINTS else None
+        interval = None if rho is None else _interval(rho, len(own))
+        found.append(Correlation(set=name, points=len(own), spearman=rho, interval=interval))
+    return found
+
+
+def lines(front: Front) -> list[str]:
+    """What `sweeper front` says below its tables; nothing where no set is measured by itself."""
+    text = []
+    for one in correlations(front):
+        if one.spearman is None:
+            text.append(f"  {one.set}: {one.points} points are too few or too equal to say")
+            continue
+        assert one.interval is not None
+        low, high = one.interval
+        text.append(f"  {one.set}: {one.spearman:+.2f} [{low:+.2f}, {high:+.2f}] over {one.points} points")
+    head = "does the search goal hold there? rank correlation of robust accuracy, validation against test set:"
+    return [head, *text] if text else []
+
+
+def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
+    """Spearman's rank correlation, ties at their mean rank; None where one of the two is constant."""
+    if len(set(x)) < 2 or len(set(y)) < 2:
+        return None
+    return statistics.correlation(_ranks(x), _ranks(y))
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    ordered = sorted(values)
+    first = {value: ordered.index(value) for value in set(values)}
+    return [first[value] + (values.count(value) - 1) / 2 for value in values]
+
+
+def _interval(rho: float, points: int) -> tuple[float, float]:
+    if abs(rho) > 1 - 1e-12:
+        return rho, rho
+    error = math.sqrt((1 + rho**2 / 2) / max(1, points - 3))
+    centre = math.atanh(rho)
+    return math.tanh(centre - 1.96 * error), math.tanh(centre + 1.96 * error)

@@ -1,0 +1,183 @@
+"""What a model answered, image by image, and the measures that follow from it.
+
+A file of answers is CSV, one line per image shown: ``set, view, image, true, written, answer, margin, reference_kl``.
+``sweeper`` writes such files and reads them from anybody: a model that nobody here can run is measured by its answers.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+CLEAN, ATTACKED = "clean", "attacked"
+COLUMNS = ("set", "view", "image", "true", "written", "answer", "margin", "reference_kl")
+_SCAM_COLUMNS = {"type", "id", "object_label", "attack_word", "object_similarities", "attack_similarities"}
+"""Of the per-image results that SCAM's authors publish (arXiv 2504.04893)."""
+
+Measures = dict[str, np.ndarray]
+"""Measure -> a score per image (N,)."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Of one view of one image set. Scores are NaN where an image has none."""
+
+    set: str
+    view: str
+    """``clean``, ``attacked`` or the name of a held-out attack."""
+    images: tuple[str, ...]
+    """Keys: the same image has the same key whoever answers."""
+    true: tuple[str, ...]
+    written: tuple[str, ...]
+    """The word in the picture; empty where there is none."""
+    answer: tuple[str, ...] | None
+    """The class answered among all; None where only the two-way choice is known."""
+    margin: np.ndarray | None = None
+    """(N,) logit of the true class minus logit of the written one: the two-way choice; NaN where the written word is
+    no class."""
+    reference_kl: np.ndarray | None = None
+    """(N,) KL(reference || model) over all class prompts, in nats."""
+
+    def measures(self) -> Measures:
+        """``accuracy`` and ``text_confusion_rate`` over all classes, ``two_way_accuracy`` between the true and the
+        written class (a tie is wrong), ``reference_kl``; those that can be known, on the images where they can."""
+        found: Measures = {}
+        if self.answer is not None:
+            answer, true, written = (np.array(words) for words in (self.answer, self.true, self.written))
+            found["accuracy"] = (answer == true).astype(np.float64)
+            if (written != "").any() and self.view != CLEAN:
+                found["text_confusion_rate"] = (answer == written)[written != ""].astype(np.float64)
+        if self.margin is not None and np.isfinite(self.margin).any():
+            found["two_way_accuracy"] = (self.margin[np.isfinite(self.margin)] > 0).astype(np.float64)
+        if self.reference_kl is not None and np.isfinite(self.reference_kl).any():
+            found["reference_kl"] = self.reference_kl[np.isfinite(self.reference_kl)]
+        return found
+
+
+def write_answers(path: Path, answers: Iterable[Answers]) -> None:
+    """As CSV, compressed where the name ends in .gz. Raises OSError."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for one in answers:
+        for i, image in enumerate(one.images):
+            answer = one.answer[i] if one.answer is not None else ""
+            scores = [_text(scores, i) for scores in (one.margin, one.reference_kl)]
+            writer.writerow([one.set, one.view, image, one.true[i], one.written[i], answer, *scores])
+    data = text.getvalue().encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
+
+
+def read_answers(path: Path) -> list[Answers]:
+    """Answers per (set, view), in the order of the file.
+
+    Needs the columns ``image``, ``true`` and either ``answer`` or the two-way choice: ``margin``, or ``score_true`` and
+    ``score_written``. ``set`` is the file's name and ``view`` is ``attacked`` where a word is written when left out.
+    The files that SCAM's authors publish are read as they are.
+
+    Raises:
+        ValueError: with path and line, for a file that is none of these.
+        OSError: the file cannot be read.
+    """
+    data = path.read_bytes()
+    try:
+        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no CSV file of answers: {error}") from error
+    reader = csv.DictReader(io.StringIO(text))
+    columns = set(reader.fieldnames or ())
+    if not ({"image", "true"} <= columns or columns >= _SCAM_COLUMNS):
+        raise ValueError(
+            f"{path}:1: expected the columns image, true and answer (or score_true and score_written), or those of "
+            f"SCAM's published results; found {', '.join(reader.fieldnames or ()) or 'nothing'}"
+        )
+    name = path.name.removesuffix(".gz").removesuffix(".csv")
+    groups: dict[tuple[str, str], list[_Row]] = {}
+    for number, line in enumerate(reader, 2):
+        try:
+            row = _scam_row(line) if columns >= _SCAM_COLUMNS else _row(line, name)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}:{number}: {error}") from error
+        groups.setdefault((row.set, row.view), []).append(row)
+    if not groups:
+        raise ValueError(f"{path} has no answers, only a heading")
+    return [_gathered(path, key, rows) for key, rows in groups.items()]
+
+
+@dataclass(frozen=True)
+class _Row:
+    set: str
+    view: str
+    image: str
+    true: str
+    written: str
+    answer: str
+    margin: float
+    reference_kl: float
+
+
+def _row(line: dict[str, str], name: str) -> _Row:
+    written, answer = (line.get("written") or "").strip(), (line.get("answer") or "").strip()
+    margin = _number(line, "margin")
+    if line.get("score_true") and line.get("score_written"):
+        margin = _number(line, "score_true") - _number(line, "score_written")
+    if not line["true"].strip() or not line["image"].strip():
+        raise ValueError("image and true must not be empty")
+    if not answer and np.isnan(margin):
+        raise ValueError("neither an answer nor a margin (or score_true and score_written)")
+    view = (line.get("view") or (ATTACKED if written else CLEAN)).strip()
+    group = (line.get("set") or name).strip()
+    return _Row(
+        group, view, line["image"].strip(), line["true"].strip(), written, answer, margin, _number(line, "reference_kl")
+    )
+
+
+def _scam_row(line: dict[str, str]) -> _Row:
+    kind = line["type"].strip()
+    image = line["id"].strip().removeprefix(kind).lstrip("_")  # one scene has one key in all its versions
+    margin = _number(line, "object_similarities") - _number(line, "attack_similarities")
+    if np.isnan(margin):
+        raise ValueError("object_similarities and attack_similarities must be numbers")
+    view = CLEAN if kind == "NoSCAM" else ATTACKED
+    return _Row(kind, view, image, line["object_label"].strip(), line["attack_word"].strip(), "", margin, np.nan)
+
+
+def _gathered(path: Path, key: tuple[str, str], rows: Sequence[_Row]) -> Answers:
+    images = tuple(row.image for row in rows)
+    if len(set(images)) < len(images):
+        twice = next(image for image in images if images.count(image) > 1)
+        raise ValueError(f"{path}: the image {twice} appears twice in set {key[0]!r}, view {key[1]!r}")
+    answered = [bool(row.answer) for row in rows]
+    if any(answered) and not all(answered):
+        missing = rows[answered.index(False)].image
+        raise ValueError(f"{path}: set {key[0]!r}, view {key[1]!r}: the image {missing} has no answer, others have one")
+    margin, kl = np.array([row.margin for row in rows]), np.array([row.reference_kl for row in rows])
+    return Answers(
+        set=key[0],
+        view=key[1],
+        images=images,
+        true=tuple(row.true for row in rows),
+        written=tuple(row.written for row in rows),
+        answer=tuple(row.answer for row in rows) if all(answered) else None,
+        margin=None if np.isnan(margin).all() else margin,
+        reference_kl=None if np.isnan(kl).all() else kl,
+    )
+
+
+def _number(line: dict[str, str], name: str) -> float:
+    text = (line.get(name) or "").strip()
+    try:
+        return float(text) if text else np.nan
+    except ValueError:
+        raise ValueError(f"{name} is {text!r}, no number") from None
+
+
+def _text(scores: np.ndarray | None, i: int) -> str:
+    return "" if scores is None or np.isnan(scores[i]) else f"{scores[i]:.6g}"
