@@ -8,7 +8,7 @@ quickstart: $(VENV)/.installed
 	$(VENV)/bin/sweeper run search_spaces/quickstart.yaml --new
 
 test: $(VENV)/.installed-dev
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .

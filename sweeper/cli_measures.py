@@ -35,7 +35,7 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. Default: cu
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help=MODEL_HELP)],
     data: DataOption = None,
     output: Annotated[
         Path | None, typer.Option(help="Also write the answers here, image by image (.csv, .csv.gz).")
@@ -56,7 +56,7 @@ def evaluate(
     storage: Storage = None,
     format: Output = Format.table,
 ) -> None:
-    """Measure a model, made by sweeper or not, on clean and attacked images.
+    """Measure models, made by sweeper or not, on clean and attacked images.
 
     A set and a view a line: accuracy over all classes, two-way accuracy (true class against written one), share
     answered with the written word, each with its 95 % interval. Whole sets are scored.
@@ -66,24 +66,28 @@ def evaluate(
     if output is not None and not output.name.endswith((".csv", ".csv.gz")):
         raise UserError(f"--output {output}: name a file that ends in .csv or .csv.gz")
     weights = Weights(pretrained=pretrained, quick_gelu=quick_gelu, preprocess=preprocess)
-    answers = answers_of(
-        model,
-        _data(data, attack),
-        weights=weights,
-        cache=_cache(storage),
-        echo=_echo,
-        count=images,
-        seed=seed,
-        variants=variants,
-        reference=reference,
-        device=device,
-    )
-    found = rows(answers)
-    print_rows(shown(found) if format is Format.table else found, format, empty="nothing was answered")
-    if output is not None:
-        from trainables.answers import write_answers
+    if len(models) > 1 and (output is not None or weights != Weights()):
+        raise UserError("--output, --pretrained, --quick-gelu and --preprocess are for one model at a time")
+    given, found = _data(data, attack), []
+    for model in models:
+        answers = answers_of(
+            model,
+            given,
+            weights=weights,
+            cache=_cache(storage),
+            echo=_echo,
+            count=images,
+            seed=seed,
+            variants=variants,
+            reference=reference,
+            device=device,
+        )
+        if output is not None:
+            from trainables.answers import write_answers
 
-        write_answers(output, answers)
+            write_answers(output, answers)
+        found += [{"model": model, **row} for row in rows(answers)]
+    print_rows(shown(found) if format is Format.table else found, format, empty="nothing was answered")
 
 
 def compare(

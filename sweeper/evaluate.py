@@ -275,10 +275,10 @@ def rows(answers: Sequence[Answers]) -> list[dict[str, object]]:
 
 
 def shown(found: Sequence[dict[str, object]]) -> list[dict[str, object]]:
-    """Rows for people: each measure and its interval in one column."""
+    """Rows with their ``model`` for people: each measure and its interval in one column."""
     lines = []
     for row in found:
-        line: dict[str, object] = {name: row[name] for name in ("set", "view", "images")}
+        line: dict[str, object] = {name: row[name] for name in ("model", "set", "view", "images")}
         for measure in MEASURES:
             value, low, high = row[measure], row[f"{measure}_low"], row[f"{measure}_high"]
             line[measure.replace("_", " ")] = None if value is None else f"{value:.3f} [{low:.3f}, {high:.3f}]"
