@@ -76,6 +76,38 @@ def build_front(
     )
 
 
+def merged(fronts: Sequence[Front]) -> Front:
+    """One front of several sweeps that were validated on the same images with the same untouched model.
+
+    The reference point is the lower one in each goal; PAINT is that with the best mean of both goals.
+    """
+    own = [
+        [replace(point, sweep=front.sweep, name=None if point.member else point.name) for point in front.points]
+        for front in fronts
+    ]
+    untouched = next(point for point in own[0] if point.trial is None)
+    candidates = [point for points in own for point in points if point.member]
+    flags = non_dominated([_pair(point.validation) for point in candidates])
+    members = [point for point, flag in zip(candidates, flags, strict=True) if flag]
+    members = _named(sorted(members, key=lambda point: _pair(point.validation), reverse=True))
+    paint = [point for points in own for point in points if point.name == "paint" and not point.member]
+    best = max(paint, key=lambda point: sum(_pair(point.validation)), default=None)
+    shown = [*members, replace(untouched, sweep=None), *([best] if best is not None else [])]
+    dominated = [replace(point, member=False) for point, flag in zip(candidates, flags, strict=True) if not flag]
+    others = [replace(point, sweep=front.sweep) for front in fronts for point in front.others]
+    lowest = [min(front.reference_point[goal] for front in fronts) for goal in (0, 1)]
+    reference_point = (lowest[0], lowest[1])
+    return Front(
+        sweep=" + ".join(front.sweep for front in fronts),
+        points=tuple(shown),
+        others=(*dominated, *others, *(point for point in paint if point is not best)),
+        hypervolume=hypervolume([_pair(point.validation) for point in members], reference_point),
+        reference_point=reference_point,
+        finished=sum(front.finished for front in fronts),
+        trials=sum(front.trials for front in fronts),
+    )
+
+
 def point_name(point: FrontPoint) -> PointName:
     """What a point is measured under."""
     return _name(point)

@@ -121,6 +121,8 @@ def _hover(point: FrontPoint) -> str:
     lines = [f"<b>{escape(head)}</b>"]
     if point.trial is not None:
         lines.append(f"{point.weights} weights at strength {point.strength:g}")
+    if point.sweep is not None:
+        lines.append(escape(point.sweep))
     for title, values in (("validation", point.validation), ("test", point.values or {})):
         lines += [f"{title} {escape(key)}: {value:.4f}" for key, value in values.items() if key in GOALS]
     lines += [

@@ -13,7 +13,8 @@ OutcomeKind = Literal["complete", "stopped", "failed", "interrupted"]
 
 Report = dict[str, Any]
 """What a trial says after an epoch: ``epoch`` (1-based), ``epochs``, both goals and ``text_confusion_rate`` on the
-validation sets, ``loss``, ``preference_loss``, ``reference_kl``, ``train_s``, ``evaluation_s``."""
+validation sets, ``loss``, ``preference_loss``, ``reference_kl``, ``identity_distance`` (of a transform), ``train_s``,
+``evaluation_s``."""
 
 
 class UserError(ValueError):
@@ -100,6 +101,8 @@ class FrontPoint:
     """``knee``, ``cleanest``, ``most robust``, ``untouched``, ``paint``."""
     member: bool = True
     """Whether it is non-dominated on validation (and above every floor)."""
+    sweep: str | None = None
+    """Where it comes from, on a front of several sweeps."""
 
 
 @dataclass(frozen=True, kw_only=True)

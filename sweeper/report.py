@@ -65,6 +65,7 @@ def table(front: Front, format: Format) -> str:
 
 def _json_object(point: FrontPoint) -> dict[str, Any]:
     return {
+        **({"sweep": point.sweep} if point.sweep else {}),
         "trial": point.trial,
         "weights": point.weights,
         "strength": point.strength,
@@ -85,7 +86,8 @@ def rows(front: Front) -> list[dict[str, Any]]:
     parameters = list(dict.fromkeys(key for point in front.points for key in point.parameters))
     result = []
     for point in front.points:
-        row: dict[str, Any] = {"name": point.name, "trial": point.trial, "weights": point.weights}
+        row: dict[str, Any] = {"sweep": point.sweep} if any(one.sweep for one in front.points) else {}
+        row |= {"name": point.name, "trial": point.trial, "weights": point.weights}
         row |= {"strength": point.strength, "member": point.member}
         row |= {f"validation_{key}": point.validation.get(key) for key in validation}
         for key in test:
@@ -162,7 +164,7 @@ def _cells(point: FrontPoint) -> list[str]:
     made = point.trial is not None
     return [
         label(point) if point.name or not made else "",
-        str(point.trial) if made else "-",
+        (f"{point.sweep}/{point.trial}" if point.sweep else str(point.trial)) if made else "-",
         str(point.parameters.get("objective", "-")),
         str(point.parameters.get("tune", "-")),
         point.weights if made else "-",

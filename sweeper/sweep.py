@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+from collections.abc import Sequence
 from concurrent.futures import Future, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sweeper.folder import SweepFolder
-from sweeper.front import build_front, point_name
+from sweeper.front import build_front, merged, point_name
 from sweeper.front_files import FrontFiles
 from sweeper.observer import Observer
 from sweeper.progress import Progress
@@ -153,6 +154,27 @@ def load_front(folder: SweepFolder, spec: Spec) -> Front | None:
     )
 
 
+def load_merged_front(sweeps: Sequence[tuple[SweepFolder, Spec]]) -> Front:
+    """One front of one or several sweeps.
+
+    Raises UserError for sweeps that have not measured anything, or whose points cannot be compared.
+    """
+    fronts = []
+    for folder, spec in sweeps:
+        front = load_front(folder, spec)
+        if front is None:
+            raise UserError(f"sweep {folder.name} has not measured anything yet; see `sweeper status {folder.name}`")
+        fronts.append(front)
+    if len(fronts) == 1:
+        return fronts[0]
+    first, *others = [folder for folder, _ in sweeps]
+    for other in others:
+        for what, words in (("weights_digest", "another model"), ("validation_digest", "other validation images")):
+            if (first.untouched() or {}).get(what) != (other.untouched() or {}).get(what):
+                raise UserError(f"sweeps {first.name} and {other.name} share no front: {other.name} has {words}")
+    return merged(fronts)
+
+
 class _Sweep:
     """The steps of ``run_sweep`` once slots are warming up."""
 
@@ -168,6 +190,7 @@ class _Sweep:
         self._folder, self._spec, self._slots = folder, spec, slots
         self._progress, self._tracker, self._interruption = progress, tracker, interruption
         self._measurements = 0
+        self._told_broken: set[str] = set()
         self._study: Study | None = None
         self._files = FrontFiles(folder.front_path, tracker.front_updated)
 
@@ -231,7 +254,11 @@ class _Sweep:
             return Study.open(self._folder.study_path, self._spec.parameters)
         search = self._spec.search
         return Study.create(
-            self._folder.study_path, self._spec.parameters, seed=search.seed, startup_trials=search.startup()
+            self._folder.study_path,
+            self._spec.parameters,
+            seed=search.seed,
+            startup_trials=search.startup(),
+            sampler="random" if search.sampler == "random" else "tpe",
         )
 
     def _measure_untouched(self) -> dict[str, Any]:
@@ -249,6 +276,7 @@ class _Sweep:
             self._folder.write_json("untouched.json", measured)
             before = measured
         self._tracker.sweep_started(self._spec.resolved(), self._tags(measured))
+        self._tell_broken(measured["broken"])
         goals = measured["validation"]
         self._progress.line(
             f"untouched model on validation: clean {goals['clean_accuracy']:.3f}, "
@@ -257,12 +285,12 @@ class _Sweep:
         return before
 
     def _tags(self, measured: dict[str, Any]) -> dict[str, str]:
-        from sweeper.provenance import git_commit, versions
+        from sweeper.provenance import versions
 
         tags = {f"sweeper.version.{name}": version for name, version in versions().items()}
         tags |= {f"sweeper.version.{name}": version for name, version in measured["versions"].items()}
         tags |= {f"sweeper.{name}": str(measured[name]) for name in ("weights_digest", "data_digest", "device")}
-        commit = git_commit()
+        commit = self._folder.git_commit
         return tags if commit is None else {**tags, "mlflow.source.git.commit": commit}
 
     def _measure_front(self) -> None:
@@ -273,7 +301,8 @@ class _Sweep:
         self._progress.line(f"measuring on test: {len(missing)} points (front, untouched model, baselines)")
         futures = {}
         for point in missing:
-            payload: dict[str, Any] = {"what": "test", "trial": point.trial}
+            answers = str(self._folder.answers_path(point_name(point)))
+            payload: dict[str, Any] = {"what": "test", "trial": point.trial, "answers": answers}
             if point.trial is not None:
                 payload |= {
                     "folder": str(self._folder.trial_path(point.trial)),
@@ -282,8 +311,19 @@ class _Sweep:
                     "strength": point.strength,
                 }
             futures[point_name(point)] = self._submit(payload)
+        broken: dict[str, list[str]] = {}
         for name, future in futures.items():
-            self._folder.append_test(name, self._wait([future])[0])
+            measured = self._wait([future])[0]
+            broken |= measured["broken"]
+            self._folder.append_test(name, measured)
+        self._tell_broken(broken)
+
+    def _tell_broken(self, broken: dict[str, list[str]]) -> None:
+        for split, images in broken.items():
+            if split not in self._told_broken:
+                named = "; ".join(images[:3]) + ("; ..." if len(images) > 3 else "")
+                self._progress.line(f"{split}: {len(images)} images cannot be read and are left out: {named}")
+                self._told_broken.add(split)
 
     def _submit(self, payload: dict[str, Any]) -> Future[Outcome]:
         self._measurements += 1

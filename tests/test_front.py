@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeper.front import build_front
+from sweeper.front import build_front, merged
 from sweeper.pick import pick
 from sweeper.records import Front, Point, TrialRecord, UserError
 from sweeper.spec import Goals
@@ -142,3 +143,16 @@ def test_picks_that_are_not_there(choice: str, message: str) -> None:
     found = front(trial(0, (0.80, 0.60), (0.88, 0.45)))
     with pytest.raises(UserError, match=message):
         pick(found, choice)
+
+
+def test_fronts_of_several_sweeps_are_one_front_of_all_their_points() -> None:
+    first = front(trial(0, (0.80, 0.60)), trial(1, (0.88, 0.40)), trial(2, (0.70, 0.35), baseline="paint"))
+    second = replace(front(trial(0, (0.85, 0.65)), trial(1, (0.60, 0.70))), sweep="other")
+    both = merged([first, second])
+    found = [(point.sweep, point.trial) for point in both.points if point.member]
+    assert found == [(first.sweep, 1), ("other", 0), ("other", 1)]
+    assert [point.name for point in both.points] == ["cleanest", "knee", "most robust", "untouched", "paint"]
+    assert (first.sweep, 0) in {(point.sweep, point.trial) for point in both.others}
+    alone = front(trial(0, (0.88, 0.40)), trial(1, (0.85, 0.65)), trial(2, (0.60, 0.70)))
+    assert both.hypervolume == pytest.approx(alone.hypervolume)
+    assert (both.finished, both.trials) == (first.finished + second.finished, first.trials + second.trials)

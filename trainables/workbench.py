@@ -97,7 +97,8 @@ class Workbench:
     def pairs(self) -> PreferencePairs:
         """Images of the preference classes and their attacked copies."""
         train = self.task.train
-        images = preference_images(self._images(f"{train.set}/train", "train"), train, seed=self._data_seed)
+        loaded = self._images(f"{train.set}/train", "train")
+        images = preference_images(loaded, train, seed=self._data_seed, store=self._store)
         attack = trained_attack(self.task.attack)
         attacked = self._source.attacked(images, attack, seed=self._data_seed, copies=train.copies)
         labels = images.labels.repeat(train.copies)
@@ -152,8 +153,10 @@ class Workbench:
 
     def prepare_test(self) -> None:
         """Everything of the reference that a test needs; to be called while the model has the reference's weights."""
-        for one in (*self.test_sets, *self.typographic_sets):
+        sets = [*self.test_sets, *self.typographic_sets]
+        for one in (*sets, *(self.sign_sets if self.task.evaluate.test.variants else [])):
             self.text(one.class_names, one.templates)
+        for one in sets:
             if one.clean is not None:
                 self.embeddings(one.clean)
 
@@ -241,6 +244,10 @@ class Workbench:
         sets = [view.digest for view in self._search_views()]
         return digest_of([self.pairs.attacked.digest, self.pairs.clean.digest, *sets])
 
+    def validation_digest(self) -> str:
+        """Of everything that is searched on: points with equal digests may stand on one front."""
+        return digest_of([view.digest for view in self._search_views()])
+
     def _assert_reference(self) -> None:
         assert self._policy is None or self._policy.at_reference(), "the reference is measured with its own weights"
 
@@ -261,10 +268,10 @@ class Workbench:
         """Of the sets on which words are pasted."""
         test, seed = self.task.evaluate.test, self._data_seed
         pasted = [name for name in test.sets if not self._is_typographic(name)]
-        return [subset(self._images(name, "test"), test.images, seed=seed) for name in pasted]
+        return [subset(self._images(name, "test"), test.images, seed=seed, store=self._store) for name in pasted]
 
     def _evaluation_set(self, reference: str, default: Split, count: int | None) -> EvaluationSet:
-        images = subset(self._images(reference, default), count, seed=self._data_seed)
+        images = subset(self._images(reference, default), count, seed=self._data_seed, store=self._store)
         return self._attacked(images, trained_attack(self.task.attack))
 
     def _attacked(self, images: ImageSet, attack: Variant) -> EvaluationSet:
