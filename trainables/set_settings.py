@@ -69,7 +69,7 @@ class ImageFolderSet(_FileSet):
     class_names: ClassNames | Literal["imagenet"] | None = None
     """Words for the prompts: a mapping from folder name to words (inline or a JSON file), or a list in the sorted
     order of the folder names; ``imagenet`` where folders are WordNet ids (n02084071); without it the folder names
-    themselves, ``_`` read as space."""
+    themselves, ``_`` read as space. A file from WordNet ids to synonyms ("robin, American robin") gives the first."""
     classes: Path | Annotated[list[str], Field(min_length=2)] | None = None
     """Only these class folders (a list, or a text file with one a line): ImageNet-100 over ImageNet's folders."""
     templates: Templates = ["a photo of a {}."]
@@ -110,13 +110,18 @@ NO_SPLITS: tuple[TorchvisionName, ...] = ("caltech101", "sun397", "eurosat")
 
 
 class TorchvisionSet(_FileSet):
-    """One of torchvision's sets, as torchvision's own download leaves it under ``root``; official splits."""
+    """One of torchvision's sets, as torchvision's own download leaves it under ``root``; official splits.
+
+    ImageNet is ``root/train`` and ``root/val`` with a folder per WordNet id; val is the test split. Caltech101 has 100
+    classes: without BACKGROUND_Google and without Faces_easy, which shows the photographs of Faces again.
+    """
 
     kind: Literal["torchvision"]
     dataset: TorchvisionName
     root: Path
     validation: HeldBack | None = None
-    """Sets without a published validation split need it wherever validation is asked for."""
+    """Sets without a validation split need it wherever validation is asked for; where there is one, published or
+    drawn, its images join train before some are held back."""
     class_names: ClassNames | None = None
     """Instead of the shipped human names."""
     classes: Path | Annotated[list[str], Field(min_length=2)] | None = None

@@ -22,6 +22,10 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
+Allocate = Callable[[str, tuple[int, ...], Any], np.ndarray]
+"""(name, shape, dtype) -> an array that lies in a file: larger than memory if need be."""
+
+
 class Store:
     """A folder of array groups, each under the digest of all that determines it; built under a file lock."""
 
@@ -30,19 +34,32 @@ class Store:
 
     def get(self, key: Mapping[str, Any], build: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, Tensor]:
         """The arrays under ``key``, built if they are not there; memory-mapped, so processes share the pages."""
+        return self.filled(key, lambda allocate: build())
+
+    def filled(
+        self, key: Mapping[str, Any], build: Callable[[Allocate], Mapping[str, np.ndarray]]
+    ) -> dict[str, Tensor]:
+        """As ``get``, for arrays too large for memory: ``build`` allocates them and fills them where they will lie; it
+        returns the small ones only."""
         folder = self._folder / digest_of(key)[:32]
         if not folder.exists():
             self._folder.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{folder}.lock"):
                 if not folder.exists():
-                    self._write(folder, key, build())
+                    self._write(folder, key, build)
         arrays = {path.stem: np.load(path, mmap_mode="c") for path in sorted(folder.glob("*.npy"))}
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
-    def _write(self, folder: Path, key: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    def _write(
+        self, folder: Path, key: Mapping[str, Any], build: Callable[[Allocate], Mapping[str, np.ndarray]]
+    ) -> None:
         part = Path(tempfile.mkdtemp(prefix=".part-", dir=self._folder))
+
+        def allocate(name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+            return np.lib.format.open_memmap(part / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
+
         try:
-            for name, array in arrays.items():
+            for name, array in build(allocate).items():
                 np.save(part / f"{name}.npy", array)
             (part / "key.json").write_text(json.dumps(key, indent=1, default=str))
             os.replace(part, folder)
