@@ -6,15 +6,28 @@ Data go to standard output, progress and messages to standard error. Exit codes:
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from sweeper import cli_measures, cli_models
+from sweeper.cli_options import (
+    Address,
+    Changes,
+    Format,
+    Gpus,
+    Name,
+    Number,
+    Output,
+    Storage,
+    TrackingUri,
+    open_sweep,
+    print_rows,
+    storage_path,
+)
 from sweeper.records import UnavailableError, UserError
 
 if TYPE_CHECKING:
@@ -33,41 +46,6 @@ app = typer.Typer(
 EXIT_CODES = {"complete": 0, "failed": 1, "interrupted": 130}
 
 
-class Format(StrEnum):
-    table = "table"
-    json = "json"
-    csv = "csv"
-
-
-Storage = Annotated[
-    Path | None,
-    typer.Option(
-        "--storage", help="Folder of all sweeps. Default: $SWEEPER_STORAGE, else ./sweeps.", show_default=False
-    ),
-]
-TrackingUri = Annotated[
-    str | None,
-    typer.Option(
-        "--tracking-uri",
-        help="MLflow store. Default: $MLFLOW_TRACKING_URI, else sqlite:///<storage>/mlflow.db.",
-        show_default=False,
-    ),
-]
-Gpus = Annotated[
-    float | None,
-    typer.Option(
-        "--gpus", help="GPUs the sweep may use. Default: all; without GPUs it plans by CPU.", show_default=False
-    ),
-]
-Address = Annotated[
-    str | None,
-    typer.Option("--address", help="host:port of a Ray cluster that is up. Default: a Ray of its own on this machine."),
-]
-Name = Annotated[str, typer.Argument(help="The sweep's name; `sweeper list` shows them.")]
-Number = Annotated[int, typer.Argument(help="The trial's number.", min=0)]
-Output = Annotated[Format, typer.Option("--format", help="How to print.")]
-
-
 @app.command()
 def run(
     spec: Annotated[Path, typer.Argument(help="The sweep in YAML, for instance search_spaces/quickstart.yaml.")],
@@ -75,12 +53,7 @@ def run(
     trials: Annotated[int | None, typer.Option("--trials", min=1, help="Instead of search.trials of the spec.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="Instead of the name in the spec.")] = None,
     new: Annotated[bool, typer.Option("--new", help="If the name is taken, take NAME-2, NAME-3, ...")] = False,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Change one entry of the spec, for instance training.epochs=5."
-        ),
-    ] = None,
+    changes: Changes = None,
     address: Address = None,
     storage: Storage = None,
     tracking_uri: TrackingUri = None,
@@ -94,13 +67,14 @@ def run(
     A killed sweep goes on with `sweeper resume NAME`. Ctrl-C stops cleanly, twice at once.
     """
     from sweeper.folder import SweepFolder, free_name
+    from sweeper.provenance import git_commit
     from sweeper.spec import load_spec, spec_difference
 
     overrides = list(changes or [])
     overrides += [f"search.trials={trials}"] if trials is not None else []
     overrides += [f"name={name}"] if name is not None else []
     loaded = load_spec(spec, overrides)
-    root = _storage(storage)
+    root = storage_path(storage)
     folder = SweepFolder(root, free_name(root, loaded.name) if new and not resume else loaded.name)
     loaded = loaded.model_copy(update={"name": folder.name})
     options = _options(gpus, address, tracking_uri, root)
@@ -116,7 +90,7 @@ def run(
         return
     _check_writable(root)
     made = folder.path if root.exists() else root
-    folder.create(loaded, spec.read_text(encoding="utf-8-sig"))
+    folder.create(loaded, spec.read_text(encoding="utf-8-sig"), git_commit(spec.absolute().parent))
     _run(folder, loaded, options, format, made=made)
 
 
@@ -136,9 +110,9 @@ def resume(
 
     Finished trials stay; running ones go on from their last checkpoint under their own number.
     """
-    folder, spec = _open(name, storage)
+    folder, spec = open_sweep(name, storage)
     if trials is not None:
-        spec = spec.model_copy(update={"search": spec.search.model_copy(update={"trials": trials})})
+        spec = spec.with_trials(trials)
     _resume(folder, spec, _options(gpus, address, tracking_uri, folder.storage), format)
 
 
@@ -146,7 +120,7 @@ def resume(
 def check(
     spec: Annotated[Path, typer.Argument(help="The sweep in YAML.")],
     gpus: Gpus = None,
-    changes: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As in `run`.")] = None,
+    changes: Changes = None,
     address: Address = None,
     storage: Storage = None,
     tracking_uri: TrackingUri = None,
@@ -156,7 +130,7 @@ def check(
     from sweeper.spec import load_spec
 
     loaded = load_spec(spec, list(changes or []))
-    check_sweep(loaded, _storage(storage), gpus=gpus, address=address, tracking_uri=tracking_uri, echo=typer.echo)
+    check_sweep(loaded, storage_path(storage), gpus=gpus, address=address, tracking_uri=tracking_uri, echo=typer.echo)
 
 
 @app.command("list")
@@ -165,9 +139,9 @@ def list_(storage: Storage = None, format: Output = Format.table) -> None:
     from sweeper.folder import names
     from sweeper.views import sweep_row
 
-    root = _storage(storage)
-    rows = [sweep_row(*_open(name, root)) for name in names(root)]
-    _print_rows(rows, format, empty=f"no sweeps in {root}")
+    root = storage_path(storage)
+    rows = [sweep_row(*open_sweep(name, root)) for name in names(root)]
+    print_rows(rows, format, empty=f"no sweeps in {root}")
 
 
 @app.command()
@@ -175,11 +149,11 @@ def status(name: Name, storage: Storage = None, format: Output = Format.table) -
     """Say how far a sweep is: trials by state, the front so far, who runs it."""
     from sweeper.views import status_text, sweep_row
 
-    folder, spec = _open(name, storage)
+    folder, spec = open_sweep(name, storage)
     if format is Format.table:
         typer.echo(status_text(folder, spec))
     else:
-        _print_rows([sweep_row(folder, spec)], format, empty="")
+        print_rows([sweep_row(folder, spec)], format, empty="")
 
 
 @app.command()
@@ -187,8 +161,8 @@ def trials(name: Name, storage: Storage = None, format: Output = Format.table) -
     """List the trials of a sweep: state, goals on validation, parameters."""
     from sweeper.views import trial_rows
 
-    folder, spec = _open(name, storage)
-    _print_rows(trial_rows(folder, spec), format, empty=f"sweep {name} has no trials yet")
+    folder, spec = open_sweep(name, storage)
+    print_rows(trial_rows(folder, spec), format, empty=f"sweep {name} has no trials yet")
 
 
 @app.command()
@@ -203,7 +177,7 @@ def show(
     """Show one trial: parameters, metrics per epoch, points on validation and test, why it failed."""
     from sweeper.views import trial_text
 
-    folder, loaded = _open(name, storage)
+    folder, loaded = open_sweep(name, storage)
     if spec:
         path = folder.trial_path(number) / "trial.json"
         if not path.exists():
@@ -216,7 +190,7 @@ def show(
 @app.command()
 def logs(name: Name, number: Number, storage: Storage = None) -> None:
     """Print what the workers of a trial logged, over all its attempts."""
-    folder, _ = _open(name, storage)
+    folder, _ = open_sweep(name, storage)
     path = folder.trial_path(number) / "log.txt"
     if not path.exists():
         raise UserError(f"sweep {name} has no log of trial {number}; see `sweeper trials {name}`")
@@ -225,7 +199,7 @@ def logs(name: Name, number: Number, storage: Storage = None) -> None:
 
 @app.command()
 def front(
-    name: Name,
+    sweeps: Annotated[list[str], typer.Argument(metavar="NAME...", help="Several are merged into one front.")],
     storage: Storage = None,
     format: Output = Format.table,
     plot: Annotated[Path | None, typer.Option("--plot", help="Also write the picture here (.png or .html).")] = None,
@@ -235,49 +209,16 @@ def front(
     The untouched model and PAINT stand below its members.
     """
     from sweeper.report import table
-    from sweeper.sweep import load_front
+    from sweeper.sweep import load_merged_front
 
-    folder, spec = _open(name, storage)
-    found = load_front(folder, spec)
-    if found is None:
-        raise UserError(f"sweep {name} has not measured anything yet; see `sweeper status {name}`")
+    found = load_merged_front([open_sweep(name, storage) for name in sweeps])
     if plot is not None:
         _plot(found, plot)
     typer.echo(table(found, format.value), nl=False)
 
 
-@app.command()
-def export(
-    name: Name,
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="New folder to write.")],
-    pick: Annotated[
-        str,
-        typer.Option(
-            help="knee, cleanest, 'most robust', paint, a trial, or 'max robust_accuracy where clean_accuracy>=0.6'"
-        ),
-    ] = "knee",
-    strength: Annotated[
-        float | None, typer.Option(min=-2.0, max=2.0, help="t of W^t, or share of the way from the untouched weights.")
-    ] = None,
-    storage: Storage = None,
-) -> None:
-    """Write one point as a folder that plain open_clip loads, without this project."""
-    from sweeper.export import export_point
-    from sweeper.pick import pick as pick_point
-    from sweeper.sweep import load_front
-
-    sweep, spec = _open(name, storage)
-    found = load_front(sweep, spec)
-    if found is None:
-        raise UserError(f"sweep {name} has no finished trial yet; see `sweeper status {name}`")
-    point = pick_point(found, pick, strength)
-    gap = export_point(sweep, spec, point, folder)
-    typer.echo(
-        f"trial {point.trial}, {point.weights} weights at strength {point.strength:g} -> {folder} "
-        f"(largest difference of a logit: {gap:.1e})",
-        err=True,
-    )
-    typer.echo(f"local-dir:{folder.absolute()}")
+for command in (cli_models.preview, cli_models.export, cli_measures.evaluate, cli_measures.compare, cli_models.rerun):
+    app.command()(command)
 
 
 @app.command()
@@ -291,7 +232,42 @@ def ui(
     """Start MLflow on the sweeps' store and print links that open a sweep and its front."""
     from sweeper.ui import ui as serve
 
-    serve(_storage(storage), name, tracking_uri, host, port, lambda text: typer.echo(text))
+    serve(storage_path(storage), name, tracking_uri, host, port, lambda text: typer.echo(text))
+
+
+@app.command()
+def init(
+    file: Annotated[Path, typer.Argument(help="The file to write.")] = Path("sweep.yaml"),
+) -> None:
+    """Write a commented spec to start from. It never overwrites a file."""
+    starter = Path(__file__).with_name("starter.yaml").read_text()
+    try:
+        with file.open("x") as new:
+            new.write(starter)
+    except FileExistsError as error:
+        raise UserError(f"{file} exists; name another file") from error
+    except OSError as error:
+        raise UserError(f"{file} cannot be written: {error.strerror}") from error
+    typer.echo(f"{file}: change it, then `sweeper check {file}` and `sweeper run {file}`")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a spec, for editors."""
+    import json
+
+    from sweeper.spec import schema as spec_schema
+
+    typer.echo(json.dumps(spec_schema(), indent=1))
+
+
+@app.command()
+def env() -> None:
+    """Print versions, CPUs and GPUs: paste it into a report of a problem."""
+    from sweeper.environment import environment
+
+    for name, value in environment().items():
+        typer.echo(f"{name}: {value}")
 
 
 def main() -> NoReturn:
@@ -305,15 +281,6 @@ def main() -> NoReturn:
         typer.echo(str(error), err=True)
         sys.exit(3)
     sys.exit(0)
-
-
-def _storage(given: Path | None) -> Path:
-    path = given if given is not None else Path(os.environ.get("SWEEPER_STORAGE", "sweeps"))
-    if "://" in str(given or os.environ.get("SWEEPER_STORAGE", "")) or ":/" in str(path):
-        raise UserError(f"storage {path}: only folders are served, local ones or shared by all nodes (NFS)")
-    if path.exists() and not path.is_dir():
-        raise UserError(f"storage {path} is a file; name a folder")
-    return path.absolute()
 
 
 def _options(gpus: float | None, address: str | None, tracking_uri: str | None, storage: Path) -> Options:
@@ -330,13 +297,6 @@ def _check_writable(storage: Path) -> None:
     parent = next(path for path in (storage, *storage.parents) if path.exists())
     if not os.access(parent, os.W_OK):
         raise UnavailableError(f"storage {storage}: {parent} cannot be written to; name another with --storage")
-
-
-def _open(name: str, storage: Path | None) -> tuple[SweepFolder, Spec]:
-    from sweeper.folder import SweepFolder
-
-    folder = SweepFolder(_storage(storage), name)
-    return folder, folder.spec()
 
 
 def _resume(folder: SweepFolder, spec: Spec, options: Options, format: Format) -> None:
@@ -382,14 +342,3 @@ def _plot(front: object, path: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         write_front(front, Path(scratch))
         shutil.copyfile(Path(scratch) / f"front{path.suffix}", path)
-
-
-def _print_rows(rows: list[dict[str, object]], format: Format, *, empty: str) -> None:
-    from sweeper.views import as_csv, as_table
-
-    if format is Format.json:
-        typer.echo(json.dumps(rows, indent=2))
-    elif not rows:
-        typer.echo(empty, err=True)
-    else:
-        typer.echo(as_csv(rows) if format is Format.csv else as_table(rows), nl=False)

@@ -1,27 +1,25 @@
-"""A point of a front as a folder that plain open_clip loads."""
+"""A point of a front as a folder that plain open_clip loads, with its model card."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
+import yaml
+
+from sweeper.card import card, export_record
 from sweeper.folder import SweepFolder
-from sweeper.records import FrontPoint, UserError
+from sweeper.provenance import versions
+from sweeper.records import Front, FrontPoint, UserError
 from sweeper.spec import Spec
 
-_LOADING = """\
-```python
-import open_clip
-
-model, _, preprocess = open_clip.create_model_and_transforms("local-dir:{folder}")
-tokenizer = open_clip.get_tokenizer("local-dir:{folder}"{merges})
-```
-"""
+RECORD_FILE, SPEC_FILE, CARD_FILE = "sweeper.json", "spec.yaml", "README.md"
 
 
-def export_point(folder: SweepFolder, spec: Spec, point: FrontPoint, target: Path) -> float:
-    """Writes the folder and returns by how much its logits differ from the trial's, which is checked to be tiny.
+def export_point(folder: SweepFolder, spec: Spec, front: Front, point: FrontPoint, target: Path) -> float:
+    """Writes model, card, record and spec, and returns by how much the model's logits differ from the trial's, which
+    is checked to be tiny.
 
     Raises UserError where the target is not empty, the weights are gone or W cannot be folded into this architecture.
     """
@@ -29,6 +27,7 @@ def export_point(folder: SweepFolder, spec: Spec, point: FrontPoint, target: Pat
 
     from trainables.checkpoint import WEIGHTS_FILE, TrialFolder
     from trainables.clip import MERGES_FILE, load_clip
+    from trainables.clip import WEIGHTS_FILE as MODEL_FILE
     from trainables.export import LOGITS_TOLERANCE, export_model, largest_logit_difference
     from trainables.policy import Policy
     from trainables.settings import Parameters
@@ -52,37 +51,16 @@ def export_point(folder: SweepFolder, spec: Spec, point: FrontPoint, target: Pat
     gap = largest_logit_difference(clip, policy, weights, point.strength, target, images, text)
     if gap > LOGITS_TOLERANCE:
         raise RuntimeError(f"{target} answers differently from trial {point.trial}: logits differ by {gap:.2g}")
-    merges = f', bpe_path="{target}/{MERGES_FILE}"' if clip.merges is not None else ""
-    (target / "README.md").write_text(_card(folder, point, target, merges))
-    record = {"sweep": folder.name, "sweep_id": folder.sweep_id, "trial": point.trial, "weights": point.weights}
-    record |= {"strength": point.strength, "parameters": point.parameters, "validation": point.validation}
-    record |= {"test": point.values, "intervals": point.intervals, "seed": spec.search.seed}
-    record |= {"reference_weights_digest": (folder.untouched() or {}).get("weights_digest")}
-    (target / "sweeper.json").write_text(json.dumps(record, indent=1) + "\n")
+    record = export_record(folder, spec, point, front, json.loads((trial.path / "trial.json").read_text()))
+    record["digests"]["exported_weights"] = _sha256(target / MODEL_FILE)
+    record["exported_with"] = versions()
+    (target / RECORD_FILE).write_text(json.dumps(record, indent=1) + "\n")
+    (target / SPEC_FILE).write_text(yaml.safe_dump(spec.resolved(), sort_keys=False))
+    merges = MERGES_FILE if (target / MERGES_FILE).exists() else None
+    (target / CARD_FILE).write_text(card(record, spec, str(target), merges))
     return gap
 
 
-def _card(folder: SweepFolder, point: FrontPoint, target: Path, merges: str) -> str:
-    rows = ["| measured on | what | value | 95 % interval |", "| --- | --- | --- | --- |"]
-    rows += [f"| validation | {name} | {value:.4f} | |" for name, value in point.validation.items()]
-    for name, value in (point.values or {}).items():
-        low, high = (point.intervals or {})[name]
-        rows.append(f"| test | {name} | {value:.4f} | {low:.4f} to {high:.4f} |")
-    if not point.validation:
-        rows.append("| | not measured at this strength | | |")
-    parameters: dict[str, Any] = {name: value for name, value in point.parameters.items() if value is not None}
-    return "\n".join(
-        [
-            f"# {folder.name}, trial {point.trial}",
-            "",
-            f"A CLIP tuned against written words: {point.weights} weights at strength {point.strength:g}.",
-            "",
-            _LOADING.format(folder=target, merges=merges),
-            *rows,
-            "",
-            "Parameters: " + ", ".join(f"{name} {value}" for name, value in parameters.items()) + ".",
-            "",
-            "The licence of the original weights applies.",
-            "",
-        ]
-    )
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

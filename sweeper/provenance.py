@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import sweeper
 
@@ -21,15 +22,17 @@ def versions() -> dict[str, str]:
     return found
 
 
-def git_commit() -> str | None:
-    """The commit checked out in the current directory, ``-dirty`` behind it if files differ; None outside git."""
+def git_commit(folder: Path) -> str | None:
+    """The commit checked out in the repository of ``folder``, ``-dirty`` behind it if files differ; None outside git."""
     try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
+        commit = _git(folder, "rev-parse", "HEAD")
         if commit.returncode != 0:
             return None
-        changed = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, timeout=10
-        )
+        changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.TimeoutExpired):
         return None
     return commit.stdout.strip() + ("-dirty" if changed.stdout.strip() else "")
+
+
+def _git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10)

@@ -39,6 +39,8 @@ def sweeper(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (("status", "nobody"), "there are: none"),
         (("front", "nobody"), "nobody"),
         (("export", "nobody", "out"), "nobody"),
+        (("preview", str(QUICKSTART), "--output", "sheet.jpg"), "sheet.jpg"),
+        (("rerun", "nobody", "0"), "nobody"),
         (("ui", "nobody"), "nobody"),
         (("show", "nobody", "-3"), "-3"),
         (("dance",), "dance"),

@@ -28,14 +28,6 @@ FLUSH_S = 120.0
 EPOCHS = 3
 
 
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated store without runs: copied, because a migration takes five seconds."""
-    folder = tmp_path_factory.mktemp("store")
-    create_store(find_store(folder, f"sqlite:///{folder / 'mlflow.db'}"))
-    return folder / "mlflow.db"
-
-
 @pytest.fixture
 def storage(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

@@ -129,6 +129,35 @@ def test_a_killed_driver_goes_on_with_the_same_trials(tmp_path: Path, killed_aft
     assert [record.state for record in second.study.trials()] == ["complete"] * 6
 
 
+GRID = {
+    "objective": {"choices": ["dpo", "cross_entropy"]},
+    "beta": {"when": {"objective": "dpo"}, "choices": [0.5, 1.0]},
+    "tune": "transform",
+    "learning_rate": {"choices": [0.01, 0.1]},
+}
+
+
+def test_a_grid_is_tried_once_whole_whatever_is_killed_and_asked_for_later(tmp_path: Path) -> None:
+    point = {"objective": "dpo", "beta": 1.0, "learning_rate": 0.1}
+    whole = make_spec(parameters=GRID, points=[point], search={"sampler": "grid"}, paint={"learning_rate": 1e-3})
+    assert whole.search.trials == 1 + 6
+    first = Bench(tmp_path, whole.with_trials(3))
+    run_all(first, 2)
+    assert first.trials.next_task() is not None  # begun, and never ended
+    second = Bench(tmp_path, whole.with_trials(5))
+    assert len(run_all(second)) == 3 and second.trials.exhausted()
+    third = Bench(tmp_path, whole)
+    run_all(third)
+    records = third.study.trials()
+    assert [record.state for record in records] == ["complete"] * 7
+    assert [record.baseline for record in records] == ["paint", *[None] * 6]
+    tried = [record.parameters for record in records[1:]]
+    assert tried[0] == {**point, "tune": "transform"}
+    assert tried[1:] == [one for one in whole.parameters.grid() if one != tried[0]]
+    with pytest.raises(UserError, match=r"8 is more than the whole grid, which has 7 trials \(PAINT \+ 1 point \+ 5"):
+        whole.with_trials(8)
+
+
 def test_failures_up_to_the_share_are_borne_and_no_more(tmp_path: Path) -> None:
     bench = Bench(tmp_path, make_spec(limits={"max_failed_share": 0.2}))
     for _ in range(2):

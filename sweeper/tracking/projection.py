@@ -15,14 +15,14 @@ from typing import Any
 from sweeper.tracking.outbox import Event
 from sweeper.tracking.runs import EXPERIMENT, Runs, Store, save_runs
 
-_FRONT_FILES = ("front.png", "front.html", "front.json", "front.csv")
+_FRONT_FILES = ("front.png", "front.html", "front.json", "front.csv", "proxy.json")
 _METRICS_PER_CALL = 800
 """MLflow takes 1000 metrics, params and tags together in a call."""
 _TAG_LENGTH = 7900
 _STATUS = {
     "complete": "FINISHED", "stopped": "KILLED", "failed": "FAILED", "interrupted": "KILLED", "running": "RUNNING",
 }  # fmt: skip
-_TRAIN = ("loss", "preference_loss", "reference_kl")
+_TRAIN = ("loss", "preference_loss", "reference_kl", "identity_distance")
 
 
 @contextlib.contextmanager

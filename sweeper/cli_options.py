@@ -1,0 +1,83 @@
+"""What the commands share: their options, how a sweep is found, how rows are printed."""
+
+from __future__ import annotations
+
+import json
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sweeper.records import UserError
+
+if TYPE_CHECKING:
+    from sweeper.folder import SweepFolder
+    from sweeper.spec import Spec
+
+
+class Format(StrEnum):
+    table = "table"
+    json = "json"
+    csv = "csv"
+
+
+Storage = Annotated[
+    Path | None,
+    typer.Option(
+        "--storage", help="Folder of all sweeps. Default: $SWEEPER_STORAGE, else ./sweeps.", show_default=False
+    ),
+]
+TrackingUri = Annotated[
+    str | None,
+    typer.Option(
+        "--tracking-uri",
+        help="MLflow store. Default: $MLFLOW_TRACKING_URI, else sqlite:///<storage>/mlflow.db.",
+        show_default=False,
+    ),
+]
+Gpus = Annotated[
+    float | None,
+    typer.Option(
+        "--gpus", help="GPUs the sweep may use. Default: all; without GPUs it plans by CPU.", show_default=False
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option("--address", help="host:port of a Ray cluster that is up. Default: a Ray of its own on this machine."),
+]
+Name = Annotated[str, typer.Argument(help="The sweep's name; `sweeper list` shows them.")]
+Number = Annotated[int, typer.Argument(help="The trial's number.", min=0)]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one entry of the spec, for instance training.epochs=5."),
+]
+Output = Annotated[Format, typer.Option("--format", help="How to print.")]
+
+
+def storage_path(given: Path | None) -> Path:
+    path = given if given is not None else Path(os.environ.get("SWEEPER_STORAGE", "sweeps"))
+    if "://" in str(given or os.environ.get("SWEEPER_STORAGE", "")) or ":/" in str(path):
+        raise UserError(f"storage {path}: only folders are served, local ones or shared by all nodes (NFS)")
+    if path.exists() and not path.is_dir():
+        raise UserError(f"storage {path} is a file; name a folder")
+    return path.absolute()
+
+
+def open_sweep(name: str, storage: Path | None) -> tuple[SweepFolder, Spec]:
+    from sweeper.folder import SweepFolder
+
+    folder = SweepFolder(storage_path(storage), name)
+    return folder, folder.spec()
+
+
+def print_rows(rows: list[dict[str, object]], format: Format, *, empty: str) -> None:
+    from sweeper.views import as_csv, as_table
+
+    if format is Format.json:
+        typer.echo(json.dumps(rows, indent=2))
+    elif not rows:
+        typer.echo(empty, err=True)
+    else:
+        typer.echo(as_csv(rows) if format is Format.csv else as_table(rows), nl=False)

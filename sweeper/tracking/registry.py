@@ -1,0 +1,119 @@
+"""Exported models in MLflow's registry: one registered model per sweep, a version per point, an alias per pick."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sweeper.folder import SweepFolder
+from sweeper.records import GOALS, UnavailableError, UserError
+from sweeper.tracking.projection import create_store
+from sweeper.tracking.runs import Runs, Store, find_runs, find_store
+
+_ALIAS = re.compile(r"(?!v\d+$|latest$)[A-Za-z0-9_-]+", re.IGNORECASE)
+_NAME = re.compile(r"[^/:%\"']+")
+_DIGEST_TAG = "sweeper.weights_sha256"
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A version in the registry."""
+
+    name: str
+    version: str
+    alias: str
+    new: bool
+    """Whether the version was made now; False: it was there, with the same weights."""
+
+    @property
+    def uri(self) -> str:
+        return f"models:/{self.name}@{self.alias}"
+
+
+def check_names(name: str, alias: str) -> None:
+    """Raises UserError for what MLflow would refuse."""
+    if not _NAME.fullmatch(name):
+        raise UserError(f"--register-as {name!r}: the name of a registered model has no / : % or quotes")
+    if not _ALIAS.fullmatch(alias):
+        raise UserError(f"--alias {alias!r}: use letters, digits, _ and -, and neither `latest` nor v and a number")
+
+
+def default_alias(pick: str, strength: float | None) -> str:
+    """``most robust`` -> ``most-robust``, ``7`` at strength 0.5 -> ``trial-7-at-0-5``."""
+    words = f"trial {pick}" if pick.strip().isdigit() else pick
+    if strength is not None:
+        words += f" at {'minus ' if strength < 0 else ''}{abs(strength):g}"
+    return re.sub(r"[^A-Za-z0-9]+", "-", words).strip("-")
+
+
+def register(
+    sweep: SweepFolder, tracking_uri: str | None, exported: Path, record: Mapping[str, Any], name: str, alias: str
+) -> Registered:
+    """Uploads an exported folder to the run of its trial and gives its version ``alias``.
+
+    Weights that ``name`` has already make no second version: its files and tags are brought up to date.
+
+    Args:
+        record: ``sweeper.json`` of the folder.
+
+    Raises:
+        UnavailableError: MLflow has no run of this trial, or cannot be reached.
+    """
+    from mlflow.exceptions import MlflowException
+
+    store, runs = _store(sweep, tracking_uri)
+    run_id = runs.trials.get(record["trial"])
+    if run_id is None:
+        raise UnavailableError(f"MLflow has no run of trial {record['trial']}; `sweeper resume {sweep.name}` sends it")
+    try:
+        client = create_store(store)
+        try:
+            client.create_registered_model(name, description=f"CLIP tuned against typographic attacks: {sweep.name}")
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        digest = record["digests"]["exported_weights"]
+        path = f"models/{record['weights']}-{round(100 * record['strength'])}"
+        source = f"runs:/{run_id}/{path}"
+        known = client.search_model_versions(f"name = '{name}'")
+        same = [one for one in known if one.source == source and one.tags.get(_DIGEST_TAG) == digest]
+        if same:
+            for file in exported.iterdir():
+                if file.suffix in (".md", ".json", ".yaml"):
+                    client.log_artifact(run_id, str(file), path)
+            version = str(same[0].version)
+        else:
+            client.log_artifacts(run_id, str(exported), path)
+            version = str(client.create_model_version(name, source, run_id=run_id).version)
+        for key, value in _tags(record, digest).items():
+            client.set_model_version_tag(name, version, key, value)
+        client.set_registered_model_alias(name, alias, version)
+    except Exception as error:  # requests', SQLAlchemy's and MLflow's own: the model is exported whatever it is
+        raise UnavailableError(f"MLflow at {store.shown_uri}: {str(error).splitlines()[0][:300]}") from error
+    return Registered(name, version, alias, new=not same)
+
+
+def _store(sweep: SweepFolder, tracking_uri: str | None) -> tuple[Store, Runs]:
+    """The store that has the sweep's runs: the one named, else wherever they are."""
+    runs = find_runs(sweep.path)
+    if runs is None:
+        raise UnavailableError(f"MLflow has no runs of sweep {sweep.name}; `sweeper resume {sweep.name}` sends them")
+    store = find_store(sweep.storage, tracking_uri)
+    if store.shown_uri != runs.uri:
+        if tracking_uri is not None:
+            raise UnavailableError(f"the runs of sweep {sweep.name} are in {runs.uri}, not in {store.shown_uri}")
+        store = find_store(sweep.storage, runs.uri)
+    if store.uri.startswith("sqlite:///") and not Path(store.uri.removeprefix("sqlite:///").partition("?")[0]).exists():
+        raise UnavailableError(f"the runs of sweep {sweep.name} were in {store.uri}, which is gone")
+    return store, runs
+
+
+def _tags(record: Mapping[str, Any], digest: str) -> dict[str, str]:
+    tags = {_DIGEST_TAG: digest, "sweeper.sweep": record["sweep"], "sweeper.sweep_id": record["sweep_id"]}
+    tags |= {f"sweeper.{key}": str(record[key]) for key in ("trial", "weights", "strength")}
+    for split in ("validation", "test"):
+        tags |= {f"{split}.{goal}": f"{record[split][goal]:.4f}" for goal in GOALS if goal in (record[split] or {})}
+    return tags
