@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from pydantic import ValidationError
@@ -19,6 +20,9 @@ from trainables.settings import Parameters
 
 Suggest = Callable[[str, Choices | Range], Value]
 """Called with a name in the study and what may be drawn; returns the value."""
+
+GRID_LIMIT = 100_000
+"""Combinations of a grid: far above what anybody trains."""
 
 SHAPING = ("objective", "tune")
 """Parameters that decide which others ``trainables.settings.Parameters`` wants."""
@@ -90,6 +94,25 @@ class Space:
                 drawn[name] = domain.value if isinstance(domain, Fixed) else suggest(branch.name, domain)
         return drawn
 
+    def grid(self) -> list[dict[str, Value]]:
+        """Every combination of choices, each once, as ``draw`` returns it; the first parameter changes slowest.
+
+        Raises ProblemsError for a range that could be drawn and for more than ``GRID_LIMIT`` combinations.
+        """
+        ranges: dict[str, Branch] = {}
+        for combination in self._combinations(list(self.branches), {}, self._deciding()):
+            assert not isinstance(combination, Problem), "checked when the space was parsed"
+            applying = (self._branch(name, combination) for name in combination)
+            ranges |= {b.name: b for b in applying if b is not None and isinstance(b.domain, Range)}
+        if ranges:
+            message = "is a range; a grid tries choices: write {choices: [...]}, or take the sampler tpe"
+            raise ProblemsError(Problem(branch.path, f"`{name}` {message}") for name, branch in ranges.items())
+        walk = self._combinations(list(self.branches), {}, set(self.branches))
+        found = [one for one in islice(walk, GRID_LIMIT + 1) if not isinstance(one, Problem)]
+        if len(found) > GRID_LIMIT:
+            raise ProblemsError([Problem((), f"this grid has more than {GRID_LIMIT} combinations; name fewer choices")])
+        return found
+
     def complete(self, parameters: Mapping[str, Any]) -> dict[str, Value]:
         """A point that lies in the space, with the fixed parameters added where it leaves them out.
 
@@ -146,9 +169,13 @@ class Space:
     def _branch(self, name: str, parameters: Mapping[str, Value]) -> Branch | None:
         return next((branch for branch in self.branches[name] if branch.applies(parameters)), None)
 
+    def _deciding(self) -> set[str]:
+        """The parameters whose values decide what else is drawn."""
+        return {name for branch in _each(self.branches) for name in branch.when} | set(SHAPING)
+
     def _combination_problems(self) -> Iterator[Problem]:
         """Walks every combination of the values that decide what else is drawn; each must be valid Parameters."""
-        deciding = {name for branch in _each(self.branches) for name in branch.when} | set(SHAPING)
+        deciding = self._deciding()
         seen: set[str] = set()
         for combination in self._combinations(list(self.branches), {}, deciding):
             if isinstance(combination, Problem):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -20,7 +20,8 @@ from pydantic import (
 )
 
 from sweeper.document import Document
-from sweeper.inputs import class_problems, embedding_width, model_problems, set_problems
+from sweeper.inputs import class_problems, set_problems
+from sweeper.model_inputs import embedding_width, model_problems
 from sweeper.problems import Problem, ProblemsError, from_validation
 from sweeper.records import GOALS, UserError
 from sweeper.space import Space
@@ -102,13 +103,20 @@ class Paint(Settings):
 
 
 class Search(Settings):
-    sampler: Literal["tpe"] = "tpe"
+    sampler: Literal["tpe", "grid", "random"] = "tpe"
+    """``grid`` tries every combination of choices, in the order in which they are written."""
     trials: Annotated[int, Field(ge=1)] = 32
-    """The baseline and the starting points among them."""
+    """The baseline and the starting points among them; ``grid`` tries all it has when left out."""
     seed: Annotated[int, Field(ge=0)] = 0
     startup_trials: Annotated[int, Field(ge=1)] | None = None
     """So many trials must be finished before the sampler learns from them; a quarter of ``trials``, at least 4, when
-    left out."""
+    left out. For ``tpe`` only."""
+
+    @model_validator(mode="after")
+    def _only_tpe_learns(self) -> Self:
+        if self.startup_trials is not None and self.sampler != "tpe":
+            raise ValueError(f"startup_trials is for the sampler tpe; {self.sampler} does not learn, leave it out")
+        return self
 
     def startup(self) -> int:
         return self.startup_trials if self.startup_trials is not None else max(4, self.trials // 4)
@@ -185,6 +193,65 @@ class Spec(TaskSettings):
             raise ProblemsError(problems)
         return self
 
+    @model_validator(mode="after")
+    def _copies_and_images_can_be_had(self) -> Self:
+        problems = [
+            *self._above_the_task("copies", self.train.copies, "set train.copies: {most}"),
+            *self._above_the_task("images", self.train.images, "set train.images: {most}, or leave it out"),
+        ]
+        if problems:
+            raise ProblemsError(problems)
+        return self
+
+    @model_validator(mode="after")
+    def _grid_has_so_many_trials(self) -> Self:
+        if self.search.sampler != "grid":
+            return self
+        try:
+            whole = self.whole_grid()
+        except ProblemsError as error:
+            raise ProblemsError(Problem(("parameters", *p.path), p.message, p.at_key) for p in error.problems) from None
+        if "trials" not in self.search.model_fields_set:
+            return self.model_copy(update={"search": self.search.model_copy(update={"trials": whole})})
+        if self.search.trials > whole:
+            raise ProblemsError([Problem(("search", "trials"), f"`search.trials`: {self._beyond_grid(whole)}")])
+        return self
+
+    def _above_the_task(self, name: str, limit: int | None, cure: str) -> Iterator[Problem]:
+        for branch in self.parameters.branches.get(name, ()):
+            path, most = max(branch.domain.located(), key=lambda located: located[1])
+            if limit is not None and int(most) > limit:
+                message = f"`{name}`: {most} is above train.{name}, which is {limit}; {cure.format(most=most)}"
+                yield Problem(("parameters", *branch.path, *path), message)
+
+    def _beyond_grid(self, whole: int) -> str:
+        return f"{self.search.trials} is more than the whole grid, which has {whole} trials ({self._grid_parts()})"
+
+    def _grid_parts(self) -> str:
+        parts = ["PAINT"] * (self.paint is not None)
+        points, combinations = len(self.points), len(self.chosen()) - len(self.points)
+        parts += [f"{points} point" + "s" * (points > 1)] * (points > 0)
+        return " + ".join([*parts, f"{combinations} combinations"])
+
+    def chosen(self) -> list[dict[str, Any]]:
+        """What is tried before (``tpe``, ``random``) or instead of (``grid``) suggestions: the points as written, then
+        the combinations of a grid that are none of them."""
+        if self.search.sampler != "grid":
+            return self.points
+        tried = [self.parameters.complete(point) for point in self.points]
+        return self.points + [one for one in self.parameters.grid() if one not in tried]
+
+    def whole_grid(self) -> int:
+        """Trials of a grid: the baseline, the points and every combination. Raises ProblemsError as ``Space.grid``."""
+        return (self.paint is not None) + len(self.chosen())
+
+    def with_trials(self, trials: int) -> Spec:
+        """The same sweep with another total of trials. Raises UserError for more than a grid has."""
+        spec = self.model_copy(update={"search": self.search.model_copy(update={"trials": trials})})
+        if self.search.sampler == "grid" and trials > (whole := self.whole_grid()):
+            raise UserError(spec._beyond_grid(whole))
+        return spec
+
     def task_settings(self) -> TaskSettings:
         """What all trials share."""
         return TaskSettings(**{name: getattr(self, name) for name in TaskSettings.model_fields})
@@ -226,6 +293,8 @@ def load_spec(path: Path | str, overrides: Sequence[str] = ()) -> Spec:
     if spec is not None and not problems:
         problems += class_problems(spec.train, spec.sets[spec.train.set.partition("/")[0]])
         problems += _paint_problems(spec, context["embed_dim"])
+        if not any(override.partition("=")[0].strip() == "search.trials" for override in overrides):
+            problems += _grid_problems(spec)
     if problems:
         lines = {f"{document.place(problem.path, problem.at_key)}: {problem.message}": None for problem in problems}
         raise UserError("\n".join(sorted(lines, key=_position)))
@@ -255,6 +324,17 @@ def _paint_problems(spec: Spec, embed_dim: int | None) -> list[Problem]:
     if rank is None or embed_dim is None or rank <= embed_dim:
         return []
     return [Problem(("paint", "rank"), f"`paint.rank`: {rank} is above {embed_dim}, the model's embedding width")]
+
+
+def _grid_problems(spec: Spec) -> list[Problem]:
+    """A file says the whole grid; the first trials of it alone are for the command line, to try it out."""
+    if spec.search.sampler != "grid" or spec.search.trials == (whole := spec.whole_grid()):
+        return []
+    message = (
+        f"`search.trials`: {spec.search.trials} is less than the whole grid, which has {whole} trials "
+        f"({spec._grid_parts()}); leave it out, or run the first ones with --trials {spec.search.trials}"
+    )
+    return [Problem(("search", "trials"), message)]
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, str]:

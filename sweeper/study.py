@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -24,6 +24,8 @@ from sweeper.domains import Choices, Range, Value
 from sweeper.records import GOALS, Point, TrialRecord, UserError
 from sweeper.records import TrialState as State
 from sweeper.space import Space
+
+Sampler = Literal["tpe", "random"]
 
 _NAME = "sweep"
 _STATES: dict[TrialState, State] = {
@@ -47,6 +49,7 @@ class Study:
         settings = study.user_attrs["settings"]
         self.seed: int = settings["seed"]
         self.startup_trials: int = settings["startup_trials"]
+        self.sampler: Sampler = settings.get("sampler", "tpe")  # sweeps of earlier versions knew no other
         self.goals: tuple[str, ...] = tuple(settings["goals"])
         # What the sampler may know, in memory: asking there never leaves a half-asked trial in the file.
         with _quiet():
@@ -56,8 +59,19 @@ class Study:
             self._reflect(frozen)
 
     @classmethod
-    def create(cls, path: Path, space: Space, *, seed: int, startup_trials: int, goals: Sequence[str] = GOALS) -> Study:
-        """A new study in a file that must not exist; the first ``startup_trials`` finished trials are drawn at random.
+    def create(
+        cls,
+        path: Path,
+        space: Space,
+        *,
+        seed: int,
+        startup_trials: int,
+        sampler: Sampler = "tpe",
+        goals: Sequence[str] = GOALS,
+    ) -> Study:
+        """A new study in a file that must not exist.
+
+        ``random`` never learns; ``tpe`` draws at random until ``startup_trials`` are finished.
 
         Raises UserError where the file exists.
         """
@@ -68,7 +82,7 @@ class Study:
         with _storage(unfinished) as storage:
             study = optuna.create_study(storage=storage, study_name=_NAME, directions=["maximize"] * len(goals))
             study.set_metric_names(list(goals))
-            settings = {"seed": seed, "startup_trials": startup_trials, "goals": list(goals)}
+            settings = {"seed": seed, "startup_trials": startup_trials, "sampler": sampler, "goals": list(goals)}
             study.set_user_attr("settings", settings)
         os.replace(unfinished, path)
         return cls.open(path, space)
@@ -226,15 +240,20 @@ class Study:
     def _suggest(self, seed: int) -> tuple[dict[str, Value], dict[str, Value]]:
         """Parameters of a new trial and, by name in the study, the searched ones among them."""
         with _quiet():
-            self._mirror.sampler = optuna.samplers.TPESampler(
-                n_startup_trials=self.startup_trials, multivariate=True, group=True, constant_liar=True, seed=seed
-            )
+            self._mirror.sampler = self._make_sampler(seed)
             asked = self._mirror.ask()
             parameters = self._space.draw(lambda name, domain: _draw(asked, name, domain))
             # As a failed trial the sampler ignores it; `add` enters the suggestion as a trial of its own, without the
             # notes that TPE leaves in one it has asked for and that a mirror made anew would not have.
             self._mirror.tell(asked, state=TrialState.FAIL)
         return parameters, dict(asked.params)
+
+    def _make_sampler(self, seed: int) -> optuna.samplers.BaseSampler:
+        if self.sampler == "random":
+            return optuna.samplers.RandomSampler(seed=seed)
+        return optuna.samplers.TPESampler(
+            n_startup_trials=self.startup_trials, multivariate=True, group=True, constant_liar=True, seed=seed
+        )
 
 
 def _draw(trial: optuna.trial.Trial, name: str, domain: Choices | Range) -> Value:

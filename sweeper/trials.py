@@ -45,6 +45,7 @@ class Trials:
         """``untouched``: goals of the untouched model on validation; ``interrupt``: has running trials stop."""
         self._spec, self._study, self._folder, self._untouched = spec, study, folder, untouched
         self._listener, self._interrupted, self._interrupt = listener, interrupted, interrupt
+        self._chosen = spec.chosen()
         records = study.trials()
         self._put_back = deque(record for record in records if record.state == "running")
         self._asked = len(records)
@@ -112,14 +113,15 @@ class Trials:
         return record
 
     def _ask(self) -> TrialRecord:
-        """PAINT first, then the starting points, then the sampler."""
+        """PAINT first, then the starting points, then the sampler or the grid."""
         index = self._asked
         if self._spec.paint is not None:
             if index == 0:
                 return self._study.add(self._spec.paint.parameters(), baseline="paint")
             index -= 1
-        if index < len(self._spec.points):
-            return self._study.add(self._spec.points[index])
+        if index < len(self._chosen):
+            return self._study.add(self._chosen[index])
+        assert self._spec.search.sampler != "grid", "a spec never plans more trials than its grid has"
         return self._study.ask()
 
     def _complete(self, record: TrialRecord, outcome: Outcome) -> None:

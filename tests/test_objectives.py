@@ -81,3 +81,21 @@ def test_kto_does_not_differentiate_its_kl() -> None:
     loss = kto(policy.requires_grad_(), reference, y, w, beta=1, kl=reference_kl(clean, reference))
     loss.backward()
     assert clean.grad is None
+
+
+@pytest.mark.parametrize("objective", [dpo, ipo])
+def test_an_image_embedding_moves_along_the_difference_of_two_texts(objective: Any) -> None:
+    """Corollary 3.2 of the paper: the direction is T(chosen) - T(rejected), and only its weight tells DPO from IPO."""
+    draw, beta, scale = torch.Generator().manual_seed(0), 0.4, 10.0
+    images = torch.randn(3, 8, generator=draw, dtype=torch.float64, requires_grad=True)
+    texts, reference = (torch.randn(5, n, generator=draw, dtype=torch.float64) for n in (8, 3))
+    chosen, rejected = torch.tensor([0, 1, 2]), torch.tensor([3, 4, 0])
+    logits = scale * images @ texts.T
+    objective(logits, reference.T, chosen, rejected, beta=beta).backward()
+    rows = torch.arange(3)
+    h = (
+        logits[rows, chosen] - logits[rows, rejected] - reference.T[rows, chosen] + reference.T[rows, rejected]
+    ).detach()
+    weight = -beta * torch.sigmoid(-beta * h) if objective is dpo else 2 * (h - 1 / (2 * beta))
+    expected = (weight * scale / 3)[:, None] * (texts[chosen] - texts[rejected])
+    torch.testing.assert_close(images.grad, expected)

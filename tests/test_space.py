@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from typing import Any
 
@@ -241,3 +242,80 @@ def test_fixing_the_objective_leaves_the_other_branches_unused() -> None:
     names: list[str] = []
     space.draw(lambda name, domain: names.append(name) or domain.examples()[0])  # type: ignore[func-returns-value]
     assert "beta[ipo]" in names and "objective" not in names
+
+
+GRID_VALUES: dict[str, list[Any]] = {
+    "objective": ["dpo", "ipo", "kto", "cross_entropy"],
+    "tune": ["visual", "last_blocks", "transform"],
+    "beta": [0.01, 0.5, 1.0],
+    "lambda_reg": [0.0, 0.3, 2.0],
+    "blocks": [1, 2, 4],
+    "rank": [16, 32],
+    "copies": [1, 3],
+}
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_a_grid_is_the_whole_product_under_the_conditions(data: st.DataObject) -> None:
+    chosen = {
+        name: data.draw(st.lists(st.sampled_from(values), min_size=1, unique=True), label=name)
+        for name, values in GRID_VALUES.items()
+    }
+    ipo_betas = data.draw(st.lists(st.sampled_from([0.005, 0.02]), min_size=1, unique=True))
+    raw: dict[str, Any] = {name: {"choices": chosen[name]} for name in ("lambda_reg", "objective", "copies")}
+    raw["rank"] = {"when": {"tune": "transform"}, "choices": chosen["rank"]}
+    raw["beta"] = [
+        {"when": {"objective": ["dpo", "kto"]}, "choices": chosen["beta"]},
+        {"when": {"objective": "ipo"}, "choices": ipo_betas},
+    ]
+    raw["blocks"] = {"when": {"tune": "last_blocks"}, "choices": chosen["blocks"]}
+    raw |= {"tune": {"choices": chosen["tune"]}, "learning_rate": 1e-3}
+    expected = []
+    for objective, tune in itertools.product(chosen["objective"], chosen["tune"]):
+        betas = {"ipo": ipo_betas, "cross_entropy": [None]}.get(objective, chosen["beta"])
+        blocks = chosen["blocks"] if tune == "last_blocks" else [None]
+        ranks = chosen["rank"] if tune == "transform" else [None]
+        for values in itertools.product(betas, blocks, ranks, chosen["lambda_reg"], chosen["copies"]):
+            one = dict(zip(("beta", "blocks", "rank", "lambda_reg", "copies"), values, strict=True))
+            one |= {"objective": objective, "tune": tune, "learning_rate": 1e-3}
+            expected.append({name: value for name, value in one.items() if value is not None})
+    space = Space.parse(raw)
+    grid = space.grid()
+    key = lambda one: sorted((name, str(value)) for name, value in one.items())  # noqa: E731
+    assert sorted(grid, key=key) == sorted(expected, key=key)
+    assert grid == space.grid() == Space.parse(space.raw).grid()
+    for one in grid:
+        Parameters.model_validate(one)
+        assert space.complete(one) == one
+
+
+def test_the_order_of_a_grid_is_that_of_the_file() -> None:
+    raw = {
+        "objective": {"choices": ["kto", "cross_entropy"]},
+        "beta": {"when": {"objective": "kto"}, "choices": [1.5, 0.1]},
+        "lambda_reg": {"choices": [2, 1]},
+        "tune": "visual",
+        "learning_rate": 1e-4,
+    }
+    found = [(one["objective"], one.get("beta"), one["lambda_reg"]) for one in Space.parse(raw).grid()]
+    assert found == [
+        ("kto", 1.5, 2), ("kto", 1.5, 1), ("kto", 0.1, 2), ("kto", 0.1, 1),
+        ("cross_entropy", None, 2), ("cross_entropy", None, 1),
+    ]  # fmt: skip
+
+
+def test_a_grid_has_no_ranges_that_could_be_drawn_and_an_end() -> None:
+    with pytest.raises(ProblemsError) as caught:
+        SPACE.grid()
+    assert {problem.path for problem in caught.value.problems} == {
+        ("learning_rate", 0), ("learning_rate", 1), ("beta", 0), ("beta", 1), ("label_smoothing",), ("lambda_reg",),
+        ("rank",),
+    }  # fmt: skip
+    assert all("is a range; a grid tries choices" in problem.message for problem in caught.value.problems)
+    fixed = {**RAW, "objective": "cross_entropy", "tune": "last_blocks", "learning_rate": 1e-4, "lambda_reg": 1.0}
+    assert [one["blocks"] for one in Space.parse(fixed, embed_dim=64).grid()] == [1, 2, 4]
+    many = {name: {"choices": [i / 100 for i in range(60)]} for name in ("lambda_reg", "weight_decay", "penalty")}
+    endless = {**many, "objective": "cross_entropy", "tune": "transform", "learning_rate": 1e-3}
+    with pytest.raises(ProblemsError, match="more than 100000 combinations"):
+        Space.parse(endless).grid()

@@ -126,6 +126,24 @@ def test_the_sampler_learns_after_the_start_up_trials_only(tmp_path: Path) -> No
     assert all(one != other for one, other in zip(asked[0][4:], asked[1][4:], strict=True))
 
 
+def test_a_random_sampler_never_learns_and_goes_on_after_a_kill(tmp_path: Path) -> None:
+    asked = []
+    for sign in (1.0, -1.0):
+        path = tmp_path / f"{sign}.db"
+        study = Study.create(path, SPACE, seed=0, startup_trials=1, sampler="random")
+        for number in range(6):
+            trial = study.ask()
+            value = sign * trial.parameters["lambda_reg"]
+            study.tell(trial.number, {"clean_accuracy": value, "robust_accuracy": value}, [], 1.0, 0)
+            if sign > 0 and number == 2:
+                study.close()
+                study = Study.open(path, SPACE)
+        asked.append([record.parameters for record in study.trials()])
+    assert asked[0] == asked[1]
+    assert len({json.dumps(parameters) for parameters in asked[0]}) == 6
+    assert all(SPACE.contains(parameters) for parameters in asked[0])
+
+
 def test_points_below_a_floor_are_not_preferred(tmp_path: Path) -> None:
     space = Space.parse(
         {"objective": "cross_entropy", "tune": "visual", "learning_rate": 1e-3, "lambda_reg": {"low": 0.0, "high": 1.0}}
