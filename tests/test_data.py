@@ -14,10 +14,11 @@ from PIL import Image
 from tests.tiny import parameters, write_clip, write_images
 from trainables import evaluation
 from trainables.checkpoint import TrialFolder
-from trainables.evaluation import goal_scores, means, measurement, untouched_policy
 from trainables.data import preference_classes
+from trainables.evaluation import goal_scores, means, measurement, untouched_policy
 from trainables.group import WorkerGroup
 from trainables.set_settings import ImageFolderSet
+from trainables.sets import list_images
 from trainables.settings import TaskSettings, TrainSettings
 from trainables.store import Store
 from trainables.train import run_trial
@@ -69,11 +70,11 @@ def make_bench(settings: TaskSettings, cache: Path) -> Workbench:
 
 def test_several_folders_are_one_split_and_validation_is_held_back(photos: Path) -> None:
     settings = ImageFolderSet.model_validate(folder_set(photos))
-    assert class_names_of("mine", settings) == (CLASSES, ("dog", "cat", "red car", "owl"))
-    train, validation = (set(image_files("mine", settings, split)) for split in ("train", "validation"))
-    assert len(train) == 16 and len(validation) == 8 and not train & validation
-    assert {path.parent.name for path in validation} == set(CLASSES)
-    assert len(image_files("mine", settings, "test")) == 16
+    train, validation = list_images("mine", settings, "train"), list_images("mine", settings, "validation")
+    assert train.class_names == validation.class_names == ("dog", "cat", "red car", "owl")
+    assert len(train.keys) == 16 and len(validation.keys) == 8 and not set(train.keys) & set(validation.keys)
+    assert {key.partition("/")[0] for key in validation.keys} == set(CLASSES)
+    assert len(list_images("mine", settings, "test").keys) == 16
 
 
 def test_a_trial_over_photographs_from_start_to_test(photos: Path, tmp_path: Path) -> None:
@@ -121,8 +122,8 @@ def test_attacks_depend_on_image_and_copy_alone(photos: Path, tmp_path: Path) ->
     ("changes", "message"),
     [
         ({"train": "/nowhere"}, "does not exist"),
-        ({"class_names": ["a", "b"]}, "2 class_names for 4 class folders"),
-        ({"class_names": {"n01_dog": "dog"}}, "no words for the folders n02_cat"),
+        ({"class_names": ["a", "b"]}, "2 class names for 4 class folders"),
+        ({"class_names": {"n01_dog": "dog"}}, "no words for the class folder n02_cat, n03_red_car, n04_owl"),
         ({"validation": {"from": "train", "per_class": 6}}, "has only 6; lower per_class"),
     ],
 )
@@ -137,7 +138,7 @@ def test_an_unreadable_image_is_named(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "train" / "cat" / "1.png").write_bytes(b"no picture")
     own = {"kind": "image_folder", "train": str(tmp_path / "train"), "test": str(photos / "test")}
     sets = {"mine": folder_set(photos), "own": own}
-    with pytest.raises(ValueError, match=r"1 of 6 images cannot be read, for instance .*cat/1.png"):
+    with pytest.raises(ValueError, match=r"1 of the first 2 of 6 images .*\(cat/1.png: cannot identify"):
         _ = make_bench(task(photos, sets=sets, train={"set": "own"}), tmp_path / "cache").pairs
 
 

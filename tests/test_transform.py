@@ -79,7 +79,13 @@ def test_exported_folder_answers_as_the_trial_did(tower: str, tmp_path: Path) ->
     images = bench.search_sets[0].attacked.images[:20]
     text = bench.clip.tokens([f"a photo of a {name}" for name in bench.search_sets[0].class_names])
     for i, changes in enumerate(
-        [{"rank": 8}, {"tune": "visual"}, {"tune": "last_blocks", "blocks": 1}, {"tune": "all"}]
+        [
+            {"rank": 8},
+            {"rank": 3, "form": "residual"},
+            {"tune": "visual"},
+            {"tune": "last_blocks", "blocks": 1},
+            {"tune": "all"},
+        ]
     ):
         trial = parameters(learning_rate=0.003, **changes)
         folder = TrialFolder(tmp_path / f"trial{i}")

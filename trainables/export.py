@@ -11,38 +11,42 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trainables.clip import CONFIG_FILE, MERGES_FILE, WEIGHTS_FILE, Clip, OpenClip
+from trainables.clip import CONFIG_FILE, MERGES_FILE, WEIGHTS_FILE, Clip
 from trainables.policy import Policy
+from trainables.towers import OpenClip
 from trainables.transform import fold
 
 LOGITS_TOLERANCE = 1e-4
-CHECKED_IMAGES = 32
 
 
 def export_model(clip: Clip, policy: Policy, weights: Mapping[str, Tensor], strength: float, folder: Path) -> None:
-    """Writes config, weights and, where the model has its own, the tokenizer's merges.
+    """Writes config, weights and, where the model has its own tokenizer, the files of that.
 
     Raises:
         ValueError: the folder exists and is not empty, or W cannot be folded into this architecture.
     """
+    from open_clip.tokenizer import HFTokenizer
     from safetensors.torch import save_file
 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists and is not empty; name a new folder")
+    config = copy.deepcopy(clip.config)
     policy.set_weights(weights, strength)
     try:
-        model = fold(clip.model, policy.w) if policy.tune == "transform" else copy.deepcopy(clip.model).cpu()
+        if policy.tune == "transform":
+            model, config["model_cfg"] = fold(clip.model, config["model_cfg"], policy.matrix)
+        else:
+            model = copy.deepcopy(clip.model).cpu()
     finally:
         policy.restore()
-    config = copy.deepcopy(clip.config)
-    if policy.tune == "transform":
-        config["model_cfg"]["embed_dim"] = len(policy.w)
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().clone().contiguous() for name, value in model.state_dict().items()}
     save_file(state, folder / WEIGHTS_FILE)
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
     if clip.merges is not None:
         shutil.copyfile(clip.merges, folder / MERGES_FILE)
+    if isinstance(clip.tokenizer, HFTokenizer):  # open_clip looks for its files in the folder, not on the hub
+        clip.tokenizer.save_pretrained(str(folder))
 
 
 @torch.no_grad()

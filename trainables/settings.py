@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self, cast, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from trainables.set_settings import ImageSetSettings, Settings, Share, Split
+from trainables.set_settings import ImageSetSettings, Settings, Share, Split, TypographicSet
 
 Objective = Literal["dpo", "ipo", "kto", "cross_entropy"]
 Tune = Literal["transform", "last_blocks", "visual", "all"]
@@ -187,6 +187,9 @@ class TaskSettings(Settings):
 
     @model_validator(mode="after")
     def _sets_exist(self) -> Self:
+        for name in self.sets:
+            if not re.fullmatch(r"[A-Za-z0-9_.-]+", name) or name == "transfer":
+                raise ValueError(f"sets: {name!r} is no name for a set; use letters, digits, _ . - (not `transfer`)")
         named = [("train.set", self.train.set, "train")]
         named += [("evaluate.search.sets", name, "validation") for name in self.evaluate.search.sets]
         named += [("evaluate.test.sets", name, "test") for name in self.evaluate.test.sets]
@@ -207,6 +210,11 @@ class TaskSettings(Settings):
                 raise ValueError(
                     f"model.expect.set names {self.model.expect.set!r}; defined are {', '.join(self.sets)}"
                 )
+        tested = [self.sets[split_of(name, "test")[0]] for name in self.evaluate.test.sets]
+        if all(isinstance(one, TypographicSet) for one in tested):
+            raise ValueError(
+                "evaluate.test.sets names only photographs of written words; clean accuracy needs a set without"
+            )
         for name in self.evaluate.test.sets:
             if split_of(name, "test") in used:
                 raise ValueError(f"evaluate.test.sets: {name!r} is trained or searched on; a test needs other images")
@@ -236,7 +244,10 @@ class Parameters(Settings):
     """KTO only."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     rank: Annotated[int, Field(ge=1)] | None = None
-    """Rows of the transform W; the embedding width when left out."""
+    """Rows of the transform W (of A in the residual form); the embedding width when left out."""
+    form: Literal["direct", "residual"] | None = None
+    """Of the transform: W itself (rank, width), or W = I + B A with A (rank, width) and B (width, rank), which drops
+    nothing at any rank; ``direct`` when left out."""
     penalty: Annotated[float, Field(ge=0.0)] = 0.0
     """Weight of ||I - W W^T||^2 (transform only)."""
     blocks: Annotated[int, Field(ge=1)] | None = None
@@ -252,7 +263,7 @@ class Parameters(Settings):
             raise ValueError(f"objective {self.objective} needs `beta`")
         if self.tune == "last_blocks" and self.blocks is None:
             raise ValueError("tune last_blocks needs `blocks`, the number of blocks")
-        for name, owner in (("rank", "transform"), ("blocks", "last_blocks")):
+        for name, owner in (("rank", "transform"), ("form", "transform"), ("blocks", "last_blocks")):
             if getattr(self, name) is not None and self.tune != owner:
                 raise ValueError(f"`{name}` applies to tune {owner} only, not to {self.tune}")
         if self.objective == "cross_entropy" and self.beta is not None:

@@ -183,13 +183,14 @@ class Workbench:
 
     def policy(self, parameters: Parameters) -> Policy:
         """A policy at the reference's weights."""
-        for one in self.search_sets:  # while the text tower has the reference's weights
-            self.text(one.class_names, one.templates)
-        embeddings, from_activations = None, False
+        # All texts while the text tower has the reference's weights.
+        searched = [self.text(one.class_names, one.templates) for one in self.search_sets]
+        embeddings, prompts, from_activations = None, None, False
         if parameters.tune == "transform":
             rows = self.pair_rows(parameters)
             clean, attacked = self.embeddings(self.pairs.clean), self.embeddings(self.pairs.attacked)
             embeddings = torch.cat([clean[rows[rows < len(clean)]], attacked[rows]])
+            prompts = torch.cat([self.text(self.pairs.class_names, self.pairs.templates), *searched])
         elif parameters.tune == "last_blocks" and can_split(self.clip.model.visual):
             last_parameters(self.clip.model.visual, parameters.blocks or 0)  # refuses more blocks than there are
             from_activations = self._activations_fit(parameters.blocks or 0)
@@ -198,6 +199,7 @@ class Workbench:
             parameters,
             bf16=self.bf16,
             embeddings=embeddings,
+            prompts=prompts,
             from_activations=from_activations,
             gradient_checkpointing=self.task.training.gradient_checkpointing,
         )

@@ -1,0 +1,176 @@
+"""Image towers in parts: the blocks that ``last_blocks`` counts, what lies before and after them, recomputation.
+
+open_clip's own ``lock`` means something else in each tower and refuses ResNets, and its gradient checkpointing does
+nothing at all in a ResNet (``set_grad_checkpointing`` is an empty function there, open_clip 3.3): both are done here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+OpenClip = Any
+"""``open_clip.CLIP`` or ``CustomTextCLIP``: untyped, and without a common class."""
+ImageTower = Any
+"""Its ``visual``: open_clip's VisionTransformer, ModifiedResNet or TimmModel."""
+
+
+def split_blocks(visual: ImageTower) -> list[nn.Module] | None:
+    """The parts of an image tower that ``last_blocks`` counts, in order; None where the tower is not known.
+
+    ViT: its residual blocks. ResNet: its four stages (attention pooling goes with the last). timm: the trunk's
+    ``blocks`` (transformers), ``stages`` (ConvNeXt, FastViT), ``layers`` (Swin) or ``layer1`` to ``layer4`` (ResNet).
+    """
+    if is_resnet(visual):
+        return _stages(visual)
+    if hasattr(visual, "transformer") and hasattr(visual.transformer, "resblocks"):
+        return list(visual.transformer.resblocks)
+    name = _blocks_name(visual)
+    if name is None:
+        return None
+    return _stages(visual.trunk) if name == "layer4" else list(getattr(visual.trunk, name))
+
+
+def last_parameters(visual: ImageTower, blocks: int) -> list[str]:
+    """Names of the parameters that ``tune: last_blocks`` trains: the last ``blocks`` blocks and all that follows them.
+
+    Raises:
+        ValueError: the tower has fewer blocks, or its blocks are not known.
+    """
+    parts = split_blocks(visual)
+    if parts is None:
+        tower = type(getattr(visual, "trunk", visual)).__name__
+        raise ValueError(f"tune last_blocks: the blocks of a {tower} tower are not known; use visual")
+    if blocks > len(parts):
+        raise ValueError(f"blocks: {blocks} of an image tower that has {len(parts)}")
+    tuned = {id(parameter) for part in parts[-blocks:] for parameter in part.parameters()}
+    for module in _after_blocks(visual):
+        tuned |= {id(parameter) for parameter in module.parameters()}
+    if isinstance(getattr(visual, "proj", None), nn.Parameter):
+        tuned.add(id(visual.proj))
+    return [name for name, parameter in visual.named_parameters() if id(parameter) in tuned]
+
+
+def can_split(visual: ImageTower) -> bool:
+    """Whether ``trunk`` and ``head`` below know this tower: open_clip's ViT and ResNet, timm's plain ViT (SigLIP's)."""
+    if is_resnet(visual) or _is_timm_vit(visual):
+        return True
+    transformer: Any = getattr(visual, "transformer", None)
+    return hasattr(visual, "_embeds") and hasattr(transformer, "resblocks") and bool(transformer.batch_first)
+
+
+def trunk(visual: ImageTower, pixels: Tensor, blocks: int, *, checkpointed: bool = False) -> Any:
+    """Activations in front of the last ``blocks`` blocks: (B, tokens, width) of a ViT, (B, C, H, W) of a ResNet."""
+    if is_resnet(visual):
+        x = _run(visual.stem, pixels, checkpointed)
+    elif _is_timm_vit(visual):
+        vit = visual.trunk
+        x = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(pixels))))
+    else:
+        x = visual._embeds(pixels)
+    parts = split_blocks(visual)
+    assert parts is not None
+    for part in parts[: len(parts) - blocks]:
+        x = _run(part, x, checkpointed)
+    return x
+
+
+def head(visual: ImageTower, activations: Tensor, blocks: int, *, checkpointed: bool = False) -> Any:
+    """The rest of the tower: activations of ``trunk`` -> (B, d) image features.
+
+    ``checkpointed``: the activations inside a block are computed again in the backward pass.
+    """
+    parts = split_blocks(visual)
+    assert parts is not None
+    x = activations
+    for part in parts[len(parts) - blocks :]:
+        x = _run(part, x, checkpointed)
+    if is_resnet(visual):
+        return visual.attnpool(x)
+    if _is_timm_vit(visual):
+        return visual.head(visual.trunk.forward_head(visual.trunk.norm(x)))
+    pooled, _ = visual._pool(x)
+    return pooled if visual.proj is None else pooled @ visual.proj
+
+
+def features(visual: ImageTower, pixels: Tensor, *, checkpointed: bool = False) -> Any:
+    """The whole tower: normalised pixels (B, 3, H, W) -> (B, d), block by block recomputed where asked for."""
+    if not checkpointed:
+        return visual(pixels)
+    if can_split(visual):
+        parts = split_blocks(visual)
+        assert parts is not None
+        start = trunk(visual, pixels, len(parts), checkpointed=True)
+        return head(visual, start, len(parts), checkpointed=True)
+    visual.trunk.set_grad_checkpointing(True)
+    try:
+        return visual(pixels)
+    finally:
+        visual.trunk.set_grad_checkpointing(False)
+
+
+def check_checkpointing(model: OpenClip, *, text: bool) -> None:
+    """Raises ValueError where the towers that are trained (``text``: the text tower too) cannot recompute."""
+    from open_clip.transformer import ResidualAttentionBlock
+
+    advice = "set training.gradient_checkpointing: false (and a smaller micro_batch_size)"
+    if not can_split(model.visual):
+        try:
+            model.visual.trunk.set_grad_checkpointing(True)
+            model.visual.trunk.set_grad_checkpointing(False)
+        except (AssertionError, AttributeError) as error:  # timm's way to say that a trunk cannot
+            name = type(getattr(model.visual, "trunk", model.visual)).__name__
+            raise ValueError(f"gradient_checkpointing: a {name} image tower has none; {advice}") from error
+    blocks = getattr(text_tower(model).transformer, "resblocks", ())
+    # open_clip 3.3 recomputes its own blocks only: custom ones get arguments that they do not take.
+    if text and not (blocks and all(isinstance(block, ResidualAttentionBlock) for block in blocks)):
+        raise ValueError(f"gradient_checkpointing: the trained text tower has none; {advice}")
+
+
+def text_tower(model: OpenClip) -> Any:
+    """The module that holds ``transformer`` and ``text_projection`` (``proj`` of a Hugging Face tower): the model
+    itself, or its ``text``."""
+    return model.text if hasattr(model, "text") else model
+
+
+def is_resnet(visual: ImageTower) -> bool:
+    """open_clip's own ResNet."""
+    return hasattr(visual, "layer4")
+
+
+def _run(module: Any, x: Tensor, checkpointed: bool) -> Any:
+    return checkpoint(module, x, use_reentrant=False) if checkpointed else module(x)
+
+
+def _stages(resnet: Any) -> list[nn.Module]:
+    return [resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4]
+
+
+def _blocks_name(visual: ImageTower) -> str | None:
+    names = dict(visual.trunk.named_children()) if hasattr(visual, "trunk") else {}
+    return next((name for name in ("blocks", "stages", "layers", "layer4") if name in names), None)
+
+
+def _after_blocks(visual: ImageTower) -> list[nn.Module]:
+    """timm registers a trunk's modules in the order in which they run."""
+    if not hasattr(visual, "trunk"):
+        after = [getattr(visual, name, None) for name in ("ln_post", "attn_pool", "attnpool")]
+        return [module for module in after if isinstance(module, nn.Module)]
+    children = list(visual.trunk.named_children())
+    place = [name for name, _ in children].index(_blocks_name(visual) or "")
+    return [module for _, module in children[place + 1 :]] + [visual.head]
+
+
+def _is_timm_vit(visual: ImageTower) -> bool:
+    if not hasattr(visual, "trunk"):
+        return False
+    from timm.models.vision_transformer import VisionTransformer
+
+    kind = type(visual.trunk)
+    return (
+        isinstance(visual.trunk, VisionTransformer)
+        and kind.forward_features is VisionTransformer.forward_features
+        and kind.forward is VisionTransformer.forward
+    )
