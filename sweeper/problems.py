@@ -196,8 +196,8 @@ def _known_keys(model: type[BaseModel], path: Sequence[Key], data: Any) -> list[
     kind = data.get("kind")
     kinds = {one: get_args(one.model_fields["kind"].annotation) for one in candidates if "kind" in one.model_fields}
     of_kind = [one for one in candidates if kind in kinds.get(one, ())]
-    fields = [(field.alias or name) for one in of_kind or candidates for name, field in one.model_fields.items()]
-    return list(dict.fromkeys(fields))
+    known = [(field.alias or name) for one in of_kind or candidates for name, field in one.model_fields.items()]
+    return list(dict.fromkeys(known))
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -23,7 +23,7 @@ def versions() -> dict[str, str]:
 
 
 def git_commit(folder: Path) -> str | None:
-    """The commit checked out in the repository of ``folder``, ``-dirty`` behind it if files differ; None outside git."""
+    """The commit checked out in the repository of ``folder``, ``-dirty`` behind it if files differ; None outside."""
     try:
         commit = _git(folder, "rev-parse", "HEAD")
         if commit.returncode != 0:

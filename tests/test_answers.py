@@ -11,11 +11,15 @@ from hypothesis import strategies as st
 
 from trainables.answers import Answers, read_answers, write_answers
 
-SCAM = """type,id,object_label,attack_word,postit_area_pct,object_similarities,attack_similarities,object_prob,attack_prob
+SCAM = (
+    "type,id,object_label,attack_word,postit_area_pct,"
+    "object_similarities,attack_similarities,object_prob,attack_prob"
+    """
 SCAM,SCAM_0001_cup,cup,taxi,4.2,26.5,24.1,0.9,0.1
 SCAM,SCAM_0002_pen,pen,love,3.1,20.0,27.5,0.0,1.0
 SCAM,SCAM_0003_key,key,hate,3.1,22.0,22.0,0.5,0.5
 """
+)
 
 
 def example() -> Answers:
