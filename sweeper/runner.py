@@ -101,6 +101,7 @@ class _TrialRunner:
             "data_digest": self._bench.data_digest(),
             "validation_digest": self._bench.validation_digest(),
             "broken": self._bench.broken(),
+            "assumed": self._bench.clip.assumed,
             "versions": {"torch": torch.__version__, "open_clip": open_clip.__version__},
             "device": torch.cuda.get_device_name() if self._bench.device.type == "cuda" else "cpu",
         }

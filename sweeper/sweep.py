@@ -276,6 +276,8 @@ class _Sweep:
             self._folder.write_json("untouched.json", measured)
             before = measured
         self._tracker.sweep_started(self._spec.resolved(), self._tags(measured))
+        if measured["assumed"] is not None:
+            self._progress.line(f"model, assumed: {measured['assumed']}")
         self._tell_broken(measured["broken"])
         goals = measured["validation"]
         self._progress.line(

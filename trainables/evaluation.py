@@ -167,12 +167,12 @@ def _answers(
 ) -> Answers:
     """Workers answer rows ``rank::world_size`` and share what they found."""
     prompts = policy.text_embeddings(bench.prompts(policy, one.class_names, one.templates))
-    inputs, mine = bench.inputs(policy, view), torch.arange(len(view.labels))[group.rank :: group.world_size]
+    mine = torch.arange(len(view.labels))[group.rank :: group.world_size]
     found = torch.zeros(3, len(view.labels), dtype=torch.float64, device=group.device)
     reference = bench.embeddings(view) if reference_kl else None
     reference_text = bench.text(one.class_names, one.templates) if reference_kl else None
     for rows in mine.split(EVALUATION_BATCH):
-        logits = policy.logits(policy.image_embeddings(inputs[rows]), prompts)
+        logits = policy.logits(policy.image_embeddings(bench.input_rows(policy, view, rows)), prompts)
         written = None if view.written is None else view.written[rows]
         found[0, rows] = logits.argmax(-1).to(found)
         found[1, rows] = margins(logits, view.labels[rows], written).to(found)

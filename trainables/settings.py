@@ -145,7 +145,8 @@ class HeldOutEvaluation(Settings):
     """``name`` (its test split) or ``name/split``."""
     images: Annotated[int, Field(ge=1)] | None = None
     variants: bool = True
-    """Also report unseen fonts, positions and words, two words, and the reading of words on images without object."""
+    """Also report unseen fonts, positions and words, two words, and the reading of words on images without object; on at
+    most 2000 images of each set."""
 
 
 class EvaluateSettings(Settings):
@@ -165,7 +166,7 @@ class TrainingSettings(Settings):
     optimizer: Literal["adamax", "adamw"] = "adamax"
     warmup_share: Share = 0.0
     gradient_checkpointing: bool = False
-    """Activations of the image tower are recomputed in the backward pass: less memory, about a third more time."""
+    """Activations of the trained towers are recomputed in the backward pass: less memory, about a third more time."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """``auto``: bf16 on GPU, fp32 on CPU. Goals are always measured in the training precision of the trial."""
     averaging_beta: Positive = 0.7
