@@ -145,8 +145,8 @@ class HeldOutEvaluation(Settings):
     """``name`` (its test split) or ``name/split``."""
     images: Annotated[int, Field(ge=1)] | None = None
     variants: bool = True
-    """Also report unseen fonts, positions and words, two words, and the reading of words on images without object; on at
-    most 2000 images of each set."""
+    """Also report unseen fonts, positions and words, two words, and the reading of words on images without object, on
+    at most 2000 images of each set."""
 
 
 class EvaluateSettings(Settings):
