@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 MODEL_FORMS = (
     "a model is an open_clip name with its tag (ViT-B-32:laion2b_s34b_b79k), a folder, hf-hub:NAME, world, a Python "
-    "function (package.module:load) or a CSV file of answers"
+    "function (package.module:load) or a file of answers (.csv, .json, .jsonl)"
 )
 DATA_FORMS = (
     "data are `world`, KIND:PATH (image_folder, rta100, paint, disentangling, scam, synthscam, webdataset, or one of "
@@ -78,7 +78,7 @@ def answers_of(
     """
     from trainables.answers import read_answers
 
-    if model.endswith((".csv", ".csv.gz")):
+    if model.removesuffix(".gz").endswith((".csv", ".json", ".jsonl")):
         try:
             return read_answers(Path(model))
         except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,22 @@ def test_published_results_of_scam(tmp_path: Path) -> None:
     assert attacked.images == clean.images == ("0001_cup", "0002_pen", "0003_key")
     assert attacked.measures()["two_way_accuracy"].tolist() == [1, 0, 0]
     assert set(clean.measures()) == {"two_way_accuracy"}, "who answered among all classes is not known"
+
+
+@pytest.mark.parametrize("lines", [True, False])
+def test_json_says_the_same(lines: bool, tmp_path: Path) -> None:
+    rows = [
+        {"image": 1, "true": "dog", "written": "cat", "score_true": 25.5, "score_written": 26.0},
+        {"image": 2, "true": "cat", "written": "dog", "score_true": 0.3, "score_written": 0.2},
+    ]
+    path = tmp_path / ("theirs.jsonl" if lines else "theirs.json")
+    path.write_text("\n".join(map(json.dumps, rows)) if lines else json.dumps(rows))
+    found = read_answers(path)[0]
+    assert (found.set, found.view, found.images) == ("theirs", "attacked", ("1", "2"))
+    assert found.measures()["two_way_accuracy"].tolist() == [0, 1]
+    path.write_text("[1, 2]")
+    with pytest.raises(ValueError, match="expected a list of objects"):
+        read_answers(path)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """What a model answered, image by image, and the measures that follow from it.
 
 A file of answers is CSV, one line per image shown: ``set, view, image, true, written, answer, margin, reference_kl``.
-``sweeper`` writes such files and reads them from anybody: a model that nobody here can run is measured by its answers.
+``sweeper`` writes such files and reads them (or the same as JSON) from anybody: a model that nobody here can run is
+measured by its answers.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +82,7 @@ def read_answers(path: Path) -> list[Answers]:
 
     Needs the columns ``image``, ``true`` and either ``answer`` or the two-way choice: ``margin``, or ``score_true`` and
     ``score_written``. ``set`` is the file's name and ``view`` is ``attacked`` where a word is written when left out.
-    The files that SCAM's authors publish are read as they are.
+    The files that SCAM's authors publish are read as they are. JSON, a list of objects or one a line, does as well.
 
     Raises:
         ValueError: with path and line, for a file that is none of these.
@@ -90,17 +92,17 @@ def read_answers(path: Path) -> list[Answers]:
     try:
         text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
     except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no CSV file of answers: {error}") from error
-    reader = csv.DictReader(io.StringIO(text))
-    columns = set(reader.fieldnames or ())
+        raise ValueError(f"{path} is no file of answers: {error}") from error
+    named, lines = _lines(path, text)
+    columns = set(named)
     if not ({"image", "true"} <= columns or columns >= _SCAM_COLUMNS):
         raise ValueError(
             f"{path}:1: expected the columns image, true and answer (or score_true and score_written), or those of "
-            f"SCAM's published results; found {', '.join(reader.fieldnames or ()) or 'nothing'}"
+            f"SCAM's published results; found {', '.join(named) or 'nothing'}"
         )
-    name = path.name.removesuffix(".gz").removesuffix(".csv")
+    name = path.name.removesuffix(".gz").rpartition(".")[0]
     groups: dict[tuple[str, str], list[_Row]] = {}
-    for number, line in enumerate(reader, 2):
+    for number, line in lines:
         try:
             row = _scam_row(line) if columns >= _SCAM_COLUMNS else _row(line, name)
         except (TypeError, ValueError) as error:
@@ -109,6 +111,22 @@ def read_answers(path: Path) -> list[Answers]:
     if not groups:
         raise ValueError(f"{path} has no answers, only a heading")
     return [_gathered(path, key, rows) for key, rows in groups.items()]
+
+
+def _lines(path: Path, text: str) -> tuple[list[str], Iterable[tuple[int, dict[str, str]]]]:
+    """Names of the columns, and every line with its number."""
+    if ".json" not in path.suffixes and ".jsonl" not in path.suffixes:
+        reader = csv.DictReader(io.StringIO(text))
+        return list(reader.fieldnames or ()), enumerate(reader, 2)
+    try:
+        found = json.loads(text) if text.lstrip().startswith("[") else [json.loads(one) for one in text.splitlines()]
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    if not all(isinstance(one, dict) for one in found):
+        raise ValueError(f"{path}: expected a list of objects, or one object a line")
+    lines = [{key: "" if value is None else str(value) for key, value in one.items()} for one in found]
+    shared = [key for key in (lines[0] if lines else ()) if all(key in line for line in lines)]
+    return shared, enumerate(lines, 1)
 
 
 @dataclass(frozen=True)
