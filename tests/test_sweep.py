@@ -37,7 +37,7 @@ search: {trials: 7, startup_trials: 3}
 training: {epochs: 3, global_batch_size: 64}
 resources: {cpus_per_worker: 2}
 """
-PATIENCE_S = 240
+PATIENCE_S = 600
 
 
 def sweeper(*arguments: str, storage: Path) -> subprocess.Popen[str]:
@@ -94,7 +94,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 class TestSweep:
     def test_front_is_measured_on_test_beside_the_untouched_model_and_paint(self, storage: Path) -> None:
         points = front_of(storage, "whole")
