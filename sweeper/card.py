@@ -68,7 +68,7 @@ def validation_intervals(values: Mapping[str, float], images: Sequence[int]) -> 
     for name, value in values.items():
         if images:
             hits = [np.arange(count) < round(value * count) for count in images]
-            found[name] = bootstrap_interval([one.astype(np.float64) for one in hits])
+            found[name] = bootstrap_interval(hits)
     return found
 
 

@@ -211,7 +211,7 @@ def front(
     from sweeper.report import table
     from sweeper.sweep import load_merged_front
 
-    found = load_merged_front([open_sweep(name, storage) for name in sweeps])
+    found = load_merged_front([open_sweep(name, storage) for name in dict.fromkeys(sweeps)])
     if plot is not None:
         _plot(found, plot)
     typer.echo(table(found, format.value), nl=False)

@@ -116,7 +116,7 @@ def _pairs(first: Answers, second: Answers) -> dict[str, tuple[np.ndarray, np.nd
 def _compared(name: str, view: str, measure: str, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Comparison:
     from trainables.metrics import bootstrap_interval, mean_score
 
-    differences = [second - first for first, second in pairs]
+    differences = [second.astype(float) - first for first, second in pairs]
     low, high = bootstrap_interval(differences)
     return Comparison(
         set=name,

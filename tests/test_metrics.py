@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from trainables.metrics import bootstrap_interval, mean_score, resampled_means
 
@@ -24,6 +25,13 @@ def test_interval_of_several_sets_shrinks() -> None:
     low, high = bootstrap_interval([shares(500, 1000), shares(500, 1000)])
     one_low, one_high = bootstrap_interval([shares(500, 1000)])
     assert (high - low) == pytest.approx((one_high - one_low) / 2**0.5, rel=0.1)
+
+
+def test_interval_where_all_images_are_wrong_or_all_are_right_is_exact() -> None:
+    for hits, expected in ((0, binomtest(0, 110)), (110, binomtest(110, 110))):
+        exact = expected.proportion_ci(0.95, method="exact")
+        assert bootstrap_interval([shares(hits, 110)]) == pytest.approx((exact.low, exact.high))
+    assert bootstrap_interval([np.zeros(110)]) == (0.0, 0.0), "a KL of exactly zero is zero"
 
 
 def test_interval_is_repeatable() -> None:

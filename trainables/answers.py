@@ -23,7 +23,7 @@ _SCAM_COLUMNS = {"type", "id", "object_label", "attack_word", "object_similariti
 """Of the per-image results that SCAM's authors publish (arXiv 2504.04893)."""
 
 Measures = dict[str, np.ndarray]
-"""Measure -> a score per image (N,)."""
+"""Measure -> a score per image (N,): bool where it is right or wrong, nats for ``reference_kl``."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,11 @@ class Answers:
         found: Measures = {}
         if self.answer is not None:
             answer, true, written = (np.array(words) for words in (self.answer, self.true, self.written))
-            found["accuracy"] = (answer == true).astype(np.float64)
+            found["accuracy"] = answer == true
             if (written != "").any() and self.view != CLEAN:
-                found["text_confusion_rate"] = (answer == written)[written != ""].astype(np.float64)
+                found["text_confusion_rate"] = (answer == written)[written != ""]
         if self.margin is not None and np.isfinite(self.margin).any():
-            found["two_way_accuracy"] = (self.margin[np.isfinite(self.margin)] > 0).astype(np.float64)
+            found["two_way_accuracy"] = self.margin[np.isfinite(self.margin)] > 0
         if self.reference_kl is not None and np.isfinite(self.reference_kl).any():
             found["reference_kl"] = self.reference_kl[np.isfinite(self.reference_kl)]
         return found

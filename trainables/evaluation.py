@@ -84,7 +84,7 @@ def zero_shot_scores(bench: Workbench, reference: str, most: int) -> tuple[np.nd
     view, one, total = bench.clean_sample(reference, most)
     with torch.no_grad():
         answers = (bench.embeddings(view) @ bench.text(one.class_names, one.templates).T).argmax(-1).cpu()
-    return (answers == view.labels).double().numpy(), len(one.class_names), total
+    return (answers == view.labels).numpy(), len(one.class_names), total
 
 
 def untouched_policy(bench: Workbench) -> Policy:

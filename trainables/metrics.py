@@ -16,7 +16,15 @@ def mean_score(sets: Sequence[np.ndarray]) -> float:
 
 
 def bootstrap_interval(sets: Sequence[np.ndarray], *, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
-    """Percentile bootstrap interval of ``mean_score``, images resampled within each set."""
+    """Percentile bootstrap interval of ``mean_score``, images resampled within each set.
+
+    Where all N images of one set are right, or all are wrong (bool scores), resampling would find no spread at all; the
+    exact interval of Clopper and Pearson is given then: [0, 1 - q] or [q, 1] with q = ((1 - level) / 2) ^ (1 / N).
+    """
+    scores = sets[0]
+    if len(sets) == 1 and scores.dtype == bool and scores.all() == scores.any():
+        q = ((1 - level) / 2) ** (1 / len(scores))
+        return (float(q), 1.0) if scores.all() else (0.0, float(1 - q))
     tail = 50 * (1 - level)
     low, high = np.percentile(resampled_means(sets, seed=seed), [tail, 100 - tail])
     return float(low), float(high)
