@@ -10,6 +10,7 @@ import numpy as np
 from sweeper.folder import SweepFolder
 from sweeper.records import Front, FrontPoint
 from sweeper.spec import Spec
+from trainables.settings import Parameters
 
 Record = dict[str, Any]
 
@@ -154,7 +155,10 @@ def _training(record: Record, spec: Spec) -> list[str]:
     data = f"{spec.sets[train.set].kind} set `{train.set}`, {classes}, {train.copies} attacked "
     data += "copy per image" if train.copies == 1 else "copies per image"
     rows = {"preference data": data, "attack": f"recipe `{spec.attack.recipe}`"}
-    rows |= {name: str(value) for name, value in record["parameters"].items()}
+    regularised = {"lambda_reg": Parameters.model_fields["lambda_reg"].default}
+    rows |= {name: str(value) for name, value in {**regularised, **record["parameters"]}.items()}
+    if spec.model.text == "trained" and record["parameters"]["tune"] in ("last_blocks", "visual"):
+        rows["text tower"] = "trained too"
     rows |= {"epochs": str(training.epochs), "global batch size": str(training.global_batch_size)}
     rows |= {"optimizer": training.optimizer, "precision": training.precision}
     rows |= {"seed of the trial": str(record["seed"]), "seed of the data": str(record["data_seed"])}

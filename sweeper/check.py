@@ -6,16 +6,19 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from sweeper.records import UnavailableError, UserError
 from sweeper.spec import Spec
+from trainables.sets.names import listed
 from trainables.settings import Expectation
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from trainables.clip import Clip
     from trainables.workbench import Workbench
 
@@ -81,17 +84,28 @@ def check_model_and_images(spec: Spec, echo: Callable[[str], None]) -> None:
             )
             _check_model(spec, bench.clip, echo)
             pairs = bench.pairs
-            echo(f"training: {len(pairs.attacked.labels)} preference pairs over {len(pairs.class_names)} classes")
+            count, without = len(pairs.attacked.labels), _without_images(pairs.clean.labels, pairs.class_names)
+            echo(f"training: {count} preference pairs over {len(pairs.class_names)} classes{without}")
             for what, sets in (
                 ("validation", bench.search_sets),
                 ("test", [*bench.test_sets, *bench.typographic_sets]),
             ):
                 for one in sets:
-                    echo(f"{what}: {one.name}, {len(one.keys)} images, {len(one.class_names)} classes")
+                    without = "" if one.clean is None else _without_images(one.clean.labels, one.class_names)
+                    echo(f"{what}: {one.name}, {len(one.keys)} images, {len(one.class_names)} classes{without}")
+            for split, images in bench.broken().items():
+                echo(f"{split}: {len(images)} images cannot be read and are left out, first {images[0]}")
             if spec.model.expect is not None:
                 _check_expectation(bench, spec.model.expect, echo)
         except ValueError as error:
             raise UserError(str(error)) from error
+
+
+def _without_images(labels: Tensor, class_names: Sequence[str]) -> str:
+    """Classes of a split without images: those of a folder that only another split has, often misspelt."""
+    there = set(labels.tolist())
+    missing = [name for i, name in enumerate(class_names) if i not in there]
+    return f", no images of {listed(missing)}" if missing else ""
 
 
 def _check_model(spec: Spec, clip: Clip, echo: Callable[[str], None]) -> None:
@@ -151,8 +165,8 @@ def _check_expectation(bench: Workbench, expect: Expectation, echo: Callable[[st
         likely = "Likely other images, fewer classes or better templates than the number was measured with"
     elif measured < 3 / classes:
         likely = (
-            f"That is near chance (1 of {classes}): likely class names in another order than the folders, or a "
-            "checkpoint that is not of this architecture"
+            f"That is near chance (1 of {classes}): likely class names in another order than the folders, class names "
+            "that are no words, or a checkpoint that is not of this architecture"
         )
     else:
         likely = (

@@ -151,7 +151,7 @@ def _of_sweep(text: str, storage: Path | None) -> list[Answers] | None:
     from trainables.answers import read_answers
 
     name, colon, choice = text.partition(":")
-    if not colon or not SweepFolder(storage_path(storage), name).exists():
+    if not colon or not (SweepFolder(storage_path(storage), name).exists() or _is_point(choice)):
         return None
     folder, spec = open_sweep(name, storage)
     found = load_front(folder, spec)
@@ -165,6 +165,11 @@ def _of_sweep(text: str, storage: Path | None) -> list[Answers] | None:
     if not path.exists():
         raise UserError(f"{text} was not measured on test; members of the front are, and the untouched model and PAINT")
     return read_answers(path)
+
+
+def _is_point(choice: str) -> bool:
+    """No tag of open_clip and no function is called like this."""
+    return choice.isdigit() or choice in ("knee", "cleanest", "most robust", "untouched", "paint")
 
 
 def _data(given: list[str] | None, attack: str | None) -> Data | None:

@@ -42,12 +42,13 @@ def compare(first: Sequence[Answers], second: Sequence[Answers]) -> tuple[list[C
 
     Raises UserError where they share no image, or mean different things by one image.
     """
-    theirs = {_key(one, second): one for one in second}
+    one_set = all(len({answers.set for answers in side}) == 1 for side in (first, second))
+    theirs = {_key(one, one_set): one for one in second}
     found: list[Comparison] = []
     notes: list[str] = []
     together: dict[tuple[str, str], list[tuple[np.ndarray, np.ndarray]]] = {}
     for one in first:
-        other = theirs.pop(_key(one, first), None)
+        other = theirs.pop(_key(one, one_set), None)
         if other is None:
             notes.append(f"{one.set}, {one.view}: only the first has it")
             continue
@@ -56,7 +57,7 @@ def compare(first: Sequence[Answers], second: Sequence[Answers]) -> tuple[list[C
             notes.append(f"{one.set}, {one.view}: {missing} images that only one of them answered are left out")
         if not common:
             continue
-        ours, his = (_taken(answers, common) for answers in (one, other))
+        ours, his = _both_known(*(_taken(answers, common) for answers in (one, other)))
         for measure, pair in _pairs(ours, his).items():
             together.setdefault((one.view, measure), []).append(pair)
             found.append(_compared(one.set, one.view, measure, [pair]))
@@ -69,19 +70,25 @@ def compare(first: Sequence[Answers], second: Sequence[Answers]) -> tuple[list[C
     return found, notes
 
 
-def _key(one: Answers, among: Sequence[Answers]) -> tuple[str, str]:
+def _key(one: Answers, one_set: bool) -> tuple[str, str]:
     """Files of one set each are compared whatever they call it."""
-    return "" if len({other.set for other in among}) == 1 else one.set, one.view
+    return "" if one_set else one.set, one.view
 
 
 def _common(first: Answers, second: Answers) -> tuple[list[str], int]:
-    true = dict(zip(second.images, second.true, strict=True))
-    common = [image for image in first.images if image in true]
-    for image, label in zip(first.images, first.true, strict=True):
-        if image in true and true[image] != label:
+    theirs = dict(zip(second.images, zip(second.true, second.written, strict=True), strict=True))
+    common = [image for image in first.images if image in theirs]
+    for image, label, word in zip(first.images, first.true, first.written, strict=True):
+        true, written = theirs.get(image, (label, word))
+        if true != label:
             raise UserError(
-                f"{first.set}, {first.view}: the image {image} is {label!r} in the first and {true[image]!r} in the "
-                "second; they were not shown the same images"
+                f"{first.set}, {first.view}: the image {image} is {label!r} in the first and {true!r} in the second; "
+                "they were not shown the same images"
+            )
+        if word and written and word != written:
+            raise UserError(
+                f"{first.set}, {first.view}: {word!r} is written on the image {image} in the first and {written!r} in "
+                "the second; they were not shown the same images (evaluate both with one --seed and one --attack)"
             )
     return common, len(first.images) + len(second.images) - 2 * len(common)
 
@@ -102,6 +109,19 @@ def _taken(answers: Answers, images: Sequence[str]) -> Answers:
         margin=None if answers.margin is None else answers.margin[index],
         reference_kl=None if answers.reference_kl is None else answers.reference_kl[index],
     )
+
+
+def _both_known(first: Answers, second: Answers) -> tuple[Answers, Answers]:
+    """Scores of images that one of them has no score of are left out of both."""
+    ours, theirs = first, second
+    if first.margin is not None and second.margin is not None:
+        no_score = 0 * (first.margin + second.margin)  # NaN where one of them is, else 0
+        ours, theirs = replace(ours, margin=first.margin + no_score), replace(theirs, margin=second.margin + no_score)
+    if first.reference_kl is not None and second.reference_kl is not None:
+        no_score = 0 * (first.reference_kl + second.reference_kl)
+        ours = replace(ours, reference_kl=first.reference_kl + no_score)
+        theirs = replace(theirs, reference_kl=second.reference_kl + no_score)
+    return ours, theirs
 
 
 def _pairs(first: Answers, second: Answers) -> dict[str, tuple[np.ndarray, np.ndarray]]:

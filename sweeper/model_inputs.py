@@ -13,6 +13,9 @@ from sweeper.problems import Problem, closest
 from trainables.model_files import refuse_architecture
 from trainables.settings import WEIGHT_SUFFIXES
 
+_FOLDER_WEIGHTS = (".safetensors", ".bin", ".pth")
+"""What open_clip takes for the weights of a folder; .pt is not among them."""
+
 
 def embedding_width(model: Any) -> int | None:
     """Of the model that a spec's `model` mapping names; None where it cannot be known before the model is loaded."""
@@ -70,8 +73,11 @@ def _architecture_problem(name: str) -> str | None:
             return f"{folder} holds no open_clip_config.json; is it a folder that open_clip has written?"
         if embedding_width({"architecture": name}) is None:
             return f"{folder}/open_clip_config.json is no model configuration with an embed_dim"
-        if not any(file.suffix in WEIGHT_SUFFIXES for file in folder.iterdir()):
-            return f"{folder} holds no weights (*.safetensors, *.bin, *.pt or *.pth)"
+        if not any(file.suffix in _FOLDER_WEIGHTS for file in folder.iterdir()):
+            return (
+                f"{folder} holds no weights where open_clip looks for them (*.safetensors, *.bin or *.pth); "
+                "rename a state dict that ends in .pt to open_clip_pytorch_model.bin"
+            )
     elif name != "world" and not name.startswith("hf-hub:") and file is None:
         near = difflib.get_close_matches(name, _named_models(), n=3, cutoff=0.5)
         guess = f"did you mean {', '.join(near)}? " if near else ""

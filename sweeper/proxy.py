@@ -50,7 +50,7 @@ def lines(front: Front) -> list[str]:
     text = []
     for one in correlations(front):
         if one.spearman is None:
-            text.append(f"  {one.set}: {one.points} points are too few or too equal to say")
+            text.append(f"  {one.set}: {one.points} point(s): too few or too equal to say")
             continue
         assert one.interval is not None
         low, high = one.interval
@@ -73,8 +73,9 @@ def _ranks(values: Sequence[float]) -> list[float]:
 
 
 def _interval(rho: float, points: int) -> tuple[float, float]:
-    if abs(rho) > 1 - 1e-12:
-        return rho, rho
+    # A perfect order has no spread to go by: as if two neighbours had changed places, the nearest other correlation.
+    near = 1 - 12 / (points * (points**2 - 1))
+    centre = math.atanh(max(-near, min(near, rho)))
     error = math.sqrt((1 + rho**2 / 2) / max(1, points - 3))
-    centre = math.atanh(rho)
-    return math.tanh(centre - 1.96 * error), math.tanh(centre + 1.96 * error)
+    low, high = math.tanh(centre - 1.96 * error), math.tanh(centre + 1.96 * error)
+    return (low if rho > -1 + 1e-12 else -1.0), (high if rho < 1 - 1e-12 else 1.0)

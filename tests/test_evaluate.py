@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,10 @@ def load():
         words = [next(word for word in COLOURS if word in texts[0]) for texts in prompts]
         return -np.abs(means[:, None] - np.array([COLOURS[word] for word in words])).sum(-1)
     return scores
+
+
+def load_nan():
+    return lambda images, prompts: np.full((len(images), len(prompts)), np.nan)
 
 
 def load_wrong():
@@ -108,6 +113,7 @@ def test_answers_of_a_clip_are_those_of_open_clip_alone(tmp_path: Path, monkeypa
         (["MODULE:lod", "--data", "rta100:rta"], "has no function lod"),
         (["MODULE:NUMBER", "--data", "rta100:rta"], "has no function NUMBER"),
         (["MODULE:load_wrong", "--data", "rta100:rta"], r"array of shape \(3,\); expected \(3, 3\)"),
+        (["MODULE:load_nan", "--data", "rta100:rta"], "with NaN"),
         (["no_such_module:load", "--data", "rta100:rta"], "cannot be imported"),
         (["ViT-B-33", "--data", "rta100:rta"], "no model 'ViT-B-33'"),
         (["ViT-B-32", "--data", "rta100:rta"], "needs `pretrained`"),
@@ -161,3 +167,24 @@ def test_what_only_one_of_them_answered_is_said() -> None:
     assert notes == ["mine, attacked: 2 images that only one of them answered are left out"]
     with pytest.raises(UserError, match="no images in common"):
         compare([answers(["a"], [True])], [answers(["c"], [True])])
+
+
+def test_answers_under_different_words_are_not_compared() -> None:
+    first = answers(["a", "b"], [True, True])
+    with pytest.raises(UserError, match="'cat' is written on the image a in the first and 'pig'"):
+        compare([first], [replace(first, written=("pig", "pig"))])
+    assert compare([first], [replace(first, written=("", ""))])[0], "where words are not told it cannot be known"
+
+
+def test_a_file_of_one_set_finds_that_set_among_several() -> None:
+    both = [answers(["a"], [True], "SCAM"), answers(["b"], [True], "NoSCAM")]
+    found, notes = compare(both, [answers(["a"], [False], "SCAM")])
+    assert {one.set for one in found} == {"SCAM"}
+    assert notes == ["NoSCAM, attacked: only the first has it"]
+
+
+def test_two_way_choices_are_paired_where_both_have_one() -> None:
+    first = replace(answers(["a", "b", "c"], [True] * 3), margin=np.array([np.nan, 1.0, 1.0]))
+    second = replace(first, margin=np.array([1.0, -1.0, np.nan]))
+    found = {one.measure: one for one in compare([first], [second])[0]}["two_way_accuracy"]
+    assert (found.images, found.first, found.second) == (1, 1.0, 0.0)

@@ -11,14 +11,14 @@ from typing import Any
 import open_clip
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sweeper.check import check_model_and_images
 from sweeper.model_inputs import model_problems
 from sweeper.records import UserError
 from sweeper.spec import Spec
-from tests.tiny import parameters
+from tests.tiny import parameters, write_clip
 from tests.tiny_towers import IMAGES, TEXT, VIT, images_for, timm_tower
 from trainables.clip import load_clip
 from trainables.evaluation import untouched_policy
@@ -58,6 +58,7 @@ def architectures(tmp_path_factory: pytest.TempPathFactory) -> None:
     for name, config in {
         "tiny": plain,
         "tiny-wide": {**plain, "vision_cfg": {**VIT, "width": 48}},
+        "tiny-words": {**plain, "text_cfg": {**text, "width": 48}},
         "tiny-quickgelu": {**plain, "quick_gelu": True},
         "tiny-timm": {**plain, "vision_cfg": timm_tower("sweeper_tiny_siglip", "map", "none", 32)},
     }.items():
@@ -174,6 +175,8 @@ def test_weights_that_do_not_fit_are_explained(architectures: None, tmp_path: Pa
     assert len(str(error.value)) < 600
     with pytest.raises(ValueError, match="keys are missing .* unexpected"):
         load_clip(bare(file, architecture="tiny-timm"))
+    with pytest.raises(ValueError, match=r"the weights do not fit it: .* Is it tiny-wide\?"):
+        load_clip(bare(file, architecture="tiny-words"))  # open_clip stops at the position embeddings
     with pytest.raises(ValueError, match="QuickGELU by its name; with quick_gelu: false, name tiny"):
         load_clip(bare(file, architecture="tiny-quickgelu"))
     file = write_checkpoint(open_clip.create_model("tiny-timm"), tmp_path / "timm.pt")
@@ -247,3 +250,13 @@ def test_check_refuses_more_blocks_than_the_tower_has() -> None:
     with pytest.raises(UserError, match=r"parameters.blocks: 99 is above \d+, blocks of the image tower"):
         raw = {**spec.parameters.raw, "blocks": {"choices": [1, 99]}}
         check_model_and_images(Spec.model_validate({**spec.resolved(), "parameters": raw}), lambda line: None)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+
+    folder = write_clip(tmp_path / "clip", "vit")
+    weights = load_file(folder / "open_clip_model.safetensors")
+    weights["visual.proj"][0, 0] = float("nan")
+    save_file(weights, folder / "open_clip_model.safetensors")
+    with pytest.raises(ValueError, match=r"1 of its weights hold values that are not finite \(visual.proj\)"):
+        load_clip(ModelSettings(architecture=f"local-dir:{folder}"))

@@ -49,3 +49,11 @@ def test_few_points_say_nothing() -> None:
     assert correlations(front([(0.1, 0.2), (0.2, 0.3)]))[0].spearman is None
     assert "too few" in lines(front([(0.1, 0.2), (0.2, 0.3)]))[1]
     assert lines(front([(0.1, None)])) == []
+
+
+def test_four_points_in_one_order_are_no_proof() -> None:
+    (found,) = correlations(front([(0.1, 0.2), (0.2, 0.3), (0.3, 0.4), (0.4, 0.5)]))
+    assert found.spearman == 1.0
+    assert found.interval is not None and found.interval[0] < 0 and found.interval[1] == 1.0
+    (found,) = correlations(front([(i / 20, i / 20) for i in range(20)]))
+    assert found.interval is not None and 0.9 < found.interval[0] < 1.0

@@ -124,6 +124,12 @@ def load_clip(settings: ModelSettings) -> Clip:
         except Exception as error:  # open_clip raises RuntimeError, OSError, ValueError, KeyError and hub errors alike
             raise ValueError(_why_not(settings, name, error, said)) from error
     model = model.float().eval()
+    broken = [key for key, value in model.state_dict().items() if not torch.isfinite(value).all()]
+    if broken:
+        raise ValueError(
+            f"model {settings.architecture}: {len(broken)} of its weights hold values that are not finite "
+            f"({_few(broken)}); the file is damaged or the training diverged"
+        )
     if is_resnet(model.visual):
         model.visual.to(memory_format=torch.channels_last)
     preprocess_config = dict(model.visual.preprocess_cfg)
@@ -161,14 +167,14 @@ def _weights_options(
     if settings.is_bare_file:
         return _bare_file_options(settings, config)
     if settings.pretrained is None:
-        return {}, None
+        return {}, _unstated(Path(name.removeprefix("local-dir:"))) if name.startswith("local-dir:") else None
     tag = open_clip.get_pretrained_cfg(name, settings.pretrained)
     if not tag:
         tags = open_clip.list_pretrained_tags_by_model(name)
         near = difflib.get_close_matches(settings.pretrained.lower().replace("-", "_"), tags, n=1)
         raise ValueError(
             f"{settings.pretrained!r} is no tag of it"
-            + (f"; did you mean {near[0]}?" if near else "")
+            + (f"; did you mean {near[0]}?" if near else "." if tags else "")
             + (f" It has: {', '.join(tags)}" if tags else ": it has none, give a checkpoint file")
             + f". (Checkpoint files end in {', '.join(WEIGHT_SUFFIXES)})"
         )
@@ -176,6 +182,15 @@ def _weights_options(
         # open_clip 3.3 only warns, and loads such weights with the wrong activation.
         return {"force_quick_gelu": True}, f"the tag {settings.pretrained} was trained with QuickGELU, which is used"
     return {}, None
+
+
+def _unstated(folder: Path) -> str | None:
+    """What the configuration of a model folder leaves to open_clip's defaults of preprocessing."""
+    stated = read_config(folder).get("preprocess_cfg") or {}
+    missing = [key for key in ("mean", "std", "interpolation", "resize_mode") if stated.get(key) is None]
+    if not missing:
+        return None
+    return f"{CONFIG_FILE} has no preprocess_cfg {', '.join(missing)}: open_clip's defaults are used"
 
 
 def _bare_file_options(settings: ModelSettings, config: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
@@ -217,8 +232,9 @@ def _named_configs() -> dict[str, Mapping[str, Any]]:
 
 def _why_not(settings: ModelSettings, name: str, error: Exception, said: list[str]) -> str:
     reason = str(error) or type(error).__name__
-    if "loading state_dict" in reason:
-        reason = f"the weights do not fit it: {_mismatch(reason)}"
+    # open_clip interpolates position embeddings before it loads weights, and trips over those of another tower.
+    if "loading state_dict" in reason or isinstance(error, AssertionError | TypeError | IndexError):
+        reason = f"the weights do not fit it: {_mismatch(reason) or reason}"
         if settings.is_bare_file:
             assert settings.pretrained is not None
             likely = likely_architectures(tensor_shapes(Path(settings.pretrained)), _named_configs())

@@ -43,6 +43,7 @@ def export_model(clip: Clip, policy: Policy, weights: Mapping[str, Tensor], stre
     state = {name: value.detach().clone().contiguous() for name, value in model.state_dict().items()}
     save_file(state, folder / WEIGHTS_FILE)
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+    shutil.copymode(folder / CONFIG_FILE, folder / WEIGHTS_FILE)  # safetensors writes files that only their owner reads
     if clip.merges is not None:
         shutil.copyfile(clip.merges, folder / MERGES_FILE)
     if isinstance(clip.tokenizer, HFTokenizer):  # open_clip looks for its files in the folder, not on the hub

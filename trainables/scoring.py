@@ -82,7 +82,7 @@ class CallableScorer:
         self.geometry = [CALLABLE_SIDE_PX, preprocess.interpolation, preprocess.resize_mode]
 
     def logits(self, images: Tensor, prompts: Sequence[Sequence[str]]) -> Tensor:
-        """Raises ValueError where the function's answer has another shape."""
+        """Raises ValueError where the function's answer has another shape, or is not a number."""
         pictures = [Image.fromarray(image) for image in images.numpy()]
         found = self._scores(pictures, [list(one) for one in prompts])
         logits = torch.as_tensor(found if isinstance(found, Tensor) else np.asarray(found)).detach().float().cpu()
@@ -91,6 +91,8 @@ class CallableScorer:
                 f"the model scored {len(images)} images against {len(prompts)} classes with an array of shape "
                 f"{tuple(logits.shape)}; expected {(len(images), len(prompts))}"
             )
+        if logits.isnan().any():
+            raise ValueError("the model scored some images with NaN, which is no answer")
         return logits
 
 
