@@ -59,7 +59,8 @@ def evaluate(
     """Measure models, made by sweeper or not, on clean and attacked images.
 
     A set and a view a line: accuracy over all classes, two-way accuracy (true class against written one), share
-    answered with the written word, each with its 95 % interval. Whole sets are scored.
+    answered with the written word, each with its 95 % interval. Whole sets are scored. NAME:knee and other points of a
+    sweep are shown as they were measured on its test images.
     """
     from sweeper.evaluate import Weights, answers_of, rows, shown
 
@@ -70,7 +71,10 @@ def evaluate(
         raise UserError("--output, --pretrained, --quick-gelu and --preprocess are for one model at a time")
     given, found = _data(data, attack), []
     for model in models:
-        answers = answers_of(
+        recorded = _of_sweep(model, storage)
+        if recorded is not None and given is not None:
+            raise UserError(f"{model} is a point of a sweep: export it to show it other images than those of its test")
+        answers = recorded or answers_of(
             model,
             given,
             weights=weights,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,8 @@ class TrialFolder:
         tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
         self._replace(WEIGHTS_FILE, lambda part: save_file(tensors, part))
         self._replace(RESULT_FILE, lambda part: part.write_text(json.dumps(result, indent=1)))
+        # safetensors 0.8 writes files that only their owner reads; a storage is shared.
+        shutil.copymode(self.path / RESULT_FILE, self.path / WEIGHTS_FILE)
         (self.path / CHECKPOINT_FILE).unlink(missing_ok=True)
 
     def result(self) -> dict[str, Any] | None:

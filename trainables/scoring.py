@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -82,9 +83,12 @@ class CallableScorer:
         self.geometry = [CALLABLE_SIDE_PX, preprocess.interpolation, preprocess.resize_mode]
 
     def logits(self, images: Tensor, prompts: Sequence[Sequence[str]]) -> Tensor:
-        """Raises ValueError where the function's answer has another shape, or is not a number."""
+        """Raises ValueError where the function fails, or where its answer has another shape or is not a number."""
         pictures = [Image.fromarray(image) for image in images.numpy()]
-        found = self._scores(pictures, [list(one) for one in prompts])
+        try:
+            found = self._scores(pictures, [list(one) for one in prompts])
+        except Exception as error:  # other people's code: anything
+            raise ValueError(f"the model failed to score images: {_where(error)}") from error
         logits = torch.as_tensor(found if isinstance(found, Tensor) else np.asarray(found)).detach().float().cpu()
         if logits.shape != (len(images), len(prompts)):
             raise ValueError(
@@ -99,25 +103,35 @@ class CallableScorer:
 def load_callable(name: str) -> CallableScorer:
     """``package.module:load``, where ``load()`` returns the function that scores. The working folder is searched too.
 
-    Raises ValueError where there is no such function.
+    Raises ValueError where there is no such function, or where loading fails.
     """
     module_name, _, function_name = name.partition(":")
     if (folder := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, folder)
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ValueError(f"{name}: the module cannot be imported: {error}") from error
+    except Exception as error:  # other people's code: anything
+        raise ValueError(f"{name}: the module cannot be imported: {_where(error)}") from error
     load = vars(module).get(function_name)
     if not callable(load):
         raise ValueError(f"{name}: {module_name} has no function {function_name}")
-    scores = load()
+    try:
+        scores = load()
+    except Exception as error:
+        raise ValueError(f"{name}: {function_name}() failed: {_where(error)}") from error
     if not callable(scores):
         raise ValueError(
             f"{name}: {function_name}() returned a {type(scores).__name__}; expected a function "
             "scores(images, prompts) that returns an array (images, classes)"
         )
     return CallableScorer(scores)
+
+
+def _where(error: Exception) -> str:
+    """An error in somebody else's code, with the line it came from."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{place}"
 
 
 def score_set(
