@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -97,7 +98,8 @@ def test_a_killed_worker_is_replaced_under_the_same_trial(two_slots: Any, tmp_pa
     class Killer(Trials):
         def on_report(self, key: int, report: Report) -> bool:
             if report["epoch"] == 2 and report["attempt"] == 1:
-                os.kill(report["pid"], signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # the report may come a second time
+                    os.kill(report["pid"], signal.SIGKILL)
             return super().on_report(key, report)
 
     [folder] = folders(tmp_path, 1)
