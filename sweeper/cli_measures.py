@@ -89,7 +89,10 @@ def evaluate(
         if output is not None:
             from trainables.answers import write_answers
 
-            write_answers(output, answers)
+            try:
+                write_answers(output, answers)
+            except OSError as error:
+                raise UserError(f"--output {output}: {error.strerror or error}") from error
         found += [{"model": model, **row} for row in rows(answers)]
     print_rows(shown(found) if format is Format.table else found, format, empty="nothing was answered")
 

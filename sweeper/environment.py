@@ -5,8 +5,13 @@ from __future__ import annotations
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 from sweeper.provenance import versions
+from sweeper.records import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 _PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "numpy", "pillow", "pydantic")
 
@@ -34,3 +39,16 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
+
+
+def device_named(name: str | None) -> torch.device:
+    """The device that --device names; cuda where there is one when left out. Raises UserError."""
+    import torch
+
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise UserError(f"--device {name}: no such device; give cpu, cuda or cuda:1") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device {name}: PyTorch sees {torch.cuda.device_count()} GPUs; `sweeper env` says more")
+    return device

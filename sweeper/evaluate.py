@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 from pydantic import TypeAdapter, ValidationError
 
 from sweeper.document import Document
+from sweeper.environment import device_named
 from sweeper.inputs import set_problems
 from sweeper.model_inputs import model_problems
 from sweeper.problems import from_validation
@@ -86,7 +87,7 @@ def answers_of(
         except ValueError as error:
             raise UserError(str(error)) from error
     if data is None:
-        raise UserError(f"{model} has to be shown images: name them with --data ; {DATA_FORMS}")
+        raise UserError(f"{model} has to be shown images: name them with --data; {DATA_FORMS}")
     with ExitStack() as stack:
         folder = cache or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sweeper-")))
         try:
@@ -144,7 +145,7 @@ def _scorer(model: str, weights: Weights, device: str | None) -> Scorer:
     settings = model_settings(model, weights)
     if settings is None:
         return load_callable(model)
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    where = device_named(device)
     torch.set_flush_denormal(True)
     return ClipScorer(load_clip(settings).to(where))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper.card import validation_intervals
+from sweeper.environment import device_named
 from sweeper.folder import SweepFolder
 from sweeper.records import GOALS, TrialRecord, UserError
 from sweeper.spec import Spec
@@ -111,7 +112,7 @@ def rerun_trial(
     if not path.exists():
         raise UserError(f"trial {number} of sweep {folder.name} has not begun: {path} is not there")
     trial = TrialSettings.model_validate(json.loads(path.read_text()))
-    on = _device(device)
+    on = device_named(device)
     try:
         echo(f"preparing {', '.join(trial.task.sets)} for {trial.task.model.architecture} on {on}")
         bench = Workbench(trial.task, data_seed=trial.data_seed, cache=folder.cache_path, device=on)
@@ -133,18 +134,6 @@ def rerun_trial(
         again=again,
         other_seeds=others,
     )
-
-
-def _device(name: str | None) -> torch.device:
-    import torch
-
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
-        raise UserError(f"--device {name}: no such device; give cpu, cuda or cuda:1") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"--device {name}: PyTorch sees {torch.cuda.device_count()} GPUs; `sweeper env` says more")
-    return device
 
 
 def _record(folder: SweepFolder, spec: Spec, number: int) -> TrialRecord:

@@ -127,6 +127,11 @@ def test_answers_of_a_clip_are_those_of_open_clip_alone(tmp_path: Path, monkeypa
         (["ViT-B-32:weights.pt", "--data", "rta100:rta"], "does not exist"),
         (["MODULE:load", "--data", "rta101:rta"], "data are `world`"),
         (["MODULE:load", "--data", "rta100:nowhere"], "nowhere"),
+        (["world", "--data", "world", "--device", "gpu"], "--device gpu: no such device"),
+        (
+            ["MODULE:load", "--data", "rta100:rta", "--output", "rta/label=red_text=blue.png/a.csv"],
+            "--output rta/label",
+        ),
         (["answers.csv"], "No such file"),
         (["MODULE:load", "--data", "rta100:rta", "--attack", "typo"], "there are sign and defense_prefix"),
     ],
