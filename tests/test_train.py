@@ -143,10 +143,53 @@ def test_killed_between_checkpoint_and_metric_line(bench: Workbench, tmp_path: P
     folder = tmp_path / "killed"
     with pytest.raises(Killed):
         run_trial(bench, parameters(), seed=5, folder=TrialFolder(folder), hooks=Hooks(report=die))
-    (folder / "metrics.jsonl").write_text('{"epoch": 1, "clean_acc')  # the line was cut off
+    (folder / "metrics.jsonl").write_text('{"step": 4, "clean_acc')  # the line was cut off
     resumed = run_trial(bench, parameters(), seed=5, folder=TrialFolder(folder, attempt=2))
     assert without_times(resumed) == without_times(whole)
-    assert sorted(TrialFolder(folder).metrics()) == [1, 2]
+    assert sorted(TrialFolder(folder).metrics()) == [4, 8]
+
+
+@pytest.mark.parametrize("scope", [SCOPES[0], SCOPES[3]], ids=["transform", "visual"])
+def test_looking_at_rungs_changes_nothing_but_the_lines(
+    bench: Workbench, scope: dict[str, Any], tmp_path: Path
+) -> None:
+    plain = run_trial(bench, parameters(**scope), seed=5, folder=TrialFolder(tmp_path / "plain"))
+    reports: list[dict[str, Any]] = []
+    looked = run_trial(
+        bench,
+        parameters(**scope),
+        seed=5,
+        folder=TrialFolder(tmp_path / "looked"),
+        hooks=Hooks(report=reports.append),
+        rungs=(1 / 9, 1 / 3, 0.5, 0.99),  # of 8 steps: 1, 3, 4 (the end of an epoch), and the last one is none
+    )
+    assert without_times(looked) == without_times(plain)
+    assert [(line["step"], line["epoch"], line.get("rung", False)) for line in reports] == [
+        (1, 0.25, True),
+        (3, 0.75, True),
+        (4, 1.0, True),
+        (8, 2.0, False),
+    ]
+    assert list(TrialFolder(tmp_path / "looked").metrics()) == [1, 3, 4, 8]
+
+
+def test_a_trial_stopped_at_a_rung_goes_on_from_there_and_says_it_again(bench: Workbench, tmp_path: Path) -> None:
+    whole = run_trial(bench, parameters(), seed=5, folder=TrialFolder(tmp_path / "whole"), rungs=(1 / 3,))
+
+    class Stopped(Exception):
+        pass
+
+    def stop(line: dict[str, Any]) -> None:
+        raise Stopped
+
+    folder, reports = tmp_path / "stopped", []
+    with pytest.raises(Stopped):
+        run_trial(bench, parameters(), seed=5, folder=TrialFolder(folder), hooks=Hooks(report=stop), rungs=(1 / 3,))
+    assert list(TrialFolder(folder).metrics()) == [3] and not (folder / "result.json").exists()
+    again = Hooks(report=lambda line: reports.append(line["step"]))
+    resumed = run_trial(bench, parameters(), seed=5, folder=TrialFolder(folder, attempt=2), hooks=again, rungs=(1 / 3,))
+    assert reports == [3, 4, 8]
+    assert without_times(resumed) == without_times(whole)
 
 
 def test_finished_trial_is_not_trained_again(bench: Workbench, tmp_path: Path) -> None:
@@ -165,7 +208,7 @@ def test_older_attempt_cannot_write(bench: Workbench, tmp_path: Path) -> None:
 
 def test_a_loss_that_is_not_finite_ends_the_trial(bench: Workbench, tmp_path: Path) -> None:
     wild = parameters(objective="ipo", beta=1e-38, learning_rate=1e30)
-    with pytest.raises(NonFiniteLoss, match="epoch 1"):
+    with pytest.raises(NonFiniteLoss, match="step 1 of 8"):
         run_trial(bench, wild, seed=0, folder=TrialFolder(tmp_path))
 
 
@@ -176,9 +219,9 @@ def test_micro_batches_do_not_change_the_loss(objective: dict[str, Any], tmp_pat
         bench = make_bench(tmp_path / name, "vit", micro_batch_size=micro)
         run_trial(bench, parameters(tune="visual", **objective), seed=7, folder=TrialFolder(tmp_path / name / "trial"))
         lines.append(TrialFolder(tmp_path / name / "trial").metrics())
-    for epoch in (1, 2):
+    for step in (4, 8):
         for metric in ("loss", "preference_loss", "reference_kl"):
-            assert lines[1][epoch][metric] == pytest.approx(lines[0][epoch][metric], rel=2e-4, abs=1e-6)
+            assert lines[1][step][metric] == pytest.approx(lines[0][step][metric], rel=2e-4, abs=1e-6)
 
 
 def test_two_workers_train_as_one(tmp_path: Path) -> None:
@@ -193,9 +236,9 @@ def test_two_workers_train_as_one(tmp_path: Path) -> None:
     start = {name: value.detach().clone() for name, value in bench.policy(trials[0]).tuned().items()}
     for trial in trials:
         one, two = (TrialFolder(tmp_path / name / trial.objective) for name in ("one", "two"))
-        for epoch in (1, 2):
+        for step in (4, 8):
             for metric in ("loss", "preference_loss", "reference_kl"):
-                assert two.metrics()[epoch][metric] == pytest.approx(one.metrics()[epoch][metric], rel=5e-4, abs=1e-6)
+                assert two.metrics()[step][metric] == pytest.approx(one.metrics()[step][metric], rel=5e-4, abs=1e-6)
         first, second = one.weights("last"), two.weights("last")
         moved = sum((first[name] - start[name]).square().sum() for name in first)
         apart = sum((first[name] - second[name]).square().sum() for name in first)

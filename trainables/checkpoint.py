@@ -50,7 +50,7 @@ class TrialFolder:
         return state
 
     def append_metrics(self, line: dict[str, Any]) -> None:
-        """One epoch; an epoch evaluated again after a kill is simply written again, the last line counts."""
+        """One evaluation; what is evaluated again after a kill is simply written again, the last line counts."""
         self._check()
         path = self.path / METRICS_FILE
         cut_off = path.exists() and not path.read_bytes().endswith(b"\n")
@@ -60,7 +60,7 @@ class TrialFolder:
             os.fsync(file.fileno())
 
     def metrics(self) -> dict[int, dict[str, Any]]:
-        """Epoch -> its line. A line cut off by a kill does not count."""
+        """Step -> its line. A line cut off by a kill does not count."""
         path = self.path / METRICS_FILE
         found: dict[int, dict[str, Any]] = {}
         for text in path.read_text().splitlines() if path.exists() else []:
@@ -68,7 +68,7 @@ class TrialFolder:
                 line = json.loads(text)
             except ValueError:
                 continue
-            found[line["epoch"]] = line
+            found[line["step"]] = line
         return found
 
     def finish(self, result: dict[str, Any], weights: dict[str, Tensor]) -> None:

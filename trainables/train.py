@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +38,8 @@ class Hooks:
     """How the outside follows a trial and stops it. Called by every worker."""
 
     report: Callable[[dict[str, Any]], None] = lambda report: None
-    """After each epoch, once its checkpoint and metric line are on disk. May raise to end the trial."""
+    """After each evaluation, once its checkpoint and metric line are on disk. May raise to end the trial. An attempt
+    that goes on from a checkpoint repeats the last report."""
     interrupted: Callable[[], bool] = lambda: False
     """Asked at each step, must be cheap. True: checkpoint, then ``Interrupted``."""
     alive: Callable[[], None] = lambda: None
@@ -53,8 +54,12 @@ def run_trial(
     folder: TrialFolder,
     group: WorkerGroup | None = None,
     hooks: Hooks | None = None,
+    rungs: Sequence[float] = (),
 ) -> dict[str, Any]:
     """Trains one policy, or goes on from its checkpoint, and returns its final record (also in ``result.json``).
+
+    It is evaluated after each epoch and at ``rungs``, shares of its steps in (0, 1), where whoever follows it may
+    decide that it is not worth going on.
 
     The record has ``values`` (goals on validation with the last weights at strength 1), ``points`` (validation at
     other strengths and of the averaged weights), ``epochs``, ``train_s``, ``evaluation_s`` and, of a transform, the
@@ -71,7 +76,7 @@ def run_trial(
         folder.claim()
     policy = bench.policy(parameters)
     try:
-        return _Trial(bench, policy, parameters, seed, folder, group, hooks or Hooks()).run()
+        return _Trial(bench, policy, parameters, seed, folder, group, hooks or Hooks(), rungs).run()
     finally:
         policy.restore()
 
@@ -86,6 +91,7 @@ class _Trial:
         folder: TrialFolder,
         group: WorkerGroup,
         hooks: Hooks,
+        rungs: Sequence[float],
     ) -> None:
         self._bench, self._policy, self._parameters, self._seed = bench, policy, parameters, seed
         self._folder, self._group, self._hooks = folder, group, hooks
@@ -103,12 +109,19 @@ class _Trial:
         self._wrapped: nn.Module = group.wrap(policy)
         self._optimizer = _optimizer(policy, parameters, settings.optimizer)
         self._average = BetaAverage(policy.tuned(), steps=self._steps, beta=settings.averaging_beta)
-        self._epoch, self._step_in_epoch = 0, 0
+        self._step = 0
+        """Updates done."""
+        self._rungs = {min(self._steps, math.ceil(share * self._steps - 1e-9)) for share in rungs} - {self._steps}
+        epoch_ends = range(self._steps_per_epoch, self._steps + 1, self._steps_per_epoch)
+        self._milestones = sorted({*self._rungs, *epoch_ends})
+        """Steps after which the policy is evaluated."""
+        self._batches: tuple[int, tuple[Tensor, ...]] = (-1, ())
+        """An epoch and the rows of its batches."""
         self._sums = torch.zeros(3, dtype=torch.float64)
-        """Over the epoch so far: preference loss, reference KL, steps."""
+        """Since the last evaluation: preference loss, reference KL, steps."""
         self._times_s = {"train_s": 0.0, "evaluation_s": 0.0}
         self._goals: dict[str, float] = {}
-        """On validation after the last evaluated epoch."""
+        """On validation at the last evaluation."""
         self._clean_inputs = bench.inputs(policy, pairs.clean)
         self._attacked_inputs = bench.inputs(policy, pairs.attacked)
         self._prompts = bench.prompts(policy, pairs.class_names, pairs.templates)
@@ -118,12 +131,11 @@ class _Trial:
 
     def run(self) -> dict[str, Any]:
         self._resume()
-        while self._epoch < self._settings.epochs:
-            self._train_epoch()
-            self._epoch, self._step_in_epoch = self._epoch + 1, 0
-            self._checkpoint()
-            self._evaluate_epoch()
-            self._sums.zero_()
+        for milestone in self._milestones:
+            if milestone > self._step:
+                self._train_until(milestone)
+                self._checkpoint()
+                self._evaluate()
         return self._finish()
 
     def _resume(self) -> None:
@@ -135,22 +147,37 @@ class _Trial:
                 parameter.copy_(state["policy"][name])
         self._optimizer.load_state_dict(state["optimizer"])
         self._average.load_state_dict(state["average"])
-        self._epoch, self._step_in_epoch = state["epoch"], state["step_in_epoch"]
+        self._step = state["step"]
         self._sums, self._times_s = state["sums"].cpu(), dict(state["times_s"])
-        if self._step_in_epoch == 0 and self._epoch > 0:
-            if not self._recall_evaluation():  # killed between checkpoint and metric line
-                self._evaluate_epoch()
-            self._sums.zero_()
+        if self._step in self._milestones and not self._recall_evaluation():  # killed before the metric line
+            self._evaluate()
 
     def _recall_evaluation(self) -> bool:
-        """Whether the first worker finds the goals of the epoch just done on disk; all workers go by its answer."""
-        line = self._folder.metrics().get(self._epoch) if self._group.is_first else None
+        """Whether the first worker finds the goals of this step on disk; all workers go by its answer.
+
+        They are reported again: the kill may have come between line and report.
+        """
+        line = self._folder.metrics().get(self._step) if self._group.is_first else None
         values = torch.zeros(1 + len(GOALS), dtype=torch.float64, device=self._group.device)
         if line is not None:
             values += torch.tensor([1.0, *(line[name] for name in GOALS)], dtype=torch.float64).to(values.device)
         found, *goals = self._group.sum(values).tolist()
         self._goals = dict(zip(GOALS, goals, strict=True))
+        if found > 0:
+            self._sums.zero_()
+            self._hooks.report(self._place() if line is None else line)
         return found > 0
+
+    def _place(self) -> dict[str, Any]:
+        """Where the trial is; ``rung`` is there where somebody decides whether it goes on."""
+        place = {
+            "step": self._step,
+            "steps": self._steps,
+            "epoch": round(self._step / self._steps_per_epoch, 4),
+            "epochs": self._settings.epochs,
+            "progress": self._step / self._steps,
+        }
+        return place | ({"rung": True} if self._step in self._rungs else {})
 
     def _checkpoint(self) -> None:
         if not self._group.is_first:
@@ -160,32 +187,37 @@ class _Trial:
                 "policy": {name: value.detach() for name, value in self._policy.tuned().items()},
                 "optimizer": self._optimizer.state_dict(),
                 "average": self._average.state_dict(),
-                "epoch": self._epoch,
-                "step_in_epoch": self._step_in_epoch,
+                "step": self._step,
                 "sums": self._sums,
                 "times_s": self._times_s,
             }
         )
 
-    def _train_epoch(self) -> None:
+    def _train_until(self, milestone: int) -> None:
         started_s = saved_s = time.monotonic()
-        generator = torch.Generator().manual_seed(self._seed * 100_003 + self._epoch)
-        order = self._rows[torch.randperm(len(self._rows), generator=generator)]
-        batches = torch.tensor_split(order, self._steps_per_epoch)
-        for batch in batches[self._step_in_epoch :]:
+        while self._step < milestone:
             self._hooks.alive()
             due = time.monotonic() - saved_s > self._settings.checkpoint_every_s
-            asked, save = self._step(batch, asked=self._hooks.interrupted(), save=due)
-            self._step_in_epoch += 1
+            asked, save = self._update(self._batch(), asked=self._hooks.interrupted(), save=due)
+            self._step += 1
             if asked or save:
                 self._times_s["train_s"] += time.monotonic() - started_s
                 started_s = saved_s = time.monotonic()
                 self._checkpoint()
             if asked:
-                raise Interrupted(f"epoch {self._epoch + 1}, step {self._step_in_epoch}")
+                raise Interrupted(f"step {self._step} of {self._steps}")
         self._times_s["train_s"] += time.monotonic() - started_s
 
-    def _step(self, batch: Tensor, *, asked: bool, save: bool) -> tuple[bool, bool]:
+    def _batch(self) -> Tensor:
+        """Rows of the next global batch: each epoch has an order of its own, whatever came before."""
+        epoch, position = divmod(self._step, self._steps_per_epoch)
+        if self._batches[0] != epoch:
+            generator = torch.Generator().manual_seed(self._seed * 100_003 + epoch)
+            order = self._rows[torch.randperm(len(self._rows), generator=generator)]
+            self._batches = epoch, torch.tensor_split(order, self._steps_per_epoch)
+        return self._batches[1][position]
+
+    def _update(self, batch: Tensor, *, asked: bool, save: bool) -> tuple[bool, bool]:
         """One update on a global batch of rows of the attacked images.
 
         Returns whether any worker was asked to stop, and whether any was asked to save.
@@ -215,16 +247,15 @@ class _Trial:
         values = torch.tensor([preference, kl, float(asked), float(save)], dtype=torch.float64, device=group.device)
         preference, kl, any_asked, any_save = group.sum(values).tolist()
         if not math.isfinite(preference + kl):
-            raise NonFiniteLoss(f"loss is not finite in epoch {self._epoch + 1}, step {self._step_in_epoch + 1}")
+            raise NonFiniteLoss(f"loss is not finite in step {self._step + 1} of {self._steps}")
         self._sums += torch.tensor([preference / len(batch), kl / len(batch), 1.0], dtype=torch.float64)
-        self._update()
+        self._descend()
         return any_asked > 0, any_save > 0
 
-    def _update(self) -> None:
-        step = self._epoch * self._steps_per_epoch + self._step_in_epoch
+    def _descend(self) -> None:
         for settings in self._optimizer.param_groups:
             settings["lr"] = self._parameters.learning_rate * schedule(
-                step, steps=self._steps, warmup=int(self._settings.warmup_share * self._steps)
+                self._step, steps=self._steps, warmup=int(self._settings.warmup_share * self._steps)
             )
         self._optimizer.step()
         self._average.update(self._policy.tuned())
@@ -291,15 +322,17 @@ class _Trial:
         self._times_s["evaluation_s"] += time.monotonic() - started_s
         return values
 
-    def _evaluate_epoch(self) -> None:
+    def _evaluate(self) -> None:
         values = self._goals = self._measure()
         preference, kl, steps = self._sums.tolist()
-        line = {"epoch": self._epoch, "epochs": self._settings.epochs, **values}
+        line = {**self._place(), **values}
         line["preference_loss"], line["reference_kl"] = preference / max(1, steps), kl / max(1, steps)
         line["loss"] = line["preference_loss"] + self._parameters.lambda_reg * line["reference_kl"]
         if self._policy.tune == "transform":
             line["identity_distance"] = float(identity_distance(self._policy.matrix.detach()))
         line |= {name: round(seconds, 4) for name, seconds in self._times_s.items()}
+        line["time_s"] = time.time()
+        self._sums.zero_()
         if self._group.is_first:
             self._folder.append_metrics(line)
         self._hooks.report(line)
