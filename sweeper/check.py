@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from sweeper.budget import parse_budget
+from sweeper.meter import check_device, go_with
 from sweeper.records import UnavailableError, UserError
 from sweeper.spec import Spec
 from trainables.sets.names import listed
@@ -191,4 +193,5 @@ def _check_capacity(spec: Spec, gpus: float | None, address: str | None, echo: C
         )
     finally:
         cluster.disconnect()
+    check_device(None if spec.limits.budget is None else parse_budget(spec.limits.budget), go_with(plan))
     echo(f"capacity: {plan.text}")

@@ -16,6 +16,7 @@ import typer
 from sweeper import cli_measures, cli_models
 from sweeper.cli_options import (
     Address,
+    BudgetHours,
     Changes,
     Format,
     Gpus,
@@ -23,10 +24,13 @@ from sweeper.cli_options import (
     Number,
     Output,
     Storage,
+    Time,
     TrackingUri,
     open_sweep,
     print_rows,
     storage_path,
+    time_limit_s,
+    with_budget,
 )
 from sweeper.records import UnavailableError, UserError
 
@@ -53,6 +57,8 @@ def run(
     trials: Annotated[int | None, typer.Option("--trials", min=1, help="Instead of search.trials of the spec.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="Instead of the name in the spec.")] = None,
     new: Annotated[bool, typer.Option("--new", help="If the name is taken, take NAME-2, NAME-3, ...")] = False,
+    budget: BudgetHours = None,
+    time: Time = None,
     changes: Changes = None,
     address: Address = None,
     storage: Storage = None,
@@ -73,11 +79,11 @@ def run(
     overrides = list(changes or [])
     overrides += [f"search.trials={trials}"] if trials is not None else []
     overrides += [f"name={name}"] if name is not None else []
-    loaded = load_spec(spec, overrides)
+    loaded = with_budget(load_spec(spec, overrides), budget)
     root = storage_path(storage)
     folder = SweepFolder(root, free_name(root, loaded.name) if new and not resume else loaded.name)
     loaded = loaded.model_copy(update={"name": folder.name})
-    options = _options(gpus, address, tracking_uri, root)
+    options = _options(gpus, address, tracking_uri, root, time)
     if resume and folder.exists():
         different = spec_difference(folder.spec(), loaded)
         if different:
@@ -101,36 +107,53 @@ def resume(
         int | None, typer.Option("--trials", min=1, help="New total of trials, for more of them.")
     ] = None,
     gpus: Gpus = None,
+    budget: BudgetHours = None,
+    time: Time = None,
     address: Address = None,
     storage: Storage = None,
     tracking_uri: TrackingUri = None,
     format: Output = Format.table,
 ) -> None:
-    """Go on with a sweep that was killed, stopped, or is to have more trials.
+    """Go on with a sweep that was killed or stopped, or is to have more trials or a larger budget.
 
     Finished trials stay; running ones go on from their last checkpoint under their own number.
     """
     folder, spec = open_sweep(name, storage)
     if trials is not None:
         spec = spec.with_trials(trials)
-    _resume(folder, spec, _options(gpus, address, tracking_uri, folder.storage), format)
+    spec = with_budget(spec, budget)
+    _resume(folder, spec, _options(gpus, address, tracking_uri, folder.storage, time), format)
 
 
 @app.command()
 def check(
     spec: Annotated[Path, typer.Argument(help="The sweep in YAML.")],
+    probe: Annotated[
+        bool,
+        typer.Option("--probe", help="Then train on one slot for a while, and forecast the whole sweep from that."),
+    ] = False,
+    probe_seconds: Annotated[
+        float, typer.Option("--probe-seconds", min=1, help="How long, over all that `tune` may be.")
+    ] = 120.0,
+    budget: BudgetHours = None,
     gpus: Gpus = None,
     changes: Changes = None,
     address: Address = None,
     storage: Storage = None,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Check everything a sweep needs before a GPU is taken: spec, weights, images, capacity, MLflow, storage, disk."""
+    """Check everything a sweep needs before a GPU is taken: spec, weights, images, capacity, MLflow, storage, disk.
+
+    With --probe one slot is taken: step time, memory, share of evaluation, and the forecast of the whole sweep.
+    """
     from sweeper.check import check_sweep
+    from sweeper.probe import probe_sweep
     from sweeper.spec import load_spec
 
-    loaded = load_spec(spec, list(changes or []))
-    check_sweep(loaded, storage_path(storage), gpus=gpus, address=address, tracking_uri=tracking_uri, echo=typer.echo)
+    loaded, root = with_budget(load_spec(spec, list(changes or [])), budget), storage_path(storage)
+    check_sweep(loaded, root, gpus=gpus, address=address, tracking_uri=tracking_uri, echo=typer.echo)
+    if probe:
+        probe_sweep(loaded, root, gpus=gpus, address=address, seconds=probe_seconds, echo=typer.echo)
 
 
 @app.command("list")
@@ -283,14 +306,16 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
-def _options(gpus: float | None, address: str | None, tracking_uri: str | None, storage: Path) -> Options:
+def _options(
+    gpus: float | None, address: str | None, tracking_uri: str | None, storage: Path, time: str | None
+) -> Options:
     from sweeper.sweep import Options
     from sweeper.tracking.runs import find_store
 
     find_store(storage, tracking_uri)  # refuses a URI that MLflow cannot use before anything is written
     if gpus is not None and gpus < 0:
         raise UserError(f"--gpus {gpus:g}: give a positive number, or 0 to run on CPUs")
-    return Options(gpus=gpus, address=address, tracking_uri=tracking_uri)
+    return Options(gpus=gpus, address=address, tracking_uri=tracking_uri, time_s=time_limit_s(time))
 
 
 def _check_writable(storage: Path) -> None:

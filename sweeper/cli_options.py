@@ -54,6 +54,20 @@ Changes = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Change one entry of the spec, for instance training.epochs=5."),
 ]
 Output = Annotated[Format, typer.Option("--format", help="How to print.")]
+BudgetHours = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        metavar="HOURS",
+        help="Device hours for the whole life of the sweep, idle slots included: 200gpu-h, or 12cpu-h on CPUs. "
+        "Default: limits.budget of the spec.",
+        show_default=False,
+    ),
+]
+Time = Annotated[
+    str | None,
+    typer.Option("--time", metavar="TIME", help="Wall-clock time for this go at the sweep: 8h, 90m, 2h30m."),
+]
 
 
 def storage_path(given: Path | None) -> Path:
@@ -63,6 +77,31 @@ def storage_path(given: Path | None) -> Path:
     if path.exists() and not path.is_dir():
         raise UserError(f"storage {path} is a file; name a folder")
     return path.absolute()
+
+
+def with_budget(spec: Spec, text: str | None) -> Spec:
+    """The same sweep within another budget; None leaves it as it is. Raises UserError for what is no budget."""
+    from sweeper.budget import parse_budget
+
+    if text is None:
+        return spec
+    try:
+        budget = str(parse_budget(text))
+    except ValueError as error:
+        raise UserError(f"--budget {text}: {error}") from error
+    return spec.model_copy(update={"limits": spec.limits.model_copy(update={"budget": budget})})
+
+
+def time_limit_s(text: str | None) -> float | None:
+    """Raises UserError for what is no time."""
+    from sweeper.budget import parse_time
+
+    if text is None:
+        return None
+    try:
+        return parse_time(text)
+    except ValueError as error:
+        raise UserError(f"--time {text}: {error}") from error
 
 
 def open_sweep(name: str, storage: Path | None) -> tuple[SweepFolder, Spec]:

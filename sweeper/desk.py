@@ -104,7 +104,7 @@ class Desk:
     # The workers' side
 
     async def join(self, slot: int, group: str) -> None:
-        self._room.join(slot, group)
+        self._room.join(slot, group, time.monotonic())
         self._ring()
 
     async def refuse(self, slot: int, refusal: Refusal) -> None:
@@ -143,7 +143,7 @@ class Desk:
         return await self._wait(slot, lambda: self._room.settled(slot, group, attempt) or None, timeout_s) or False
 
     async def give_up(self, slot: int, group: str, attempt: AttemptName) -> None:
-        self._room.give_up(slot, group, attempt)
+        self._room.give_up(slot, group, attempt, time.monotonic())
         self._ring()
 
     async def lost(self, slot: int, group: str, attempt: AttemptName, reason: str) -> None:

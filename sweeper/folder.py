@@ -9,11 +9,12 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sweeper.records import UserError
+from sweeper.records import Confirmation, UserError
 from sweeper.spec import Spec
 
 PointName = tuple[int | None, str, float]
@@ -117,15 +118,36 @@ class SweepFolder:
                 found.setdefault((line["trial"], line["weights"], line["strength"]), line)
         return found
 
-    def epochs(self, number: int) -> list[dict[str, Any]]:
-        """A trial's metric lines by epoch; the last line of an epoch counts."""
+    def write_confirmations(self, found: Mapping[PointName, Confirmation]) -> None:
+        """What the confirm phase found, in place of what an earlier one did."""
+        points = [
+            {"trial": trial, "weights": weights, "strength": strength, "confirmation": asdict(one)}
+            for (trial, weights, strength), one in found.items()
+        ]
+        self.write_json("confirm.json", {"points": points})
+
+    def confirmations(self) -> dict[PointName, Confirmation]:
+        """By point; empty before a confirm phase has ended."""
+        if not (self.path / "confirm.json").exists():
+            return {}
+        found = {}
+        for point in self.read_json("confirm.json")["points"]:
+            about = dict(point["confirmation"])
+            for key in ("intervals", "simultaneous"):
+                if about[key] is not None:
+                    about[key] = {goal: (low, high) for goal, (low, high) in about[key].items()}
+            found[point["trial"], point["weights"], point["strength"]] = Confirmation(**about)
+        return found
+
+    def reports(self, number: int) -> list[dict[str, Any]]:
+        """A trial's metric lines by step; the last line of a step counts."""
         path = self.trial_path(number) / "metrics.jsonl"
         found: dict[int, dict[str, Any]] = {}
         for text in path.read_text().splitlines() if path.exists() else []:
             with contextlib.suppress(ValueError):
                 line = json.loads(text)
-                found[line["epoch"]] = line
-        return [found[epoch] for epoch in sorted(found)]
+                found[line.get("step", line["epoch"])] = line  # earlier versions looked after epochs only
+        return [found[step] for step in sorted(found)]
 
     @contextlib.contextmanager
     def lease(self) -> Iterator[None]:

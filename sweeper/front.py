@@ -8,7 +8,7 @@ from typing import Any
 
 from sweeper.folder import PointName
 from sweeper.pareto import hypervolume, knee, non_dominated
-from sweeper.records import GOALS, Front, FrontPoint, TrialRecord
+from sweeper.records import GOALS, Confirmation, Front, FrontPoint, TrialRecord
 from sweeper.spec import Goals
 
 
@@ -42,7 +42,7 @@ def build_front(
             tests,
         )
         for trial in trials
-        if trial.state == "complete"
+        if trial.state == "complete" and trial.confirms is None
         for point in trial.points
     ]
     allowed = [point for point in candidates if all(point.validation[goal] >= floors[goal] for goal in floors)]
@@ -71,9 +71,15 @@ def build_front(
         others=tuple(point for point in others if _name(point) not in baseline_names),
         hypervolume=hypervolume([_pair(point.validation) for point in members], reference_point),
         reference_point=reference_point,
-        finished=sum(trial.state != "running" for trial in trials),
+        finished=sum(trial.state != "running" and trial.confirms is None for trial in trials),
         trials=planned,
     )
+
+
+def confirmed(front: Front, found: Mapping[PointName, Confirmation]) -> Front:
+    """The same points with what training them again gave; nothing moves."""
+    points = tuple(replace(point, confirmation=found.get(_name(point))) for point in front.points)
+    return replace(front, points=points)
 
 
 def merged(fronts: Sequence[Front]) -> Front:

@@ -33,7 +33,7 @@ class Limits:
     grace_s: float = 120.0
     """To reach a checkpoint after an interruption or the end of ``trial_s``; the process is ended after it."""
     retries: int = 2
-    """Further attempts after lost workers, counted anew whenever an epoch was gained."""
+    """Further attempts after lost workers, counted anew whenever a report got further."""
 
 
 class Note(NamedTuple):
@@ -65,8 +65,12 @@ class Ticket:
 
     task: Task
     started_s: float | None = None
-    epoch: int = 0
-    """The furthest epoch reported in any attempt."""
+    held_from_s: float | None = None
+    """Since when it has a slot; None while it waits."""
+    busy_s: float = 0.0
+    """For how long it had a slot before."""
+    step: int = 0
+    """The furthest step reported in any attempt."""
     retries: int = 0
     """Further attempts since the last gain."""
     notes: list[Note] = field(default_factory=list)
@@ -86,6 +90,11 @@ class Ticket:
     @property
     def attempt_name(self) -> AttemptName:
         return self.task.kind, self.task.key, self.task.attempt
+
+    def release(self, now: float) -> None:
+        """It has no slot any more, or none that counts as its own."""
+        if self.held_from_s is not None:
+            self.busy_s, self.held_from_s = self.busy_s + now - self.held_from_s, None
 
 
 class Mailbox:
@@ -150,7 +159,7 @@ class MailRoom:
         assert ticket.name not in self.tickets, f"{ticket.name} was offered twice"
         self.tickets[ticket.name] = ticket
         if self.closed:
-            self._publish(ticket, INTERRUPTED, None)
+            self._publish(ticket, INTERRUPTED, None, now)
             return
         self.queue.append(ticket)
         self._dispatch(now)
@@ -178,7 +187,7 @@ class MailRoom:
     def interrupt(self, now: float) -> None:
         """Waiting tasks end at once, running ones at their next checkpoint."""
         for ticket in self.queue:
-            self._publish(ticket, INTERRUPTED, None)
+            self._publish(ticket, INTERRUPTED, None, now)
         self.queue.clear()
         for box in self.boxes:
             if box.ticket is not None:
@@ -198,7 +207,7 @@ class MailRoom:
                 continue
             if ticket.cancelled is not None:
                 if now - ticket.cancelled_s > 1.5 * self.limits.grace_s:
-                    self._publish(ticket, ticket.cancelled, box.slot)  # nobody is left to acknowledge it
+                    self._publish(ticket, ticket.cancelled, box.slot, now)  # nobody is left to acknowledge it
             elif self._overdue(ticket, now):
                 self._cancel(box, self._too_long(), now)
 
@@ -214,11 +223,11 @@ class MailRoom:
 
     # The workers' side
 
-    def join(self, slot: int, group: str) -> None:
+    def join(self, slot: int, group: str, now: float) -> None:
         """A worker process of a group came up."""
         box = self.boxes[slot]
         if group != box.group:
-            self._left(box)
+            self._left(box, now)
             box.group = group
             self.touched_slots.add(slot)
 
@@ -226,7 +235,7 @@ class MailRoom:
         """The processes of a group were ended."""
         box = self.boxes[slot]
         if group == box.group:
-            self._left(box)
+            self._left(box, now)
             self._dispatch(now)
 
     def trouble(self, slot: int, reason: str) -> None:
@@ -262,13 +271,13 @@ class MailRoom:
         return None if box.ticket.attempt_name == last else box.ticket.task
 
     def report(self, slot: int, group: str, attempt: AttemptName, number: int, report: Report) -> None:
-        """What rank 0 says after an epoch."""
+        """What rank 0 says after an evaluation."""
         ticket = self.boxes[slot].holds(group, attempt)
         if ticket is None or ticket.outcome is not None:
             return
-        epoch = report.get("epoch")
-        if isinstance(epoch, int) and epoch > ticket.epoch:
-            ticket.epoch = epoch
+        step = report.get("step")
+        if isinstance(step, int) and step > ticket.step:
+            ticket.step = step
             ticket.retries = 0
         ticket.notes.append(Note(ticket.task.attempt, number, report))
         self.touched_tasks.add(ticket.name)
@@ -301,7 +310,7 @@ class MailRoom:
                 break
         else:
             outcome = box.endings[0]
-        self._settle(box, ticket, outcome)
+        self._settle(box, ticket, outcome, now)
         box.ticket = None
         box.endings = {}
         self.touched_slots.add(slot)
@@ -311,13 +320,13 @@ class MailRoom:
         """Whether every rank is through."""
         return self.boxes[slot].holds(group, attempt) is None
 
-    def give_up(self, slot: int, group: str, attempt: AttemptName) -> None:
+    def give_up(self, slot: int, group: str, attempt: AttemptName, now: float) -> None:
         """A rank failed and the others did not follow: its failure is the task's. The group has to be replaced."""
         box = self.boxes[slot]
         ticket = box.holds(group, attempt)
         failure = next((e for e in box.endings.values() if e.kind == "failed"), None)
         if ticket is not None and ticket.outcome is None and failure is not None:
-            self._settle(box, ticket, failure)
+            self._settle(box, ticket, failure, now)
 
     def lost(self, slot: int, group: str, attempt: AttemptName, reason: str) -> None:
         """A worker is about to end its process for ``reason``; the task goes on from its checkpoint."""
@@ -332,9 +341,10 @@ class MailRoom:
             while box.idle and self.queue and not self.closed:
                 ticket = self.queue.popleft()
                 if self._overdue(ticket, now):
-                    self._publish(ticket, self._too_long(), None)
+                    self._publish(ticket, self._too_long(), None, now)
                     continue
                 ticket.started_s = now if ticket.started_s is None else ticket.started_s
+                ticket.held_from_s = now
                 box.ticket = ticket
                 self.touched_slots.add(box.slot)
 
@@ -353,25 +363,26 @@ class MailRoom:
             box.ticket.cancelled_s = now
             self.touched_slots.add(box.slot)
 
-    def _settle(self, box: Mailbox, ticket: Ticket, outcome: Outcome) -> None:
+    def _settle(self, box: Mailbox, ticket: Ticket, outcome: Outcome, now: float) -> None:
         if ticket.outcome is None:
             if outcome.kind == "interrupted" and ticket.cancelled is not None:
                 outcome = ticket.cancelled
-            self._publish(ticket, outcome, box.slot)
+            self._publish(ticket, outcome, box.slot, now)
 
-    def _left(self, box: Mailbox) -> None:
+    def _left(self, box: Mailbox, now: float) -> None:
         """The group is gone: its task goes to the front of the queue under a new attempt, or fails."""
         slot = box.slot
         ticket = box.leave()
         self.touched_slots.add(slot)
         if ticket is None:
             return
+        ticket.release(now)
         if ticket.cancelled is not None:
-            self._publish(ticket, ticket.cancelled, slot)
+            self._publish(ticket, ticket.cancelled, slot, now)
         elif ticket.retries >= self.limits.retries:
             why = f": {ticket.trouble}" if ticket.trouble else ""
-            reason = f"worker lost {ticket.retries + 1} times without a further epoch{why}"
-            self._publish(ticket, Outcome(kind="failed", reason=reason), slot)
+            reason = f"worker lost {ticket.retries + 1} times without a further report{why}"
+            self._publish(ticket, Outcome(kind="failed", reason=reason), slot, now)
         else:
             ticket.retries += 1
             ticket.task = replace(ticket.task, attempt=ticket.task.attempt + 1)
@@ -379,8 +390,9 @@ class MailRoom:
             ticket.trouble = None
             self.queue.appendleft(ticket)
 
-    def _publish(self, ticket: Ticket, outcome: Outcome, slot: int | None) -> None:
-        ticket.outcome = replace(outcome, slot=slot, attempt=ticket.task.attempt)
+    def _publish(self, ticket: Ticket, outcome: Outcome, slot: int | None, now: float) -> None:
+        ticket.release(now)
+        ticket.outcome = replace(outcome, slot=slot, attempt=ticket.task.attempt, busy_s=ticket.busy_s)
         self.touched_tasks.add(ticket.name)
 
     def _touch_holder(self, ticket: Ticket) -> None:

@@ -16,7 +16,8 @@ h1 { font-size: 1.4rem; margin: 0 0 .2rem; } p { margin: .2rem 0; color: #555; }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap; }
 th { cursor: pointer; border-bottom: 2px solid #888; } th:hover { background: #f0f0f0; }
 td.text, th.text { text-align: left; } th.validation, td.validation { background: #f3f7fb; }
-th.test, td.test { background: #fbf6ee; } tr.member td { font-weight: 600; }
+th.test, td.test { background: #fbf6ee; } th.confirmed, td.confirmed { background: #eef7f0; }
+tr.member td { font-weight: 600; }
 """
 
 _SORT = """
@@ -125,6 +126,9 @@ def _hover(point: FrontPoint) -> str:
         lines.append(escape(point.sweep))
     for title, values in (("validation", point.validation), ("test", point.values or {})):
         lines += [f"{title} {escape(key)}: {value:.4f}" for key, value in values.items() if key in GOALS]
+    if point.confirmation is not None and point.confirmation.values is not None:
+        again = point.confirmation.values
+        lines += [f"test {escape(key)} over {point.confirmation.seeds} new seeds: {again[key]:.4f}" for key in GOALS]
     lines += [
         f"{escape(key)} = {escape(_short(value))}" for key, value in point.parameters.items() if value is not None
     ]
@@ -152,7 +156,7 @@ def _cell(kind: str, value: Any) -> str:
 def _kind(key: str, values: list[Any]) -> str:
     text = "text" if any(isinstance(value, str) for value in values) else "number"
     prefix = key.partition("_")[0]
-    return f"{text} {prefix}" if prefix in ("validation", "test") else text
+    return f"{text} {prefix}" if prefix in ("validation", "test", "confirmed") else text
 
 
 def _short(value: Any) -> str:

@@ -98,6 +98,17 @@ def _test(axes: Any, front: Front) -> None:
         edge = _GREY if point.trial is None or not point.member else colour(point)
         axes.errorbar(x, y, xerr=bars[0], yerr=bars[1], fmt="none", ecolor=edge, elinewidth=1, alpha=0.7, zorder=2)
     _marks(axes, measured)
+    for point in front.points:
+        again = point.confirmation
+        if again is None or again.values is None or again.intervals is None or point.values is None:
+            continue
+        x, y = _xy(again.values)
+        axes.plot([_xy(point.values)[0], x], [_xy(point.values)[1], y], ":", color=_GREY, linewidth=1.2, zorder=6)
+        bars = [[[max(0.0, again.values[goal] - again.intervals[goal][0])],
+                 [max(0.0, again.intervals[goal][1] - again.values[goal])]] for goal in GOALS]  # fmt: skip
+        axes.errorbar(x, y, xerr=bars[0], yerr=bars[1], fmt="none", ecolor="#222222", elinewidth=0.8, zorder=6)
+        marker = "s" if again.stays else "X"
+        axes.plot(x, y, marker, color="white", markeredgecolor="#222222", markersize=6, zorder=7)
 
 
 def _marks(axes: Any, points: Sequence[tuple[FrontPoint, tuple[float, float]]]) -> None:
@@ -137,4 +148,10 @@ def _legend(figure: Any, front: Front) -> None:
         handles.append(
             Line2D([], [], marker="D", linestyle="--", color=_GREY, markersize=6, label="PAINT (by interpolation)")
         )
+    if any(point.confirmation for point in front.points):
+        shapes = {"s": "mean over new seeds: stays", "X": "does not stay"}
+        handles += [
+            Line2D([], [], marker=shape, linestyle="", color="white", markeredgecolor="#222222", label=text)
+            for shape, text in shapes.items()
+        ]
     figure.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False, fontsize=9.5)

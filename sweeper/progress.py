@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
 
+from sweeper.budget import duration
 from sweeper.records import Front, Report, TrialRecord
 from sweeper.report import label
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 _REFRESH_S = 0.25
 _EPOCH_LINE_S = 30.0
 """Where lines are plain, a trial's epochs are told no more often than this."""
+_COST_LINE_S = 60.0
+"""Where lines are plain, so often is told what the sweep costs."""
 _BEST = 5
 _FAILURES = 3
 
@@ -37,6 +40,9 @@ class Progress:
         self._running: dict[int, _Running] = {}
         self._best: list[str] = []
         self._failures: list[str] = []
+        self._cost: Callable[[], str] | None = None
+        self._left_s: Callable[[], float | None] | None = None
+        self._cost_told_s = self._start_s
         self._live: Any = None
         if self._stream.isatty() and os.environ.get("TERM") != "dumb":
             self._live = self._open()
@@ -51,6 +57,11 @@ class Progress:
 
             self._live.console.print(Text(text))
 
+    def charge(self, cost: Callable[[], str], left_s: Callable[[], float | None]) -> None:
+        """From now on ``cost`` is asked what the sweep has taken and will take, ``left_s`` for the seconds left, which
+        it may not know."""
+        self._cost, self._left_s = cost, left_s
+
     def trial_started(self, number: int, parameters: dict[str, Any], slot: int | None = None) -> None:
         """At the start and at every further attempt."""
         about = describe(parameters)
@@ -59,7 +70,7 @@ class Progress:
             self.line(f"trial {number} started: {about}" + ("" if slot is None else f" (slot {slot})"))
 
     def trial_reported(self, number: int, report: Report) -> None:
-        """After an epoch."""
+        """After an evaluation."""
         running = self._running.setdefault(number, _Running("", self._clock()))
         running.report = report
         if self._live is None and self._clock() - running.told_s >= _EPOCH_LINE_S:
@@ -70,7 +81,7 @@ class Progress:
         """Complete, stopped or failed."""
         self._running.pop(record.number, None)
         self._finished += 1
-        took = "" if record.duration_s is None else f" in {_duration(record.duration_s)}"
+        took = "" if record.duration_s is None else f" in {duration(record.duration_s)}"
         if record.state == "complete":
             text = f"trial {record.number} complete{took}: {_goals(record.values or {})}"
         else:
@@ -94,7 +105,10 @@ class Progress:
         self._best = best
 
     def tick(self) -> None:
-        """Redraws the live view if it is time; call it often."""
+        """Redraws the live view, or says what the sweep costs, if it is time; call it often."""
+        if self._live is None and self._cost is not None and self._clock() - self._cost_told_s >= _COST_LINE_S:
+            self._cost_told_s = self._clock()
+            self.line(f"cost: {self._cost()}")
         if self._live is not None and self._clock() - self._drawn_s >= _REFRESH_S:
             self._drawn_s = self._clock()
             self._live.update(self._view(), refresh=True)
@@ -107,11 +121,14 @@ class Progress:
             self._live = None
 
     def _eta(self) -> str:
+        left_s = None if self._left_s is None else self._left_s()
+        if left_s is not None:
+            return f"about {duration(left_s)} left" if left_s > 0 else "all done"
         done, left = self._finished - self._before, self._trials - self._finished
         elapsed_s = self._clock() - self._start_s
         if left <= 0:
             return "all done"
-        return f"about {_duration(elapsed_s / done * left)} left" if done > 0 else "time left unknown"
+        return f"about {duration(elapsed_s / done * left)} left" if done > 0 else "time left unknown"
 
     def _open(self) -> Any:
         from rich.console import Console
@@ -140,6 +157,8 @@ class Progress:
             Text(f"{_clock_time(self._clock() - self._start_s)}, {self._eta()}", style="dim"),
         )
         parts: list[RenderableType] = [head]
+        if self._cost is not None:
+            parts.append(Text(f"cost: {self._cost()}", style="dim"))
         if self._running:
             table = Table(box=None, pad_edge=False, header_style="dim")
             for column in ("trial", "epoch", "clean", "robust", "parameters"):
@@ -165,7 +184,7 @@ class _Running:
             return "starting", "", ""
         report = self.report
         return (
-            f"{report['epoch']}/{report['epochs']}",
+            f"{report['epoch']:.3g}/{report['epochs']}",
             f"{report['clean_accuracy']:.3f}",
             f"{report['robust_accuracy']:.3f}",
         )
@@ -181,7 +200,7 @@ def describe(parameters: dict[str, Any]) -> str:
 
 
 def _epoch(report: Report) -> str:
-    return f"epoch {report['epoch']} of {report['epochs']}"
+    return f"epoch {report['epoch']:.3g} of {report['epochs']}"
 
 
 def _goals(values: dict[str, Any]) -> str:
@@ -197,9 +216,3 @@ def _clock_time(seconds: float) -> str:
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes:02d}:{seconds:02d}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s" if seconds >= 9.5 else f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -12,9 +12,9 @@ TrialState = Literal["running", "complete", "stopped", "failed"]
 OutcomeKind = Literal["complete", "stopped", "failed", "interrupted"]
 
 Report = dict[str, Any]
-"""What a trial says after an epoch: ``epoch`` (1-based), ``epochs``, both goals and ``text_confusion_rate`` on the
-validation sets, ``loss``, ``preference_loss``, ``reference_kl``, ``identity_distance`` (of a transform), ``train_s``,
-``evaluation_s``."""
+"""What a trial says after each epoch and at rungs: ``step`` (updates done), ``steps``, ``epoch`` (epochs done),
+``epochs``, ``progress`` (share of its steps), ``rung: True`` where the stopping rule is asked, ``time_s`` (since 1970), both goals and ``text_confusion_rate`` on the validation sets, ``loss``, ``preference_loss``, ``reference_kl``,
+``identity_distance`` (of a transform), ``train_s``, ``evaluation_s``."""
 
 
 class UserError(ValueError):
@@ -52,7 +52,14 @@ class TrialRecord:
     """Why it failed or was stopped."""
     baseline: str | None = None
     """``paint`` for the baseline that every front shows."""
+    confirms: int | None = None
+    """The trial that this one trains again with another seed. Never told to the sampler, never on the front."""
+    stopped_at: float | None = None
+    """Share of its steps after which the stopping rule ended it."""
     duration_s: float | None = None
+    """Of training and evaluation."""
+    cost_s: float | None = None
+    """For how long it held a slot, over all attempts."""
     slot: int | None = None
 
 
@@ -80,6 +87,27 @@ class Outcome:
     traceback: str | None = None
     slot: int | None = None
     attempt: int = 0
+    busy_s: float = 0.0
+    """For how long the task had a slot, over all attempts of this go at the sweep."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confirmation:
+    """What trainings of a front member's parameters with other seeds gave, at its weights and strength."""
+
+    seeds: int
+    """Trainings that ended well; the seed that was picked is none of them."""
+    failed: int
+    validation: dict[str, float] | None
+    """Goals, mean over the seeds; None where every training failed."""
+    stays: bool
+    """Whether it is still on the front, by ``validation``."""
+    values: dict[str, float] | None = None
+    """Goals on test, mean over the seeds; None for fewer than two of them."""
+    intervals: dict[str, tuple[float, float]] | None = None
+    """95 % intervals of what the recipe reaches with a fresh seed on fresh images, each by itself."""
+    simultaneous: dict[str, tuple[float, float]] | None = None
+    """The same for all confirmed members at once: for whoever picks one by looking at ``values``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +131,8 @@ class FrontPoint:
     """Whether it is non-dominated on validation (and above every floor)."""
     sweep: str | None = None
     """Where it comes from, on a front of several sweeps."""
+    confirmation: Confirmation | None = None
+    """None where it was not trained again."""
 
 
 @dataclass(frozen=True, kw_only=True)

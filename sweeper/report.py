@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from sweeper.proxy import correlations
 from sweeper.proxy import lines as proxy_lines
-from sweeper.records import GOALS, Front, FrontPoint
+from sweeper.records import GOALS, Confirmation, Front, FrontPoint
 
 Format = Literal["table", "json", "csv"]
 
@@ -75,11 +75,13 @@ def _json_object(point: FrontPoint) -> dict[str, Any]:
         "intervals": point.intervals,
         "name": point.name,
         "member": point.member,
+        "confirmation": None if point.confirmation is None else asdict(point.confirmation),
     }
 
 
 def rows(front: Front) -> list[dict[str, Any]]:
-    """The points of ``front`` as flat rows with the same keys: ``validation_*``, ``test_*``, then the parameters."""
+    """The points of ``front`` as flat rows with the same keys: ``validation_*``, ``test_*``, where members were trained
+    again ``confirmed_*``, then the parameters."""
     validation = _in_order(key for point in front.points for key in point.validation)
     test = _in_order(key for point in front.points for key in point.values or {})
     bounded = {key for point in front.points for key in point.intervals or {}}
@@ -94,8 +96,24 @@ def rows(front: Front) -> list[dict[str, Any]]:
             row[f"test_{key}"] = (point.values or {}).get(key)
             if key in bounded:
                 row[f"test_{key}_low"], row[f"test_{key}_high"] = (point.intervals or {}).get(key, (None, None))
+        if any(one.confirmation for one in front.points):
+            row |= _confirmed_row(point.confirmation)
         result.append(row | {key: point.parameters.get(key) for key in parameters})
     return result
+
+
+def _confirmed_row(found: Confirmation | None) -> dict[str, Any]:
+    if found is None:
+        return dict.fromkeys(_confirmed_row(Confirmation(seeds=0, failed=0, validation=None, stays=False)))
+    row: dict[str, Any] = {"confirmed_seeds": found.seeds, "confirmed_failed": found.failed}
+    row["confirmed_stays"] = found.stays
+    for goal in GOALS:
+        row[f"confirmed_validation_{goal}"] = (found.validation or {}).get(goal)
+        row[f"confirmed_test_{goal}"] = (found.values or {}).get(goal)
+        for bounds, suffix in ((found.intervals, ""), (found.simultaneous, "_simultaneous")):
+            low, high = (bounds or {}).get(goal, (None, None))
+            row |= {f"confirmed_test_{goal}_low{suffix}": low, f"confirmed_test_{goal}_high{suffix}": high}
+    return row
 
 
 def markdown(front: Front, limit: int) -> str:
@@ -109,6 +127,10 @@ def markdown(front: Front, limit: int) -> str:
             lines += ["", f"{len(front.points) - shown} more in front/front.csv."]
             break
         lines.append(line)
+    again = _confirmed_cells(front)
+    if again and length + sum(len(cell) + 3 for line in again for cell in line) < limit - 500:
+        head, *body = ["| " + " | ".join(line) + " |" for line in again]
+        lines += ["", _CONFIRMED, "", head, "|" + " --- |" * len(again[0]), *body]
     return "\n".join([*lines, "", *proxy_lines(front)]).rstrip()
 
 
@@ -175,13 +197,47 @@ def _cells(point: FrontPoint) -> list[str]:
 
 
 def _measured(point: FrontPoint, goal: str) -> str:
-    value = (point.values or {}).get(goal)
-    bounds = (point.intervals or {}).get(goal)
+    return _bounded((point.values or {}).get(goal), (point.intervals or {}).get(goal))
+
+
+def _bounded(value: float | None, bounds: tuple[float, float] | None) -> str:
     return _number(value) + (f" [{bounds[0]:.3f}, {bounds[1]:.3f}]" if value is not None and bounds else "")
 
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
+
+
+_CONFIRMED = "trained again with new seeds: means, and what to expect of a fresh seed on fresh images"
+
+_CONFIRMED_HEADER = (
+    "point", "trial", "weights", "strength", "seeds",
+    "validation clean", "validation robust", "test clean (95 %)", "test robust (95 %)", "stays",
+)  # fmt: skip
+
+
+def _confirmed_cells(front: Front) -> list[list[str]]:
+    """Head and a line per member that was trained again; nothing where none was."""
+    lines = []
+    for point in front.points:
+        found = point.confirmation
+        if found is None:
+            continue
+        cells = _cells(point)
+        seeds = f"{found.seeds} ({found.failed} failed)" if found.failed else str(found.seeds)
+        means = [_number((found.validation or {}).get(goal)) for goal in GOALS]
+        tested = [_bounded((found.values or {}).get(goal), (found.intervals or {}).get(goal)) for goal in GOALS]
+        lines.append([*cells[:2], *cells[4:6], seeds, *means, *tested, "yes" if found.stays else "no"])
+    return [list(_CONFIRMED_HEADER), *lines] if lines else []
+
+
+def _picked_by_looking(front: Front) -> list[str]:
+    shown = sum(point.confirmation is not None for point in front.points)
+    if shown < 2:
+        return []
+    return [
+        f"(each by itself; front.json has under `simultaneous` what holds for one picked from these {shown} on test)"
+    ]
 
 
 def _text(front: Front) -> str:
@@ -195,6 +251,9 @@ def _text(front: Front) -> str:
     if of_sets:
         text += ["", "on each test set by itself:"]
         text += _columns(_beside(front, of_sets, {key: key.replace("/", ": ") for key in of_sets}))
+    again = _confirmed_cells(front)
+    if again:
+        text += ["", f"{_CONFIRMED}:", *_columns(again), *_picked_by_looking(front)]
     correlated = proxy_lines(front)
     return "\n".join([*text, *([""] if correlated else []), *correlated, "", summary(front)]) + "\n"
 

@@ -50,10 +50,12 @@ class _TrialRunner:
         channel.alive()
         if task.payload["what"] == "untouched":
             return self._untouched()
+        if task.payload["what"] == "probe":
+            return self._probe(task.payload, channel)
         return self._test(task.payload)
 
     def _train(self, task: Task, channel: Channel) -> dict[str, Any]:
-        """Payload: ``folder``, ``parameters``, ``seed``. Returns the trial's final record."""
+        """Payload: ``folder``, ``parameters``, ``seed``, ``rungs``. Returns the trial's final record."""
         from trainables import train
         from trainables.checkpoint import TrialFolder
         from trainables.settings import Parameters
@@ -75,6 +77,7 @@ class _TrialRunner:
                 folder=folder,
                 group=self._group,
                 hooks=hooks,
+                rungs=task.payload["rungs"],
             )
         except train.Interrupted as error:
             channel.log(f"attempt {task.attempt} interrupted in {error}")
@@ -106,31 +109,45 @@ class _TrialRunner:
             "device": torch.cuda.get_device_name() if self._bench.device.type == "cuda" else "cpu",
         }
 
+    def _probe(self, payload: dict[str, Any], channel: Channel) -> dict[str, Any]:
+        """Payload: ``parameters``, ``seconds``, ``folder``."""
+        from trainables.probe import probe_trial
+        from trainables.settings import Parameters
+
+        return probe_trial(
+            self._bench,
+            Parameters.model_validate(payload["parameters"]),
+            seconds=payload["seconds"],
+            folder=Path(payload["folder"]),
+            group=self._group,
+            alive=channel.alive,
+        )
+
     def _test(self, payload: dict[str, Any]) -> dict[str, Any]:
         """Payload: ``trial`` (None: untouched), ``answers`` (file); of a trial ``folder``, ``parameters``, ``weights``,
-        ``strength``."""
+        ``strength``; ``variants: False`` leaves out unseen attacks and signs."""
         from trainables.checkpoint import TrialFolder
         from trainables.evaluation import untouched_policy
         from trainables.settings import Parameters
 
-        answers = Path(payload["answers"])
+        answers, variants = Path(payload["answers"]), payload.get("variants", True)
         self._bench.prepare_test()
         if payload["trial"] is None:
-            return self._tested(untouched_policy(self._bench), answers)
+            return self._tested(untouched_policy(self._bench), answers, variants)
         policy = self._bench.policy(Parameters.model_validate(payload["parameters"]))
         try:
             weights = TrialFolder(Path(payload["folder"])).weights(payload["weights"])
             policy.set_weights(weights, payload["strength"])
-            return self._tested(policy, answers)
+            return self._tested(policy, answers, variants)
         finally:
             policy.restore()
 
-    def _tested(self, policy: Policy, file: Path) -> dict[str, Any]:
+    def _tested(self, policy: Policy, file: Path, variants: bool) -> dict[str, Any]:
         from trainables.answers import write_answers
         from trainables.evaluation import measurement, test_answers, test_scores
 
         answers = test_answers(self._bench, policy, self._group)
         if self._group.is_first:
             write_answers(file, answers)
-        scores = test_scores(self._bench, policy, answers, self._group)
+        scores = test_scores(self._bench, policy, answers, self._group, variants=variants)
         return {**measurement(scores), "broken": self._bench.broken()}

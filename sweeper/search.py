@@ -32,9 +32,9 @@ class Source(Protocol):
         """Whether ``next_task`` will have nothing more. Asked again until no trial is running."""
 
     def on_report(self, key: int, report: Report) -> bool:
-        """Takes a report; returns whether to stop the trial, which counts if its payload says ``verdicts: True``.
+        """Takes a report; returns whether to stop the trial, which counts if the report says ``rung: True``.
 
-        An attempt that goes on from a checkpoint may report an epoch for a second time.
+        An attempt that goes on from a checkpoint may repeat a report.
         """
 
     def on_end(self, key: int, outcome: Outcome) -> None: ...
@@ -149,7 +149,7 @@ class _Conductor:
             for note in notes:
                 live.seen += 1
                 stop = self._source.on_report(key, note.report)
-                if live.task.payload.get("verdicts") is True:
+                if note.report.get("rung") is True:
                     self._slots.judge((live.task.kind, key), note.attempt, note.number, stop)
             if outcome is not None:
                 del self._live[trial_id]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -19,12 +21,14 @@ from pydantic import (
     model_validator,
 )
 
+from sweeper.budget import parse_budget
 from sweeper.document import Document
 from sweeper.inputs import class_problems, set_problems
 from sweeper.model_inputs import embedding_width, model_problems
 from sweeper.problems import Problem, ProblemsError, from_validation
 from sweeper.records import GOALS, UserError
 from sweeper.space import Space
+from sweeper.stopping import MultiObjectiveAsha
 from trainables.set_settings import Settings, Share
 from trainables.settings import Parameters, Positive, TaskSettings, Tune, absolute_paths
 
@@ -32,7 +36,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _RESERVED = ("cache", "mlartifacts", "mlflow.db")
 _FLOOR = re.compile(r"untouched\s*(?:([-+])\s*([0-9]*\.?[0-9]+))?")
 
-CHANGEABLE = ("search.trials", "resources", "limits", "training.checkpoint_every_s")
+CHANGEABLE = ("search.trials", "confirm", "resources", "limits", "training.checkpoint_every_s")
 """What a resumed sweep may change."""
 
 
@@ -123,7 +127,46 @@ class Search(Settings):
 
 
 class Stopping(Settings):
-    kind: Literal["none"] = "none"
+    """Trials that both goals together show to be hopeless are ended early (``moasha``: multi-objective ASHA)."""
+
+    kind: Literal["none", "moasha"] = "none"
+    rungs: Annotated[list[float | str], Field(min_length=1)] = ["1/9", "1/3"]
+    """Shares of a trial's steps after which it is looked at, rising: ``1/9`` or 0.11. Trials are evaluated there."""
+    reduction_factor: Annotated[float, Field(gt=1.0)] = 3.0
+    """At each rung the best 1 / reduction_factor of those that came so far go on."""
+
+    @field_validator("rungs")
+    @classmethod
+    def _rising_shares(cls, value: list[float | str]) -> list[float | str]:
+        try:
+            shares = [float(Fraction(rung)) for rung in value]
+        except (ValueError, ZeroDivisionError) as error:
+            raise ValueError("holds no shares of a trial; write for instance [1/9, 1/3]") from error
+        if not all(low < high for low, high in zip([0.0, *shares], [*shares, 1.0], strict=True)):
+            raise ValueError("must rise and lie between 0 and 1, for instance [1/9, 1/3]")
+        return value
+
+    def shares(self) -> list[float]:
+        """The rungs as numbers."""
+        return [float(Fraction(rung)) for rung in self.rungs]
+
+
+class Confirm(Settings):
+    """After the search, members of the front are trained again with new seeds: knee, most robust and cleanest first,
+    then those that add most to the hypervolume."""
+
+    members: Annotated[int, Field(ge=1)] = 3
+    """Trials with members on the front; one training serves all strengths of its trial."""
+    seeds: Annotated[int, Field(ge=2)] = 3
+    """Trainings of each. With two, intervals are honest but very wide."""
+    share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    """Of the budget, kept for this. Where ``limits.budget`` is set the search ends when the rest of it is used.
+    Otherwise the budget is counted in trainings, and share / (1 - share) x ``search.trials`` are made after the search
+    at most: seeds are kept, members are left out."""
+
+    def most_trainings(self, trials: int) -> int:
+        """After a search of so many trials, without a budget of device hours."""
+        return math.floor(self.share / (1 - self.share) * trials + 1e-9)
 
 
 class Resources(Settings):
@@ -143,9 +186,19 @@ class Resources(Settings):
 class Limits(Settings):
     max_failed_share: Share = 0.2
     """More failed trials than this share of all end the sweep."""
+    budget: str | None = None
+    """Device hours that the sweep may take over its whole life, idle slots included: ``200gpu-h``, or ``12cpu-h`` where
+    it runs on CPUs."""
     trial_hours: Positive | None = None
     stall_minutes: Positive = 30.0
     """An attempt that reports nothing for so long is ended and tried again."""
+
+    @field_validator("budget")
+    @classmethod
+    def _hours_of_devices(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_budget(value)
+        return value
 
 
 def _space(raw: Any, info: ValidationInfo) -> Space:
@@ -169,6 +222,7 @@ class Spec(TaskSettings):
     """The first trial of the sweep, unless null."""
     search: Search = Search()
     stopping: Stopping = Stopping()
+    confirm: Confirm | None = None
     resources: Resources = Resources()
     limits: Limits = Limits()
 
@@ -251,6 +305,18 @@ class Spec(TaskSettings):
         if self.search.sampler == "grid" and trials > (whole := self.whole_grid()):
             raise UserError(spec._beyond_grid(whole))
         return spec
+
+    def stopping_rule(self, untouched: Mapping[str, float]) -> MultiObjectiveAsha | None:
+        """The rule as new, given the untouched model's goals; None where every trial is trained to its end."""
+        if self.stopping.kind == "none":
+            return None
+        floors = self.goals.floors(untouched)
+        return MultiObjectiveAsha(
+            rungs=self.stopping.shares(),
+            reduction_factor=self.stopping.reduction_factor,
+            directions=[getattr(self.goals, goal).direction for goal in GOALS],
+            floors=[floors.get(goal) for goal in GOALS],
+        )
 
     def task_settings(self) -> TaskSettings:
         """What all trials share."""

@@ -10,22 +10,19 @@ import contextlib
 import hashlib
 import math
 import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from sweeper.domains import Choices, Range, Value
+from sweeper.domains import Value
 from sweeper.records import GOALS, Point, TrialRecord, UserError
 from sweeper.records import TrialState as State
 from sweeper.space import Space
-
-Sampler = Literal["tpe", "random"]
+from sweeper.suggester import STOPPED_AS, Known, Sampler, StoppedAs, Suggester, distributions, quiet
 
 _NAME = "sweep"
 _STATES: dict[TrialState, State] = {
@@ -42,8 +39,8 @@ class Study:
     For one thread of one process at a time.
     """
 
-    def __init__(self, study: optuna.Study, space: Space) -> None:
-        """For ``create`` and ``open``."""
+    def __init__(self, study: optuna.Study, space: Space, stopped_as: StoppedAs = STOPPED_AS) -> None:
+        """For ``create``, ``open`` and ``in_memory``."""
         self._study = study
         self._space = space
         settings = study.user_attrs["settings"]
@@ -51,12 +48,19 @@ class Study:
         self.startup_trials: int = settings["startup_trials"]
         self.sampler: Sampler = settings.get("sampler", "tpe")  # sweeps of earlier versions knew no other
         self.goals: tuple[str, ...] = tuple(settings["goals"])
-        # What the sampler may know, in memory: asking there never leaves a half-asked trial in the file.
-        with _quiet():
-            self._mirror = optuna.create_study(directions=study.directions)
-        self._mirrored: dict[int, int] = {}
-        for frozen in self._frozen():
-            self._reflect(frozen)
+        self._suggester = Suggester(
+            space,
+            goals=len(self.goals),
+            sampler=self.sampler,
+            startup_trials=self.startup_trials,
+            stopped_as=stopped_as,
+        )
+        self._suggester.learn([Known(**known) for known in settings.get("known", ())])
+        # Nobody else writes, so what the file holds is read once.
+        self._ids: list[int] = []
+        self._records: list[TrialRecord] = []
+        for frozen in study.get_trials(deepcopy=False):
+            self._take(frozen)
 
     @classmethod
     def create(
@@ -68,10 +72,12 @@ class Study:
         startup_trials: int,
         sampler: Sampler = "tpe",
         goals: Sequence[str] = GOALS,
+        known: Sequence[Known] = (),
     ) -> Study:
         """A new study in a file that must not exist.
 
-        ``random`` never learns; ``tpe`` draws at random until ``startup_trials`` are finished.
+        ``random`` never learns; ``tpe`` draws at random until ``startup_trials`` are finished. ``known``: finished
+        trials of earlier sweeps, which the sampler learns from as from its own.
 
         Raises UserError where the file exists.
         """
@@ -82,8 +88,7 @@ class Study:
         with _storage(unfinished) as storage:
             study = optuna.create_study(storage=storage, study_name=_NAME, directions=["maximize"] * len(goals))
             study.set_metric_names(list(goals))
-            settings = {"seed": seed, "startup_trials": startup_trials, "sampler": sampler, "goals": list(goals)}
-            study.set_user_attr("settings", settings)
+            study.set_user_attr("settings", _settings(seed, startup_trials, sampler, goals, known))
         os.replace(unfinished, path)
         return cls.open(path, space)
 
@@ -93,11 +98,28 @@ class Study:
         if not path.is_file():
             raise UserError(f"there is no study at {path}")
         try:
-            with _quiet():
+            with quiet():
                 return cls(optuna.load_study(storage=optuna.storages.RDBStorage(_url(path)), study_name=_NAME), space)
         except Exception as error:
             # SQLAlchemy, Alembic and Optuna each have exceptions of their own for a file that is not theirs.
             raise UserError(f"{path} holds no study of a sweep: {error}") from error
+
+    @classmethod
+    def in_memory(
+        cls,
+        space: Space,
+        *,
+        seed: int,
+        startup_trials: int,
+        sampler: Sampler = "tpe",
+        goals: Sequence[str] = GOALS,
+        stopped_as: StoppedAs = STOPPED_AS,
+    ) -> Study:
+        """The same without a file, gone with the process: for simulations."""
+        with quiet():
+            study = optuna.create_study(directions=["maximize"] * len(goals))
+        study.set_user_attr("settings", _settings(seed, startup_trials, sampler, goals, ()))
+        return cls(study, space, stopped_as)
 
     def close(self) -> None:
         """Lets the file go."""
@@ -105,9 +127,9 @@ class Study:
 
     def ask(self) -> TrialRecord:
         """Suggests a trial and enters it as running. Raises nothing of its own."""
-        number = len(self._frozen())
-        parameters, located = self._suggest(_seed("suggestion", self.seed, number))
-        return self._enter(number, parameters, located, baseline=None)
+        number = len(self._records)
+        parameters, located = self._suggester.suggest(_seed("suggestion", self.seed, number))
+        return self._enter(parameters, located)
 
     def add(self, parameters: Mapping[str, Any], baseline: str | None = None) -> TrialRecord:
         """Enters a chosen point as a running trial.
@@ -116,9 +138,13 @@ class Study:
         outside.
         """
         if baseline is not None and not self._space.contains(parameters):
-            return self._enter(len(self._frozen()), dict(parameters), {}, baseline)
+            return self._enter(dict(parameters), {}, baseline=baseline)
         located = self._space.locate(parameters)
-        return self._enter(len(self._frozen()), self._space.complete(parameters), located, baseline)
+        return self._enter(self._space.complete(parameters), located, baseline=baseline)
+
+    def retrain(self, number: int, seed: int) -> TrialRecord:
+        """Enters a finished trial once more, with another seed, as a running trial that the sampler never sees."""
+        return self._enter(self._records[number].parameters, {}, confirms=number, seed=seed)
 
     def tell(
         self,
@@ -128,76 +154,131 @@ class Study:
         duration_s: float,
         slot: int | None,
         violation: float = 0.0,
+        cost_s: float | None = None,
     ) -> None:
         """Ends a running trial with its values on validation.
 
         ``violation`` is by how much it misses the goals' floors, 0 where it does not; the sampler prefers any trial
-        above the floors to it. Raises ValueError for values that are missing or not finite, and for a trial that is not
-        running.
+        above the floors to it. ``cost_s``: for how long it held a slot.
+
+        Raises ValueError for values that are missing or not finite, and for a trial that is not running.
         """
-        told = [float(values[goal]) if goal in values else math.nan for goal in self.goals]
-        if not all(math.isfinite(value) for value in [*told, violation]):
-            raise ValueError(f"trial {number} can only be told finite values of {', '.join(self.goals)}, got {values}")
+        told = self._told(number, values)
+        if not math.isfinite(violation):
+            raise ValueError(f"trial {number} misses its floors by {violation}; a finite number is needed")
         trial = self._running(number)
-        trial.set_user_attr(
-            "result", {"points": [asdict(point) for point in points], "duration_s": duration_s, "slot": slot}
-        )
+        result = {"points": [asdict(point) for point in points], "duration_s": duration_s, "slot": slot}
+        trial.set_user_attr("result", result | {"cost_s": cost_s})
         if not trial.constraints:  # A kill between this line and the next leaves it set; the earlier record wins.
             trial.set_constraint("floor", max(0.0, violation))
         self._study.tell(number, told)
-        self._reflect(self._frozen()[number])
+        self._take(self._frozen(number))
 
-    def fail(self, number: int, reason: str, *, duration_s: float | None = None, slot: int | None = None) -> None:
+    def fail(
+        self,
+        number: int,
+        reason: str,
+        *,
+        duration_s: float | None = None,
+        slot: int | None = None,
+        cost_s: float | None = None,
+    ) -> None:
         """Ends a running trial that failed; the sampler ignores it. Raises ValueError for a trial not running."""
-        self._end(number, TrialState.FAIL, reason, duration_s, slot)
+        self._end(number, TrialState.FAIL, {"reason": reason, "duration_s": duration_s, "slot": slot, "cost_s": cost_s})
 
-    def stop(self, number: int, reason: str, *, duration_s: float | None = None, slot: int | None = None) -> None:
-        """Ends a running trial that the stopping rule ended, without values. Raises ValueError for one not running."""
-        self._end(number, TrialState.PRUNED, reason, duration_s, slot)
+    def stop(
+        self,
+        number: int,
+        reason: str,
+        *,
+        stopped_at: float,
+        values: Mapping[str, float],
+        duration_s: float | None = None,
+        slot: int | None = None,
+        cost_s: float | None = None,
+    ) -> None:
+        """Ends a running trial that the stopping rule ended at ``stopped_at``, the share of its steps done.
+
+        ``values``, its goals at that time, are for the sampler alone (``StoppedAs``): they are no values of the trial.
+
+        Raises ValueError for a trial that is not running, and for values that are missing or not finite.
+        """
+        about = {"stopped_at": stopped_at, "values": self._told(number, values)}
+        about |= {"reason": reason, "duration_s": duration_s, "slot": slot, "cost_s": cost_s}
+        self._end(number, TrialState.PRUNED, about)
 
     def trials(self) -> list[TrialRecord]:
         """All trials by number."""
-        return [self._record(frozen) for frozen in self._frozen()]
+        return list(self._records)
 
-    def _end(self, number: int, state: TrialState, reason: str, duration_s: float | None, slot: int | None) -> None:
+    def trial(self, number: int) -> TrialRecord:
+        return self._records[number]
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def _told(self, number: int, values: Mapping[str, float]) -> list[float]:
+        told = [float(values[goal]) if goal in values else math.nan for goal in self.goals]
+        if not all(math.isfinite(value) for value in told):
+            raise ValueError(f"trial {number} can only be told finite values of {', '.join(self.goals)}, got {values}")
+        return told
+
+    def _end(self, number: int, state: TrialState, result: dict[str, Any]) -> None:
         trial = self._running(number)
-        trial.set_user_attr("result", {"points": [], "duration_s": duration_s, "slot": slot, "reason": reason})
+        trial.set_user_attr("result", {"points": [], **result})
         self._study.tell(number, state=state)
-        self._reflect(self._frozen()[number])
+        self._take(self._frozen(number))
 
     def _running(self, number: int) -> optuna.trial.Trial:
-        trials = self._frozen()
-        if not 0 <= number < len(trials):
-            raise ValueError(f"there is no trial {number}; the study has {len(trials)}")
-        if trials[number].state is not TrialState.RUNNING:
-            raise ValueError(f"trial {number} is {_STATES[trials[number].state]} already")
-        return optuna.trial.Trial(self._study, trials[number]._trial_id)
+        if not 0 <= number < len(self._records):
+            raise ValueError(f"there is no trial {number}; the study has {len(self._records)}")
+        if self._records[number].state != "running":
+            raise ValueError(f"trial {number} is {self._records[number].state} already")
+        return optuna.trial.Trial(self._study, self._ids[number])
 
-    def _frozen(self) -> list[FrozenTrial]:
-        return self._study.get_trials(deepcopy=False)
+    def _frozen(self, number: int) -> FrozenTrial:
+        return self._study._storage.get_trial(self._ids[number])
 
     def _enter(
-        self, number: int, parameters: dict[str, Value], located: Mapping[str, Value], baseline: str | None
+        self,
+        parameters: dict[str, Value],
+        located: Mapping[str, Value],
+        *,
+        baseline: str | None = None,
+        confirms: int | None = None,
+        seed: int | None = None,
     ) -> TrialRecord:
-        distributions = {}
-        if located:
-            distributions = {name: _distribution(d) for name, d in self._space.domains(parameters).items()}
+        number = len(self._records)
         trial = create_trial(
             state=TrialState.RUNNING,
             params=dict(located),
-            distributions=distributions,
+            distributions=distributions(self._space, parameters) if located else {},
             user_attrs={
                 "parameters": parameters,
-                "seed": _seed("trial", self.seed, number),
+                "seed": _seed("trial", self.seed, number) if seed is None else seed,
                 "baseline": baseline,
-                "in_space": bool(located),
+                "confirms": confirms,
+                "in_space": confirms is None and bool(located),
             },
         )
         self._study.add_trial(trial)
-        entered = self._frozen()[number]
-        assert entered.user_attrs["parameters"] == parameters, "somebody else writes into this study"
-        self._reflect(entered)
-        return self._record(entered)
+        storage = self._study._storage
+        frozen = storage.get_trial(storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number))
+        assert frozen.user_attrs["parameters"] == parameters, "somebody else writes into this study"
+        return self._take(frozen)
+
+    def _take(self, frozen: FrozenTrial) -> TrialRecord:
+        """Brings records and suggester up to date with one trial of the file."""
+        record = self._record(frozen)
+        if frozen.number == len(self._records):
+            self._ids.append(frozen._trial_id)
+            self._records.append(record)
+        else:
+            self._records[frozen.number] = record
+        # What the sampler cannot place, a baseline outside the space, it does not see, nor what was trained again.
+        if frozen.user_attrs["in_space"]:
+            self._suggester.reflect(frozen)
+        return record
 
     def _record(self, frozen: FrozenTrial) -> TrialRecord:
         entered = frozen.user_attrs
@@ -211,66 +292,19 @@ class Study:
             points=tuple(Point(**point) for point in ended.get("points", ())),
             reason=ended.get("reason"),
             baseline=entered["baseline"],
+            confirms=entered.get("confirms"),
+            stopped_at=ended.get("stopped_at"),
             duration_s=ended.get("duration_s"),
+            cost_s=ended.get("cost_s"),
             slot=ended.get("slot"),
         )
 
-    def _reflect(self, frozen: FrozenTrial) -> None:
-        """Brings one trial of the mirror up to date; order and content are the same however often the file was opened.
 
-        Not reflected: what the sampler would ignore (failed trials) or cannot place (baselines outside the space).
-        """
-        known = self._mirrored.get(frozen.number)
-        with _quiet():
-            if known is not None:
-                for name, value in frozen.constraints.items():
-                    optuna.trial.Trial(self._mirror, known).set_constraint(name, value)
-                self._mirror.tell(known, frozen.values, state=frozen.state)
-            elif frozen.state is not TrialState.FAIL and frozen.user_attrs["in_space"]:
-                self._mirrored[frozen.number] = len(self._mirror.get_trials(deepcopy=False))
-                copy = create_trial(
-                    state=frozen.state,
-                    values=frozen.values,
-                    params=frozen.params,
-                    distributions=frozen.distributions,
-                    constraints=frozen.constraints if frozen.state.is_finished() else None,
-                )
-                self._mirror.add_trial(copy)
-
-    def _suggest(self, seed: int) -> tuple[dict[str, Value], dict[str, Value]]:
-        """Parameters of a new trial and, by name in the study, the searched ones among them."""
-        with _quiet():
-            self._mirror.sampler = self._make_sampler(seed)
-            asked = self._mirror.ask()
-            parameters = self._space.draw(lambda name, domain: _draw(asked, name, domain))
-            # As a failed trial the sampler ignores it; `add` enters the suggestion as a trial of its own, without the
-            # notes that TPE leaves in one it has asked for and that a mirror made anew would not have.
-            self._mirror.tell(asked, state=TrialState.FAIL)
-        return parameters, dict(asked.params)
-
-    def _make_sampler(self, seed: int) -> optuna.samplers.BaseSampler:
-        if self.sampler == "random":
-            return optuna.samplers.RandomSampler(seed=seed)
-        return optuna.samplers.TPESampler(
-            n_startup_trials=self.startup_trials, multivariate=True, group=True, constant_liar=True, seed=seed
-        )
-
-
-def _draw(trial: optuna.trial.Trial, name: str, domain: Choices | Range) -> Value:
-    if isinstance(domain, Choices):
-        value: Value = trial.suggest_categorical(name, domain.values)
-        return value
-    if domain.integer:
-        return trial.suggest_int(name, int(domain.low), int(domain.high), log=domain.log, step=int(domain.step or 1))
-    return trial.suggest_float(name, domain.low, domain.high, log=domain.log, step=domain.step)
-
-
-def _distribution(domain: Choices | Range) -> BaseDistribution:
-    if isinstance(domain, Choices):
-        return CategoricalDistribution(domain.values)
-    if domain.integer:
-        return IntDistribution(int(domain.low), int(domain.high), log=domain.log, step=int(domain.step or 1))
-    return FloatDistribution(domain.low, domain.high, log=domain.log, step=domain.step)
+def _settings(
+    seed: int, startup_trials: int, sampler: Sampler, goals: Sequence[str], known: Sequence[Known]
+) -> dict[str, Any]:
+    settings = {"seed": seed, "startup_trials": startup_trials, "sampler": sampler, "goals": list(goals)}
+    return settings | {"known": [asdict(one) for one in known]}
 
 
 def _seed(purpose: str, seed: int, number: int) -> int:
@@ -287,23 +321,10 @@ def _url(path: Path) -> str:
 
 @contextlib.contextmanager
 def _storage(path: Path) -> Iterator[optuna.storages.RDBStorage]:
-    with _quiet():
+    with quiet():
         storage = optuna.storages.RDBStorage(_url(path))
         try:
             yield storage
         finally:
             storage.remove_session()
             storage.engine.dispose()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No lines for every study made; `group` has been marked experimental since Optuna 2.8."""
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        try:
-            yield
-        finally:
-            optuna.logging.set_verbosity(verbosity)

@@ -9,23 +9,29 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeper.folder import SweepFolder
-from sweeper.front import build_front, merged, point_name
+from sweeper.budget import LeftOut, parse_budget
+from sweeper.confirm import Retraining, confirmations, pasted_sets, plan, read_hits, retrained
+from sweeper.folder import PointName, SweepFolder
+from sweeper.front import build_front, confirmed, merged, point_name
 from sweeper.front_files import FrontFiles
+from sweeper.meter import Meter, go_with
 from sweeper.observer import Observer
 from sweeper.progress import Progress
-from sweeper.records import Front, Outcome, Task, UserError
+from sweeper.records import Front, Outcome, Task, TrialRecord, UserError
 from sweeper.spec import Spec
 from sweeper.study import Study
+from sweeper.suggester import Known
 from sweeper.tracking import Tracker
-from sweeper.trials import Trials
+from sweeper.trials import FolderFiles, Trials
+from sweeper.warm_start import known_trials
 
 if TYPE_CHECKING:
     from sweeper.slots import Slots
@@ -42,6 +48,10 @@ class Options:
     gpus: float | None = None
     address: str | None = None
     tracking_uri: str | None = None
+    time_s: float | None = None
+    """How long this go may take."""
+    warm_start: tuple[str, ...] = ()
+    """Sweeps of the same storage that a new sweep's search learns from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +65,7 @@ class Ending:
     """One line where MLflow is behind."""
     failures: tuple[str, ...] = ()
     """A line per failed trial."""
+    left_out: LeftOut | None = None
 
 
 class Interruption:
@@ -95,9 +106,10 @@ def run_sweep(folder: SweepFolder, spec: Spec, options: Options) -> Ending:
     from sweeper.slots import Slots
 
     resources, limits = spec.resources, spec.limits
+    trials, front = _read_trials(folder), load_front(folder, spec)
     with ExitStack() as stack:
         interruption = stack.enter_context(Interruption(folder.name))
-        progress = Progress(folder.name, spec.search.trials, finished=_finished(folder, spec))
+        progress = Progress(folder.name, spec.search.trials, finished=sum(trial.state != "running" for trial in trials))
         stack.callback(progress.close)
         tracker = Tracker(folder.path, options.tracking_uri, folder.storage, folder.name, folder.sweep_id)
         stack.callback(tracker.close)
@@ -124,10 +136,22 @@ def run_sweep(folder: SweepFolder, spec: Spec, options: Options) -> Ending:
             trial_s=None if limits.trial_hours is None else limits.trial_hours * 3600,
             stall_s=limits.stall_minutes * 60,
         )
+        meter = Meter(
+            folder,
+            go_with(plan),
+            trials,
+            planned=spec.search.trials,
+            budget=None if limits.budget is None else parse_budget(limits.budget),
+            time_s=options.time_s,
+        )
+        if front is not None and all(point.values is not None for point in front.points):
+            meter.check()
+        stack.callback(meter.save)  # after the slots were given back
+        progress.charge(meter.line, meter.left_s)
         slots = Slots(plan, runner, folder.path / "ray", slot_limits)
         stack.callback(lambda: slots.close(INTERRUPTED_CLOSE_S if interruption.asked else CLOSE_S))
         slots.start()
-        sweep = _Sweep(folder, spec, slots, progress, tracker, interruption)
+        sweep = _Sweep(folder, spec, slots, progress, tracker, interruption, meter, options.warm_start)
         try:
             return sweep.run()
         except _Interrupted:
@@ -144,7 +168,7 @@ def load_front(folder: SweepFolder, spec: Spec) -> Front | None:
         trials = study.trials()
     finally:
         study.close()
-    return build_front(
+    found = build_front(
         folder.name,
         trials,
         goals=spec.goals,
@@ -152,6 +176,7 @@ def load_front(folder: SweepFolder, spec: Spec) -> Front | None:
         tests=folder.tests(),
         planned=spec.search.trials,
     )
+    return confirmed(found, folder.confirmations())
 
 
 def load_merged_front(sweeps: Sequence[tuple[SweepFolder, Spec]]) -> Front:
@@ -186,8 +211,11 @@ class _Sweep:
         progress: Progress,
         tracker: Tracker,
         interruption: Interruption,
+        meter: Meter,
+        warm_start: Sequence[str],
     ) -> None:
-        self._folder, self._spec, self._slots = folder, spec, slots
+        self._folder, self._spec, self._slots, self._warm_start = folder, spec, slots, warm_start
+        self._meter = meter
         self._progress, self._tracker, self._interruption = progress, tracker, interruption
         self._measurements = 0
         self._told_broken: set[str] = set()
@@ -199,25 +227,28 @@ class _Sweep:
 
         self._progress.line("warming up: model, images and the reference's embeddings")
         untouched = self._measure_untouched()
-        self._study = study = self._open_study()
-        observer = Observer(self._progress, self._tracker, self._files, self._front, self._tags(untouched))
-        observer.repeat(study.trials(), self._folder.epochs)
+        self._study = study = self._open_study(untouched)
+        observer = Observer(self._progress, self._tracker, self._files, self._front, self._tags(untouched), self._meter)
+        observer.repeat(study.trials(), self._folder.reports)
         trials = Trials(
             self._spec,
             study,
-            self._folder,
+            FolderFiles(self._folder, self._spec),
             untouched["validation"],
             observer,
-            interrupted=lambda: self._interruption.asked,
-            interrupt=self._slots.interrupt,
+            interrupted=lambda: self._interruption.asked or self._meter.used_up(),
+            interrupt=self._interrupt,
+            may_start=self._may_start,
+            retrainings=self._retrainings,
         )
-        if not trials.exhausted():
+        if not trials.exhausted() and not self._meter.used_up():
             run_trials(self._slots, trials, self._folder.path / "ray")
         if self._interruption.asked:
             return self.end("interrupted")
         if trials.too_many_failed:
             return self.end("failed")
         self._measure_front()
+        self._confirm()
         return self.end("complete")
 
     def end(self, state: str) -> Ending:
@@ -231,16 +262,27 @@ class _Sweep:
         if front is not None:
             self._files.write(front)
         self._files.close()
-        self._tracker.sweep_ended(state)
+        self._tracker.sweep_ended(state, self._meter.totals())
         sent = self._tracker.flush(INTERRUPTED_CLOSE_S if state == "interrupted" else MLFLOW_FLUSH_S)
         problem = self._tracker.problem() or (None if sent else "MLflow has not been told everything yet")
-        return Ending(state=state, front=front, failures=failures, tracking_problem=problem)
+        return Ending(
+            state=state, front=front, failures=failures, tracking_problem=problem, left_out=self._meter.left_out()
+        )
+
+    def _may_start(self, confirming: bool) -> bool:
+        confirm = self._spec.confirm
+        return self._meter.may_start(1.0 if confirming or confirm is None else 1.0 - confirm.share)
+
+    def _interrupt(self) -> None:
+        if not self._interruption.asked:
+            self._progress.line(f"{self._meter.limit} is used up: running trials write a checkpoint")
+        self._slots.interrupt()
 
     def _front(self) -> Front:
         assert self._study is not None
         untouched = self._folder.untouched()
         assert untouched is not None
-        return build_front(
+        found = build_front(
             self._folder.name,
             self._study.trials(),
             goals=self._spec.goals,
@@ -248,8 +290,9 @@ class _Sweep:
             tests=self._folder.tests(),
             planned=self._spec.search.trials,
         )
+        return confirmed(found, self._folder.confirmations())
 
-    def _open_study(self) -> Study:
+    def _open_study(self, untouched: dict[str, Any]) -> Study:
         if self._folder.study_path.exists():
             return Study.open(self._folder.study_path, self._spec.parameters)
         search = self._spec.search
@@ -259,7 +302,20 @@ class _Sweep:
             seed=search.seed,
             startup_trials=search.startup(),
             sampler="random" if search.sampler == "random" else "tpe",
+            known=[one for name in self._warm_start for one in self._known(name, untouched)],
         )
+
+    def _known(self, name: str, untouched: dict[str, Any]) -> list[Known]:
+        """What the earlier sweep ``name`` knows."""
+        folder = SweepFolder(self._folder.storage, name)
+        trials, before = _finished_trials(folder), folder.untouched()
+        assert before is not None, "it has trials"
+        known, notes = known_trials(
+            name, trials, space=self._spec.parameters, goals=self._spec.goals, untouched=untouched, before=before
+        )
+        for note in notes:
+            self._progress.line(note)
+        return known
 
     def _measure_untouched(self) -> dict[str, Any]:
         """On every start: a resumed sweep must work on the same weights and images as before."""
@@ -295,24 +351,58 @@ class _Sweep:
         commit = self._folder.git_commit
         return tags if commit is None else {**tags, "mlflow.source.git.commit": commit}
 
+    def _retrainings(self, trials: Sequence[TrialRecord]) -> Sequence[Retraining]:
+        confirm, search = self._spec.confirm, self._spec.search
+        if confirm is None:
+            return ()
+        most = confirm.most_trainings(search.trials) if self._spec.limits.budget is None else None
+        planned = plan(self._front(), trials, confirm, seed=search.seed, most=most)
+        self._progress.line(planned.note)
+        return planned.missing
+
     def _measure_front(self) -> None:
         """Members, untouched model and PAINT on test: each once, whatever comes later."""
-        missing = [point for point in self._front().points if point.values is None]
-        if not missing:
+        missing = {point_name(point): point.parameters for point in self._front().points if point.values is None}
+        if missing:
+            self._progress.line(f"measuring on test: {len(missing)} points (front, untouched model, baselines)")
+            self._measure_on_test(missing, variants=True)
+
+    def _confirm(self) -> None:
+        """What was trained again, on test, each of its points once; then what that says of the front's members."""
+        assert self._study is not None
+        front, trials, untouched = self._front(), self._study.trials(), self._folder.untouched()
+        members = retrained(front, trials)
+        if not members or untouched is None:
             return
-        self._progress.line(f"measuring on test: {len(missing)} points (front, untouched model, baselines)")
+        points: dict[PointName, dict[str, Any]] = {
+            (one.number, weights, strength): one.parameters
+            for (_, weights, strength), trainings in members.items()
+            for one in trainings
+            if one.state == "complete"
+        }
+        known = self._folder.tests()
+        missing = {name: parameters for name, parameters in points.items() if name not in known}
+        if missing:
+            self._progress.line(f"measuring on test: {len(missing)} points of what was trained again")
+            self._measure_on_test(missing, variants=False)
+        sets = pasted_sets(self._spec)
+        hits = {name: read_hits(self._folder.answers_path(name), sets) for name in points}
+        found = confirmations(front, trials, hits, goals=self._spec.goals, untouched=untouched["validation"])
+        self._folder.write_confirmations(found)
+        stay = sum(one.stays for one in found.values())
+        self._progress.line(f"confirmed: {stay} of {len(found)} members that were trained again stay on the front")
+
+    def _measure_on_test(self, points: Mapping[PointName, dict[str, Any]], *, variants: bool) -> None:
+        """Points with the parameters of their trials; ``variants``: under unseen attacks too."""
         futures = {}
-        for point in missing:
-            answers = str(self._folder.answers_path(point_name(point)))
-            payload: dict[str, Any] = {"what": "test", "trial": point.trial, "answers": answers}
-            if point.trial is not None:
-                payload |= {
-                    "folder": str(self._folder.trial_path(point.trial)),
-                    "parameters": point.parameters,
-                    "weights": point.weights,
-                    "strength": point.strength,
-                }
-            futures[point_name(point)] = self._submit(payload)
+        for name, parameters in points.items():
+            trial, weights, strength = name
+            answers = str(self._folder.answers_path(name))
+            payload: dict[str, Any] = {"what": "test", "trial": trial, "answers": answers, "variants": variants}
+            if trial is not None:
+                payload |= {"folder": str(self._folder.trial_path(trial)), "parameters": parameters}
+                payload |= {"weights": weights, "strength": strength}
+            futures[name] = self._submit(payload)
         broken: dict[str, list[str]] = {}
         for name, future in futures.items():
             measured = self._wait([future])[0]
@@ -336,6 +426,7 @@ class _Sweep:
         while wait(futures, timeout=0.2).not_done:
             if self._interruption.asked:
                 raise _Interrupted
+            self._meter.tick()
             self._progress.tick()
         outcomes = [future.result() for future in futures]
         for outcome in outcomes:
@@ -346,11 +437,26 @@ class _Sweep:
         return [outcome.result for outcome in outcomes]
 
 
-def _finished(folder: SweepFolder, spec: Spec) -> int:
+def check_warm_start(storage: Path, names: Sequence[str], spec: Spec) -> None:
+    """Raises UserError for sweeps that a new one cannot learn from."""
+    if names and spec.search.sampler != "tpe":
+        raise UserError(f"--warm-start is for the sampler tpe; {spec.search.sampler} does not learn, leave it out")
+    for name in names:
+        folder = SweepFolder(storage, name)
+        folder.spec()
+        if not any(trial.state == "complete" for trial in _finished_trials(folder)):
+            raise UserError(f"--warm-start {name}: no trial of it is complete; see `sweeper trials {name}`")
+
+
+def _finished_trials(folder: SweepFolder) -> list[TrialRecord]:
+    return [record for record in _read_trials(folder) if record.state != "running"]
+
+
+def _read_trials(folder: SweepFolder) -> list[TrialRecord]:
     if not folder.study_path.exists():
-        return 0
-    study = Study.open(folder.study_path, spec.parameters)
+        return []
+    study = Study.open(folder.study_path, folder.spec().parameters)
     try:
-        return sum(record.state != "running" for record in study.trials())
+        return study.trials()
     finally:
         study.close()

@@ -7,11 +7,12 @@ study is told, then MLflow's outbox. On resume the earlier record wins and the l
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from sweeper.confirm import Retraining
 from sweeper.folder import SweepFolder
-from sweeper.records import Outcome, Point, Report, Task, TrialRecord
+from sweeper.records import GOALS, Outcome, Point, Report, Task, TrialRecord
 from sweeper.spec import Spec
 from sweeper.study import Study
 
@@ -28,30 +29,59 @@ class Listener(Protocol):
     def tick(self) -> None: ...
 
 
+class Files(Protocol):
+    """What trials leave on disk."""
+
+    def task(self, trial: TrialRecord, rungs: Sequence[float]) -> Task:
+        """The next attempt at a trial; it is to report at ``rungs``, where it waits for a verdict."""
+
+    def reports(self, number: int) -> list[Report]:
+        """What a trial has reported, by step."""
+
+    def stopped(self, number: int) -> None:
+        """The trial will not go on."""
+
+
 class Trials:
-    """Hands out trials one at a time, never ahead of a free slot, and records how each ends."""
+    """Hands out trials one at a time, never ahead of a free slot, and records how each ends.
+
+    First the search, then, when all of it has ended, what the confirm phase trains again.
+    """
 
     def __init__(
         self,
         spec: Spec,
         study: Study,
-        folder: SweepFolder,
+        files: Files,
         untouched: dict[str, float],
         listener: Listener,
         *,
-        interrupted: Callable[[], bool],
-        interrupt: Callable[[], None],
+        interrupted: Callable[[], bool] = lambda: False,
+        interrupt: Callable[[], None] = lambda: None,
+        may_start: Callable[[bool], bool] = lambda confirming: True,
+        retrainings: Callable[[Sequence[TrialRecord]], Sequence[Retraining]] = lambda trials: (),
     ) -> None:
-        """``untouched``: goals of the untouched model on validation; ``interrupt``: has running trials stop."""
-        self._spec, self._study, self._folder, self._untouched = spec, study, folder, untouched
+        """``untouched``: goals of the untouched model on validation; ``interrupt``: has running trials stop;
+        ``may_start``: whether the budget allows a further trial, of the confirm phase or not; ``retrainings``: what the
+        confirm phase trains again, given all trials of a finished search."""
+        self._spec, self._study, self._files, self._untouched = spec, study, files, untouched
         self._listener, self._interrupted, self._interrupt = listener, interrupted, interrupt
+        self._may_start, self._retrainings = may_start, retrainings
         self._chosen = spec.chosen()
         records = study.trials()
         self._put_back = deque(record for record in records if record.state == "running")
-        self._asked = len(records)
+        self._asked = sum(record.confirms is None for record in records)
         self._failed = sum(record.state == "failed" for record in records)
         self._running: dict[int, TrialRecord] = {}
+        self._last: dict[int, Report] = {}
+        """The last report of a running trial at a rung."""
+        self._spent_s: dict[int, float] = {}
+        """By running trials in earlier goes at the sweep, as far as they have reported."""
+        self._confirming: deque[Retraining] | None = None
+        """What is left to train again; None: the search has not ended."""
         self._stopping = False
+        self._rule = spec.stopping_rule(untouched)
+        self._condemned = self._rebuild_rungs(records)
 
     @property
     def too_many_failed(self) -> bool:
@@ -63,37 +93,40 @@ class Trials:
         if record is None:
             return None
         self._running[record.number] = record
-        folder = self._folder.trial_path(record.number)
-        folder.mkdir(parents=True, exist_ok=True)
-        self._write_trial(record)
+        task = self._files.task(record, self._rule.rungs if self._judged(record) and self._rule is not None else ())
         self._listener.started(record)
-        return Task(
-            kind="train",
-            key=record.number,
-            attempt=self._folder.attempts(record.number) + 1,
-            payload={"folder": str(folder), "parameters": record.parameters, "seed": record.seed},
-        )
+        return task
 
     def exhausted(self) -> bool:
         if self._stopping or self.too_many_failed:
             return True
-        return not self._put_back and self._asked >= self._spec.search.trials
+        if self._put_back or self._search_goes_on():
+            return False
+        return not self._running and not (self._left_to_confirm() and self._may_start(True))
 
     def on_report(self, key: int, report: Report) -> bool:
-        self._listener.reported(self._running[key], report)
-        return False
+        record = self._running[key]
+        self._listener.reported(record, report)
+        if self._rule is None or not report.get("rung") or not self._judged(record):
+            return False
+        self._last[key] = report
+        return self._rule.report(key, report["progress"], [report[goal] for goal in GOALS])
 
     def on_end(self, key: int, outcome: Outcome) -> None:
         record = self._running.pop(key)
+        last = self._last.pop(key, None)
         if outcome.kind == "interrupted":
             return
+        cost_s = round(self._spent_s.pop(key, 0.0) + outcome.busy_s, 3)
         if outcome.kind == "complete":
-            self._complete(record, outcome)
+            self._complete(record, outcome, cost_s)
+        elif outcome.kind == "stopped":
+            assert last is not None, "only a verdict on a report stops a trial"
+            self._stop(record, last, outcome.slot, cost_s)
         else:
-            reason = outcome.reason or "no reason given"
-            (self._study.fail if outcome.kind == "failed" else self._study.stop)(key, reason, slot=outcome.slot)
-            self._failed += outcome.kind == "failed"
-        self._listener.ended(self._study.trials()[key])
+            self._study.fail(key, outcome.reason or "no reason given", slot=outcome.slot, cost_s=cost_s)
+            self._failed += 1
+        self._listener.ended(self._study.trial(key))
 
     def on_tick(self) -> None:
         self._listener.tick()
@@ -104,13 +137,39 @@ class Trials:
     def _next_record(self) -> TrialRecord | None:
         if self._stopping or self.too_many_failed:
             return None
-        if self._put_back:
-            return self._put_back.popleft()
-        if self._asked >= self._spec.search.trials:
+        while self._put_back:
+            record = self._put_back.popleft()
+            reports = self._files.reports(record.number)
+            spent_s = reports[-1]["train_s"] + reports[-1]["evaluation_s"] if reports else 0.0
+            if record.number in self._condemned:  # the verdict was taken, or would have been, when the driver died
+                self._stop(record, self._condemned[record.number], None, round(spent_s, 3))
+                self._listener.ended(self._study.trial(record.number))
+                continue
+            self._spent_s[record.number] = spent_s
+            return record
+        if self._search_goes_on():
+            record = self._ask()
+            self._asked += 1
+            return record
+        if any(record.confirms is None for record in self._running.values()):
+            return None  # the front may still change
+        left = self._left_to_confirm()
+        if not left or not self._may_start(True):
             return None
-        record = self._ask()
-        self._asked += 1
-        return record
+        again = left.popleft()
+        return self._study.retrain(again.confirms, again.seed)
+
+    def _search_goes_on(self) -> bool:
+        return self._confirming is None and self._asked < self._spec.search.trials and self._may_start(False)
+
+    def _left_to_confirm(self) -> deque[Retraining]:
+        """What is left to train again; to be asked when the search has ended."""
+        if self._confirming is None:
+            records = self._study.trials()
+            begun = {(record.confirms, record.seed) for record in records}
+            wanted = self._retrainings(records)
+            self._confirming = deque(one for one in wanted if (one.confirms, one.seed) not in begun)
+        return self._confirming
 
     def _ask(self) -> TrialRecord:
         """PAINT first, then the starting points, then the sampler or the grid."""
@@ -124,7 +183,39 @@ class Trials:
         assert self._spec.search.sampler != "grid", "a spec never plans more trials than its grid has"
         return self._study.ask()
 
-    def _complete(self, record: TrialRecord, outcome: Outcome) -> None:
+    def _judged(self, record: TrialRecord) -> bool:
+        """Baselines are to be shown whatever they are worth, and what is trained again to be measured whole."""
+        return record.baseline is None and record.confirms is None
+
+    def _rebuild_rungs(self, records: Sequence[TrialRecord]) -> dict[int, Report]:
+        """Gives the stopping rule all that was reported, in the order in which it was.
+
+        Returns the last report of each running trial that is to be stopped.
+        """
+        if self._rule is None:
+            return {}
+        judged = [record for record in records if self._judged(record)]
+        lines = [(line, record) for record in judged for line in self._files.reports(record.number) if line.get("rung")]
+        condemned = {}
+        for line, record in sorted(lines, key=lambda one: (one[0]["time_s"], one[1].number, one[0]["step"])):
+            stop = self._rule.report(record.number, line["progress"], [line[goal] for goal in GOALS])
+            if stop and record.state == "running":
+                condemned[record.number] = line
+        return condemned
+
+    def _stop(self, record: TrialRecord, last: Report, slot: int | None, cost_s: float) -> None:
+        self._files.stopped(record.number)
+        self._study.stop(
+            record.number,
+            f"not worth going on after {last['progress']:.0%} of its steps",
+            stopped_at=last["progress"],
+            values={goal: last[goal] for goal in GOALS},
+            duration_s=round(last["train_s"] + last["evaluation_s"], 3),
+            slot=slot,
+            cost_s=cost_s,
+        )
+
+    def _complete(self, record: TrialRecord, outcome: Outcome, cost_s: float) -> None:
         result: dict[str, Any] = outcome.result
         self._study.tell(
             record.number,
@@ -133,19 +224,41 @@ class Trials:
             duration_s=round(result["train_s"] + result["evaluation_s"], 3),
             slot=outcome.slot,
             violation=self._spec.goals.violation(result["values"], self._untouched),
+            cost_s=cost_s,
         )
 
-    def _write_trial(self, record: TrialRecord) -> None:
+
+class FolderFiles:
+    """In a sweep's folder."""
+
+    def __init__(self, folder: SweepFolder, spec: Spec) -> None:
+        self._folder, self._spec = folder, spec
+
+    def task(self, trial: TrialRecord, rungs: Sequence[float]) -> Task:
+        path = self._folder.trial_path(trial.number)
+        path.mkdir(parents=True, exist_ok=True)
+        self._write_trial(trial)
+        payload = {"folder": str(path), "parameters": trial.parameters, "seed": trial.seed, "rungs": list(rungs)}
+        return Task(kind="train", key=trial.number, attempt=self._folder.attempts(trial.number) + 1, payload=payload)
+
+    def reports(self, number: int) -> list[Report]:
+        return self._folder.reports(number)
+
+    def stopped(self, number: int) -> None:
+        """Its optimiser state goes."""
+        (self._folder.trial_path(number) / "checkpoint.pt").unlink(missing_ok=True)
+
+    def _write_trial(self, trial: TrialRecord) -> None:
         """``trial.json``: with it ``python -m trainables`` runs this trial alone."""
-        name = f"trials/{record.number:05d}/trial.json"
+        name = f"trials/{trial.number:05d}/trial.json"
         if (self._folder.path / name).exists():
             return
         self._folder.write_json(
             name,
             {
                 "task": self._spec.task_settings().model_dump(mode="json", by_alias=True),
-                "parameters": record.parameters,
-                "seed": record.seed,
+                "parameters": trial.parameters,
+                "seed": trial.seed,
                 "data_seed": self._spec.search.seed,
             },
         )

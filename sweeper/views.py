@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import time
 from typing import Any
 
+from sweeper.budget import duration, parse_budget
 from sweeper.folder import SweepFolder
+from sweeper.meter import read_bill
 from sweeper.records import Front, TrialRecord, UserError
 from sweeper.report import summary
 from sweeper.spec import Spec
@@ -37,6 +40,7 @@ def sweep_row(folder: SweepFolder, spec: Spec) -> Row:
         "finished": sum(trial.state != "running" for trial in trials),
         "trials": spec.search.trials,
         "failed": sum(trial.state == "failed" for trial in trials),
+        **_cost_fields(folder, spec, trials),
         "hypervolume": round(front.hypervolume, 4) if front else None,
         "knee_clean": round(knee.validation["clean_accuracy"], 4) if knee else None,
         "knee_robust": round(knee.validation["robust_accuracy"], 4) if knee else None,
@@ -53,6 +57,13 @@ def status_text(folder: SweepFolder, spec: Spec) -> str:
         f"trials: {counts['complete']} complete, {counts['failed']} failed, {counts['stopped']} stopped, "
         f"{unfinished} {'running' if state == 'running' else 'unfinished'}, of {spec.search.trials}"
     )
+    bill, budget = read_bill(folder), spec.limits.budget
+    if bill.goes:
+        lines.append(f"cost: {bill.line(trials, None if budget is None else parse_budget(budget))}")
+    forecast = bill.forecast_line()
+    if state == "running" and forecast is not None:
+        ago_s = max(0.0, time.time() - bill.told_s)
+        lines.append(f"forecast: {forecast} with {bill.goes[-1].devices} ({duration(ago_s)} ago)")
     front = load_front(folder, spec)
     if front is not None:
         lines.append(summary(front))
@@ -71,7 +82,7 @@ def trial_rows(folder: SweepFolder, spec: Spec) -> list[Row]:
         values = trial.values or {}
         row: Row = {"trial": trial.number, "state": trial.state, "baseline": trial.baseline}
         row |= {goal: _rounded(values.get(goal)) for goal in ("clean_accuracy", "robust_accuracy")}
-        row["duration_s"] = _rounded(trial.duration_s, 1)
+        row["duration_s"], row["cost_s"] = _rounded(trial.duration_s, 1), _rounded(trial.cost_s, 1)
         row |= {name: _rounded(trial.parameters.get(name), 6) for name in parameters}
         row["reason"] = trial.reason
         rows.append(row)
@@ -93,12 +104,12 @@ def trial_text(folder: SweepFolder, spec: Spec, number: int) -> str:
         f"  seed: {trial.seed}",
     ]
     lines.append(f"attempts: {folder.attempts(number)}, folder: {folder.trial_path(number)}")
-    epochs = folder.epochs(number)
-    if epochs:
+    reports = folder.reports(number)
+    if reports:
         shown = ("epoch", "loss", "reference_kl", "clean_accuracy", "robust_accuracy", "train_s", "evaluation_s")
         lines += [
             "epochs (goals on validation):",
-            as_table([{name: _rounded(e.get(name)) for name in shown} for e in epochs]),
+            as_table([{name: _rounded(e.get(name)) for name in shown} for e in reports]),
         ]
     front = load_front(folder, spec)
     own = [point for point in (*front.points, *front.others) if point.trial == number] if front else []
@@ -143,6 +154,21 @@ def _state(folder: SweepFolder, spec: Spec, trials: list[TrialRecord]) -> str:
         return "running"
     finished = sum(trial.state != "running" for trial in trials)
     return "complete" if finished >= spec.search.trials else "unfinished"
+
+
+def _cost_fields(folder: SweepFolder, spec: Spec, trials: list[TrialRecord]) -> Row:
+    """Device hours so far; the forecast while it runs."""
+    bill = read_bill(folder)
+    numbers = {name: round(value, 4) for name, value in bill.numbers(trials).items()}
+    forecast = bill.forecast if folder.is_running() else None
+    return {
+        "device": bill.device if bill.goes else None,
+        "device_h": numbers.get("device_h"),
+        "saved_device_h": numbers.get("saved_device_h"),
+        "budget": spec.limits.budget,
+        "forecast_device_h": None if forecast is None else round(forecast.device_s / 3600, 4),
+        "forecast_left_s": None if forecast is None else round(forecast.left_s, 1),
+    }
 
 
 def _named(front: Front, name: str) -> str | None:

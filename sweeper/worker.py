@@ -66,7 +66,6 @@ class Channel:
     def __init__(self, worker: Worker, task: Task) -> None:
         self._worker = worker
         self._folder = task.payload.get("folder")
-        self._verdicts = task.payload.get("verdicts") is True
         self._reports = 0
         self._sent: Any = None
         self.attempt: AttemptName = (task.kind, task.key, task.attempt)
@@ -74,10 +73,10 @@ class Channel:
         self.seen_s = time.monotonic()
 
     def report(self, report: Report) -> None:
-        """To be called by every rank after each epoch; what rank 0 says counts.
+        """To be called by every rank after each evaluation; what rank 0 says counts.
 
-        Returns at once, unless the task's payload says ``verdicts: True``: then it waits for the verdict on this
-        report, which is the same on all ranks, and raises ``Stopped`` if that is to stop.
+        Returns at once, unless the report says ``rung: True``: then it waits for the verdict, which is the same on all
+        ranks, and raises ``Stopped`` if that is to stop.
         """
         self.alive()
         number, self._reports = self._reports, self._reports + 1
@@ -85,7 +84,7 @@ class Channel:
         self.flush()
         if worker.context.rank == 0:
             self._sent = desk.report.remote(*here, self.attempt, number, report)
-        stop = None if self._verdicts else False
+        stop = None if report.get("rung") is True else False
         while stop is None:
             stop = worker.get(desk.verdict.remote(*here, self.attempt, number, worker.verdict_poll_s))
             self.alive()

@@ -34,7 +34,8 @@ def epochs(context: WorkerContext, task: Task, channel: Channel) -> dict[str, An
     for epoch in range(done + 1, task.payload["epochs"] + 1):
         if context.rank == 0:
             state.write_text(str(epoch))
-        channel.report({"epoch": epoch, "attempt": task.attempt, "pid": os.getpid()})
+        rung = task.payload.get("rungs", False)
+        channel.report({"step": epoch, "rung": rung, "attempt": task.attempt, "pid": os.getpid()})
         if task.payload.get("pause_after") == epoch and task.attempt == 1:
             time.sleep(600)
     return {"epochs": task.payload["epochs"], "resumed_from": done}

@@ -50,7 +50,8 @@ def finish(study: Study, trial: TrialRecord) -> None:
     if trial.number == 3:
         study.fail(trial.number, "loss is not finite")
     elif trial.number == 6:
-        study.stop(trial.number, "below the median", duration_s=1.0, slot=0)
+        values = values_of(trial.parameters)
+        study.stop(trial.number, "hopeless", stopped_at=1 / 3, values=values, duration_s=1.0, slot=0, cost_s=1.2)
     else:
         values = values_of(trial.parameters)
         points = [

@@ -11,7 +11,7 @@ from sweeper.runner import make_runner
 from sweeper.spec import Spec, load_spec
 from sweeper.study import Study
 from sweeper.sweep import load_front
-from sweeper.trials import Trials
+from sweeper.trials import FolderFiles, Trials
 from sweeper.worker import Channel, WorkerContext
 from tests.tiny import write_clip
 
@@ -75,9 +75,7 @@ def finished_sweep(home: Path, spec_text: str = SPEC) -> tuple[SweepFolder, Spec
     untouched = measure(what="untouched")
     folder.write_json("untouched.json", untouched)
     study = Study.create(folder.study_path, spec.parameters, seed=0, startup_trials=4)
-    trials = Trials(
-        spec, study, folder, untouched["validation"], _Nobody(), interrupted=lambda: False, interrupt=lambda: None
-    )
+    trials = Trials(spec, study, FolderFiles(folder, spec), untouched["validation"], _Nobody())
     while (next_task := trials.next_task()) is not None:
         trials.on_end(next_task.key, Outcome(kind="complete", result=runner(next_task, deaf), slot=0, attempt=1))
     study.close()

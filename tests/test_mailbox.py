@@ -24,10 +24,10 @@ def warm_room(slots: int = 1, workers: int = 1, limits: Limits | None = None) ->
     return room
 
 
-def warm(room: MailRoom, slot: int, group: str) -> None:
-    room.join(slot, group)
+def warm(room: MailRoom, slot: int, group: str, now: float = 0.0) -> None:
+    room.join(slot, group, now)
     for rank in range(room.boxes[slot].workers):
-        room.set_up(slot, group, rank, 0.0)
+        room.set_up(slot, group, rank, now)
 
 
 def outcome_of(room: MailRoom, key: int = 7) -> Outcome | None:
@@ -38,7 +38,7 @@ def outcome_of(room: MailRoom, key: int = 7) -> Outcome | None:
 def test_a_task_waits_until_a_slot_is_warm() -> None:
     room = MailRoom(1, 2, Limits())
     room.offer(task(), 0.0)
-    room.join(0, "a")
+    room.join(0, "a", 0.0)
     room.set_up(0, "a", 0, 0.0)
     assert room.current(0, "a", None) is None, "given out before rank 1 was ready"
     room.set_up(0, "a", 1, 0.0)
@@ -49,11 +49,11 @@ def test_a_task_waits_until_a_slot_is_warm() -> None:
 def test_reports_and_outcome_reach_the_driver_and_can_be_read_again() -> None:
     room = warm_room()
     room.offer(task(), 0.0)
-    room.report(0, "group 0", ("train", 7, 1), 0, {"epoch": 1})
-    room.report(0, "group 0", ("train", 7, 1), 1, {"epoch": 2})
+    room.report(0, "group 0", ("train", 7, 1), 0, {"step": 1})
+    room.report(0, "group 0", ("train", 7, 1), 1, {"step": 2})
     news = room.news(("train", 7), 1)
     assert news is not None
-    assert [tuple(note) for note in news[0]] == [(1, 1, {"epoch": 2})]
+    assert [tuple(note) for note in news[0]] == [(1, 1, {"step": 2})]
     assert room.news(("train", 7), 2) is None
     room.end(0, "group 0", 0, ("train", 7, 1), DONE, 1.0)
     for _ in range(2):
@@ -68,8 +68,8 @@ def test_reports_and_outcome_reach_the_driver_and_can_be_read_again() -> None:
 def test_messages_of_another_attempt_or_group_are_dropped() -> None:
     room = warm_room()
     room.offer(task(attempt=3), 0.0)
-    room.report(0, "group 0", ("train", 7, 2), 0, {"epoch": 1})
-    room.report(0, "older group", ("train", 7, 3), 0, {"epoch": 1})
+    room.report(0, "group 0", ("train", 7, 2), 0, {"step": 1})
+    room.report(0, "older group", ("train", 7, 3), 0, {"step": 1})
     room.end(0, "group 0", 0, ("train", 8, 3), DONE, 0.0)
     room.end(0, "older group", 0, ("train", 7, 3), DONE, 0.0)
     assert room.news(("train", 7), 0) is None
@@ -123,7 +123,7 @@ def test_two_further_attempts_without_progress_are_the_last() -> None:
     outcome = outcome_of(room)
     assert outcome is not None
     assert (outcome.kind, outcome.attempt) == ("failed", 3)
-    assert outcome.reason == "worker lost 3 times without a further epoch: it was killed"
+    assert outcome.reason == "worker lost 3 times without a further report: it was killed"
 
 
 def test_an_epoch_gained_starts_the_count_anew_but_an_epoch_repeated_does_not() -> None:
@@ -132,12 +132,12 @@ def test_an_epoch_gained_starts_the_count_anew_but_an_epoch_repeated_does_not() 
     lose(room, 2)
     group = room.boxes[0].group
     assert group is not None
-    room.report(0, group, ("train", 7, 3), 0, {"epoch": 1})
+    room.report(0, group, ("train", 7, 3), 0, {"step": 1})
     lose(room, 2)
     assert outcome_of(room) is None
     group = room.boxes[0].group
     assert group is not None
-    room.report(0, group, ("train", 7, 5), 0, {"epoch": 1})
+    room.report(0, group, ("train", 7, 5), 0, {"step": 1})
     lose(room, 1)
     outcome = outcome_of(room)
     assert outcome is not None
@@ -194,6 +194,22 @@ def test_an_interrupted_task_whose_group_is_lost_is_not_tried_again() -> None:
     assert outcome.kind == "interrupted"
 
 
+def test_a_slot_is_charged_while_a_task_has_it_over_all_attempts() -> None:
+    room = MailRoom(1, 1, Limits())
+    room.offer(task(1), 0.0)
+    warm(room, 0, "first", 10.0)
+    room.gone(0, "first", 14.0)
+    warm(room, 0, "second", 100.0)
+    room.end(0, "second", 0, ("train", 1, 2), DONE, 103.0)
+    room.offer(task(2), 104.0)
+    room.interrupt(105.0)
+    room.tick(1000.0)  # nobody acknowledges it
+    room.offer(task(3), 1001.0)
+    room.interrupt(1002.0)
+    busy_s = [outcome.busy_s for key in (1, 2, 3) if (outcome := outcome_of(room, key)) is not None]
+    assert busy_s == [4.0 + 3.0, 1000.0 - 104.0, 0.0]
+
+
 def test_a_trial_over_its_time_is_interrupted_and_failed() -> None:
     room = warm_room()
     room.offer(task(), 50.0)
@@ -236,7 +252,7 @@ def test_the_failure_of_one_rank_counts_once_it_gives_up_on_the_others() -> None
     room.end(0, "group 0", 1, ("train", 1, 1), failure, 1.0)
     assert outcome_of(room, 1) is None
     assert not room.settled(0, "group 0", ("train", 1, 1))
-    room.give_up(0, "group 0", ("train", 1, 1))
+    room.give_up(0, "group 0", ("train", 1, 1), 2.0)
     outcome = outcome_of(room, 1)
     assert outcome is not None
     assert outcome.reason == "ValueError: nan"
@@ -321,7 +337,7 @@ class AnyOrder(RuleBasedStateMachine):
     def report(self, number: int, epoch: int) -> None:
         given = self.room.current(*self.slot(number), None)
         if given is not None:
-            self.room.report(*self.slot(number), (given.kind, given.key, given.attempt), 0, {"epoch": epoch})
+            self.room.report(*self.slot(number), (given.kind, given.key, given.attempt), 0, {"step": epoch})
 
     @rule(number=st.integers(0, 2), ending=st.sampled_from(["complete", "failed", "stopped"]))
     def end(self, number: int, ending: Any) -> None:

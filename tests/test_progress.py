@@ -122,6 +122,31 @@ def test_trials_of_an_earlier_run_do_not_count_for_the_time_left() -> None:
     assert stream.getvalue().endswith("(10 of 12, about 3 min left)\n")
 
 
+def test_what_the_sweep_costs_is_told_once_a_minute_and_its_forecast_is_the_time_left() -> None:
+    stream, clock = io.StringIO(), Clock()
+    progress = Progress("demo", 4, stream=stream, clock=clock)
+    progress.charge(lambda: f"{clock.now_s - 1000:g} cpu-h", lambda: 600.0 if clock.now_s > 1100 else None)
+    for _ in range(13):
+        clock.now_s += 10
+        progress.tick()
+    progress.trial_ended(record(0))
+    assert stream.getvalue().splitlines() == [
+        "[01:00] cost: 60 cpu-h",
+        "[02:00] cost: 120 cpu-h",
+        "[02:10] trial 0 complete in 12 s: clean 0.900, robust 0.500 (1 of 4, about 10 min left)",
+    ]
+
+
+def test_a_terminal_shows_what_the_sweep_costs() -> None:
+    stream, clock = Terminal(), Clock()
+    progress = Progress("demo", 4, stream=stream, clock=clock)
+    progress.charge(lambda: "0.42 of 12 cpu-h at 2 CPUs; forecast 0.8 cpu-h in 25 min", lambda: 1500.0)
+    progress.close()
+    view = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
+    assert "cost: 0.42 of 12 cpu-h at 2 CPUs; forecast 0.8 cpu-h in 25 min" in view
+    assert "00:00, about 25 min left" in view
+
+
 def test_parameters_in_a_few_words() -> None:
     words = describe(
         {"beta": 0.5, "tune": "transform", "objective": "dpo", "learning_rate": 2e-05, "rank": 32, "blocks": None}

@@ -60,6 +60,7 @@ def test_json_is_a_list_that_scripts_can_rely_on() -> None:
         "validation": {"clean_accuracy": 0.85, "robust_accuracy": 0.5},
         "values": {"clean_accuracy": 0.84, "robust_accuracy": 0.49, "reading": 0.25},
         "intervals": {"clean_accuracy": [0.82, 0.86], "robust_accuracy": [0.47, 0.51]},
+        "confirmation": None,
     }  # fmt: skip
     assert json.loads(table(front(measured=False), "json"))[1]["values"] is None
     assert json.loads(table(EMPTY, "json")) == []

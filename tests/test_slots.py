@@ -81,7 +81,7 @@ def test_many_trials_share_two_slots(two_slots: Any, tmp_path: Path) -> None:
     assert {key: outcome.kind for key, outcome in trials.outcomes.items()} == dict.fromkeys(range(20), "complete")
     assert {outcome.slot for outcome in trials.outcomes.values()} <= {0, 1}
     assert len({outcome.result["pid"] for outcome in trials.outcomes.values()}) <= 2, "slots are not kept warm"
-    assert all([r["epoch"] for r in trials.reports[key]] == [1, 2, 3] for key in range(20))
+    assert all([r["step"] for r in trials.reports[key]] == [1, 2, 3] for key in range(20))
 
 
 def test_a_failure_is_a_result_and_the_slot_serves_on(two_slots: Any, tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_a_failure_is_a_result_and_the_slot_serves_on(two_slots: Any, tmp_path: 
 def test_a_killed_worker_is_replaced_under_the_same_trial(two_slots: Any, tmp_path: Path) -> None:
     class Killer(Trials):
         def on_report(self, key: int, report: Report) -> bool:
-            if report["epoch"] == 2 and report["attempt"] == 1:
+            if report["step"] == 2 and report["attempt"] == 1:
                 with contextlib.suppress(ProcessLookupError):  # the report may come a second time
                     os.kill(report["pid"], signal.SIGKILL)
             return super().on_report(key, report)
@@ -107,7 +107,7 @@ def test_a_killed_worker_is_replaced_under_the_same_trial(two_slots: Any, tmp_pa
     search(two_slots, trials, tmp_path)
     outcome = trials.outcomes[0]
     assert (outcome.kind, outcome.attempt, outcome.result["resumed_from"]) == ("complete", 2, 2)
-    assert [(r["epoch"], r["attempt"]) for r in trials.reports[0]] == [(1, 1), (2, 1), (3, 2), (4, 2)]
+    assert [(r["step"], r["attempt"]) for r in trials.reports[0]] == [(1, 1), (2, 1), (3, 2), (4, 2)]
 
 
 def test_a_hanging_worker_is_ended_by_its_watchdog(two_slots: Any) -> None:
@@ -129,11 +129,11 @@ def test_a_killed_trial_actor_of_tune_does_not_end_its_trial(two_slots: Any, tmp
             return super().on_report(key, report)
 
     [folder] = folders(tmp_path, 1)
-    trials = Killer([{"do": "epochs", "epochs": 3, "folder": folder, "verdicts": True}])
+    trials = Killer([{"do": "epochs", "epochs": 3, "folder": folder, "rungs": True}])
     search(two_slots, trials, tmp_path)
     assert trials.killed >= 1
     assert (trials.outcomes[0].kind, trials.outcomes[0].attempt) == ("complete", 1)
-    assert [r["epoch"] for r in trials.reports[0]] == [1, 2, 3]
+    assert [r["step"] for r in trials.reports[0]] == [1, 2, 3]
 
 
 def test_interrupted_tasks_write_a_checkpoint_and_waiting_ones_end(two_slots: Any, tmp_path: Path) -> None:
@@ -155,9 +155,9 @@ def test_a_verdict_stops_a_trial(two_slots: Any, tmp_path: Path) -> None:
     class Judge(Trials):
         def on_report(self, key: int, report: Report) -> bool:
             super().on_report(key, report)
-            return bool(key == 0 and report["epoch"] == 2)
+            return bool(key == 0 and report["step"] == 2)
 
-    trials = Judge([{"do": "epochs", "epochs": 4, "folder": f, "verdicts": True} for f in folders(tmp_path, 2)])
+    trials = Judge([{"do": "epochs", "epochs": 4, "folder": f, "rungs": True} for f in folders(tmp_path, 2)])
     search(two_slots, trials, tmp_path)
     assert [trials.outcomes[key].kind for key in (0, 1)] == ["stopped", "complete"]
     assert [len(trials.reports[key]) for key in (0, 1)] == [2, 4]

@@ -16,13 +16,23 @@ from sqlalchemy.engine import Engine
 from sweeper.records import Point, TrialRecord, UserError
 from sweeper.space import Space
 from sweeper.study import Study
+from sweeper.suggester import Known, StoppedAs
 from tests.study_driver import PAINT, SPACE, START, TRIALS, drive, finish, values_of
 from trainables.settings import Parameters
+
+STOPPED: tuple[StoppedAs, ...] = ("bad", "ignored", "partial", "infeasible")
+LAMBDA = Space.parse(
+    {"objective": "cross_entropy", "tune": "visual", "learning_rate": 1e-3, "lambda_reg": {"low": 0.0, "high": 1.0}}
+)
 
 
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
     return Study.create(tmp_path / "study.db", SPACE, seed=0, startup_trials=4)
+
+
+def stopped(study: Study) -> None:
+    study.stop(0, "x", stopped_at=0.5, values={"clean_accuracy": 0.5, "robust_accuracy": 0.5})
 
 
 def told(study: Study, trial: TrialRecord) -> None:
@@ -206,7 +216,7 @@ def test_everything_told_is_read_again(study: Study, tmp_path: Path) -> None:
         study.ask()
     study.tell(0, values, points, 12.5, 1, 0.25)
     study.fail(1, "worker lost 3 times", duration_s=3.0, slot=0)
-    study.stop(2, "dominated after epoch 1")
+    study.stop(2, "dominated", stopped_at=1 / 3, values={"clean_accuracy": 0.8, "robust_accuracy": 0.2}, cost_s=2.5)
     live = study.trials()
     study.close()
     read = Study.open(tmp_path / "study.db", SPACE)
@@ -215,7 +225,8 @@ def test_everything_told_is_read_again(study: Study, tmp_path: Path) -> None:
     assert [record.state for record in live] == ["complete", "failed", "stopped", "running"]
     assert (live[0].values, live[0].points, live[0].duration_s, live[0].slot) == (values, points, 12.5, 1)
     assert (live[1].values, live[1].reason, live[1].duration_s, live[1].slot) == (None, "worker lost 3 times", 3.0, 0)
-    assert (live[2].values, live[2].reason, live[2].points) == (None, "dominated after epoch 1", ())
+    assert (live[2].values, live[2].reason, live[2].points) == (None, "dominated", ())
+    assert (live[2].stopped_at, live[2].cost_s) == (1 / 3, 2.5)
 
 
 def test_optuna_itself_reads_the_study(tmp_path: Path) -> None:
@@ -246,7 +257,7 @@ def test_only_finite_values_of_both_goals_can_be_told(study: Study, values: dict
 def test_a_trial_ends_once(study: Study) -> None:
     finish(study, study.ask())
     before = study.trials()
-    for end in (lambda: told(study, before[0]), lambda: study.fail(0, "x"), lambda: study.stop(0, "x")):
+    for end in (lambda: told(study, before[0]), lambda: study.fail(0, "x"), lambda: stopped(study)):
         with pytest.raises(ValueError, match="trial 0 is complete already"):
             end()
     with pytest.raises(ValueError, match="there is no trial 1; the study has 1"):
@@ -273,3 +284,58 @@ def test_a_study_says_nothing(
     drive(tmp_path / "study.db", trials=7)
     assert capfd.readouterr() == ("", "")
     assert [str(warning.message) for warning in recwarn] == []
+
+
+def test_what_is_trained_again_is_a_row_that_the_sampler_never_sees(tmp_path: Path) -> None:
+    asked = []
+    for again in (False, True):
+        study = Study.create(tmp_path / f"{again}.db", SPACE, seed=0, startup_trials=2)
+        for _ in range(4):
+            told(study, study.ask())
+        if again:
+            record = study.retrain(2, seed=77)
+            assert (record.number, record.confirms, record.seed, record.state) == (4, 2, 77, "running")
+            assert record.parameters == study.trial(2).parameters
+            study.tell(4, {"clean_accuracy": 1.0, "robust_accuracy": 1.0}, [], 1.0, 0)
+        known = study._suggester.suggest(123)  # at the same seed; a trial's number decides its seed otherwise
+        asked.append(known)
+        study.close()
+        assert Study.open(tmp_path / f"{again}.db", SPACE)._suggester.suggest(123) == known
+    assert asked[0] == asked[1]
+
+
+def test_what_the_sampler_hears_of_stopped_trials() -> None:
+    """Stopped were those of high lambda, whose values then were good: as bad ones they keep the sampler away, and as
+    values they draw it there."""
+    high: dict[StoppedAs, float] = {}
+    for stopped_as in STOPPED:
+        study = Study.in_memory(LAMBDA, seed=0, startup_trials=12, stopped_as=stopped_as)
+        for number in range(24):
+            trial = study.add({"lambda_reg": number / 24})
+            if number < 12:
+                values = {"clean_accuracy": 0.5 + number / 100, "robust_accuracy": 0.5 - number / 100}
+                study.tell(trial.number, values, [], 1.0, 0)
+            else:
+                study.stop(trial.number, "x", stopped_at=1 / 3, values={"clean_accuracy": 0.9, "robust_accuracy": 0.9})
+        drawn = [study._suggester.suggest(seed)[0]["lambda_reg"] for seed in range(40)]
+        high[stopped_as] = sum(float(value) >= 0.5 for value in drawn) / len(drawn)
+    assert max(high["bad"], high["infeasible"]) < 0.3 < min(high["ignored"], high["partial"])
+
+
+def test_a_new_study_learns_from_what_is_known_at_once_and_after_a_kill(tmp_path: Path) -> None:
+    space = Space.parse(
+        {"objective": "cross_entropy", "tune": "visual", "learning_rate": 1e-3, "lambda_reg": {"low": 0.0, "high": 1.0}}
+    )
+    parameters = [{**space.complete({"lambda_reg": i / 20}), "lambda_reg": i / 20} for i in range(20)]
+    known = [Known(parameters=one, values=(one["lambda_reg"], one["lambda_reg"]), violation=0.0) for one in parameters]
+    study = Study.create(tmp_path / "warm.db", space, seed=0, startup_trials=10, known=known)
+    assert study.trials() == []
+    first = [float(study.ask().parameters["lambda_reg"]) for _ in range(8)]
+    study.close()
+    study = Study.open(tmp_path / "warm.db", space)
+    cold = Study.create(tmp_path / "cold.db", space, seed=0, startup_trials=10)
+    assert sum(first) / 8 > sum(cold.ask().parameters["lambda_reg"] for _ in range(8)) / 8
+    again = Study.create(tmp_path / "again.db", space, seed=0, startup_trials=10, known=known)
+    for _ in range(8):
+        again.ask()
+    assert study.ask().parameters == again.ask().parameters

@@ -58,7 +58,7 @@ def parameters(number: int) -> dict[str, Any]:
 
 def report(number: int, epoch: int) -> dict[str, Any]:
     goals = {"clean_accuracy": 0.9, "robust_accuracy": 0.1 * epoch, "text_confusion_rate": 0.2}
-    return {"epoch": epoch, "epochs": EPOCHS, **goals, "loss": 1.0 / epoch, "train_s": 0.5 + number}
+    return {"step": epoch, "epoch": epoch, "epochs": EPOCHS, **goals, "loss": 1.0 / epoch, "train_s": 0.5 + number}
 
 
 def record(number: int) -> TrialRecord:
@@ -90,7 +90,7 @@ def tell_story(tracker: Tracker, folder: Path, trials: int = 3) -> None:
     for number in range(trials):
         tracker.trial_started(number, parameters(number), 100 + number, 0, {"sweeper.version.torch": "2.14"})
         for epoch in range(1, EPOCHS + 1):
-            tracker.trial_epoch(number, report(number, epoch))
+            tracker.trial_reported(number, report(number, epoch))
         tracker.trial_ended(record(number))
         (folder / "front").mkdir(exist_ok=True)
         (folder / "front" / "front.html").write_text(f"<p>{number}</p>")
@@ -242,7 +242,7 @@ def test_what_a_kill_or_a_late_answer_leaves_is_mended(storage: Path, new_tracke
     assert tracker.flush(FLUSH_S), tracker.problem()
     tracker.trial_started(0, parameters(1), 100, None, {})  # MLflow's params are for ever
     tracker.trial_started(2, parameters(2), 102, None, {})
-    tracker.trial_epoch(0, report(0, 1))
+    tracker.trial_reported(0, report(0, 1))
     tracker.sweep_ended("interrupted")
     assert tracker.flush(FLUSH_S), tracker.problem()
 

@@ -12,7 +12,7 @@ from sweeper.folder import SweepFolder, free_name, names
 from sweeper.records import Outcome, Report, Task, TrialRecord, UserError
 from sweeper.spec import Spec
 from sweeper.study import Study
-from sweeper.trials import Trials
+from sweeper.trials import FolderFiles, Trials
 
 UNTOUCHED = {"clean_accuracy": 0.9, "robust_accuracy": 0.3}
 
@@ -46,7 +46,7 @@ class Log:
         self.started_.append(trial.number)
 
     def reported(self, trial: TrialRecord, report: Report) -> None:
-        self.reports.append((trial.number, report["epoch"]))
+        self.reports.append((trial.number, report["step"]))
 
     def ended(self, trial: TrialRecord) -> None:
         self.ended_.append(trial)
@@ -68,7 +68,7 @@ class Bench:
         self.trials = Trials(
             spec,
             self.study,
-            self.folder,
+            FolderFiles(self.folder, spec),
             UNTOUCHED,
             self.log,
             interrupted=lambda: self.asked,
@@ -195,7 +195,7 @@ def test_reports_are_passed_on_and_never_stop_a_trial(tmp_path: Path) -> None:
     bench = Bench(tmp_path, make_spec())
     task = bench.trials.next_task()
     assert task is not None
-    assert bench.trials.on_report(task.key, {"epoch": 1}) is False
+    assert bench.trials.on_report(task.key, {"step": 1}) is False
     assert bench.log.reports == [(task.key, 1)]
 
 

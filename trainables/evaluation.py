@@ -51,8 +51,11 @@ def test_answers(bench: Workbench, policy: Policy, group: WorkerGroup) -> list[A
     return [answers for one in sets for answers in _both_views(bench, policy, one, group, reference_kl=True)]
 
 
-def test_scores(bench: Workbench, policy: Policy, answers: Sequence[Answers], group: WorkerGroup) -> Scores:
-    """The metrics on test that follow from ``test_answers``; with ``variants`` unseen attacks and sign reading too.
+def test_scores(
+    bench: Workbench, policy: Policy, answers: Sequence[Answers], group: WorkerGroup, *, variants: bool = True
+) -> Scores:
+    """The metrics on test that follow from ``test_answers``; with ``variants``, if the task has them, unseen attacks
+    and sign reading too.
 
     ``clean_accuracy``, ``robust_accuracy`` and so on are over the sets whose words are pasted; ``SET/robust_accuracy``
     is of one set: always given for real typographic sets, and where there are several. ``transfer/...`` is over the
@@ -69,7 +72,7 @@ def test_scores(bench: Workbench, policy: Policy, answers: Sequence[Answers], gr
     if 0 < len(transfer) < len(pasted):
         own = _scores([one for one in answers if one.set in transfer], _GOALS)
         scores |= {f"transfer/{metric}": sets for metric, sets in own.items()}
-    if bench.task.evaluate.test.variants:
+    if variants and bench.task.evaluate.test.variants:
         for variant, sets in bench.variant_sets.items():
             shown = [_answers(bench, policy, one, one.attacked, variant, group) for one in sets]
             scores[f"robust_accuracy/{variant}"] = [one.measures()["accuracy"] for one in shown]

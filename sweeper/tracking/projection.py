@@ -22,6 +22,7 @@ _TAG_LENGTH = 7900
 _STATUS = {
     "complete": "FINISHED", "stopped": "KILLED", "failed": "FAILED", "interrupted": "KILLED", "running": "RUNNING",
 }  # fmt: skip
+_PLACE = ("step", "steps", "epoch", "epochs", "progress", "rung", "time_s")
 _TRAIN = ("loss", "preference_loss", "reference_kl", "identity_distance")
 
 
@@ -201,14 +202,14 @@ class Projection:
             batch.params |= event["parameters"] | {"seed": event["seed"]}
             batch.tags |= event["tags"] | {"sweeper.state": "running"} | _slot(event["slot"])
             batch.status = ("running", time_ms)
-        elif kind == "epoch":
+        elif kind == "report":
             run = self._trial(event["trial"], time_ms, {})
             batch = batches[run.run_id]
             for key, value in event["report"].items():
-                if key not in ("epoch", "epochs") and isinstance(value, int | float):
-                    batch.metrics.append((_prefix(key) + key, value, time_ms, event["report"]["epoch"]))
+                if key not in _PLACE and isinstance(value, int | float):
+                    batch.metrics.append((_prefix(key) + key, value, time_ms, event["report"]["step"]))
         elif kind == "end":
-            self._gather_end(event["record"], time_ms, batches)
+            self._gather_end(event["record"], event.get("costs", {}), time_ms, batches)
         elif kind == "volume":
             metric = ("hypervolume", event["hypervolume"], time_ms, event["finished"])
             batches[self._parent(time_ms).run_id].metrics.append(metric)
@@ -219,10 +220,14 @@ class Projection:
                 state = event["state"] if run is self.parent else "interrupted"
                 batches[run.run_id].tags["sweeper.state"] = state
                 batches[run.run_id].status = (state, time_ms)
+            costs = event.get("costs", {})  # events of earlier versions have none
+            batches[self._parent(time_ms).run_id].metrics += [(key, costs[key], time_ms, 0) for key in costs]
         else:
             raise KeyError(f"an event of unknown kind {kind!r}")
 
-    def _gather_end(self, record: dict[str, Any], time_ms: int, batches: dict[str, _Batch]) -> None:
+    def _gather_end(
+        self, record: dict[str, Any], costs: dict[str, float], time_ms: int, batches: dict[str, _Batch]
+    ) -> None:
         run = self._trial(record["number"], time_ms, record["parameters"])
         batch = batches[run.run_id]
         batch.params |= record["parameters"] | {"seed": record["seed"]}
@@ -235,7 +240,8 @@ class Projection:
             batch.tags["sweeper.baseline"] = record["baseline"]
         if record["duration_s"] is not None:
             batch.metrics.append(("duration_s", record["duration_s"], time_ms, 0))
-        batch.metrics += [(key, value, time_ms, 0) for key, value in (record["values"] or {}).items()]
+        values = (record["values"] or {}) | costs
+        batch.metrics += [(key, value, time_ms, 0) for key, value in values.items()]
         for point in record["points"]:
             prefix, step = _curve("strength", point)
             batch.metrics += [(f"{prefix}/{key}", value, time_ms, step) for key, value in point["values"].items()]

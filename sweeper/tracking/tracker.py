@@ -11,8 +11,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from sweeper.records import Front, FrontPoint, Report, TrialRecord
@@ -42,7 +44,7 @@ class Tracker:
         self._sender_started = -_RESTART_S
         self._lost: str | None = None
         self._open: set[int] = set()
-        self._epochs: set[tuple[int, int]] = set()
+        self._reports: set[tuple[int, int]] = set()
         self._ended: set[int] = set()
         self._volumes: dict[int, float] = {}
         self._front: Event = {}
@@ -54,8 +56,8 @@ class Tracker:
     def _remember(self, event: Event) -> None:
         if event["kind"] == "trial":
             self._open.add(event["trial"])
-        elif event["kind"] == "epoch":
-            self._epochs.add((event["trial"], event["report"]["epoch"]))
+        elif event["kind"] == "report":
+            self._reports.add((event["trial"], event["report"]["step"]))
         elif event["kind"] == "end":
             self._ended.add(event["record"]["number"])
             self._open.discard(event["record"]["number"])
@@ -88,15 +90,15 @@ class Tracker:
             about = {"parameters": parameters, "seed": seed, "slot": slot}
             self._add({"kind": "trial", "trial": number, **about, "tags": {"mlflow.user": _user(), **tags}})
 
-    def trial_epoch(self, number: int, report: Report) -> None:
-        """After each epoch; an epoch done again by a later attempt is the same epoch."""
-        if (number, report["epoch"]) not in self._epochs:
-            self._add({"kind": "epoch", "trial": number, "report": report})
+    def trial_reported(self, number: int, report: Report) -> None:
+        """After each evaluation; a step done again by a later attempt is the same step."""
+        if (number, report["step"]) not in self._reports:
+            self._add({"kind": "report", "trial": number, "report": report})
 
-    def trial_ended(self, record: TrialRecord) -> None:
-        """Complete, stopped or failed."""
+    def trial_ended(self, record: TrialRecord, costs: Mapping[str, float] = MappingProxyType({})) -> None:
+        """Complete, stopped or failed. ``costs``: further metrics by name."""
         if record.number not in self._ended:
-            self._add({"kind": "end", "record": asdict(record)})
+            self._add({"kind": "end", "record": asdict(record), "costs": dict(costs)})
 
     def front_updated(self, front: Front) -> None:
         """After its files were written to ``<folder>/front``. Only the newest front is uploaded."""
@@ -121,9 +123,12 @@ class Tracker:
         if self._volumes.get(front.finished) != front.hypervolume:
             self._add({"kind": "volume", "finished": front.finished, "hypervolume": front.hypervolume})
 
-    def sweep_ended(self, state: str) -> None:
-        """``complete``, ``failed`` or ``interrupted``; trials still open are shown as interrupted."""
-        self._add({"kind": "sweep_end", "state": state, "open": sorted(self._open)})
+    def sweep_ended(self, state: str, costs: Mapping[str, float] = MappingProxyType({})) -> None:
+        """``complete``, ``failed`` or ``interrupted``; trials still open are shown as interrupted.
+
+        ``costs``: of the sweep so far, further metrics by name.
+        """
+        self._add({"kind": "sweep_end", "state": state, "open": sorted(self._open), "costs": dict(costs)})
 
     def flush(self, timeout_s: float) -> bool:
         """Waits until MLflow has everything; False when it has not by then (see ``problem``)."""

@@ -1,0 +1,82 @@
+"""What an earlier sweep knows that a new one can use: its finished trials as points of the new space. Knows no Ray."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sweeper.domains import Choices, Range, Value
+from sweeper.records import GOALS, TrialRecord
+from sweeper.space import Space
+from sweeper.spec import Goals
+from sweeper.suggester import Known
+from trainables.settings import Parameters
+
+Untouched = Mapping[str, Any]
+"""What a sweep measured of the untouched model: ``validation`` (its goals), ``weights_digest``,
+``validation_digest``."""
+
+
+def known_trials(
+    name: str,
+    trials: Sequence[TrialRecord],
+    *,
+    space: Space,
+    goals: Goals,
+    untouched: Untouched,
+    before: Untouched,
+) -> tuple[list[Known], list[str]]:
+    """Finished trials of sweep ``name`` for the sampler of a new sweep, and a line about each thing left behind.
+
+    Parameters are matched by name; what a trial or the space does not name has its default. A trial that no point of
+    the new space stands for is left behind. Goals are counted from the untouched model of each sweep, so that
+    another model or other images shift them and no more.
+
+    Args:
+        space, goals, untouched: of the new sweep.
+        before: ``untouched`` of the earlier one.
+    """
+    finished = [trial for trial in trials if trial.state == "complete" and trial.confirms is None]
+    known, reasons = [], Counter[str]()
+    for trial in finished:
+        try:
+            parameters = _placed(trial.parameters, space)
+        except ValueError as error:
+            reasons[str(error)] += 1
+            continue
+        assert trial.values is not None, "complete trials have values"
+        values = {
+            goal: trial.values[goal] - before["validation"][goal] + untouched["validation"][goal] for goal in GOALS
+        }
+        known.append(
+            Known(
+                parameters=parameters,
+                values=tuple(values[goal] for goal in GOALS),
+                violation=goals.violation(values, untouched["validation"]),
+            )
+        )
+    notes = [f"warm start: {len(known)} of {len(finished)} finished trials of {name} are known to the search"]
+    notes += [f"warm start: {count} left behind: {reason}" for reason, count in reasons.most_common()]
+    for what, words in (("weights_digest", "model"), ("validation_digest", "validation images")):
+        if known and untouched[what] != before[what]:
+            notes.append(f"warm start: {name} had another {words}; its goals count from its own untouched model")
+    return known, notes
+
+
+def _placed(parameters: Mapping[str, Any], space: Space) -> dict[str, Value]:
+    """The point of the space with the same meaning. Raises ValueError where there is none."""
+    whole = Parameters.model_validate(parameters).model_dump()
+
+    def same(name: str, domain: Choices | Range) -> Value:
+        value = domain.match(whole[name.partition("[")[0]])
+        if value is None:
+            raise ValueError(f"`{name}` was not {domain}")
+        return value
+
+    placed = space.draw(same)
+    found = Parameters.model_validate(placed).model_dump()
+    different = [f"`{name}`" for name in whole if found[name] != whole[name]]
+    if different:
+        raise ValueError(f"{', '.join(different)} cannot be here what it was there")
+    return placed

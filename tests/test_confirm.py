@@ -1,0 +1,228 @@
+"""The confirm phase: who is trained again, what stays, and intervals over seeds and images."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sweeper.confirm import Hits, confirm_seed, confirmations, interval, plan, ranked_trials
+from sweeper.front import build_front, confirmed
+from sweeper.records import GOALS, Confirmation, Front, Point, TrialRecord
+from sweeper.spec import Confirm, Goals
+
+UNTOUCHED = {"clean_accuracy": 0.90, "robust_accuracy": 0.30}
+FLOOR = Goals.model_validate({"clean_accuracy": {"floor": 0.80}})
+
+
+def trial(number: int, *points: tuple[float, float], **about: Any) -> TrialRecord:
+    """The first point has strength 1, the next 0.5, 0.25, ..."""
+    made = tuple(
+        Point(weights="last", strength=0.5**i, values=dict(zip(GOALS, values, strict=True)))
+        for i, values in enumerate(points)
+    )
+    about = {"state": "complete" if points else "failed", "parameters": {}, "seed": number, **about}
+    return TrialRecord(number=number, points=made, **about)
+
+
+SEARCH = (
+    trial(0, (0.82, 0.60)),
+    trial(1, (0.86, 0.55), (0.885, 0.40)),
+    trial(2, (0.84, 0.57)),
+    trial(3, (0.80, 0.30)),
+    trial(4, (0.81, 0.605)),
+)
+"""All but trial 3 are on the front: the knee is trial 1 at strength 1, the most robust 4, the cleanest 1 at 0.5."""
+
+
+def front(*trials: TrialRecord) -> Front:
+    untouched = {"validation": UNTOUCHED, "chance": 0.05}
+    return build_front("demo", trials, goals=FLOOR, untouched=untouched, tests={}, planned=5)
+
+
+def test_knee_and_ends_are_trained_again_first_then_what_adds_most_to_the_hypervolume() -> None:
+    found = front(*SEARCH)
+    names = {point.name: point.trial for point in found.points if point.name}
+    assert (names["knee"], names["most robust"], names["cleanest"]) == (1, 4, 1)
+    # Alone trial 0 adds (0.82 - 0.81) x (0.60 - 0.57), trial 2 adds (0.84 - 0.82) x (0.57 - 0.55).
+    assert ranked_trials(found) == [1, 4, 2, 0]
+
+
+def test_each_member_gets_its_seeds_and_a_resumed_phase_goes_on_with_the_same_ones() -> None:
+    found, settings = front(*SEARCH), Confirm(members=2, seeds=3, share=0.5)
+    whole = plan(found, SEARCH, settings, seed=7, most=6)
+    assert [one.confirms for one in whole.missing] == [1, 1, 1, 4, 4, 4]
+    assert len({one.seed for one in whole.missing}) == 6
+    begun = [trial(5 + i, confirms=one.confirms, seed=one.seed) for i, one in enumerate(whole.missing[:4])]
+    assert plan(found, [*SEARCH, *begun], settings, seed=7, most=6).missing == whole.missing[4:]
+
+
+def test_the_share_of_the_budget_leaves_out_whole_members_and_says_so() -> None:
+    settings = Confirm(members=3, seeds=3, share=0.2)
+    assert (settings.most_trainings(16), settings.most_trainings(36)) == (4, 9)
+    cut = plan(front(*SEARCH), SEARCH, settings, seed=0, most=8)
+    assert [one.confirms for one in cut.missing] == [1, 1, 1, 4, 4, 4]
+    assert "leaves out trials 2" in cut.note
+    nothing = plan(front(*SEARCH), SEARCH, settings, seed=0, most=2)
+    assert nothing.missing == () and "none" in nothing.note
+    assert len(plan(front(*SEARCH), SEARCH, settings, seed=0, most=None).missing) == 9
+
+
+def test_what_earlier_members_took_of_the_share_is_gone() -> None:
+    """The search went on after a confirm phase: trial 3 is no longer on the front."""
+    old = [trial(5 + i, (0.8, 0.3), confirms=3, seed=confirm_seed(0, 3, i)) for i in range(3)]
+    found = plan(front(*SEARCH), [*SEARCH, *old], Confirm(members=2, seeds=3), seed=0, most=8)
+    assert [one.confirms for one in found.missing] == [1, 1, 1]
+
+
+def test_an_empty_front_has_nobody_to_train_again() -> None:
+    assert plan(front(SEARCH[3]), SEARCH[3:4], Confirm(), seed=0, most=9).missing == ()
+
+
+@given(st.sets(st.tuples(st.integers(0, 9), st.integers(0, 99), st.integers(0, 9)), min_size=2))
+def test_seeds_differ_for_each_sweep_member_and_training(names: set[tuple[int, int, int]]) -> None:
+    assert len({confirm_seed(*name) for name in names}) == len(names)
+
+
+def again(member: int, *points: tuple[float, float], number: int) -> TrialRecord:
+    return trial(number, *points, confirms=member, seed=number)
+
+
+def hits(rows: int, right: float) -> Hits:
+    return {goal: [np.arange(rows) < right * rows] for goal in GOALS}
+
+
+def confirmed_by(*trainings: TrialRecord, tested: dict[Any, Hits] | None = None) -> dict[Any, Confirmation]:
+    found = front(*SEARCH, *trainings)
+    assert found == front(*SEARCH), "what is trained again is no candidate of the front"
+    return confirmations(found, [*SEARCH, *trainings], tested or {}, goals=FLOOR, untouched=UNTOUCHED)
+
+
+def test_members_stay_by_the_means_of_their_new_seeds_alone() -> None:
+    found = confirmed_by(
+        again(1, (0.84, 0.52), (0.89, 0.38), number=5),
+        again(1, (0.86, 0.54), (0.88, 0.36), number=6),
+        again(2, (0.85, 0.51), number=7),
+        again(2, (0.83, 0.53), number=8),
+        again(4, (0.79, 0.62), number=9),
+        again(4, (0.80, 0.64), number=10),
+    )
+    assert found[1, "last", 1.0].validation == pytest.approx({"clean_accuracy": 0.85, "robust_accuracy": 0.53})
+    stays = {name[::2]: one.stays for name, one in found.items()}
+    # Trial 2 is now worse than trial 1 in both goals, trial 4 below the floor of 0.80.
+    assert stays == {(1, 1.0): True, (1, 0.5): True, (2, 1.0): False, (4, 1.0): False}
+
+
+def test_a_member_no_better_than_the_untouched_model_does_not_stay() -> None:
+    found = confirmed_by(again(2, (0.89, 0.29), number=5), again(2, (0.90, 0.30), number=6))
+    assert not found[2, "last", 1.0].stays
+
+
+def test_a_recipe_that_failed_with_a_new_seed_does_not_stay() -> None:
+    good = again(2, (0.85, 0.58), number=5), again(2, (0.86, 0.58), number=6)
+    assert confirmed_by(*good)[2, "last", 1.0].stays
+    found = confirmed_by(*good, again(2, number=7))[2, "last", 1.0]
+    assert (found.seeds, found.failed, found.stays) == (2, 1, False)
+    ruined = confirmed_by(again(2, number=5))[2, "last", 1.0]
+    assert (ruined.seeds, ruined.failed, ruined.validation, ruined.values) == (0, 1, None, None)
+
+
+def test_test_values_are_means_over_seeds_and_decide_nothing() -> None:
+    pair = again(2, (0.85, 0.58), number=5), again(2, (0.86, 0.58), number=6)
+    other = again(0, (0.82, 0.60), number=7), again(0, (0.82, 0.60), number=8)
+    tested = {(5, "last", 1.0): hits(100, 0.1), (6, "last", 1.0): hits(100, 0.2)}
+    tested |= {(7, "last", 1.0): hits(100, 0.9), (8, "last", 1.0): hits(100, 0.9)}
+    found = confirmed_by(*pair, *other, tested=tested)
+    one = found[2, "last", 1.0]
+    assert one.stays and one.values == pytest.approx(dict.fromkeys(GOALS, 0.15))
+    assert one.intervals is not None and one.simultaneous is not None
+    assert one.intervals["clean_accuracy"] == interval([np.stack([hits(100, s)[GOALS[0]][0] for s in (0.1, 0.2)])])
+    for low, high in one.intervals.values():
+        wide = one.simultaneous["clean_accuracy"]
+        assert wide[0] < low < 0.15 < high < wide[1]
+    assert confirmed_by(*pair, tested={(5, "last", 1.0): hits(100, 0.1)})[2, "last", 1.0].values is None
+
+
+def test_shown_points_carry_it_and_nothing_moves() -> None:
+    before = front(*SEARCH)
+    found = confirmed_by(again(2, (0.1, 0.1), number=5), again(2, (0.1, 0.1), number=6))
+    after = confirmed(before, found)
+    assert [replace(point, confirmation=None) for point in after.points] == list(before.points)
+    assert {point.trial for point in after.points if point.confirmation} == {2}
+
+
+def wilson(right: int, images: int) -> tuple[float, float]:
+    """The roots of (p - right / images)^2 = z^2 p (1 - p) / images."""
+    share, z2 = right / images, 1.959964**2 / images
+    low, high = np.sort(np.roots([1 + z2, -2 * share - z2, share**2]))
+    return float(low), float(high)
+
+
+def test_equal_seeds_are_one_seed() -> None:
+    """Without spread between seeds it is Wilson's interval of the images, but for t instead of z."""
+    scores = np.tile(np.arange(1000) < 600, (3, 1))
+    assert interval([scores]) == pytest.approx(wilson(600, 1000), abs=2e-4)
+
+
+def test_equal_images_leave_the_spread_of_seeds() -> None:
+    """Seeds that are right independently on each image: Student's interval of the seeds' means, around one half."""
+    rng = np.random.default_rng(0)
+    chances = np.array([0.40, 0.46, 0.50, 0.54, 0.60])
+    scores = np.stack([rng.permutation(20000) < chance * 20000 for chance in chances])
+    low, high = interval([scores])
+    reach = 2.776 * chances.std(ddof=1) / 5**0.5  # t quantile of 4 degrees of freedom
+    assert (low, high) == pytest.approx((0.5 - reach, 0.5 + reach), abs=0.005)
+
+
+def test_all_right_leaves_room_below() -> None:
+    low, high = interval([np.ones((3, 100), bool)])
+    assert (low, high) == pytest.approx(wilson(100, 100), abs=2e-3)
+    assert interval([np.zeros((3, 100), bool)]) == pytest.approx((1 - high, 1 - low))
+    assert interval([np.ones((3, 1), bool)]) == (0.0, 1.0)
+
+
+def test_sets_count_the_same_whatever_their_size() -> None:
+    rng = np.random.default_rng(1)
+    small, large = rng.random((3, 200)) < 0.2, rng.random((3, 20000)) < 0.8
+    low, high = interval([small, large])
+    assert (low + high) / 2 == pytest.approx((small.mean() + large.mean()) / 2, abs=0.005)
+    alone = interval([small])
+    assert high - low < alone[1] - alone[0]
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize(("share", "between_seeds"), [(0.6, 0.0), (0.6, 0.02), (0.6, 0.1), (0.95, 0.0), (0.95, 0.02)])
+def test_it_covers_whatever_varies(seeds: int, share: float, between_seeds: float) -> None:
+    """Right where seed + image + noise, all normal, is above 0. 400 draws: 0.92 is 2.8 standard errors below 0.95."""
+    normal = NormalDist()
+    rng = np.random.default_rng(seeds)
+    mean = normal.inv_cdf(share)
+    seed_scale = between_seeds / normal.pdf(mean)
+    truth = normal.cdf(mean / (1 + seed_scale**2) ** 0.5)
+    covered = 0
+    for _ in range(400):
+        of_seeds = seed_scale * rng.standard_normal((seeds, 1))
+        of_images = 0.85**0.5 * rng.standard_normal((1, 300))
+        noise = 0.15**0.5 * rng.standard_normal((seeds, 300))
+        low, high = interval([mean + of_seeds + of_images + noise > 0])
+        covered += low <= truth <= high
+    assert covered >= 0.92 * 400
+
+
+score_tables = st.integers(2, 5).flatmap(
+    lambda seeds: st.lists(st.lists(st.booleans(), min_size=seeds, max_size=seeds), min_size=2, max_size=30)
+)
+
+
+@given(score_tables)
+def test_intervals_lie_within_0_and_1_around_the_mean_and_grow_with_the_level(table: list[list[bool]]) -> None:
+    scores = np.array(table).T
+    low, high = interval([scores])
+    assert 0.0 <= low <= scores.mean() + 1e-12 and scores.mean() - 1e-12 <= high <= 1.0
+    wider = interval([scores], level=0.99)
+    assert wider[0] <= low + 1e-12 and high <= wider[1] + 1e-12
