@@ -26,6 +26,7 @@ from sweeper.cli_options import (
     Storage,
     Time,
     TrackingUri,
+    WarmStart,
     open_sweep,
     print_rows,
     storage_path,
@@ -56,6 +57,7 @@ def run(
     gpus: Gpus = None,
     trials: Annotated[int | None, typer.Option("--trials", min=1, help="Instead of search.trials of the spec.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="Instead of the name in the spec.")] = None,
+    warm_start: WarmStart = None,
     new: Annotated[bool, typer.Option("--new", help="If the name is taken, take NAME-2, NAME-3, ...")] = False,
     budget: BudgetHours = None,
     time: Time = None,
@@ -75,6 +77,7 @@ def run(
     from sweeper.folder import SweepFolder, free_name
     from sweeper.provenance import git_commit
     from sweeper.spec import load_spec, spec_difference
+    from sweeper.sweep import check_warm_start
 
     overrides = list(changes or [])
     overrides += [f"search.trials={trials}"] if trials is not None else []
@@ -94,9 +97,11 @@ def run(
             )
         _resume(folder, loaded, options, format)
         return
+    check_warm_start(root, warm_start or [], loaded)
     _check_writable(root)
     made = folder.path if root.exists() else root
-    folder.create(loaded, spec.read_text(encoding="utf-8-sig"), git_commit(spec.absolute().parent))
+    commit = git_commit(spec.absolute().parent)
+    folder.create(loaded, spec.read_text(encoding="utf-8-sig"), commit, warm_start or [])
     _run(folder, loaded, options, format, made=made)
 
 

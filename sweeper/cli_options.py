@@ -69,6 +69,16 @@ Time = Annotated[
     typer.Option("--time", metavar="TIME", help="Wall-clock time for this go at the sweep: 8h, 90m, 2h30m."),
 ]
 
+WarmStart = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--warm-start",
+        metavar="NAME",
+        help="A finished sweep of the same storage that the search learns from; may be given several times.",
+        show_default=False,
+    ),
+]
+
 
 def storage_path(given: Path | None) -> Path:
     path = given if given is not None else Path(os.environ.get("SWEEPER_STORAGE", "sweeps"))

@@ -9,7 +9,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -53,8 +53,11 @@ class SweepFolder:
     def exists(self) -> bool:
         return (self.path / "spec.resolved.json").exists()
 
-    def create(self, spec: Spec, text: str, commit: str | None = None) -> None:
-        """``commit``: of the repository that the spec lies in. Raises UserError where the name is taken."""
+    def create(self, spec: Spec, text: str, commit: str | None = None, warm_start: Sequence[str] = ()) -> None:
+        """``commit``: of the repository that the spec lies in; ``warm_start``: sweeps that the search learns from.
+
+        Raises UserError where the name is taken.
+        """
         if self.exists():
             raise UserError(
                 f"a sweep {self.name!r} exists in {self.storage}; go on with `sweeper resume {self.name}`, "
@@ -65,7 +68,8 @@ class SweepFolder:
             raise UserError(f"{self.path} exists and is no sweep; take another name with --name OTHER")
         self.path.mkdir(parents=True, exist_ok=True)
         self.write("spec.yaml", text)
-        self.write_json("sweep.json", {"sweep_id": uuid.uuid4().hex, "created_s": time.time(), "git_commit": commit})
+        about = {"sweep_id": uuid.uuid4().hex, "created_s": time.time(), "git_commit": commit}
+        self.write_json("sweep.json", about | {"warm_start": list(warm_start)})
         self.save_spec(spec)
 
     def save_spec(self, spec: Spec) -> None:
@@ -87,6 +91,12 @@ class SweepFolder:
         """Of the repository that the spec lay in when the sweep began."""
         commit: str | None = self.read_json("sweep.json").get("git_commit")
         return commit
+
+    @property
+    def warm_start(self) -> list[str]:
+        """Sweeps of the same storage that this one's search learns from."""
+        names: list[str] = self.read_json("sweep.json").get("warm_start", [])
+        return names
 
     def untouched(self) -> dict[str, Any] | None:
         """What the first workers measured of the untouched model on validation."""

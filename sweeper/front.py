@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -76,9 +76,33 @@ def build_front(
     )
 
 
+class LiveFront:
+    """The front while trials end: what was dominated once stays so, and only the rest is looked at again."""
+
+    def __init__(self, build: Callable[[Sequence[TrialRecord]], Front], trials: Sequence[TrialRecord]) -> None:
+        """``build``: the whole front of given trials (``build_front``); ``trials``: those there are."""
+        self._build = build
+        self._shown: dict[int, TrialRecord] = {}
+        self._show(build(trials), {trial.number: trial for trial in trials})
+        self._finished = sum(trial.state != "running" and trial.confirms is None for trial in trials)
+
+    def ended(self, trial: TrialRecord) -> Front:
+        """The front with this trial. Its ``others`` are left out: they are not known."""
+        self._finished += trial.confirms is None
+        known = {**self._shown, trial.number: trial}
+        front = self._build([known[number] for number in sorted(known)])
+        self._show(front, known)
+        return replace(front, others=(), finished=self._finished)
+
+    def _show(self, front: Front, known: Mapping[int, TrialRecord]) -> None:
+        self._shown = {point.trial: known[point.trial] for point in front.points if point.trial is not None}
+
+
 def confirmed(front: Front, found: Mapping[PointName, Confirmation]) -> Front:
     """The same points with what training them again gave; nothing moves."""
-    points = tuple(replace(point, confirmation=found.get(_name(point))) for point in front.points)
+    points = tuple(
+        replace(point, confirmation=found.get(_name(point))) if point.member else point for point in front.points
+    )
     return replace(front, points=points)
 
 

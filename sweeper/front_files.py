@@ -15,19 +15,19 @@ SHARE_OF_TIME = 0.05
 
 
 class FrontFiles:
-    """Draws the newest front on a thread of its own, then tells ``written``."""
+    """Builds and draws the newest front on a thread of its own, then tells ``written``."""
 
     def __init__(self, folder: Path, written: Callable[[Front], None]) -> None:
         self._folder, self._written = folder, written
-        self._newest: Front | None = None
+        self._newest: Callable[[], Front] | None = None
         self._wake = threading.Event()
         self._closed = False
         self._thread = threading.Thread(target=self._draw, daemon=True, name="front files")
         self._thread.start()
 
-    def offer(self, front: Front) -> None:
+    def offer(self, build: Callable[[], Front]) -> None:
         """Returns at once; a newer front replaces one that still waits."""
-        self._newest = front
+        self._newest = build
         self._wake.set()
 
     def write(self, front: Front) -> None:
@@ -46,12 +46,13 @@ class FrontFiles:
         while True:
             self._wake.wait()
             self._wake.clear()
-            front, self._newest = self._newest, None
+            build, self._newest = self._newest, None
             if self._closed:
                 return
-            if front is None:
+            if build is None:
                 continue
             started_s = time.monotonic()
+            front = build()
             write_front(front, self._folder)
             self._written(front)
             pause_until = time.monotonic() + (time.monotonic() - started_s) * (1 / SHARE_OF_TIME - 1)

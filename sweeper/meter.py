@@ -14,6 +14,7 @@ from sweeper.budget import (
     Forecast,
     Go,
     LeftOut,
+    hours,
     rounded_up,
     saved_s,
     taken_device_s,
@@ -50,6 +51,7 @@ class Meter:
         check_device(budget, go)
         self.planned = planned
         self._folder, self._go, self._budget, self._clock = folder, go, budget, clock
+        self._limited = budget is not None or time_s is not None
         self._start_s = self._saved_s = clock()
         self._earlier = read_bill(folder).goes
         self._ended = {trial.number: trial for trial in trials if trial.state != "running"}
@@ -109,6 +111,18 @@ class Meter:
     def bill(self) -> Bill:
         go = replace(self._go, wall_s=self._clock() - self._start_s)
         return Bill(goes=(*self._earlier, go), forecast=self._forecast(), told_s=time.time())
+
+    def taken_s(self) -> float:
+        """Device seconds so far, over all goes."""
+        return self._account.taken_device_s(self._clock())
+
+    def tell_measuring(self, before_s: float, say: Callable[[str], None]) -> None:
+        """Says what the measurements on test took since ``before_s``, where a limit might seem to have covered it."""
+        if self._limited:
+            took_h = (self.taken_s() - before_s) / 3600
+            say(
+                f"measuring on test took {hours(took_h)} {self._go.device}-h (budget and time end the search, not this)"
+            )
 
     def line(self) -> str:
         """``0.42 of 12 cpu-h at 2 CPUs; forecast 0.8 cpu-h in 25 min``."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
+from sweeper.front import LiveFront
 from sweeper.front_files import FrontFiles
 from sweeper.meter import Meter
 from sweeper.progress import Progress
@@ -19,13 +21,16 @@ class Observer:
         progress: Progress,
         tracker: Tracker,
         files: FrontFiles,
-        front: Callable[[], Front],
+        front: Callable[[Sequence[TrialRecord]], Front],
+        trials: Callable[[], list[TrialRecord]],
         trial_tags: dict[str, str],
         meter: Meter | None = None,
     ) -> None:
-        """``meter`` None: nothing is charged, as in a simulation."""
+        """``front``: of given trials, also on the thread of ``files``; ``trials``: all there are; ``meter`` None:
+        nothing is charged, as in a simulation."""
         self._progress, self._tracker, self._files = progress, tracker, files
-        self._front, self._trial_tags, self._meter = front, trial_tags, meter
+        self._front, self._trials, self._live = front, trials, LiveFront(front, trials())
+        self._trial_tags, self._meter = trial_tags, meter
 
     def repeat(self, trials: Iterable[TrialRecord], reports: Callable[[int], list[Report]]) -> None:
         """On resume: tells MLflow every trial's story again; what it has already is not told twice."""
@@ -53,11 +58,11 @@ class Observer:
             self._meter.ended(trial)
         self._progress.trial_ended(trial)
         self._track_end(trial)
+        front = self._live.ended(trial)
         if trial.state == "complete":
-            front = self._front()
             self._progress.front_updated(front)
             self._tracker.hypervolume_changed(front)
-            self._files.offer(front)
+            self._files.offer(partial(self._front, self._trials()))
 
     def tick(self) -> None:
         if self._meter is not None:

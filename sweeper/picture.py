@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from sweeper.records import GOALS, Front, FrontPoint
 from sweeper.report import COLOURS, OTHER_COLOUR, UNTOUCHED_COLOUR, colour, error_bar, label, paint_curve, summary
 
 _GREY = "#444444"
+_WIDEST_LEGEND = 7
 
 
 def picture(front: Front) -> bytes:
@@ -35,8 +37,8 @@ def picture(front: Front) -> bytes:
     figure.suptitle(f"Pareto front of {front.sweep}", x=0.02, y=0.975, ha="left", fontsize=15, fontweight="bold")
     far = f"; {outside} point{'' if outside == 1 else 's'} lie outside the picture" if outside else ""
     figure.text(0.02, 0.9, summary(front) + far, ha="left", fontsize=9.5, color=_GREY)
-    _legend(figure, front)
-    figure.tight_layout(rect=(0.0, 0.06, 1.0, 0.94))
+    lines = _legend(figure, front)
+    figure.tight_layout(rect=(0.0, 0.02 + 0.04 * lines, 1.0, 0.94))
     png = io.BytesIO()
     figure.savefig(png, format="png", metadata={"Software": None})
     return png.getvalue()
@@ -130,7 +132,8 @@ def _marks(axes: Any, points: Sequence[tuple[FrontPoint, tuple[float, float]]]) 
             )  # fmt: skip
 
 
-def _legend(figure: Any, front: Front) -> None:
+def _legend(figure: Any, front: Front) -> int:
+    """Returns how many lines it takes."""
     from matplotlib.lines import Line2D
 
     used = {str(point.parameters.get("objective")) for point in (*front.points, *front.others)}
@@ -149,9 +152,12 @@ def _legend(figure: Any, front: Front) -> None:
             Line2D([], [], marker="D", linestyle="--", color=_GREY, markersize=6, label="PAINT (by interpolation)")
         )
     if any(point.confirmation for point in front.points):
-        shapes = {"s": "mean over new seeds: stays", "X": "does not stay"}
+        shapes = {"s": "mean over new seeds", "X": "the same, does not stay"}
         handles += [
             Line2D([], [], marker=shape, linestyle="", color="white", markeredgecolor="#222222", label=text)
             for shape, text in shapes.items()
         ]
-    figure.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False, fontsize=9.5)
+    lines = 1 if len(handles) <= _WIDEST_LEGEND else 2
+    columns = math.ceil(len(handles) / lines)
+    figure.legend(handles=handles, loc="lower center", ncols=columns, frameon=False, fontsize=9.5)
+    return lines

@@ -145,8 +145,7 @@ def probe_sweep(
             data_seed=spec.search.seed,
             cache=storage / "cache",
         )
-        # A probe whose workers die has found out what it was for.
-        slots = Slots(replace(plan, slots=1), runner, scratch / "ray", Limits(retries=0))
+        slots = Slots(replace(plan, slots=1), runner, scratch / "ray", Limits())
         stack.callback(lambda: slots.close(CLOSE_S))
         started_s = time.monotonic()
         slots.start()
@@ -197,8 +196,6 @@ def _wait(slots: Slots, task: Task) -> Outcome:
 
 def _why(outcome: Outcome) -> str:
     reason = outcome.reason or "no reason given"
-    if "memory" in reason.lower():
-        return f"out of memory ({reason}); set training.micro_batch_size, or training.gradient_checkpointing: true"
     if reason.startswith("worker lost"):
         return f"{reason}. If its node ran out of memory: fewer slots (resources.cpus_per_worker), or smaller batches"
     return reason
@@ -261,6 +258,8 @@ def _scope_lines(spec: Spec, scope: Scope, measured: Mapping[str, Any], plan: Sl
         f"{_looks(spec) + _end_points(spec)} a trial: {100 * cost.evaluation_s / cost.whole_s:.0f} % of its "
         f"{duration(cost.whole_s)}"
     ]
+    if measured["micro_batch_size"] is not None:
+        lines.append(f"  memory holds micro-batches of {measured['micro_batch_size']} pairs, not more")
     peak, total = measured["peak_bytes"], measured["total_bytes"]
     if plan.gpus_per_worker == 0:
         workers = plan.slots * plan.workers_per_trial

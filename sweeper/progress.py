@@ -80,7 +80,7 @@ class Progress:
     def trial_ended(self, record: TrialRecord) -> None:
         """Complete, stopped or failed."""
         self._running.pop(record.number, None)
-        self._finished += 1
+        self._finished += record.confirms is None
         took = "" if record.duration_s is None else f" in {duration(record.duration_s)}"
         if record.state == "complete":
             text = f"trial {record.number} complete{took}: {_goals(record.values or {})}"
@@ -90,7 +90,8 @@ class Progress:
             self._failed += 1
             self._failures = [*self._failures, text][-_FAILURES:]
         if self._live is None:
-            self.line(f"{text} ({self._finished} of {self._trials}, {self._eta()})")
+            of = f"{self._finished} of {self._trials}" if record.confirms is None else f"trial {record.confirms} again"
+            self.line(f"{text} ({of}, {self._eta()})")
 
     def front_updated(self, front: Front) -> None:
         """The best points so far."""

@@ -13,7 +13,8 @@ OutcomeKind = Literal["complete", "stopped", "failed", "interrupted"]
 
 Report = dict[str, Any]
 """What a trial says after each epoch and at rungs: ``step`` (updates done), ``steps``, ``epoch`` (epochs done),
-``epochs``, ``progress`` (share of its steps), ``rung: True`` where the stopping rule is asked, ``time_s`` (since 1970), both goals and ``text_confusion_rate`` on the validation sets, ``loss``, ``preference_loss``, ``reference_kl``,
+``epochs``, ``progress`` (share of its steps), ``rung: True`` where the stopping rule is asked, ``time_s`` (clock),
+both goals and ``text_confusion_rate`` on the validation sets, ``loss``, ``preference_loss``, ``reference_kl``,
 ``identity_distance`` (of a transform), ``train_s``, ``evaluation_s``."""
 
 
@@ -56,6 +57,8 @@ class TrialRecord:
     """The trial that this one trains again with another seed. Never told to the sampler, never on the front."""
     stopped_at: float | None = None
     """Share of its steps after which the stopping rule ended it."""
+    values_then: dict[str, float] | None = None
+    """Its goals on validation when it was stopped: for the sampler, they are no values of the trial."""
     duration_s: float | None = None
     """Of training and evaluation."""
     cost_s: float | None = None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper.records import Task
-from sweeper.worker import Channel, Interrupted, Runner, WorkerContext
+from sweeper.worker import Channel, Interrupted, ProcessesNeeded, Runner, WorkerContext
 
 if TYPE_CHECKING:
     from trainables.group import WorkerGroup
@@ -58,6 +58,7 @@ class _TrialRunner:
         """Payload: ``folder``, ``parameters``, ``seed``, ``rungs``. Returns the trial's final record."""
         from trainables import train
         from trainables.checkpoint import TrialFolder
+        from trainables.memory import MicroBatchReduced
         from trainables.settings import Parameters
 
         def report(line: dict[str, Any]) -> None:
@@ -67,7 +68,7 @@ class _TrialRunner:
             channel.report(line)
 
         folder = TrialFolder(Path(task.payload["folder"]), attempt=task.attempt)
-        hooks = train.Hooks(report=report, interrupted=channel.interrupted, alive=channel.alive)
+        hooks = train.Hooks(report=report, interrupted=channel.interrupted, alive=channel.alive, log=channel.log)
         channel.log(f"attempt {task.attempt} begins")
         try:
             return train.run_trial(
@@ -82,6 +83,8 @@ class _TrialRunner:
         except train.Interrupted as error:
             channel.log(f"attempt {task.attempt} interrupted in {error}")
             raise Interrupted(str(error)) from error
+        except MicroBatchReduced as error:
+            raise ProcessesNeeded(str(error)) from error
         except Exception:
             channel.log(traceback.format_exc())
             raise

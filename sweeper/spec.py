@@ -360,7 +360,7 @@ def load_spec(path: Path | str, overrides: Sequence[str] = ()) -> Spec:
         problems += class_problems(spec.train, spec.sets[spec.train.set.partition("/")[0]])
         problems += _paint_problems(spec, context["embed_dim"])
         if not any(override.partition("=")[0].strip() == "search.trials" for override in overrides):
-            problems += _grid_problems(spec)
+            problems += _grid_problems(spec) + _confirm_problems(spec)
     if problems:
         lines = {f"{document.place(problem.path, problem.at_key)}: {problem.message}": None for problem in problems}
         raise UserError("\n".join(sorted(lines, key=_position)))
@@ -401,6 +401,19 @@ def _grid_problems(spec: Spec) -> list[Problem]:
         f"({spec._grid_parts()}); leave it out, or run the first ones with --trials {spec.search.trials}"
     )
     return [Problem(("search", "trials"), message)]
+
+
+def _confirm_problems(spec: Spec) -> list[Problem]:
+    """As for the grid, the command line may say fewer trials, to try things out."""
+    confirm, trials = spec.confirm, spec.search.trials
+    if confirm is None or spec.limits.budget is not None or (most := confirm.most_trainings(trials)) >= confirm.seeds:
+        return []
+    enough = math.ceil(100 * confirm.seeds / (trials + confirm.seeds)) / 100
+    message = (
+        f"`confirm.share`: {confirm.share:g} allows {most} re-training{'s' * (most != 1)} after {trials} trials, but "
+        f"one member takes {confirm.seeds}; write {enough:g} or more, or raise search.trials"
+    )
+    return [Problem(("confirm", "share"), message)]
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, str]:

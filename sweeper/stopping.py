@@ -7,6 +7,7 @@ ranked by non-dominated layers and, inside a layer, by an epsilon-net (Salinas e
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Literal
 
@@ -14,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Direction = Literal["maximize", "minimize"]
+Cost = tuple[float, ...]
+"""A point's goals, all minimised."""
 
 _ROUNDING = 1e-9
 """A rung is reached by a progress this little below it: both are quotients of integers rounded in different ways."""
@@ -56,8 +59,7 @@ class MultiObjectiveAsha:
         self._share = 1 / reduction_factor
         # As costs: all goals minimised.
         self._limits = [math.inf if f is None else s * f for s, f in zip(self._signs, floors, strict=True)]
-        self._costs: list[list[list[float]]] = [[] for _ in self.rungs]
-        self._decisions: list[dict[int, bool]] = [{} for _ in self.rungs]
+        self._recorded = [_Rung() for _ in self.rungs]
 
     def report(self, trial: int, progress: float, values: Sequence[float]) -> bool:
         """Takes a trial's report at ``progress`` (share of its steps done) and tells whether to stop it.
@@ -77,25 +79,55 @@ class MultiObjectiveAsha:
         reached = sum(progress + _ROUNDING >= rung for rung in self.rungs)
         if reached == 0 or progress >= 1:
             return False
-        decisions, costs = self._decisions[reached - 1], self._costs[reached - 1]
-        if trial not in decisions:
-            costs.append([sign * float(value) for sign, value in zip(self._signs, values, strict=True)])
-            decisions[trial] = self._position_of_last(costs) / len(costs) > self._share
-        return decisions[trial]
+        rung = self._recorded[reached - 1]
+        if trial not in rung.decisions:
+            cost = tuple(sign * float(value) for sign, value in zip(self._signs, values, strict=True))
+            shortfall = sum(max(0.0, c - limit) for c, limit in zip(cost, self._limits, strict=True))
+            position = rung.add(cost, shortfall)
+            rung.decisions[trial] = position / (len(rung.decisions) + 1) > self._share
+        return rung.decisions[trial]
 
-    def _position_of_last(self, costs: Sequence[Sequence[float]]) -> int:
-        shortfalls = [sum(max(0.0, c - limit) for c, limit in zip(cost, self._limits, strict=True)) for cost in costs]
-        last = shortfalls[-1]
-        if last > 0:
-            return sum(shortfall <= last for shortfall in shortfalls[:-1])
-        feasible = np.array([cost for cost, shortfall in zip(costs, shortfalls, strict=True) if shortfall == 0])
-        before = 0
-        for layer in _layers(feasible):
-            if layer[-1] == len(feasible) - 1:
-                break
-            before += len(layer)
-        # As in `priorities`, which spreads the other layers too: many times the work for a thousand trials.
-        return before + _epsilon_net(feasible[layer]).index(len(layer) - 1)
+
+class _Rung:
+    """What trials have reported at one rung, all goals minimised."""
+
+    def __init__(self) -> None:
+        self.decisions: dict[int, bool] = {}
+        self._shortfalls: list[float] = []
+        """Of those below a floor, rising."""
+        self._layers: list[list[tuple[int, Cost]]] = []
+        """Of the others: what none dominates, what only these dominate, and so on, with their order of arrival."""
+        self._feasible = 0
+
+    def add(self, cost: Cost, shortfall: float) -> int:
+        """Returns how many of those that came before rank before it (see ``priorities``)."""
+        if shortfall > 0:
+            position = bisect_right(self._shortfalls, shortfall)
+            self._shortfalls.insert(position, shortfall)
+            return self._feasible + position
+        layers = self._layers
+        level = next(
+            (i for i, layer in enumerate(layers) if not any(_dominates(c, cost) for _, c in layer)), len(layers)
+        )
+        self._insert(level, (self._feasible, cost))
+        self._feasible += 1
+        layer = sorted(self._layers[level])
+        own = next(i for i, (number, _) in enumerate(layer) if number == self._feasible - 1)
+        order = _epsilon_net(np.array([c for _, c in layer]))
+        return sum(map(len, layers[:level])) + order.index(own)
+
+    def _insert(self, level: int, newcomer: tuple[int, Cost]) -> None:
+        """Whoever a newcomer dominates moves one layer on, and so does whoever these dominate there."""
+        arriving = [newcomer]
+        while arriving:
+            if level == len(self._layers):
+                self._layers.append([])
+            stays: list[tuple[int, Cost]] = []
+            leaves: list[tuple[int, Cost]] = []
+            for one in self._layers[level]:
+                (leaves if any(_dominates(cost, one[1]) for _, cost in arriving) else stays).append(one)
+            self._layers[level] = stays + arriving
+            arriving, level = leaves, level + 1
 
 
 def priorities(values: Sequence[Sequence[float]], directions: Sequence[Direction]) -> list[int]:
@@ -117,6 +149,10 @@ def priorities(values: Sequence[Sequence[float]], directions: Sequence[Direction
     for position, index in enumerate(in_order):
         positions[index] = position
     return positions
+
+
+def _dominates(one: Cost, other: Cost) -> bool:
+    return one != other and all(a <= b for a, b in zip(one, other, strict=True))
 
 
 def _signs(directions: Sequence[Direction]) -> list[float]:

@@ -11,7 +11,7 @@ import hashlib
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +36,20 @@ _STATES: dict[TrialState, State] = {
 class Study:
     """Ask and tell. A trial enters in one transaction; a kill while it is told leaves it running, to be told again.
 
-    For one thread of one process at a time.
+    For one thread of one process at a time: what the file holds is read once.
     """
 
-    def __init__(self, study: optuna.Study, space: Space, stopped_as: StoppedAs = STOPPED_AS) -> None:
+    def __init__(
+        self,
+        file: optuna.Study | None,
+        space: Space,
+        settings: Mapping[str, Any],
+        *,
+        stopped_as: StoppedAs = STOPPED_AS,
+    ) -> None:
         """For ``create``, ``open`` and ``in_memory``."""
-        self._study = study
+        self._file = file
         self._space = space
-        settings = study.user_attrs["settings"]
         self.seed: int = settings["seed"]
         self.startup_trials: int = settings["startup_trials"]
         self.sampler: Sampler = settings.get("sampler", "tpe")  # sweeps of earlier versions knew no other
@@ -56,11 +62,15 @@ class Study:
             stopped_as=stopped_as,
         )
         self._suggester.learn([Known(**known) for known in settings.get("known", ())])
-        # Nobody else writes, so what the file holds is read once.
-        self._ids: list[int] = []
         self._records: list[TrialRecord] = []
-        for frozen in study.get_trials(deepcopy=False):
-            self._take(frozen)
+        self._located: list[Mapping[str, Value]] = []
+        """By trial: the searched parameters by name in the study; none of what the sampler does not see."""
+        self._ids: list[int] = []
+        """By trial: Optuna's own."""
+        for frozen in [] if file is None else file.get_trials(deepcopy=False):
+            self._ids.append(frozen._trial_id)
+            in_space = frozen.user_attrs["in_space"]
+            self._take(self._read(frozen), frozen.params if in_space else {}, frozen.constraints.get("floor", 0.0))
 
     @classmethod
     def create(
@@ -99,7 +109,8 @@ class Study:
             raise UserError(f"there is no study at {path}")
         try:
             with quiet():
-                return cls(optuna.load_study(storage=optuna.storages.RDBStorage(_url(path)), study_name=_NAME), space)
+                file = optuna.load_study(storage=optuna.storages.RDBStorage(_url(path)), study_name=_NAME)
+                return cls(file, space, file.user_attrs["settings"])
         except Exception as error:
             # SQLAlchemy, Alembic and Optuna each have exceptions of their own for a file that is not theirs.
             raise UserError(f"{path} holds no study of a sweep: {error}") from error
@@ -116,14 +127,12 @@ class Study:
         stopped_as: StoppedAs = STOPPED_AS,
     ) -> Study:
         """The same without a file, gone with the process: for simulations."""
-        with quiet():
-            study = optuna.create_study(directions=["maximize"] * len(goals))
-        study.set_user_attr("settings", _settings(seed, startup_trials, sampler, goals, ()))
-        return cls(study, space, stopped_as)
+        return cls(None, space, _settings(seed, startup_trials, sampler, goals, ()), stopped_as=stopped_as)
 
     def close(self) -> None:
         """Lets the file go."""
-        self._study._storage.remove_session()
+        if self._file is not None:
+            self._file._storage.remove_session()
 
     def ask(self) -> TrialRecord:
         """Suggests a trial and enters it as running. Raises nothing of its own."""
@@ -166,13 +175,11 @@ class Study:
         told = self._told(number, values)
         if not math.isfinite(violation):
             raise ValueError(f"trial {number} misses its floors by {violation}; a finite number is needed")
-        trial = self._running(number)
+        record = self._running(number)
         result = {"points": [asdict(point) for point in points], "duration_s": duration_s, "slot": slot}
-        trial.set_user_attr("result", result | {"cost_s": cost_s})
-        if not trial.constraints:  # A kill between this line and the next leaves it set; the earlier record wins.
-            trial.set_constraint("floor", max(0.0, violation))
-        self._study.tell(number, told)
-        self._take(self._frozen(number))
+        self._write(number, TrialState.COMPLETE, result | {"cost_s": cost_s}, list(told.values()), max(0.0, violation))
+        ended = replace(record, state="complete", values=told, points=tuple(points))
+        self._take(replace(ended, duration_s=duration_s, slot=slot, cost_s=cost_s), self._located[number], violation)
 
     def fail(
         self,
@@ -184,7 +191,10 @@ class Study:
         cost_s: float | None = None,
     ) -> None:
         """Ends a running trial that failed; the sampler ignores it. Raises ValueError for a trial not running."""
-        self._end(number, TrialState.FAIL, {"reason": reason, "duration_s": duration_s, "slot": slot, "cost_s": cost_s})
+        about: dict[str, Any] = {"reason": reason, "duration_s": duration_s, "slot": slot, "cost_s": cost_s}
+        record = self._running(number)
+        self._write(number, TrialState.FAIL, about)
+        self._take(replace(record, state="failed", **about), self._located[number])
 
     def stop(
         self,
@@ -203,9 +213,11 @@ class Study:
 
         Raises ValueError for a trial that is not running, and for values that are missing or not finite.
         """
-        about = {"stopped_at": stopped_at, "values": self._told(number, values)}
+        about: dict[str, Any] = {"stopped_at": stopped_at, "values_then": self._told(number, values)}
         about |= {"reason": reason, "duration_s": duration_s, "slot": slot, "cost_s": cost_s}
-        self._end(number, TrialState.PRUNED, about)
+        record = self._running(number)
+        self._write(number, TrialState.PRUNED, about)
+        self._take(replace(record, state="stopped", **about), self._located[number])
 
     def trials(self) -> list[TrialRecord]:
         """All trials by number."""
@@ -217,27 +229,36 @@ class Study:
     def __len__(self) -> int:
         return len(self._records)
 
-    def _told(self, number: int, values: Mapping[str, float]) -> list[float]:
-        told = [float(values[goal]) if goal in values else math.nan for goal in self.goals]
-        if not all(math.isfinite(value) for value in told):
+    def _told(self, number: int, values: Mapping[str, float]) -> dict[str, float]:
+        told = {goal: float(values[goal]) if goal in values else math.nan for goal in self.goals}
+        if not all(math.isfinite(value) for value in told.values()):
             raise ValueError(f"trial {number} can only be told finite values of {', '.join(self.goals)}, got {values}")
         return told
 
-    def _end(self, number: int, state: TrialState, result: dict[str, Any]) -> None:
-        trial = self._running(number)
-        trial.set_user_attr("result", {"points": [], **result})
-        self._study.tell(number, state=state)
-        self._take(self._frozen(number))
-
-    def _running(self, number: int) -> optuna.trial.Trial:
+    def _running(self, number: int) -> TrialRecord:
         if not 0 <= number < len(self._records):
             raise ValueError(f"there is no trial {number}; the study has {len(self._records)}")
         if self._records[number].state != "running":
             raise ValueError(f"trial {number} is {self._records[number].state} already")
-        return optuna.trial.Trial(self._study, self._ids[number])
+        return self._records[number]
 
-    def _frozen(self, number: int) -> FrozenTrial:
-        return self._study._storage.get_trial(self._ids[number])
+    def _write(
+        self,
+        number: int,
+        state: TrialState,
+        result: Mapping[str, Any],
+        values: Sequence[float] | None = None,
+        violation: float | None = None,
+    ) -> None:
+        """Ends a trial in the file."""
+        if self._file is None:
+            return
+        trial = optuna.trial.Trial(self._file, self._ids[number])
+        trial.set_user_attr("result", dict(result))
+        # A kill between this line and the next leaves it set; the earlier record wins.
+        if violation is not None and not trial.constraints:
+            trial.set_constraint("floor", violation)
+        self._file.tell(number, values, state=state)
 
     def _enter(
         self,
@@ -249,54 +270,55 @@ class Study:
         seed: int | None = None,
     ) -> TrialRecord:
         number = len(self._records)
-        trial = create_trial(
-            state=TrialState.RUNNING,
-            params=dict(located),
-            distributions=distributions(self._space, parameters) if located else {},
-            user_attrs={
-                "parameters": parameters,
-                "seed": _seed("trial", self.seed, number) if seed is None else seed,
-                "baseline": baseline,
-                "confirms": confirms,
-                "in_space": confirms is None and bool(located),
-            },
+        record = TrialRecord(
+            number=number,
+            state="running",
+            parameters=parameters,
+            seed=_seed("trial", self.seed, number) if seed is None else seed,
+            baseline=baseline,
+            confirms=confirms,
         )
-        self._study.add_trial(trial)
-        storage = self._study._storage
-        frozen = storage.get_trial(storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number))
-        assert frozen.user_attrs["parameters"] == parameters, "somebody else writes into this study"
-        return self._take(frozen)
+        if self._file is not None:
+            about = {name: getattr(record, name) for name in ("parameters", "seed", "baseline", "confirms")}
+            self._file.add_trial(
+                create_trial(
+                    state=TrialState.RUNNING,
+                    params=dict(located),
+                    distributions=distributions(self._space, parameters) if located else {},
+                    user_attrs=about | {"in_space": bool(located)},
+                )
+            )
+            storage = self._file._storage
+            entered = storage.get_trial_id_from_study_id_trial_number(self._file._study_id, number)
+            assert storage.get_trial(entered).user_attrs["parameters"] == parameters, "somebody else writes here"
+            self._ids.append(entered)
+        return self._take(record, located)
 
-    def _take(self, frozen: FrozenTrial) -> TrialRecord:
-        """Brings records and suggester up to date with one trial of the file."""
-        record = self._record(frozen)
-        if frozen.number == len(self._records):
-            self._ids.append(frozen._trial_id)
+    def _take(self, record: TrialRecord, located: Mapping[str, Value], violation: float = 0.0) -> TrialRecord:
+        """Brings what is known of a trial up to date."""
+        if record.number == len(self._records):
             self._records.append(record)
+            self._located.append(located)
         else:
-            self._records[frozen.number] = record
-        # What the sampler cannot place, a baseline outside the space, it does not see, nor what was trained again.
-        if frozen.user_attrs["in_space"]:
-            self._suggester.reflect(frozen)
+            self._records[record.number] = record
+        # The sampler sees neither a baseline that it cannot place nor what was trained again.
+        if located:
+            self._suggester.reflect(record, located, violation)
         return record
 
-    def _record(self, frozen: FrozenTrial) -> TrialRecord:
+    def _read(self, frozen: FrozenTrial) -> TrialRecord:
         entered = frozen.user_attrs
-        ended = entered.get("result", {}) if frozen.state.is_finished() else {}
+        ended = dict(entered.get("result", {})) if frozen.state.is_finished() else {}
         return TrialRecord(
             number=frozen.number,
             state=_STATES[frozen.state],
             parameters=dict(entered["parameters"]),
             seed=entered["seed"],
             values=dict(zip(self.goals, frozen.values, strict=True)) if frozen.values is not None else None,
-            points=tuple(Point(**point) for point in ended.get("points", ())),
-            reason=ended.get("reason"),
+            points=tuple(Point(**point) for point in ended.pop("points", ())),
             baseline=entered["baseline"],
             confirms=entered.get("confirms"),
-            stopped_at=ended.get("stopped_at"),
-            duration_s=ended.get("duration_s"),
-            cost_s=ended.get("cost_s"),
-            slot=ended.get("slot"),
+            **ended,
         )
 
 

@@ -17,13 +17,25 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sweeper.domains import Choices, Range, Value
+from sweeper.records import TrialRecord
+from sweeper.records import TrialState as State
 from sweeper.space import Space
 
 Sampler = Literal["tpe", "random"]
-StoppedAs = Literal["bad", "ignored", "partial", "infeasible"]
-"""What the sampler hears of a trial that the stopping rule ended: that it was bad, nothing, the values it had then as
-if it were complete, or these values below every complete trial, the earlier it was stopped the further below."""
-STOPPED_AS: StoppedAs = "bad"
+_STATES: dict[State, TrialState] = {
+    "running": TrialState.RUNNING,
+    "complete": TrialState.COMPLETE,
+    "stopped": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+}
+StoppedAs = Literal["avoided", "bad", "ignored", "partial", "infeasible"]
+"""What the sampler hears of a trial that the stopping rule ended: to keep away from it as from one that is running,
+that it was bad, nothing, the values it had then as if it were complete, or these values below every complete trial, the
+earlier it was stopped the further below.
+
+TPE takes a tenth of all ended trials for good ones. ``bad`` and ``infeasible`` count among all, so that with many
+stopped ones most of the complete ones are taken for good; ``avoided`` does not count."""
+STOPPED_AS: StoppedAs = "avoided"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +60,7 @@ class Suggester:
             self._mirror = optuna.create_study(directions=["maximize"] * goals)
         self._mirrored: dict[int, int] = {}
         self._held = 0
+        self._avoided = 0
 
     def learn(self, known: Sequence[Known]) -> None:
         """Takes trials of an earlier sweep; to be called before any ``reflect``."""
@@ -62,36 +75,48 @@ class Suggester:
                 )
             )
 
-    def reflect(self, trial: FrozenTrial) -> None:
-        """Brings one trial up to date: running or ended.
+    def reflect(self, trial: TrialRecord, located: Mapping[str, Value], violation: float = 0.0) -> None:
+        """Brings one trial up to date: running or ended. A failed one is ignored.
 
-        A failed trial is ignored. Of the attributes of a stopped one ``result`` is looked at: ``values`` and
-        ``stopped_at``.
+        ``located``: its searched parameters by name in the study; ``violation``: by how much a complete one misses the
+        floors.
         """
-        number, state, values, constraints = trial.number, trial.state, trial.values, dict(trial.constraints)
-        if state is TrialState.PRUNED:
+        if self._sampler == "random":
+            return
+        state, values = _STATES[trial.state], None if trial.values is None else list(trial.values.values())
+        constraints = {"floor": violation} if trial.state == "complete" else {}
+        if trial.state == "stopped":
             state, values, constraints = self._stopped(trial)
-        known = self._mirrored.get(number)
+            self._avoided += state is TrialState.RUNNING
+        known = self._mirrored.get(trial.number)
         with quiet():
-            if known is not None:
+            if known is not None and state is TrialState.RUNNING:
+                pass  # as it was
+            elif known is not None:
                 for name, value in constraints.items():
                     optuna.trial.Trial(self._mirror, known).set_constraint(name, value)
                 self._mirror.tell(known, values, state=state)
             elif state is not TrialState.FAIL:
-                self._mirrored[number] = self._add(
+                self._mirrored[trial.number] = self._add(
                     create_trial(
                         state=state,
                         values=values,
-                        params=trial.params,
-                        distributions=trial.distributions,
+                        params=dict(located),
+                        distributions=distributions(self._space, trial.parameters),
                         constraints=constraints if state.is_finished() else None,
                     )
                 )
 
     def suggest(self, seed: int) -> tuple[dict[str, Value], dict[str, Value]]:
         """Parameters of a new trial and, by name in the study, the searched ones among them."""
+        if self._sampler == "random":
+            return self._at_random(seed)
+        # Optuna counts what is complete or pruned in the mirror; trials that are avoided have ended as well.
+        startup_trials = max(1, self._startup_trials - self._avoided)
         with quiet():
-            self._mirror.sampler = self._make_sampler(seed)
+            self._mirror.sampler = optuna.samplers.TPESampler(
+                n_startup_trials=startup_trials, multivariate=True, group=True, constant_liar=True, seed=seed
+            )
             asked = self._mirror.ask()
             self._held += 1
             parameters = self._space.draw(lambda name, domain: _draw(asked, name, domain))
@@ -100,30 +125,35 @@ class Suggester:
             self._mirror.tell(asked, state=TrialState.FAIL)
         return parameters, dict(asked.params)
 
+    def _at_random(self, seed: int) -> tuple[dict[str, Value], dict[str, Value]]:
+        """Without entering anything: what is known does not matter."""
+        sampler, located = optuna.samplers.RandomSampler(seed=seed), dict[str, Value]()
+
+        def draw(name: str, domain: Choices | Range) -> Value:
+            located[name] = sampler.sample_independent(self._mirror, None, name, _distribution(domain))
+            return located[name]
+
+        return self._space.draw(draw), located
+
     def _add(self, trial: FrozenTrial) -> int:
         """Returns its number in the mirror."""
         self._mirror.add_trial(trial)
         self._held += 1
         return self._held - 1
 
-    def _stopped(self, trial: FrozenTrial) -> tuple[TrialState, list[float] | None, dict[str, float]]:
-        result = trial.user_attrs["result"]
-        values = result.get("values")
+    def _stopped(self, trial: TrialRecord) -> tuple[TrialState, list[float] | None, dict[str, float]]:
+        assert trial.stopped_at is not None and trial.values_then is not None
+        values = list(trial.values_then.values())
+        if self._stopped_as == "avoided":
+            return TrialState.RUNNING, None, {}
         if self._stopped_as == "ignored":
             return TrialState.FAIL, None, {}
-        if self._stopped_as == "bad" or values is None:
+        if self._stopped_as == "bad":
             return TrialState.PRUNED, None, {}
         if self._stopped_as == "partial":
             return TrialState.COMPLETE, values, {"floor": 0.0}
         # Above any shortfall in accuracy, so that whatever is complete comes first.
-        return TrialState.COMPLETE, values, {"floor": 10.0 - result["stopped_at"]}
-
-    def _make_sampler(self, seed: int) -> optuna.samplers.BaseSampler:
-        if self._sampler == "random":
-            return optuna.samplers.RandomSampler(seed=seed)
-        return optuna.samplers.TPESampler(
-            n_startup_trials=self._startup_trials, multivariate=True, group=True, constant_liar=True, seed=seed
-        )
+        return TrialState.COMPLETE, values, {"floor": 10.0 - trial.stopped_at}
 
 
 def distributions(space: Space, parameters: Mapping[str, Value]) -> dict[str, BaseDistribution]:

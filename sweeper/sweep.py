@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, wait
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,14 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper.budget import LeftOut, parse_budget
-from sweeper.confirm import Retraining, confirmations, pasted_sets, plan, read_hits, retrained
-from sweeper.folder import PointName, SweepFolder
+from sweeper.confirm import Retraining, plan
+from sweeper.folder import SweepFolder
 from sweeper.front import build_front, confirmed, merged, point_name
 from sweeper.front_files import FrontFiles
+from sweeper.measurements import Interrupted, Measurements
 from sweeper.meter import Meter, go_with
 from sweeper.observer import Observer
 from sweeper.progress import Progress
-from sweeper.records import Front, Outcome, Task, TrialRecord, UserError
+from sweeper.records import Front, TrialRecord, UserError
 from sweeper.spec import Spec
 from sweeper.study import Study
 from sweeper.suggester import Known
@@ -50,8 +50,6 @@ class Options:
     tracking_uri: str | None = None
     time_s: float | None = None
     """How long this go may take."""
-    warm_start: tuple[str, ...] = ()
-    """Sweeps of the same storage that a new sweep's search learns from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,10 +89,6 @@ class Interruption:
         os.write(2, b"\nstopping: running trials write a checkpoint (again: end at once)\n")
 
 
-class _Interrupted(Exception):
-    """Asked to stop while nothing but waiting was under way."""
-
-
 def run_sweep(folder: SweepFolder, spec: Spec, options: Options) -> Ending:
     """Runs what is left of a sweep. The caller holds its lease.
 
@@ -109,7 +103,7 @@ def run_sweep(folder: SweepFolder, spec: Spec, options: Options) -> Ending:
     trials, front = _read_trials(folder), load_front(folder, spec)
     with ExitStack() as stack:
         interruption = stack.enter_context(Interruption(folder.name))
-        progress = Progress(folder.name, spec.search.trials, finished=sum(trial.state != "running" for trial in trials))
+        progress = Progress(folder.name, spec.search.trials, finished=searched(trials))
         stack.callback(progress.close)
         tracker = Tracker(folder.path, options.tracking_uri, folder.storage, folder.name, folder.sweep_id)
         stack.callback(tracker.close)
@@ -151,10 +145,10 @@ def run_sweep(folder: SweepFolder, spec: Spec, options: Options) -> Ending:
         slots = Slots(plan, runner, folder.path / "ray", slot_limits)
         stack.callback(lambda: slots.close(INTERRUPTED_CLOSE_S if interruption.asked else CLOSE_S))
         slots.start()
-        sweep = _Sweep(folder, spec, slots, progress, tracker, interruption, meter, options.warm_start)
+        sweep = _Sweep(folder, spec, slots, progress, tracker, interruption, meter)
         try:
             return sweep.run()
-        except _Interrupted:
+        except Interrupted:
             return sweep.end("interrupted")
 
 
@@ -212,13 +206,13 @@ class _Sweep:
         tracker: Tracker,
         interruption: Interruption,
         meter: Meter,
-        warm_start: Sequence[str],
     ) -> None:
-        self._folder, self._spec, self._slots, self._warm_start = folder, spec, slots, warm_start
+        self._folder, self._spec, self._slots = folder, spec, slots
         self._meter = meter
         self._progress, self._tracker, self._interruption = progress, tracker, interruption
-        self._measurements = 0
-        self._told_broken: set[str] = set()
+        self._measurements = Measurements(
+            slots.submit, folder, progress, interrupted=lambda: interruption.asked, tick=self._tick
+        )
         self._study: Study | None = None
         self._files = FrontFiles(folder.front_path, tracker.front_updated)
 
@@ -228,7 +222,15 @@ class _Sweep:
         self._progress.line("warming up: model, images and the reference's embeddings")
         untouched = self._measure_untouched()
         self._study = study = self._open_study(untouched)
-        observer = Observer(self._progress, self._tracker, self._files, self._front, self._tags(untouched), self._meter)
+        observer = Observer(
+            self._progress,
+            self._tracker,
+            self._files,
+            self._front_of,
+            study.trials,
+            self._tags(untouched),
+            self._meter,
+        )
         observer.repeat(study.trials(), self._folder.reports)
         trials = Trials(
             self._spec,
@@ -247,8 +249,10 @@ class _Sweep:
             return self.end("interrupted")
         if trials.too_many_failed:
             return self.end("failed")
+        before_s = self._meter.taken_s()
         self._measure_front()
-        self._confirm()
+        self._measurements.confirm(self._front(), study.trials(), self._spec)
+        self._meter.tell_measuring(before_s, self._progress.line)
         return self.end("complete")
 
     def end(self, state: str) -> Ending:
@@ -269,6 +273,10 @@ class _Sweep:
             state=state, front=front, failures=failures, tracking_problem=problem, left_out=self._meter.left_out()
         )
 
+    def _tick(self) -> None:
+        self._meter.tick()
+        self._progress.tick()
+
     def _may_start(self, confirming: bool) -> bool:
         confirm = self._spec.confirm
         return self._meter.may_start(1.0 if confirming or confirm is None else 1.0 - confirm.share)
@@ -280,11 +288,14 @@ class _Sweep:
 
     def _front(self) -> Front:
         assert self._study is not None
+        return self._front_of(self._study.trials())
+
+    def _front_of(self, trials: Sequence[TrialRecord]) -> Front:
         untouched = self._folder.untouched()
         assert untouched is not None
         found = build_front(
             self._folder.name,
-            self._study.trials(),
+            trials,
             goals=self._spec.goals,
             untouched=untouched,
             tests=self._folder.tests(),
@@ -302,7 +313,7 @@ class _Sweep:
             seed=search.seed,
             startup_trials=search.startup(),
             sampler="random" if search.sampler == "random" else "tpe",
-            known=[one for name in self._warm_start for one in self._known(name, untouched)],
+            known=[one for name in self._folder.warm_start for one in self._known(name, untouched)],
         )
 
     def _known(self, name: str, untouched: dict[str, Any]) -> list[Known]:
@@ -319,7 +330,7 @@ class _Sweep:
 
     def _measure_untouched(self) -> dict[str, Any]:
         """On every start: a resumed sweep must work on the same weights and images as before."""
-        measured = self._wait([self._submit({"what": "untouched"})])[0]
+        measured = self._measurements.untouched()
         before = self._folder.untouched()
         if before is not None:
             for what in ("weights_digest", "data_digest"):
@@ -334,7 +345,6 @@ class _Sweep:
         self._tracker.sweep_started(self._spec.resolved(), self._tags(measured))
         if measured["assumed"] is not None:
             self._progress.line(f"model, assumed: {measured['assumed']}")
-        self._tell_broken(measured["broken"])
         goals = measured["validation"]
         self._progress.line(
             f"untouched model on validation: clean {goals['clean_accuracy']:.3f}, "
@@ -365,76 +375,7 @@ class _Sweep:
         missing = {point_name(point): point.parameters for point in self._front().points if point.values is None}
         if missing:
             self._progress.line(f"measuring on test: {len(missing)} points (front, untouched model, baselines)")
-            self._measure_on_test(missing, variants=True)
-
-    def _confirm(self) -> None:
-        """What was trained again, on test, each of its points once; then what that says of the front's members."""
-        assert self._study is not None
-        front, trials, untouched = self._front(), self._study.trials(), self._folder.untouched()
-        members = retrained(front, trials)
-        if not members or untouched is None:
-            return
-        points: dict[PointName, dict[str, Any]] = {
-            (one.number, weights, strength): one.parameters
-            for (_, weights, strength), trainings in members.items()
-            for one in trainings
-            if one.state == "complete"
-        }
-        known = self._folder.tests()
-        missing = {name: parameters for name, parameters in points.items() if name not in known}
-        if missing:
-            self._progress.line(f"measuring on test: {len(missing)} points of what was trained again")
-            self._measure_on_test(missing, variants=False)
-        sets = pasted_sets(self._spec)
-        hits = {name: read_hits(self._folder.answers_path(name), sets) for name in points}
-        found = confirmations(front, trials, hits, goals=self._spec.goals, untouched=untouched["validation"])
-        self._folder.write_confirmations(found)
-        stay = sum(one.stays for one in found.values())
-        self._progress.line(f"confirmed: {stay} of {len(found)} members that were trained again stay on the front")
-
-    def _measure_on_test(self, points: Mapping[PointName, dict[str, Any]], *, variants: bool) -> None:
-        """Points with the parameters of their trials; ``variants``: under unseen attacks too."""
-        futures = {}
-        for name, parameters in points.items():
-            trial, weights, strength = name
-            answers = str(self._folder.answers_path(name))
-            payload: dict[str, Any] = {"what": "test", "trial": trial, "answers": answers, "variants": variants}
-            if trial is not None:
-                payload |= {"folder": str(self._folder.trial_path(trial)), "parameters": parameters}
-                payload |= {"weights": weights, "strength": strength}
-            futures[name] = self._submit(payload)
-        broken: dict[str, list[str]] = {}
-        for name, future in futures.items():
-            measured = self._wait([future])[0]
-            broken |= measured["broken"]
-            self._folder.append_test(name, measured)
-        self._tell_broken(broken)
-
-    def _tell_broken(self, broken: dict[str, list[str]]) -> None:
-        for split, images in broken.items():
-            if split not in self._told_broken:
-                named = "; ".join(images[:3]) + ("; ..." if len(images) > 3 else "")
-                self._progress.line(f"{split}: {len(images)} images cannot be read and are left out: {named}")
-                self._told_broken.add(split)
-
-    def _submit(self, payload: dict[str, Any]) -> Future[Outcome]:
-        self._measurements += 1
-        return self._slots.submit(Task(kind="measure", key=self._measurements, attempt=1, payload=payload))
-
-    def _wait(self, futures: list[Future[Outcome]]) -> list[dict[str, Any]]:
-        """Results of measurements. Raises UserError or RuntimeError where one cannot be made."""
-        while wait(futures, timeout=0.2).not_done:
-            if self._interruption.asked:
-                raise _Interrupted
-            self._meter.tick()
-            self._progress.tick()
-        outcomes = [future.result() for future in futures]
-        for outcome in outcomes:
-            if outcome.kind == "interrupted":
-                raise _Interrupted
-            if outcome.kind != "complete":
-                raise RuntimeError(f"a measurement failed: {outcome.reason}\n{outcome.traceback or ''}".rstrip())
-        return [outcome.result for outcome in outcomes]
+            self._measurements.on_test(missing, variants=True)
 
 
 def check_warm_start(storage: Path, names: Sequence[str], spec: Spec) -> None:
@@ -446,6 +387,11 @@ def check_warm_start(storage: Path, names: Sequence[str], spec: Spec) -> None:
         folder.spec()
         if not any(trial.state == "complete" for trial in _finished_trials(folder)):
             raise UserError(f"--warm-start {name}: no trial of it is complete; see `sweeper trials {name}`")
+
+
+def searched(trials: Sequence[TrialRecord]) -> int:
+    """How many trials of the search have ended."""
+    return sum(trial.state != "running" and trial.confirms is None for trial in trials)
 
 
 def _finished_trials(folder: SweepFolder) -> list[TrialRecord]:

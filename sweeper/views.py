@@ -14,7 +14,7 @@ from sweeper.records import Front, TrialRecord, UserError
 from sweeper.report import summary
 from sweeper.spec import Spec
 from sweeper.study import Study
-from sweeper.sweep import load_front
+from sweeper.sweep import load_front, searched
 
 Row = dict[str, object]
 
@@ -37,7 +37,7 @@ def sweep_row(folder: SweepFolder, spec: Spec) -> Row:
     return {
         "name": folder.name,
         "state": _state(folder, spec, trials),
-        "finished": sum(trial.state != "running" for trial in trials),
+        "finished": searched(trials),
         "trials": spec.search.trials,
         "failed": sum(trial.state == "failed" for trial in trials),
         **_cost_fields(folder, spec, trials),
@@ -49,7 +49,8 @@ def sweep_row(folder: SweepFolder, spec: Spec) -> Row:
 
 def status_text(folder: SweepFolder, spec: Spec) -> str:
     trials = read_trials(folder, spec)
-    counts = {state: sum(trial.state == state for trial in trials) for state in ("complete", "failed", "stopped")}
+    search = [trial for trial in trials if trial.confirms is None]
+    counts = {state: sum(trial.state == state for trial in search) for state in ("complete", "failed", "stopped")}
     unfinished = sum(trial.state == "running" for trial in trials)
     state = _state(folder, spec, trials)
     lines = [f"{folder.name}: {state}" + (f", by {folder.holder()}" if state == "running" else "")]
@@ -57,6 +58,9 @@ def status_text(folder: SweepFolder, spec: Spec) -> str:
         f"trials: {counts['complete']} complete, {counts['failed']} failed, {counts['stopped']} stopped, "
         f"{unfinished} {'running' if state == 'running' else 'unfinished'}, of {spec.search.trials}"
     )
+    if len(search) < len(trials):
+        ended = sum(trial.state != "running" for trial in trials) - searched(trials)
+        lines.append(f"confirm phase: {ended} of {len(trials) - len(search)} re-trainings begun have ended")
     bill, budget = read_bill(folder), spec.limits.budget
     if bill.goes:
         lines.append(f"cost: {bill.line(trials, None if budget is None else parse_budget(budget))}")
@@ -81,6 +85,7 @@ def trial_rows(folder: SweepFolder, spec: Spec) -> list[Row]:
     for trial in trials:
         values = trial.values or {}
         row: Row = {"trial": trial.number, "state": trial.state, "baseline": trial.baseline}
+        row["confirms"] = trial.confirms
         row |= {goal: _rounded(values.get(goal)) for goal in ("clean_accuracy", "robust_accuracy")}
         row["duration_s"], row["cost_s"] = _rounded(trial.duration_s, 1), _rounded(trial.cost_s, 1)
         row |= {name: _rounded(trial.parameters.get(name), 6) for name in parameters}
@@ -96,6 +101,8 @@ def trial_text(folder: SweepFolder, spec: Spec, number: int) -> str:
         raise UserError(f"sweep {folder.name} has no trial {number}; it has {len(trials)} so far")
     trial = trials[number]
     lines = [f"trial {number} of {folder.name}: {trial.state}" + (f" ({trial.baseline})" if trial.baseline else "")]
+    if trial.confirms is not None:
+        lines.append(f"trains trial {trial.confirms} again, with another seed")
     if trial.reason is not None:
         lines.append(f"reason: {trial.reason}")
     lines += [
@@ -152,8 +159,8 @@ def as_csv(rows: list[Row]) -> str:
 def _state(folder: SweepFolder, spec: Spec, trials: list[TrialRecord]) -> str:
     if folder.is_running():
         return "running"
-    finished = sum(trial.state != "running" for trial in trials)
-    return "complete" if finished >= spec.search.trials else "unfinished"
+    goes_on = any(trial.state == "running" for trial in trials) or searched(trials) < spec.search.trials
+    return "unfinished" if goes_on else "complete"
 
 
 def _cost_fields(folder: SweepFolder, spec: Spec, trials: list[TrialRecord]) -> Row:

@@ -33,6 +33,11 @@ class Interrupted(Exception):
     """Raised by the runner, after it has written a checkpoint, because ``Channel.interrupted`` was true."""
 
 
+class ProcessesNeeded(Exception):
+    """Raised by the runner of one rank while the others wait for it in a collective: the group's processes are replaced
+    and the task goes on from its checkpoint."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class WorkerContext:
     """Where a runner runs."""
@@ -224,6 +229,8 @@ def _one_line(error: Exception, *, name: bool = True) -> str:
 
 def _worth_another_process(error: Exception) -> bool:
     """Whether the process (its CUDA context, or its connection to a rank that died) is what is broken."""
+    if isinstance(error, ProcessesNeeded):
+        return True
     if type(error).__name__ == "OutOfMemoryError":
         return False
     text = str(error)

@@ -34,7 +34,7 @@ training: {epochs: 1, global_batch_size: 16}
 """
 
 
-class _Deaf:
+class Deaf:
     """What a runner says goes nowhere, and nobody interrupts it."""
 
     def report(self, report: Report) -> None: ...
@@ -47,7 +47,7 @@ class _Deaf:
         return False
 
 
-class _Nobody:
+class Nobody:
     def started(self, trial: TrialRecord) -> None: ...
 
     def reported(self, trial: TrialRecord, report: Report) -> None: ...
@@ -67,7 +67,7 @@ def finished_sweep(home: Path, spec_text: str = SPEC) -> tuple[SweepFolder, Spec
     task = spec.task_settings().model_dump(mode="json", by_alias=True)
     context = WorkerContext(rank=0, world_size=1, local_rank=0, device="cpu", slot=0)
     runner = make_runner(context, task=task, data_seed=spec.search.seed, cache=folder.cache_path)
-    deaf = cast(Channel, _Deaf())
+    deaf = cast(Channel, Deaf())
 
     def measure(**payload: Any) -> dict[str, Any]:
         return runner(Task(kind="measure", key=1, attempt=1, payload=payload), deaf)
@@ -75,7 +75,7 @@ def finished_sweep(home: Path, spec_text: str = SPEC) -> tuple[SweepFolder, Spec
     untouched = measure(what="untouched")
     folder.write_json("untouched.json", untouched)
     study = Study.create(folder.study_path, spec.parameters, seed=0, startup_trials=4)
-    trials = Trials(spec, study, FolderFiles(folder, spec), untouched["validation"], _Nobody())
+    trials = Trials(spec, study, FolderFiles(folder, spec), untouched["validation"], Nobody())
     while (next_task := trials.next_task()) is not None:
         trials.on_end(next_task.key, Outcome(kind="complete", result=runner(next_task, deaf), slot=0, attempt=1))
     study.close()

@@ -38,7 +38,8 @@ def test_what_is_no_budget_is_answered_with_what_is(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "in_seconds"), [("8h", 28800.0), ("90m", 5400.0), ("2h30m", 9000.0), ("1h 0.5m 3s", 3633.0), ("1.5h", 5400.0)]
+    ("text", "in_seconds"),
+    [("8h", 28800.0), ("90m", 5400.0), ("2h30m", 9000.0), ("1h 0.5m 3s", 3633.0), ("1.5h", 5400.0)],
 )
 def test_times_are_read(text: str, in_seconds: float) -> None:
     assert parse_time(text) == in_seconds

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
+from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import replace
+from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
@@ -11,10 +17,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeper.confirm import Hits, confirm_seed, confirmations, interval, plan, ranked_trials
+from sweeper.confirm import Hits, Retraining, confirm_seed, confirmations, interval, plan, ranked_trials
+from sweeper.folder import SweepFolder
 from sweeper.front import build_front, confirmed
-from sweeper.records import GOALS, Confirmation, Front, Point, TrialRecord
-from sweeper.spec import Confirm, Goals
+from sweeper.measurements import Measurements
+from sweeper.picture import picture
+from sweeper.progress import Progress
+from sweeper.records import GOALS, Confirmation, Front, Outcome, Point, Task, TrialRecord, UserError
+from sweeper.report import markdown, table
+from sweeper.runner import make_runner
+from sweeper.spec import Confirm, Goals, Spec, load_spec
+from sweeper.study import Study
+from sweeper.sweep import load_front
+from sweeper.trials import FolderFiles, Trials
+from sweeper.worker import WorkerContext
+from tests.swept import SPEC, Deaf, Nobody, finished_sweep
 
 UNTOUCHED = {"clean_accuracy": 0.90, "robust_accuracy": 0.30}
 FLOOR = Goals.model_validate({"clean_accuracy": {"floor": 0.80}})
@@ -226,3 +243,105 @@ def test_intervals_lie_within_0_and_1_around_the_mean_and_grow_with_the_level(ta
     assert 0.0 <= low <= scores.mean() + 1e-12 and scores.mean() - 1e-12 <= high <= 1.0
     wider = interval([scores], level=0.99)
     assert wider[0] <= low + 1e-12 and high <= wider[1] + 1e-12
+
+
+QUICKSTART = Path(__file__).parents[1] / "search_spaces" / "quickstart.yaml"
+
+
+def test_a_spec_whose_share_holds_no_member_is_refused() -> None:
+    with pytest.raises(UserError, match=r"0\.1 allows 1 re-training after 16 trials.* write 0\.16 or more"):
+        load_spec(QUICKSTART, ["confirm={share: 0.1}"])
+    settings = load_spec(QUICKSTART, ["confirm={share: 0.16}"]).confirm
+    assert settings is not None and settings.most_trainings(16) == settings.seeds
+    assert load_spec(QUICKSTART, ["confirm={share: 0.1}", "search.trials=3"]).confirm is not None
+    assert load_spec(QUICKSTART, ["confirm={share: 0.1}", "limits.budget=1cpu-h"]).confirm is not None
+    assert load_spec(QUICKSTART).confirm is None
+
+
+class Process:
+    """In place of warm slots: everything runs at once in this process."""
+
+    def __init__(self, folder: SweepFolder, spec: Spec) -> None:
+        context = WorkerContext(rank=0, world_size=1, local_rank=0, device="cpu", slot=0)
+        task = spec.task_settings().model_dump(mode="json", by_alias=True)
+        self._run = make_runner(context, task=task, data_seed=spec.search.seed, cache=folder.cache_path)
+        self.measured: list[dict[str, Any]] = []
+
+    def submit(self, task: Task) -> Future[Outcome]:
+        if task.kind == "measure":
+            self.measured.append(task.payload)
+        found: Future[Outcome] = Future()
+        found.set_result(Outcome(kind="complete", result=self._run(task, Deaf()), slot=0, attempt=1))
+        return found
+
+
+def go_on(folder: SweepFolder, spec: Spec, slots: Process, *, trials: int) -> None:
+    """A go at the confirm phase that ends after so many trainings."""
+    study, untouched = Study.open(folder.study_path, spec.parameters), folder.untouched()
+    assert untouched is not None and spec.confirm is not None
+
+    def shown() -> Front:
+        found = load_front(folder, spec)
+        assert found is not None
+        return found
+
+    def wanted(records: Sequence[TrialRecord]) -> Sequence[Retraining]:
+        assert spec.confirm is not None
+        return plan(shown(), records, spec.confirm, seed=spec.search.seed, most=4).missing
+
+    files = FolderFiles(folder, spec)
+    source = Trials(spec, study, files, untouched["validation"], Nobody(), retrainings=wanted)
+    for _ in range(trials):
+        task = source.next_task()
+        assert task is not None
+        source.on_end(task.key, slots.submit(task).result())
+    measurements = Measurements(slots.submit, folder, Progress("demo", 2), interrupted=lambda: False, tick=lambda: None)
+    measurements.confirm(shown(), study.trials(), spec)
+    study.close()
+
+
+def test_members_are_trained_again_measured_once_and_shown(tmp_path: Path) -> None:
+    text = SPEC.replace("test: {sets: [world]}", "test: {sets: [world], variants: false}")
+    folder, spec = finished_sweep(tmp_path, text + "confirm: {members: 1, seeds: 3, share: 0.7}\n")
+    before = load_front(folder, spec)
+    assert before is not None and any(point.member for point in before.points)
+    slots = Process(folder, spec)
+    go_on(folder, spec, slots, trials=1)
+    go_on(folder, spec, slots, trials=2)
+    go_on(folder, spec, slots, trials=0)
+    after = load_front(folder, spec)
+    assert after is not None
+    assert [replace(point, confirmation=None) for point in after.points] == list(before.points)
+    found = [point for point in after.points if point.confirmation is not None]
+    assert found and all(point.member for point in found)
+    for point in found:
+        one = point.confirmation
+        assert one is not None and one.seeds == 3 and one.values is not None and one.intervals is not None
+        for goal in GOALS:
+            assert one.intervals[goal][0] <= one.values[goal] <= one.intervals[goal][1]
+    measured = [(payload["folder"], payload["weights"], payload["strength"]) for payload in slots.measured]
+    assert len(set(measured)) == len(measured) == 3 * len(found), "each once, over three goes"
+
+
+def test_what_was_confirmed_is_in_every_view_of_the_front() -> None:
+    pair = again(2, (0.85, 0.51), number=5), again(2, (0.83, 0.53), number=6), again(2, number=7)
+    tested = {(5, "last", 1.0): hits(100, 0.4), (6, "last", 1.0): hits(100, 0.6)}
+    found = front(*SEARCH)
+    found = replace(found, points=tuple(replace(one, values=one.validation) for one in found.points))
+    after = confirmed(found, confirmed_by(*pair, tested=tested))
+    assert "trained again" not in table(found, "table") and "confirmed" not in table(found, "csv")
+    low, high = interval([np.stack([np.arange(100) < 40, np.arange(100) < 60])])
+    line = next(line for line in table(after, "table").splitlines() if "2 (1 failed)" in line)
+    assert f"0.500 [{low:.3f}, {high:.3f}]" in line and line.endswith("no")
+    assert f"0.500 [{low:.3f}, {high:.3f}] | no |" in markdown(after, limit=6500)
+    rows = {row["trial"]: row for row in csv.DictReader(io.StringIO(table(after, "csv"))) if row["member"] == "True"}
+    assert (rows["2"]["confirmed_seeds"], rows["2"]["confirmed_failed"], rows["2"]["confirmed_stays"]) == (
+        "2",
+        "1",
+        "False",
+    )
+    assert float(rows["2"]["confirmed_test_robust_accuracy_low"]) == low
+    assert rows["1"]["confirmed_seeds"] == ""
+    entry = next(one for one in json.loads(table(after, "json")) if one["trial"] == 2)
+    assert entry["confirmation"]["intervals"]["clean_accuracy"] == [low, high]
+    assert picture(after).startswith(b"\x89PNG")

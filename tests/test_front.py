@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeper.front import build_front, merged
+from sweeper.front import LiveFront, build_front, merged
 from sweeper.pick import pick
 from sweeper.records import Front, Point, TrialRecord, UserError
 from sweeper.spec import Goals
@@ -50,6 +50,30 @@ def test_members_are_non_dominated_and_ordered_by_falling_clean_accuracy() -> No
     assert members(found) == [(0, 0.5), (1, 1.0), (0, 1.0)]
     assert [point.name for point in found.points] == ["cleanest", "knee", "most robust", "untouched"]
     assert [(point.trial, point.strength) for point in found.others] == [(2, 1.0)]
+
+
+_COARSE = st.integers(0, 6).map(lambda n: n / 6)  # so that points are equal now and then
+
+
+@given(
+    st.lists(st.lists(st.tuples(_COARSE, _COARSE), max_size=3), min_size=1, max_size=8),
+    st.integers(0, 8),
+    st.randoms(use_true_random=False),
+)
+def test_a_live_front_is_the_front_of_all_trials_that_ended(
+    values: list[list[tuple[float, float]]], before: int, random: Any
+) -> None:
+    records = [
+        trial(number, *points, baseline="paint" if number == 0 else None, state="complete" if points else "failed")
+        for number, points in enumerate(values)
+    ]
+    random.shuffle(records)
+    ended, later = sorted(records[:before], key=lambda record: record.number), records[before:]
+    live = LiveFront(lambda trials: front(*trials), ended)
+    for record in later:
+        ended = sorted([*ended, record], key=lambda record: record.number)
+        whole = front(*ended)
+        assert replace(live.ended(record), trials=len(ended)) == replace(whole, others=())
 
 
 def test_a_point_no_better_than_the_untouched_model_is_no_member() -> None:

@@ -13,7 +13,8 @@ from sweeper.preview import Preview, Row, contact_sheet, preview
 from sweeper.records import UserError
 from sweeper.spec import Spec, load_spec
 from tests.tiny import write_clip, write_images
-from trainables.workbench import EvaluationSet, Workbench
+from trainables.views import EvaluationSet
+from trainables.workbench import Workbench
 
 SPEC = """\
 model: {architecture: "local-dir:clip"}

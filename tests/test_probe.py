@@ -80,15 +80,27 @@ def test_stopping_leaves_at_least_the_first_rung_and_less_than_everything(rungs:
     assert expected_share(sorted(rungs), factor + 1) < share
 
 
+def out_of_memory_above_20_images(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+    if torch.is_grad_enabled() and len(inputs[0]) > 20:
+        raise torch.OutOfMemoryError("pretended")
+
+
 @pytest.mark.parametrize("scope", [{"tune": "transform", "rank": 12}, {"tune": "visual"}])
 def test_a_probed_trial_is_timed_and_the_model_is_left_as_it_was(tmp_path: Path, scope: dict[str, Any]) -> None:
     write_clip(tmp_path / "clip", "vit")
     (tmp_path / "demo.yaml").write_text(SPEC)
-    spec = load_spec(tmp_path / "demo.yaml", ["training.epochs=1000", "sets.world.train=32", "sets.world.validation=40"])
+    spec = load_spec(
+        tmp_path / "demo.yaml", ["training.epochs=1000", "sets.world.train=32", "sets.world.validation=40"]
+    )
     bench = Workbench(spec.task_settings(), data_seed=0, cache=tmp_path / "cache", device=torch.device("cpu"))
     before = {name: value.clone() for name, value in bench.clip.model.state_dict().items()}
     parameters = Parameters(objective="dpo", beta=0.5, learning_rate=1e-3, **scope)
+    if parameters.tune == "visual":
+        small = bench.clip.model.visual.ln_post.register_forward_pre_hook(out_of_memory_above_20_images)
     found = probe_trial(bench, parameters, seconds=0.1, folder=tmp_path / "scratch")
+    if parameters.tune == "visual":
+        small.remove()
+        assert found["micro_batch_size"] == 8
     pairs = len(bench.pairs.attacked.labels)
     assert found["steps"] == 1000 * -(-pairs // 16)
     assert found["images_per_step"] == pytest.approx(2 * pairs / -(-pairs // 16))

@@ -20,7 +20,7 @@ from sweeper.suggester import Known, StoppedAs
 from tests.study_driver import PAINT, SPACE, START, TRIALS, drive, finish, values_of
 from trainables.settings import Parameters
 
-STOPPED: tuple[StoppedAs, ...] = ("bad", "ignored", "partial", "infeasible")
+STOPPED: tuple[StoppedAs, ...] = ("avoided", "bad", "ignored", "partial", "infeasible")
 LAMBDA = Space.parse(
     {"objective": "cross_entropy", "tune": "visual", "learning_rate": 1e-3, "lambda_reg": {"low": 0.0, "high": 1.0}}
 )
@@ -319,7 +319,7 @@ def test_what_the_sampler_hears_of_stopped_trials() -> None:
                 study.stop(trial.number, "x", stopped_at=1 / 3, values={"clean_accuracy": 0.9, "robust_accuracy": 0.9})
         drawn = [study._suggester.suggest(seed)[0]["lambda_reg"] for seed in range(40)]
         high[stopped_as] = sum(float(value) >= 0.5 for value in drawn) / len(drawn)
-    assert max(high["bad"], high["infeasible"]) < 0.3 < min(high["ignored"], high["partial"])
+    assert max(high["avoided"], high["bad"], high["infeasible"]) < 0.3 < min(high["ignored"], high["partial"])
 
 
 def test_a_new_study_learns_from_what_is_known_at_once_and_after_a_kill(tmp_path: Path) -> None:

@@ -32,8 +32,8 @@ class BetaAverage:
         self._step += 1
         density = self._density()
         self._total += density
-        for name, average in self.weights.items():
-            average.lerp_(weights[name].detach(), density / self._total)
+        new = [weights[name].detach() for name in self.weights]
+        torch._foreach_lerp_(list(self.weights.values()), new, density / self._total)
 
     def state_dict(self) -> dict[str, Any]:
         return {"step": self._step, "total": self._total, "weights": dict(self.weights)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ METRICS_FILE = "metrics.jsonl"
 RESULT_FILE = "result.json"
 WEIGHTS_FILE = "weights.safetensors"
 ATTEMPT_FILE = "attempt"
+MICRO_BATCH_FILE = "micro_batch_size"
 
 
 class Superseded(RuntimeError):
@@ -48,6 +50,15 @@ class TrialFolder:
             return None
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
         return state
+
+    def save_micro_batch_size(self, pairs: int) -> None:
+        """For the attempts to come: what fitted into memory."""
+        self._check()
+        self._replace(MICRO_BATCH_FILE, lambda part: part.write_text(str(pairs)))
+
+    def micro_batch_size(self) -> int | None:
+        path = self.path / MICRO_BATCH_FILE
+        return int(path.read_text()) if path.exists() else None
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """One evaluation; what is evaluated again after a kill is simply written again, the last line counts."""
@@ -110,3 +121,46 @@ class TrialFolder:
         with part.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(part, self.path / name)
+
+
+class CheckpointWriter:
+    """Writes the checkpoints of a trial in the background, one at a time."""
+
+    def __init__(self, folder: TrialFolder) -> None:
+        self._folder = folder
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Returns once ``state`` is copied to the host's memory: training may go on. Raises as ``wait``."""
+        self.wait()
+        self._thread = threading.Thread(target=self._write, args=(_on_host(state),), name="checkpoint")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Returns once the last checkpoint is on disk. Raises what writing it raised."""
+        self.close()
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def close(self) -> None:
+        """As ``wait``, for a trial that ends by an error of its own."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _write(self, state: dict[str, Any]) -> None:
+        try:
+            self._folder.save_checkpoint(state)
+        except BaseException as error:  # raised again in the trial's thread
+            self._error = error
+
+
+def _on_host(value: Any) -> Any:
+    """A copy with all tensors in the host's memory."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _on_host(one) for key, one in value.items()}
+    return [_on_host(one) for one in value] if isinstance(value, list) else value

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from trainables.answers import ATTACKED, CLEAN, Answers
 from trainables.group import WorkerGroup
+from trainables.memory import in_parts
 from trainables.metrics import bootstrap_interval, mean_score
 from trainables.policy import Policy
 from trainables.settings import Parameters, split_of
-from trainables.workbench import EvaluationSet, View, Workbench
-
-EVALUATION_BATCH = 512
+from trainables.views import EvaluationSet, View
+from trainables.workbench import Workbench
 
 Scores = dict[str, list[np.ndarray]]
 """Metric -> per image set a score per image (N,): 0 or 1 for accuracies and rates, nats for ``reference_kl``."""
@@ -174,13 +174,17 @@ def _answers(
     found = torch.zeros(3, len(view.labels), dtype=torch.float64, device=group.device)
     reference = bench.embeddings(view) if reference_kl else None
     reference_text = bench.text(one.class_names, one.templates) if reference_kl else None
-    for rows in mine.split(EVALUATION_BATCH):
+
+    def look(rows: Tensor) -> bool:
         logits = policy.logits(policy.image_embeddings(bench.input_rows(policy, view, rows)), prompts)
         written = None if view.written is None else view.written[rows]
         found[0, rows] = logits.argmax(-1).to(found)
         found[1, rows] = margins(logits, view.labels[rows], written).to(found)
         if reference is not None and reference_text is not None:
             found[2, rows] = image_kl(logits, bench.reference_logits(reference[rows], reference_text)).to(found)
+        return True
+
+    _, bench.evaluation_batch_size = in_parts(mine, bench.evaluation_batch_size, look)
     answer, margin, kl = group.sum(found).cpu().numpy()
     return judged(one, view, view_name, answer.astype(np.int64), margin, kl if reference_kl else None)
 

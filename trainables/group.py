@@ -33,4 +33,6 @@ class WorkerGroup:
             return policy
         devices = [self.device] if self.device.type == "cuda" else None
         # Batch-norm statistics are frozen; nothing is to be synchronised but gradients.
-        return nn.parallel.DistributedDataParallel(policy, device_ids=devices, broadcast_buffers=False)
+        return nn.parallel.DistributedDataParallel(
+            policy, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
+        )

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trainables.settings import Parameters
+
 
 def dpo(
     policy_logits: Tensor,
@@ -80,6 +82,37 @@ def reference_kl(policy_logits: Tensor, reference_logits: Tensor) -> Tensor:
     """KL(reference || policy) of (B, C) logits on clean images, mean over the batch. Returns: scalar."""
     reference = reference_logits.detach().log_softmax(-1)
     return F.kl_div(policy_logits.log_softmax(-1), reference, log_target=True, reduction="batchmean")
+
+
+def preference_loss(
+    parameters: Parameters,
+    policy_logits: Tensor,
+    reference_logits: Tensor,
+    chosen: Tensor,
+    rejected: Tensor,
+    *,
+    kl: Tensor | None,
+) -> Tensor:
+    """The objective that a trial's parameters name, on attacked images; shapes as in ``dpo``, ``kl`` as in ``kto``.
+
+    Returns: scalar.
+    """
+    if parameters.objective == "cross_entropy":
+        return cross_entropy(policy_logits, chosen)
+    pair, beta = (policy_logits, reference_logits, chosen, rejected), parameters.beta
+    assert beta is not None
+    if parameters.objective == "dpo":
+        return dpo(*pair, beta=beta, label_smoothing=parameters.label_smoothing)
+    if parameters.objective == "ipo":
+        return ipo(*pair, beta=beta)
+    assert kl is not None
+    return kto(
+        *pair,
+        beta=beta,
+        kl=kl,
+        desirable_weight=parameters.desirable_weight,
+        undesirable_weight=parameters.undesirable_weight,
+    )
 
 
 def _margin(policy_logits: Tensor, reference_logits: Tensor, chosen: Tensor, rejected: Tensor) -> Tensor:

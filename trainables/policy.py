@@ -15,7 +15,15 @@ from torch import Tensor, nn
 
 from trainables.clip import Clip
 from trainables.settings import Parameters
-from trainables.towers import OpenClip, check_checkpointing, features, head, last_parameters, text_tower
+from trainables.towers import (
+    OpenClip,
+    check_checkpointing,
+    features,
+    head,
+    last_parameters,
+    text_features,
+    text_tower,
+)
 from trainables.transform import apply_transform, initial_transform, penalty, power, residual_transform
 
 InputKind = Literal["embeddings", "activations", "pixels"]
@@ -180,5 +188,5 @@ def mixed_precision(device: torch.device, bf16: bool) -> torch.autocast:
 def prompt_embeddings(model: OpenClip, tokens: Tensor) -> Tensor:
     """Token ids (T, C, L) of T templates -> (C, d): normalised mean of the templates' normalised embeddings."""
     templates, classes, length = tokens.shape
-    embeddings = model.encode_text(tokens.reshape(-1, length), normalize=True).float()
+    embeddings = F.normalize(text_features(model, tokens.reshape(-1, length)), dim=-1).float()
     return F.normalize(embeddings.reshape(templates, classes, -1).mean(0), dim=-1)

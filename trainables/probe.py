@@ -33,8 +33,9 @@ def probe_trial(
     """Trains one policy for about so many seconds, and until it was evaluated twice, in ``folder``.
 
     Returns ``steps`` (of the whole trial), ``images_per_step`` (clean and attacked), ``step_s``, ``evaluation_s`` (of
-    one look at the search sets), ``peak_bytes`` (of the device's memory, on CPU of the process) and ``total_bytes``
-    (that there are). Raises as ``run_trial``, but for ``Interrupted``.
+    one look at the search sets), ``micro_batch_size`` (pairs; None unless larger ones did not fit), ``peak_bytes`` (of
+    the device's memory, on CPU of the process) and ``total_bytes`` (that there are). Raises as ``run_trial``, but for
+    ``Interrupted``.
     """
     group = group or WorkerGroup(device=bench.device)
     until_s = time.monotonic() + seconds
@@ -53,6 +54,7 @@ def probe_trial(
         "images_per_step": 2 * bench.task.training.epochs * len(bench.pair_rows(parameters)) / steps,
         "step_s": clock.step_s(),
         "evaluation_s": clock.evaluation_s(),
+        "micro_batch_size": bench.micro_batch_size(parameters),
         "peak_bytes": clock.peak_bytes(),
         "total_bytes": _total_bytes(bench.device),
     }

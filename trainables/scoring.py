@@ -22,7 +22,7 @@ from trainables.policy import mixed_precision, prompt_embeddings
 from trainables.set_settings import ImageSetSettings, Split, TypographicSet
 from trainables.settings import AttackSettings
 from trainables.store import Store
-from trainables.workbench import EvaluationSet, View, pasted_set, typographic_set
+from trainables.views import EvaluationSet, View, pasted_set, typographic_set
 
 SCORING_BATCH = 64
 CALLABLE_SIDE_PX = 224

@@ -6,8 +6,10 @@ nothing at all in a ResNet (``set_grad_checkpointing`` is an empty function ther
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -83,10 +85,12 @@ def head(visual: ImageTower, activations: Tensor, blocks: int, *, checkpointed: 
     ``checkpointed``: the activations inside a block are computed again in the backward pass.
     """
     parts = split_blocks(visual)
-    assert parts is not None
+    assert parts is not None and blocks > 0
     x = activations
-    for part in parts[len(parts) - blocks :]:
+    *before, last = parts[len(parts) - blocks :]
+    for part in before:
         x = _run(part, x, checkpointed)
+    x = _run(partial(_class_token, last) if _answers_by_class_token(visual) else last, x, checkpointed)
     if is_resnet(visual):
         return visual.attnpool(x)
     if _is_timm_vit(visual):
@@ -97,18 +101,43 @@ def head(visual: ImageTower, activations: Tensor, blocks: int, *, checkpointed: 
 
 def features(visual: ImageTower, pixels: Tensor, *, checkpointed: bool = False) -> Any:
     """The whole tower: normalised pixels (B, 3, H, W) -> (B, d), block by block recomputed where asked for."""
-    if not checkpointed:
-        return visual(pixels)
-    if can_split(visual):
+    if can_split(visual) and (checkpointed or _answers_by_class_token(visual)):
         parts = split_blocks(visual)
         assert parts is not None
-        start = trunk(visual, pixels, len(parts), checkpointed=True)
-        return head(visual, start, len(parts), checkpointed=True)
+        blocks = len(parts) if checkpointed else 1
+        return head(visual, trunk(visual, pixels, blocks, checkpointed=checkpointed), blocks, checkpointed=checkpointed)
+    if not checkpointed:
+        return visual(pixels)
     visual.trunk.set_grad_checkpointing(True)
     try:
         return visual(pixels)
     finally:
         visual.trunk.set_grad_checkpointing(False)
+
+
+def shortened(model: OpenClip, tokens: Tensor) -> Tensor:
+    """Token ids (..., L) without the padding behind the longest prompt, where ``text_features`` can do without it."""
+    if not _reads_causally(model):
+        return tokens
+    return tokens[..., : int(tokens.argmax(-1).max()) + 1]
+
+
+def text_features(model: OpenClip, tokens: Tensor) -> Tensor:
+    """Token ids (N, L) -> (N, d).
+
+    open_clip 3.3 pads every prompt to the whole context, 77 tokens in most models; no token of a causal tower sees the
+    padding behind it, so the features of ``shortened`` prompts are the same for a fifth of the work.
+    """
+    length = tokens.shape[-1]
+    if not _reads_causally(model) or length == model.context_length:
+        found: Tensor = model.encode_text(tokens)
+        return found
+    x = model.token_embedding(tokens) + model.positional_embedding[:length]
+    x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
+    last = x[torch.arange(len(x), device=x.device), tokens.argmax(-1)]
+    projection = model.text_projection
+    found = projection(last) if isinstance(projection, nn.Linear) else last @ projection
+    return found
 
 
 def check_checkpointing(model: OpenClip, *, text: bool) -> None:
@@ -138,6 +167,36 @@ def text_tower(model: OpenClip) -> Any:
 def is_resnet(visual: ImageTower) -> bool:
     """open_clip's own ResNet."""
     return hasattr(visual, "layer4")
+
+
+def _reads_causally(model: OpenClip) -> bool:
+    """open_clip's own CLIP with its text tower as OpenAI built it: the end-of-text token, which has the highest id,
+    stands for the prompt."""
+    import open_clip
+
+    own = type(model) is open_clip.CLIP and model.text_pool_type == "argmax"
+    return own and model.attn_mask is not None and model.text_projection is not None
+
+
+def _answers_by_class_token(visual: ImageTower) -> bool:
+    """open_clip's ViT whose features are the class token's alone: its last block then needs no other."""
+    from open_clip.transformer import ResidualAttentionBlock
+
+    if not can_split(visual) or not hasattr(visual, "transformer"):
+        return False
+    plain = type(visual.transformer.resblocks[-1]) is ResidualAttentionBlock
+    return plain and visual.pool_type == "tok" and visual.attn_pool is None
+
+
+def _class_token(block: Any, x: Tensor) -> Tensor:
+    """open_clip's residual block for its first token only, which attends to all: (B, tokens, width) -> (B, 1, width).
+
+    Keys and values are a sixth of a block's work; the rest is saved for all other tokens.
+    """
+    normed, first = block.ln_1(x), x[:, :1]
+    first = first + block.ls_1(block.attention(q_x=normed[:, :1], k_x=normed, v_x=normed))
+    found: Tensor = first + block.ls_2(block.mlp(block.ln_2(first)))
+    return found
 
 
 def _run(module: Any, x: Tensor, checkpointed: bool) -> Any:

@@ -7,16 +7,18 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from trainables.averaging import BetaAverage
-from trainables.checkpoint import TrialFolder
+from trainables.checkpoint import CheckpointWriter, TrialFolder
 from trainables.evaluation import goal_scores, means
 from trainables.group import WorkerGroup
-from trainables.objectives import cross_entropy, dpo, ipo, kto, reference_kl
+from trainables.memory import MicroBatchReduced, halved, in_memory
+from trainables.objectives import preference_loss, reference_kl
 from trainables.policy import Policy
 from trainables.settings import Parameters
 from trainables.transform import identity_distance
@@ -44,6 +46,8 @@ class Hooks:
     """Asked at each step, must be cheap. True: checkpoint, then ``Interrupted``."""
     alive: Callable[[], None] = lambda: None
     """Called at each step, so that a watchdog knows."""
+    log: Callable[[str], None] = lambda line: None
+    """Told what a user may want to know of how the trial ran."""
 
 
 def run_trial(
@@ -66,7 +70,8 @@ def run_trial(
     ``identity_distance`` of the last W.
 
     Raises:
-        NonFiniteLoss, Interrupted, checkpoint.Superseded; ValueError for parameters that do not fit the model.
+        NonFiniteLoss, Interrupted, checkpoint.Superseded; ValueError for parameters that do not fit the model;
+        memory.OutOfMemory where not even one pair of images fits; memory.MicroBatchReduced (several workers only).
     """
     group = group or WorkerGroup(device=bench.device)
     finished = folder.result()
@@ -75,9 +80,11 @@ def run_trial(
     if group.is_first:
         folder.claim()
     policy = bench.policy(parameters)
+    writer = CheckpointWriter(folder)
     try:
-        return _Trial(bench, policy, parameters, seed, folder, group, hooks or Hooks(), rungs).run()
+        return _Trial(bench, policy, parameters, seed, folder, writer, group, hooks or Hooks(), rungs).run()
     finally:
+        writer.close()
         policy.restore()
 
 
@@ -89,12 +96,13 @@ class _Trial:
         parameters: Parameters,
         seed: int,
         folder: TrialFolder,
+        writer: CheckpointWriter,
         group: WorkerGroup,
         hooks: Hooks,
         rungs: Sequence[float],
     ) -> None:
         self._bench, self._policy, self._parameters, self._seed = bench, policy, parameters, seed
-        self._folder, self._group, self._hooks = folder, group, hooks
+        self._folder, self._writer, self._group, self._hooks = folder, writer, group, hooks
         settings, pairs = bench.task.training, bench.pairs
         self._settings, self._pairs = settings, pairs
         self._rows = bench.pair_rows(parameters)
@@ -106,6 +114,8 @@ class _Trial:
                 f"{group.world_size} workers need at least that many pairs in each step"
             )
         self._steps = settings.epochs * self._steps_per_epoch
+        sizes = (settings.micro_batch_size, bench.micro_batch_size(parameters), folder.micro_batch_size())
+        self._micro_batch_size = min([size for size in sizes if size is not None] or [settings.global_batch_size])
         self._wrapped: nn.Module = group.wrap(policy)
         self._optimizer = _optimizer(policy, parameters, settings.optimizer)
         self._average = BetaAverage(policy.tuned(), steps=self._steps, beta=settings.averaging_beta)
@@ -180,9 +190,10 @@ class _Trial:
         return place | ({"rung": True} if self._step in self._rungs else {})
 
     def _checkpoint(self) -> None:
+        """Written in the background: ``self._writer.wait`` before anything that must not be on disk earlier."""
         if not self._group.is_first:
             return
-        self._folder.save_checkpoint(
+        self._writer.save(
             {
                 "policy": {name: value.detach() for name, value in self._policy.tuned().items()},
                 "optimizer": self._optimizer.state_dict(),
@@ -205,6 +216,7 @@ class _Trial:
                 started_s = saved_s = time.monotonic()
                 self._checkpoint()
             if asked:
+                self._writer.wait()
                 raise Interrupted(f"step {self._step} of {self._steps}")
         self._times_s["train_s"] += time.monotonic() - started_s
 
@@ -222,35 +234,68 @@ class _Trial:
 
         Returns whether any worker was asked to stop, and whether any was asked to save.
         """
-        group, parameters = self._group, self._parameters
+        group = self._group
         mine = batch[group.rank :: group.world_size]
-        micros = mine.split(self._settings.micro_batch_size or len(mine))
-        z0 = None
-        if parameters.objective == "kto":
-            z0 = self._global_kl(micros, len(batch)) if len(micros) > 1 else None
-        preference, kl = 0.0, 0.0
+        while (losses := in_memory(partial(self._backward, mine, len(batch)))) is None:
+            self._reduce_micro_batches(mine)
+        values = torch.cat([losses, losses.new_tensor([float(asked), float(save)])])
+        preference, kl, any_asked, any_save = group.sum(values).tolist()  # the one time a step waits for a GPU
+        if not math.isfinite(preference + kl):
+            raise NonFiniteLoss(f"loss is not finite in step {self._step + 1} of {self._steps}")
+        self._sums += torch.tensor([preference / len(batch), kl / len(batch), 1.0], dtype=torch.float64)
+        self._descend()
+        return any_asked > 0, any_save > 0
+
+    def _backward(self, mine: Tensor, batch_size: int) -> Tensor:
+        """Gradients of the global batch's loss from this worker's rows of it, micro-batch by micro-batch.
+
+        Returns the sums (2,) of preference loss and reference KL over these rows.
+        """
+        group, parameters = self._group, self._parameters
+        micros = mine.split(self._micro_batch_size)
+        z0 = self._global_kl(micros, batch_size) if parameters.objective == "kto" and len(micros) > 1 else None
+        sums = torch.zeros(2, dtype=torch.float64, device=group.device)
         self._optimizer.zero_grad(set_to_none=True)
         for i, micro in enumerate(micros):
             with contextlib.nullcontext() if i == len(micros) - 1 else self._no_sync():
                 attacked, clean = self._logits(self._wrapped, micro)
                 micro_kl = reference_kl(clean, self._reference_logits(self._reference_clean[self._clean_rows(micro)]))
                 if parameters.objective == "kto" and z0 is None:
-                    z0 = group.sum(micro_kl.detach() * len(micro)) / len(batch)
+                    z0 = group.sum(micro_kl.detach() * len(micro)) / batch_size
                 micro_preference = self._preference_loss(attacked, micro, z0)
                 loss = micro_preference + parameters.lambda_reg * micro_kl
                 # DDP takes the mean of gradients over workers; the loss is the mean over the global batch.
-                share = len(micro) / len(batch) * group.world_size
+                share = len(micro) / batch_size * group.world_size
                 loss = loss * share + parameters.penalty * self._policy.penalty() / len(micros)
                 loss.backward()
-                preference += float(micro_preference.detach()) * len(micro)
-                kl += float(micro_kl.detach()) * len(micro)
-        values = torch.tensor([preference, kl, float(asked), float(save)], dtype=torch.float64, device=group.device)
-        preference, kl, any_asked, any_save = group.sum(values).tolist()
-        if not math.isfinite(preference + kl):
-            raise NonFiniteLoss(f"loss is not finite in step {self._step + 1} of {self._steps}")
-        self._sums += torch.tensor([preference / len(batch), kl / len(batch), 1.0], dtype=torch.float64)
-        self._descend()
-        return any_asked > 0, any_save > 0
+                sums += torch.stack([micro_preference, micro_kl]).detach().double() * len(micro)
+        return sums
+
+    def _reduce_micro_batches(self, mine: Tensor) -> None:
+        """After memory ran out: half as many pairs at a time, for this step again and for later trials of this scope.
+
+        Raises OutOfMemory where it was one pair; MicroBatchReduced where there are other workers.
+        """
+        self._optimizer.zero_grad(set_to_none=True)
+        size = halved(min(self._micro_batch_size, len(mine)))
+        if self._group.world_size > 1:
+            # The others wait in a collective that this worker will not join: find what fits here, then leave.
+            while in_memory(partial(self._fits, mine[:size])) is None:
+                size = halved(size)
+            self._folder.save_micro_batch_size(size)
+        place = f"step {self._step + 1} of {self._steps}"
+        message = f"out of memory in {place}: micro-batches of {size} pairs from now on, the loss stays as it is"
+        self._hooks.log(message)
+        if self._group.world_size > 1:
+            raise MicroBatchReduced(message)
+        self._micro_batch_size = size
+        self._bench.remember_micro_batch_size(self._parameters, size)
+
+    def _fits(self, pairs: Tensor) -> bool:
+        """True, or torch.OutOfMemoryError. Gradients are not kept, so DistributedDataParallel's hooks do not run."""
+        attacked, clean = self._logits(self._policy, pairs)
+        torch.autograd.grad((attacked.sum(), clean.sum()), list(self._policy.tuned().values()), allow_unused=True)
+        return True
 
     def _descend(self) -> None:
         for settings in self._optimizer.param_groups:
@@ -289,30 +334,12 @@ class _Trial:
         return self._group.sum(total) / batch_size
 
     def _preference_loss(self, attacked: Tensor, pairs: Tensor, z0: Tensor | None) -> Tensor:
-        parameters, view = self._parameters, self._pairs.attacked
+        """Scalar, of the attacked images' logits (B, C)."""
+        view = self._pairs.attacked
         assert view.written is not None
-        chosen = view.labels[pairs].to(attacked.device)
-        if parameters.objective == "cross_entropy":
-            return cross_entropy(attacked, chosen)
-        rejected = view.written[pairs].to(attacked.device)
+        chosen, rejected = view.labels[pairs].to(attacked.device), view.written[pairs].to(attacked.device)
         reference = self._reference_logits(self._reference_attacked[pairs])
-        assert parameters.beta is not None
-        if parameters.objective == "dpo":
-            smoothing = parameters.label_smoothing
-            return dpo(attacked, reference, chosen, rejected, beta=parameters.beta, label_smoothing=smoothing)
-        if parameters.objective == "ipo":
-            return ipo(attacked, reference, chosen, rejected, beta=parameters.beta)
-        assert z0 is not None
-        return kto(
-            attacked,
-            reference,
-            chosen,
-            rejected,
-            beta=parameters.beta,
-            kl=z0,
-            desirable_weight=parameters.desirable_weight,
-            undesirable_weight=parameters.undesirable_weight,
-        )
+        return preference_loss(self._parameters, attacked, reference, chosen, rejected, kl=z0)
 
     def _measure(self) -> dict[str, float]:
         """Goals on validation with the policy's present weights."""
@@ -334,6 +361,7 @@ class _Trial:
         line["time_s"] = time.time()
         self._sums.zero_()
         if self._group.is_first:
+            self._writer.wait()
             self._folder.append_metrics(line)
         self._hooks.report(line)
 
@@ -366,6 +394,7 @@ def schedule(step: int, *, steps: int, warmup: int) -> float:
 
 
 def _optimizer(policy: Policy, parameters: Parameters, name: str) -> torch.optim.Optimizer:
-    kind = {"adamax": torch.optim.Adamax, "adamw": torch.optim.AdamW}[name]
-    tuned = list(policy.tuned().values())
-    return kind(tuned, lr=parameters.learning_rate, weight_decay=parameters.weight_decay, foreach=True)
+    tuned, decay = list(policy.tuned().values()), parameters.weight_decay
+    if name == "adamw":
+        return torch.optim.AdamW(tuned, lr=parameters.learning_rate, weight_decay=decay, fused=True)
+    return torch.optim.Adamax(tuned, lr=parameters.learning_rate, weight_decay=decay, foreach=True)  # has no fused one

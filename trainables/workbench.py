@@ -6,7 +6,7 @@ keyed by weights, pixels and precision, on disk for all processes of a node, in 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import cast
@@ -26,54 +26,25 @@ from trainables.data import (
     subset,
     trained_attack,
 )
+from trainables.memory import in_parts
 from trainables.policy import Policy, mixed_precision, prompt_embeddings
-from trainables.set_settings import ImageSetSettings, ScamSet, Split, TypographicSet
+from trainables.set_settings import Split, TypographicSet
 from trainables.settings import Parameters, TaskSettings, split_of
 from trainables.store import Store, digest_of
-from trainables.towers import can_split, last_parameters, trunk
+from trainables.towers import can_split, features, last_parameters, shortened, trunk
+from trainables.views import EvaluationSet, PreferencePairs, View, pasted_set, typographic_set
 
 EMBEDDING_BATCH = 256
+EVALUATION_BATCH = 512
+DEVICE_SHARE = 0.3
+"""Of a GPU's memory that is free at the time, what images or activations of all that a trial looks at may take to be
+kept there; above it they stay in the host's memory."""
 VARIANT_IMAGES = 2000
 """Of each test set, under each held-out attack and as signs: ten more looks at every image of a large set would cost
 more than they tell (95 % intervals are within 0.022 at this size)."""
 ACTIVATIONS_LIMIT_BYTES = 2 * 2**30
-"""Trunk activations of all that a trial looks at are kept up to this size; above it the tower sees pixels."""
-
-
-@dataclass(frozen=True)
-class View:
-    """Images as a policy is shown them, with what they mean."""
-
-    images: Tensor
-    """(N, H, W, 3) uint8."""
-    labels: Tensor
-    """(N,) int64: the true class."""
-    written: Tensor | None
-    """(N,) int64: the written class, -1 for a word that names none; None for clean images."""
-    digest: str
-
-
-@dataclass(frozen=True)
-class PreferencePairs:
-    """Training data: row p of ``attacked`` is a copy of row ``p % len(clean)`` of ``clean``."""
-
-    clean: View
-    attacked: View
-    class_names: tuple[str, ...]
-    templates: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class EvaluationSet:
-    """What is measured on: an image set clean and attacked, over all its classes."""
-
-    name: str
-    keys: tuple[str, ...]
-    clean: View | None
-    """None where photographs show written words only."""
-    attacked: View
-    class_names: tuple[str, ...]
-    templates: tuple[str, ...]
+"""Without a GPU: trunk activations of all that a trial looks at are kept up to this size; above it the tower sees
+pixels."""
 
 
 class Workbench:
@@ -93,6 +64,12 @@ class Workbench:
         bias = getattr(self.clip.model, "logit_bias", None)
         self._logit_bias = None if bias is None else bias.detach().clone()
         self._broken: dict[str, tuple[str, ...]] = {}
+        self._fitting: dict[str, bool] = {}
+        """Kind of inputs -> whether they are kept ready for all trials."""
+        self.evaluation_batch_size = EVALUATION_BATCH
+        """Images; less once memory ran out."""
+        self._micro_batch_sizes: dict[tuple[str, int | None], int] = {}
+        """What fitted into memory, by what is trained."""
         self._policy: Policy | None = None
         """The last one given out: it tunes the CLIP of this workbench in place."""
 
@@ -209,19 +186,27 @@ class Workbench:
         )
         return self._policy
 
+    def micro_batch_size(self, parameters: Parameters) -> int | None:
+        """Pairs that fitted into memory in a trial of the same scope; None where it never ran out."""
+        return self._micro_batch_sizes.get((parameters.tune, parameters.blocks))
+
+    def remember_micro_batch_size(self, parameters: Parameters, pairs: int) -> None:
+        self._micro_batch_sizes[parameters.tune, parameters.blocks] = pairs
+
     def inputs(self, policy: Policy, view: View) -> Tensor:
         """What ``policy`` takes for the images of a view, row by row: embeddings, activations or pixels."""
         if policy.input_kind == "embeddings":
             return self.embeddings(view)
         if policy.input_kind == "activations":
             return self._activations(view, policy.blocks)
-        return view.images
+        return self._pixels(view)
 
     def input_rows(self, policy: Policy, view: View, rows: Tensor) -> Tensor:
-        """``inputs`` of some rows. Activations are kept of what is searched on only: a test is looked at once."""
-        if policy.input_kind == "activations" and not any(view is searched for searched in self._search_views()):
-            return self._trunk(view.images[rows], policy.blocks)
-        return self.inputs(policy, view)[rows]
+        """``inputs`` of some rows. Only what is searched on is kept ready: a test is looked at once."""
+        if policy.input_kind == "embeddings" or any(view is searched for searched in self._search_views()):
+            return self.inputs(policy, view)[rows]
+        images = view.images[rows]
+        return self._trunk(images, policy.blocks) if policy.input_kind == "activations" else images
 
     def prompts(self, policy: Policy, class_names: tuple[str, ...], templates: tuple[str, ...]) -> Tensor:
         """What ``policy`` takes for class prompts: text embeddings (C, d); token ids (T, C, L) where it is trained."""
@@ -266,6 +251,17 @@ class Workbench:
     def _search_views(self) -> list[View]:
         return [view for one in self.search_sets for view in (one.clean, one.attacked) if view is not None]
 
+    def _trial_views(self) -> list[View]:
+        """Everything that a trial looks at."""
+        return [self.pairs.clean, self.pairs.attacked, *self._search_views()]
+
+    def _room_bytes(self) -> int:
+        """What may be taken to keep the inputs of a trial ready for all trials."""
+        if self.device.type != "cuda":
+            return ACTIVATIONS_LIMIT_BYTES
+        free_bytes, _ = torch.cuda.mem_get_info(self.device)
+        return int(DEVICE_SHARE * free_bytes)
+
     def _images(self, reference: str, default: Split) -> ImageSet:
         name, split = split_of(reference, default)
         images = self._source.load(name, self.task.sets[name], cast(Split, split))
@@ -301,59 +297,49 @@ class Workbench:
 
     def _tokens(self, class_names: tuple[str, ...], templates: tuple[str, ...]) -> Tensor:
         prompts = [[template.format(name) for name in class_names] for template in templates]
-        return torch.stack([self.clip.tokens(one) for one in prompts])
+        return shortened(self.clip.model, torch.stack([self.clip.tokens(one) for one in prompts]))
 
     @torch.no_grad()
     def _embed(self, view: View) -> np.ndarray:
-        parts = []
-        for images in view.images.split(EMBEDDING_BATCH):
+        def embed(rows: Tensor) -> Tensor:
             with mixed_precision(self.device, self.bf16):
-                features = self.clip.model.visual(self.clip.pixels(images))
-            parts.append(F.normalize(features.float(), dim=-1).cpu())
+                found = features(self.clip.model.visual, self.clip.pixels(view.images[rows]))
+            return F.normalize(found.float(), dim=-1).cpu()
+
+        parts, _ = in_parts(torch.arange(len(view.labels)), EMBEDDING_BATCH, embed)
         return torch.cat(parts).numpy()
 
     def _activations(self, view: View, blocks: int) -> Tensor:
         """Trunk activations of the view (N, ...)."""
         name = digest_of(["activations", view.digest, blocks])
         if name not in self._memory:
-            self._memory[name] = torch.cat([self._trunk(part, blocks) for part in view.images.split(EMBEDDING_BATCH)])
+            rows = torch.arange(len(view.labels))
+            parts, _ = in_parts(rows, EMBEDDING_BATCH, lambda part: self._trunk(view.images[part], blocks))
+            self._memory[name] = torch.cat(parts)
+        return self._memory[name]
+
+    def _pixels(self, view: View) -> Tensor:
+        """Prepared images of a view (N, H, W, 3), on a GPU where they fit: they are normalised there."""
+        if self.device.type == "cpu":
+            return view.images
+        name = digest_of(["pixels", view.digest])
+        if name not in self._memory:
+            fit = self._fit("pixels", lambda: view.images[:1].nbytes)
+            self._memory[name] = view.images.to(self.device) if fit else view.images
         return self._memory[name]
 
     def _activations_fit(self, blocks: int) -> bool:
         """Whether the activations of everything a trial looks at may be kept."""
-        views = [self.pairs.clean, self.pairs.attacked, *self._search_views()]
-        one_bytes = self._trunk(self.pairs.clean.images[:1], blocks).nbytes
-        return one_bytes * sum(len(view.labels) for view in views) <= ACTIVATIONS_LIMIT_BYTES
+        return self._fit(f"activations {blocks}", lambda: self._trunk(self.pairs.clean.images[:1], blocks).nbytes)
+
+    def _fit(self, kind: str, row_bytes: Callable[[], int]) -> bool:
+        """Decided once for each kind of inputs: what is kept counts against the room that is left."""
+        if kind not in self._fitting:
+            rows = sum(len(view.labels) for view in self._trial_views())
+            self._fitting[kind] = rows * row_bytes() <= self._room_bytes()
+        return self._fitting[kind]
 
     @torch.no_grad()
     def _trunk(self, images: Tensor, blocks: int) -> Tensor:
         with mixed_precision(self.device, self.bf16):
-            return trunk(self.clip.model.visual, self.clip.pixels(images), blocks).cpu()
-
-
-def pasted_set(source: DataSource, images: ImageSet, attack: Variant, *, seed: int) -> EvaluationSet:
-    """Images, and the same images with a word written on each."""
-    attacked = source.attacked(images, attack, seed=seed)
-    return EvaluationSet(
-        images.name,
-        images.keys,
-        View(images.images, images.labels, None, images.digest),
-        View(attacked.images, images.labels, attacked.written, attacked.digest),
-        images.class_names,
-        images.templates,
-    )
-
-
-def typographic_set(source: DataSource, name: str, settings: ImageSetSettings, images: ImageSet) -> EvaluationSet:
-    """Photographs of written words, and the same scenes without them where the set has those."""
-    assert images.written is not None, "typographic sets know what is written"
-    without, clean = None, source.load_clean(name, settings) if isinstance(settings, ScamSet) else None
-    if clean is not None:
-        row = {key: i for i, key in enumerate(clean.keys)}
-        both = [i for i, key in enumerate(images.keys) if key in row]  # a scene that is broken in one is in neither
-        images = images.take(both, images.class_names, images.labels[both])
-        index = [row[key] for key in images.keys]
-        without = View(clean.images[index], clean.labels[index], images.written, digest_of([clean.digest, index]))
-    assert images.written is not None
-    attacked = View(images.images, images.labels, images.written, images.digest)
-    return EvaluationSet(images.name, images.keys, without, attacked, images.class_names, images.templates)
+            return trunk(self.clip.model.visual, self.clip.pixels(images), blocks)

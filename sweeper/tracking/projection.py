@@ -166,13 +166,15 @@ class Projection:
             self._save_runs()
         return self.parent
 
-    def _trial(self, number: int, time_ms: int, parameters: dict[str, Any]) -> _Run:
+    def _trial(
+        self, number: int, time_ms: int, parameters: dict[str, Any], tags: dict[str, str] | None = None
+    ) -> _Run:
         if number not in self.trials:
             parent = self._parent(time_ms)
             words = [str(parameters[key]) for key in ("objective", "tune") if key in parameters]
-            tags = {"mlflow.parentRunId": parent.run_id, "sweeper.trial": str(number), "sweeper.on_front": "false"}
+            tags = {"sweeper.trial": str(number), "sweeper.on_front": "false", **(tags or {})}
+            tags["mlflow.parentRunId"] = parent.run_id
             self.trials[number] = self._create(" ".join([f"trial {number:04d}", *words]), time_ms, tags)
-            self._save_runs()
         return self.trials[number]
 
     # --- telling ------------------------------------------------------------------------------------------------------
@@ -180,8 +182,11 @@ class Projection:
     def send(self, events: list[Event]) -> None:
         """Says what happened, but for fronts (see ``send_front``)."""
         batches: dict[str, _Batch] = defaultdict(_Batch)
+        known = len(self.trials)
         for event in events:
             self._gather(event, batches)
+        if len(self.trials) > known:
+            self._save_runs()  # all of them: once for many new ones
         for run_id, batch in batches.items():
             self._log(run_id, batch)
 
@@ -197,11 +202,13 @@ class Projection:
             for key, view in self._runs(parent).views().items():
                 self.client.set_experiment_tag(self.experiment_id, key, view)
         elif kind == "trial":
-            run = self._trial(event["trial"], time_ms, event["parameters"])
+            known, tags = event["trial"] in self.trials, event["tags"] | _slot(event["slot"])
+            run = self._trial(event["trial"], time_ms, event["parameters"], tags)
             batch = batches[run.run_id]
             batch.params |= event["parameters"] | {"seed": event["seed"]}
-            batch.tags |= event["tags"] | {"sweeper.state": "running"} | _slot(event["slot"])
-            batch.status = ("running", time_ms)
+            if known:  # a new run is born running, with its tags
+                batch.tags |= tags | {"sweeper.state": "running"}
+                batch.status = ("running", time_ms)
         elif kind == "report":
             run = self._trial(event["trial"], time_ms, {})
             batch = batches[run.run_id]
