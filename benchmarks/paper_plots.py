@@ -17,7 +17,7 @@ from typing import Any
 from sweeper.folder import SweepFolder
 from sweeper.records import TrialRecord
 from sweeper.report import COLOURS, UNTOUCHED_COLOUR
-from sweeper.views import read_trials
+from sweeper.trials import read_trials
 
 GOALS = {"clean_accuracy": "clean images", "robust_accuracy": "attacked images"}
 LABELS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,7 @@ def export_record(folder: SweepFolder, spec: Spec, point: FrontPoint, front: Fro
         "validation_intervals": validation_intervals(point.validation, images),
         "test": point.values,
         "intervals": point.intervals,
+        "confirmation": None if point.confirmation is None else asdict(point.confirmation),
         "untouched": {"validation": untouched.validation, "test": untouched.values, "intervals": untouched.intervals},
         "digests": {
             "reference_weights": measured.get("weights_digest"),
@@ -91,8 +93,9 @@ def card(record: Record, spec: Spec, folder: str, merges: str | None) -> str:
         "Plain open_clip loads it; a transform, where one was trained, is folded into the projections.",
         _loading(folder, merges),
         "## What was measured",
-        "The point was picked on validation. Test was measured afterwards, once, and decided nothing. In brackets "
-        "95 % bootstrap intervals over images.",
+        "The point was picked on validation, as the best of many: its values there are too good. Test was measured "
+        "afterwards, once, and decided nothing. In brackets 95 % bootstrap intervals over images.",
+        *_again(record),
         "\n".join(_metrics(record)),
         "## How it was trained",
         "\n".join(_training(record, spec)),
@@ -123,10 +126,12 @@ tokenizer = open_clip.get_tokenizer(f"local-dir:{{folder}}"{bpe})
 def _metrics(record: Record) -> list[str]:
     if not record["validation"] and not record["test"]:
         return ["This strength was not measured."]
+    again = record["confirmation"] or {}
     columns = {
-        "validation": (record["validation"], record["validation_intervals"]),
+        "validation": (record["validation"], {}),  # an interval would be about a point that nobody picked
         "validation, untouched": (record["untouched"]["validation"], {}),
         "test": (record["test"] or {}, record["intervals"] or {}),
+        "test, trained again": (again.get("values") or {}, again.get("intervals") or {}),
         "test, untouched": (record["untouched"]["test"] or {}, record["untouched"]["intervals"] or {}),
     }
     shown = {name: column for name, column in columns.items() if column[0]}
@@ -141,6 +146,19 @@ def _metrics(record: Record) -> list[str]:
     if any(metric.startswith("robust_accuracy/") for metric in metrics):
         explained.append("`robust_accuracy/...`: under an attack that was never trained on")
     return [*lines, "", "; ".join(explained) + "."]
+
+
+def _again(record: Record) -> list[str]:
+    again = record["confirmation"]
+    if again is None:
+        return []
+    seeds, stays = again["seeds"], "stays" if again["stays"] else "does not stay"
+    failed = f" ({again['failed']} more failed)" if again["failed"] else ""
+    return [
+        f"The same parameters were trained again with {seeds} new seeds{failed}: by their means on validation the "
+        f"point {stays} on the front. `test, trained again` is their mean, its interval what to expect of one more "
+        "seed on other images: of the recipe, not of these weights."
+    ]
 
 
 def _cell(value: float | None, interval: Sequence[float] | None) -> str:

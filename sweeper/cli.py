@@ -77,7 +77,7 @@ def run(
     from sweeper.folder import SweepFolder, free_name
     from sweeper.provenance import git_commit
     from sweeper.spec import load_spec, spec_difference
-    from sweeper.sweep import check_warm_start
+    from sweeper.warm_start import check_warm_start
 
     overrides = list(changes or [])
     overrides += [f"search.trials={trials}"] if trials is not None else []

@@ -11,7 +11,7 @@ from sweeper.budget import parse_budget
 from sweeper.folder import SweepFolder
 from sweeper.meter import read_bill
 from sweeper.sweep import Ending
-from sweeper.views import read_trials
+from sweeper.trials import read_trials
 
 
 def closing_lines(folder: SweepFolder, ending: Ending, where: str) -> list[str]:

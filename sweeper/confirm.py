@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from sweeper.folder import PointName
 from sweeper.pareto import hypervolume, non_dominated
 from sweeper.records import GOALS, Confirmation, Front, FrontPoint, TrialRecord
-from sweeper.spec import Confirm, Goals, Spec
+from sweeper.sections import Confirm, Goals
+from sweeper.spec import Spec
 from trainables.set_settings import TypographicSet
 from trainables.settings import split_of
 

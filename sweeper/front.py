@@ -9,7 +9,7 @@ from typing import Any
 from sweeper.folder import PointName
 from sweeper.pareto import hypervolume, knee, non_dominated
 from sweeper.records import GOALS, Confirmation, Front, FrontPoint, TrialRecord
-from sweeper.spec import Goals
+from sweeper.sections import Goals
 
 
 def build_front(

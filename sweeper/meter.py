@@ -14,6 +14,7 @@ from sweeper.budget import (
     Forecast,
     Go,
     LeftOut,
+    duration,
     hours,
     rounded_up,
     saved_s,
@@ -24,6 +25,7 @@ from sweeper.records import Report, TrialRecord, UserError
 
 if TYPE_CHECKING:
     from sweeper.cluster import SlotPlan
+    from sweeper.spec import Spec
 
 SAVE_S = 10.0
 """A kill loses at most so much of the bill."""
@@ -40,19 +42,22 @@ class Meter:
         trials: Sequence[TrialRecord],
         *,
         planned: int,
+        confirming: int = 0,
         budget: Budget | None = None,
         time_s: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``trials``: those there are; ``planned``: of the whole search; ``time_s``: how long this go may take.
+        """``trials``: those there are; ``planned``: of the whole search; ``confirming``: those that the confirm phase
+        makes after it; ``time_s``: how long this go may take.
 
         Raises UserError for a budget in devices that the sweep does not run on.
         """
         check_device(budget, go)
-        self.planned = planned
+        self.planned, self.confirming = planned, confirming
         self._folder, self._go, self._budget, self._clock = folder, go, budget, clock
-        self._limited = budget is not None or time_s is not None
+        self._time_s = time_s
         self._start_s = self._saved_s = clock()
+        self._closed_s: float | None = None
         self._earlier = read_bill(folder).goes
         self._ended = {trial.number: trial for trial in trials if trial.state != "running"}
         self._running: dict[int, TrialRecord] = {}
@@ -79,11 +84,11 @@ class Meter:
 
     def started(self, trial: TrialRecord) -> None:
         self._running[trial.number] = trial
-        self._account.trial_started(trial.number, self._clock())
+        self._account.trial_started(trial.number, self._now_s())
 
     def reported(self, trial: TrialRecord, report: Report) -> None:
         spent_s = report["train_s"] + report["evaluation_s"]
-        self._account.trial_reported(trial.number, report["progress"], spent_s, self._clock())
+        self._account.trial_reported(trial.number, report["progress"], spent_s, self._now_s())
 
     def ended(self, trial: TrialRecord) -> None:
         self._running.pop(trial.number, None)
@@ -92,33 +97,38 @@ class Meter:
 
     def may_start(self, share: float = 1.0) -> bool:
         """Whether another trial may begin within ``share`` of the budget, and within the time."""
-        return self._account.may_start(self._clock(), share)
+        return self._account.may_start(self._now_s(), share)
 
     def used_up(self) -> bool:
         """Whether running trials must be interrupted: the budget or the time of this go is over."""
-        return self._account.used_up(self._clock())
+        return self._account.used_up(self._now_s())
 
     def tick(self) -> None:
         """Writes the bill when it is time; call it often."""
-        if self._clock() - self._saved_s >= SAVE_S:
+        if self._now_s() - self._saved_s >= SAVE_S:
             self.save()
 
     def save(self) -> None:
         """The bill is on disk when this returns."""
-        self._saved_s = self._clock()
+        self._saved_s = self._now_s()
         write_bill(self._folder, self.bill())
 
+    def close(self) -> None:
+        """The slots were given back: nothing is charged any more, and the bill is on disk. May be called twice."""
+        self._closed_s = self._now_s()
+        self.save()
+
     def bill(self) -> Bill:
-        go = replace(self._go, wall_s=self._clock() - self._start_s)
+        go = replace(self._go, wall_s=self._now_s() - self._start_s)
         return Bill(goes=(*self._earlier, go), forecast=self._forecast(), told_s=time.time())
 
     def taken_s(self) -> float:
         """Device seconds so far, over all goes."""
-        return self._account.taken_device_s(self._clock())
+        return self._account.taken_device_s(self._now_s())
 
     def tell_measuring(self, before_s: float, say: Callable[[str], None]) -> None:
         """Says what the measurements on test took since ``before_s``, where a limit might seem to have covered it."""
-        if self._limited:
+        if self._budget is not None or self._time_s is not None:
             took_h = (self.taken_s() - before_s) / 3600
             say(
                 f"measuring on test took {hours(took_h)} {self._go.device}-h (budget and time end the search, not this)"
@@ -139,7 +149,9 @@ class Meter:
     @property
     def limit(self) -> str:
         """What ends this go before its last trial, if anything does."""
-        return f"the budget of {self._budget}" if self._account.budget_is_first(self._clock()) else "the time"
+        if self._account.budget_is_first(self._now_s()):
+            return f"the budget of {self._budget}"
+        return "the time" if self._time_s is None else f"the time of {duration(self._time_s)}"
 
     def left_out(self) -> LeftOut | None:
         """None where every trial of the search has ended."""
@@ -147,7 +159,7 @@ class Meter:
         if missing <= 0:
             return None
         reason = f"{missing} of {self.planned} trials are not done, because {self.limit} does not hold more"
-        if not self._account.budget_is_first(self._clock()):
+        if not self._account.budget_is_first(self._now_s()):
             return LeftOut(reason=reason, options="")
         assert self._budget is not None
         wanted_s = self.bill().device_s + missing * (self._account.mean_s or 0.0) * self._go.devices_per_slot
@@ -168,9 +180,14 @@ class Meter:
         """Of the sweep so far, for MLflow, in device hours."""
         return {f"cost/{name}": value for name, value in self.bill().numbers(self._ended.values()).items()}
 
+    def _now_s(self) -> float:
+        return self._clock() if self._closed_s is None else self._closed_s
+
     def _forecast(self) -> Forecast | None:
-        waiting = self.planned - self._searched([*self._ended.values(), *self._running.values()])
-        return self._account.forecast(self._clock(), max(0, waiting))
+        begun = [*self._ended.values(), *self._running.values()]
+        searched = self._searched(begun)
+        waiting = max(0, self.planned - searched) + max(0, self.confirming - (len(begun) - searched))
+        return self._account.forecast(self._now_s(), waiting)
 
     def _searched(self, trials: Iterable[TrialRecord]) -> int:
         """Those that ``planned`` counts: not what a confirm phase trains again."""
@@ -187,6 +204,16 @@ def go_with(plan: SlotPlan) -> Go:
         devices_per_slot=plan.workers_per_trial * (plan.gpus_per_worker if on_gpus else plan.cpus_per_worker),
         wall_s=0.0,
     )
+
+
+def trainings_to_confirm(spec: Spec) -> int:
+    """What the confirm phase makes at most."""
+    confirm = spec.confirm
+    if confirm is None:
+        return 0
+    if spec.limits.budget is not None:
+        return confirm.members * confirm.seeds
+    return min(confirm.members, confirm.most_trainings(spec.search.trials) // confirm.seeds) * confirm.seeds
 
 
 def check_device(budget: Budget | None, go: Go) -> None:

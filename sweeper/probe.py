@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper.budget import duration, hours, parse_budget
 from sweeper.domains import Choices, Range, Value
-from sweeper.meter import go_with
+from sweeper.meter import go_with, trainings_to_confirm
 from sweeper.records import Outcome, Task
 from sweeper.spec import Spec
 
@@ -282,8 +282,8 @@ def _forecast_lines(spec: Spec, costs: Sequence[tuple[Scope, TrialCost]], plan: 
     total = sum(scope.share for scope, _ in costs)
     whole_s = sum(scope.share * cost.whole_s for scope, cost in costs) / total
     trial_s = sum(scope.share * stopped_cost_s(spec, cost) for scope, cost in costs) / total
-    trials, slots = spec.search.trials, plan.slots
-    wall_s = warm_s + math.ceil(trials / slots) * trial_s
+    trials, slots, again = spec.search.trials, plan.slots, trainings_to_confirm(spec)
+    wall_s = warm_s + math.ceil(trials / slots) * trial_s + math.ceil(again / slots) * whole_s
     go = replace(go_with(plan), wall_s=wall_s)
     device_h = go.device_s / 3600
     stopping = ""
@@ -293,8 +293,10 @@ def _forecast_lines(spec: Spec, costs: Sequence[tuple[Scope, TrialCost]], plan: 
             "trials; the first ones go further)"
         )
     lines = [
-        f"forecast, an estimate: {trials} trials of {duration(whole_s)} each{stopping}, {slots} at once: about "
-        f"{duration(wall_s)} and {hours(device_h)} {go.device}-h, warm-up included, test of the front not"
+        f"forecast, an estimate: {trials} trials of {duration(whole_s)} each{stopping}"
+        + (f", and {again} whole ones that confirm the front" if again else "")
+        + f", {slots} at once: about {duration(wall_s)} and {hours(device_h)} {go.device}-h, warm-up included, test of "
+        "the front not"
     ]
     if spec.limits.budget is not None:
         budget = parse_budget(spec.limits.budget)

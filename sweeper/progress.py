@@ -124,7 +124,9 @@ class Progress:
     def _eta(self) -> str:
         left_s = None if self._left_s is None else self._left_s()
         if left_s is not None:
-            return f"about {duration(left_s)} left" if left_s > 0 else "all done"
+            if left_s <= 0:
+                return "all done" if self._finished >= self._trials else "nothing left"
+            return f"about {duration(left_s)} left"
         done, left = self._finished - self._before, self._trials - self._finished
         elapsed_s = self._clock() - self._start_s
         if left <= 0:

@@ -14,7 +14,8 @@ from sweeper.environment import device_named
 from sweeper.folder import SweepFolder
 from sweeper.records import GOALS, TrialRecord, UserError
 from sweeper.spec import Spec
-from sweeper.views import Row, read_trials
+from sweeper.trials import read_trials
+from sweeper.views import Row
 
 if TYPE_CHECKING:
     import torch

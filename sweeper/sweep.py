@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper.budget import LeftOut, parse_budget
@@ -22,16 +21,15 @@ from sweeper.folder import SweepFolder
 from sweeper.front import build_front, confirmed, merged, point_name
 from sweeper.front_files import FrontFiles
 from sweeper.measurements import Interrupted, Measurements
-from sweeper.meter import Meter, go_with
+from sweeper.meter import Meter, go_with, trainings_to_confirm
 from sweeper.observer import Observer
 from sweeper.progress import Progress
 from sweeper.records import Front, TrialRecord, UserError
 from sweeper.spec import Spec
 from sweeper.study import Study
-from sweeper.suggester import Known
 from sweeper.tracking import Tracker
-from sweeper.trials import FolderFiles, Trials
-from sweeper.warm_start import known_trials
+from sweeper.trials import FolderFiles, Trials, read_trials
+from sweeper.warm_start import known_of
 
 if TYPE_CHECKING:
     from sweeper.slots import Slots
@@ -100,7 +98,7 @@ def run_sweep(folder: SweepFolder, spec: Spec, options: Options) -> Ending:
     from sweeper.slots import Slots
 
     resources, limits = spec.resources, spec.limits
-    trials, front = _read_trials(folder), load_front(folder, spec)
+    trials, front = read_trials(folder, spec), load_front(folder, spec)
     with ExitStack() as stack:
         interruption = stack.enter_context(Interruption(folder.name))
         progress = Progress(folder.name, spec.search.trials, finished=searched(trials))
@@ -135,12 +133,13 @@ def run_sweep(folder: SweepFolder, spec: Spec, options: Options) -> Ending:
             go_with(plan),
             trials,
             planned=spec.search.trials,
+            confirming=trainings_to_confirm(spec),
             budget=None if limits.budget is None else parse_budget(limits.budget),
             time_s=options.time_s,
         )
         if front is not None and all(point.values is not None for point in front.points):
             meter.check()
-        stack.callback(meter.save)  # after the slots were given back
+        stack.callback(meter.close)  # after the slots were given back
         progress.charge(meter.line, meter.left_s)
         slots = Slots(plan, runner, folder.path / "ray", slot_limits)
         stack.callback(lambda: slots.close(INTERRUPTED_CLOSE_S if interruption.asked else CLOSE_S))
@@ -267,6 +266,9 @@ class _Sweep:
             self._files.write(front)
         self._files.close()
         self._tracker.sweep_ended(state, self._meter.totals())
+        # Nobody pays for slots that wait for MLflow.
+        self._slots.close(INTERRUPTED_CLOSE_S if state == "interrupted" else CLOSE_S)
+        self._meter.close()
         sent = self._tracker.flush(INTERRUPTED_CLOSE_S if state == "interrupted" else MLFLOW_FLUSH_S)
         problem = self._tracker.problem() or (None if sent else "MLflow has not been told everything yet")
         return Ending(
@@ -306,27 +308,20 @@ class _Sweep:
     def _open_study(self, untouched: dict[str, Any]) -> Study:
         if self._folder.study_path.exists():
             return Study.open(self._folder.study_path, self._spec.parameters)
-        search = self._spec.search
+        search, known = self._spec.search, []
+        for name in self._folder.warm_start:
+            found, notes = known_of(SweepFolder(self._folder.storage, name), self._spec, untouched)
+            known += found
+            for note in notes:
+                self._progress.line(note)
         return Study.create(
             self._folder.study_path,
             self._spec.parameters,
             seed=search.seed,
             startup_trials=search.startup(),
             sampler="random" if search.sampler == "random" else "tpe",
-            known=[one for name in self._folder.warm_start for one in self._known(name, untouched)],
+            known=known,
         )
-
-    def _known(self, name: str, untouched: dict[str, Any]) -> list[Known]:
-        """What the earlier sweep ``name`` knows."""
-        folder = SweepFolder(self._folder.storage, name)
-        trials, before = _finished_trials(folder), folder.untouched()
-        assert before is not None, "it has trials"
-        known, notes = known_trials(
-            name, trials, space=self._spec.parameters, goals=self._spec.goals, untouched=untouched, before=before
-        )
-        for note in notes:
-            self._progress.line(note)
-        return known
 
     def _measure_untouched(self) -> dict[str, Any]:
         """On every start: a resumed sweep must work on the same weights and images as before."""
@@ -368,6 +363,7 @@ class _Sweep:
         most = confirm.most_trainings(search.trials) if self._spec.limits.budget is None else None
         planned = plan(self._front(), trials, confirm, seed=search.seed, most=most)
         self._progress.line(planned.note)
+        self._meter.confirming = len(planned.missing) + sum(trial.confirms is not None for trial in trials)
         return planned.missing
 
     def _measure_front(self) -> None:
@@ -378,31 +374,6 @@ class _Sweep:
             self._measurements.on_test(missing, variants=True)
 
 
-def check_warm_start(storage: Path, names: Sequence[str], spec: Spec) -> None:
-    """Raises UserError for sweeps that a new one cannot learn from."""
-    if names and spec.search.sampler != "tpe":
-        raise UserError(f"--warm-start is for the sampler tpe; {spec.search.sampler} does not learn, leave it out")
-    for name in names:
-        folder = SweepFolder(storage, name)
-        folder.spec()
-        if not any(trial.state == "complete" for trial in _finished_trials(folder)):
-            raise UserError(f"--warm-start {name}: no trial of it is complete; see `sweeper trials {name}`")
-
-
 def searched(trials: Sequence[TrialRecord]) -> int:
     """How many trials of the search have ended."""
     return sum(trial.state != "running" and trial.confirms is None for trial in trials)
-
-
-def _finished_trials(folder: SweepFolder) -> list[TrialRecord]:
-    return [record for record in _read_trials(folder) if record.state != "running"]
-
-
-def _read_trials(folder: SweepFolder) -> list[TrialRecord]:
-    if not folder.study_path.exists():
-        return []
-    study = Study.open(folder.study_path, folder.spec().parameters)
-    try:
-        return study.trials()
-    finally:
-        study.close()

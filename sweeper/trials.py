@@ -262,3 +262,14 @@ class FolderFiles:
                 "data_seed": self._spec.search.seed,
             },
         )
+
+
+def read_trials(folder: SweepFolder, spec: Spec) -> list[TrialRecord]:
+    """All trials of a sweep; none where it has not come so far."""
+    if not folder.study_path.exists():
+        return []
+    study = Study.open(folder.study_path, spec.parameters)
+    try:
+        return study.trials()
+    finally:
+        study.close()

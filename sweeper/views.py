@@ -13,20 +13,10 @@ from sweeper.meter import read_bill
 from sweeper.records import Front, TrialRecord, UserError
 from sweeper.report import summary
 from sweeper.spec import Spec
-from sweeper.study import Study
 from sweeper.sweep import load_front, searched
+from sweeper.trials import read_trials
 
 Row = dict[str, object]
-
-
-def read_trials(folder: SweepFolder, spec: Spec) -> list[TrialRecord]:
-    if not folder.study_path.exists():
-        return []
-    study = Study.open(folder.study_path, spec.parameters)
-    try:
-        return study.trials()
-    finally:
-        study.close()
 
 
 def sweep_row(folder: SweepFolder, spec: Spec) -> Row:

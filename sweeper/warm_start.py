@@ -4,18 +4,41 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from sweeper.domains import Choices, Range, Value
-from sweeper.records import GOALS, TrialRecord
+from sweeper.folder import SweepFolder
+from sweeper.records import GOALS, TrialRecord, UserError
+from sweeper.sections import Goals
 from sweeper.space import Space
-from sweeper.spec import Goals
+from sweeper.spec import Spec
 from sweeper.suggester import Known
+from sweeper.trials import read_trials
 from trainables.settings import Parameters
 
 Untouched = Mapping[str, Any]
 """What a sweep measured of the untouched model: ``validation`` (its goals), ``weights_digest``,
 ``validation_digest``."""
+
+
+def check_warm_start(storage: Path, names: Sequence[str], spec: Spec) -> None:
+    """Raises UserError for sweeps that a new one cannot learn from."""
+    if names and spec.search.sampler != "tpe":
+        raise UserError(f"--warm-start is for the sampler tpe; {spec.search.sampler} does not learn, leave it out")
+    for name in names:
+        folder = SweepFolder(storage, name)
+        if not any(trial.state == "complete" for trial in read_trials(folder, folder.spec())):
+            raise UserError(f"--warm-start {name}: no trial of it is complete; see `sweeper trials {name}`")
+
+
+def known_of(earlier: SweepFolder, spec: Spec, untouched: Untouched) -> tuple[list[Known], list[str]]:
+    """``known_trials`` of a sweep on disk. Raises UserError where there is none."""
+    trials, before = read_trials(earlier, earlier.spec()), earlier.untouched()
+    assert before is not None, "it has trials"
+    return known_trials(
+        earlier.name, trials, space=spec.parameters, goals=spec.goals, untouched=untouched, before=before
+    )
 
 
 def known_trials(

@@ -214,8 +214,10 @@ def test_a_kill_loses_the_last_seconds_of_the_bill_only(tmp_path: Path) -> None:
     assert second.used_up()
     with pytest.raises(UserError, match=r"6 of 6 trials are not done.*sweeper resume demo --budget 1\.3gpu-h"):
         second.check()
-    second.save()
-    assert read_bill(folder).device_s == kept_s + 2 * (SAVE_S + 1)
+    second.close()
+    clock.now_s += 100
+    second.close()
+    assert read_bill(folder).device_s == kept_s + 2 * (SAVE_S + 1), "nothing is charged once the slots are given back"
     assert meter(folder, clock, budget=Budget(2.0, "gpu")).may_start()
 
 

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sweeper.confirm import Hits, Retraining, confirm_seed, confirmations, interval, plan, ranked_trials
+from sweeper.export import export_point
 from sweeper.folder import SweepFolder
 from sweeper.front import build_front, confirmed
 from sweeper.measurements import Measurements
@@ -319,6 +320,9 @@ def test_members_are_trained_again_measured_once_and_shown(tmp_path: Path) -> No
         assert one is not None and one.seeds == 3 and one.values is not None and one.intervals is not None
         for goal in GOALS:
             assert one.intervals[goal][0] <= one.values[goal] <= one.intervals[goal][1]
+    export_point(folder, spec, after, found[0], tmp_path / "out")
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "trained again with 3 new seeds: " in text and "| test, trained again |" in text
     measured = [(payload["folder"], payload["weights"], payload["strength"]) for payload in slots.measured]
     assert len(set(measured)) == len(measured) == 3 * len(found), "each once, over three goes"
 

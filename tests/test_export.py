@@ -27,7 +27,7 @@ from sweeper.tracking import find_runs, find_store
 from sweeper.tracking.projection import Projection, create_store
 from sweeper.tracking.registry import check_names, default_alias, register
 from sweeper.tracking.runs import Runs, save_runs
-from sweeper.views import read_trials
+from sweeper.trials import read_trials
 from tests.swept import finished_sweep
 from trainables.__main__ import main as run_alone
 

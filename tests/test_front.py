@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sweeper.front import LiveFront, build_front, merged
 from sweeper.pick import pick
 from sweeper.records import Front, Point, TrialRecord, UserError
-from sweeper.spec import Goals
+from sweeper.sections import Goals
 
 UNTOUCHED = {"validation": {"clean_accuracy": 0.90, "robust_accuracy": 0.30}, "chance": 0.05}
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from tests.test_train import OBJECTIVES, make_bench, one_thread
-from tests.tiny import parameters
+from tests.tiny import memory_for, parameters
 from trainables.checkpoint import CheckpointWriter, Superseded, TrialFolder
 from trainables.memory import OutOfMemory, in_parts
 from trainables.settings import Parameters
@@ -27,23 +24,6 @@ SCOPES: list[dict[str, Any]] = [
     *({**VISUAL, **objective} for objective in OBJECTIVES),
     {"tune": "last_blocks", "blocks": 1, "learning_rate": 1e-3, "objective": "kto", "beta": 1.0},
 ]
-
-
-@contextmanager
-def memory_for(bench: Workbench, images: int) -> Iterator[list[int]]:
-    """The last block of the image tower holds so many images and no more, in evaluations as well; the sizes it ran."""
-    sizes: list[int] = []
-
-    def check(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-        if len(arguments[0]) > images:
-            raise torch.OutOfMemoryError("no room")
-        sizes.append(len(arguments[0]))
-
-    hook = bench.clip.model.visual.ln_post.register_forward_pre_hook(check)
-    try:
-        yield sizes
-    finally:
-        hook.remove()
 
 
 @torch.no_grad()

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from sweeper.records import UserError
-from sweeper.spec import Goals, Spec, load_spec, schema, spec_difference
+from sweeper.sections import Goals
+from sweeper.spec import Spec, load_spec, schema, spec_difference
 from trainables.settings import Parameters, TaskSettings
 
 QUICKSTART = Path(__file__).parent.parent / "search_spaces" / "quickstart.yaml"

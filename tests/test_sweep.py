@@ -15,7 +15,7 @@ import pytest
 
 from sweeper.folder import SweepFolder
 from sweeper.records import TrialRecord
-from sweeper.views import read_trials
+from sweeper.trials import read_trials
 
 SPEC = """
 sets:
@@ -33,10 +33,14 @@ parameters:
     - {when: {tune: transform}, low: 1e-3, high: 1e-1, log: true}
     - {when: {tune: visual}, low: 1e-4, high: 2e-3, log: true}
 paint: {learning_rate: 1e-3}
-search: {trials: 7, startup_trials: 3}
+search: {trials: 9, startup_trials: 3}
+stopping: {kind: moasha}
+confirm: {members: 1, seeds: 2, share: 0.2}
 training: {epochs: 3, global_batch_size: 64}
 resources: {cpus_per_worker: 2}
 """
+TRIALS = 9
+STATUS = {"complete": "FINISHED", "stopped": "KILLED"}
 PATIENCE_S = 600
 
 
@@ -112,7 +116,21 @@ class TestSweep:
             assert (storage / "whole" / "front" / name).stat().st_size > 100
 
     def test_every_trial_is_one_mlflow_run(self, storage: Path) -> None:
-        assert mlflow_runs(storage, "whole") == dict.fromkeys(range(7), "FINISHED")
+        trials = trials_of(storage, "whole")
+        assert mlflow_runs(storage, "whole") == {trial.number: STATUS[trial.state] for trial in trials}
+
+    def test_hopeless_trials_were_stopped_and_a_member_was_trained_again(self, storage: Path) -> None:
+        folder, trials = SweepFolder(storage, "whole"), trials_of(storage, "whole")
+        searched, again = trials[:TRIALS], trials[TRIALS:]
+        stopped = [trial for trial in searched if trial.state == "stopped"]
+        assert stopped and all(trial.stopped_at in (3 / 24, 8 / 24) for trial in stopped)  # of 8 steps in each epoch
+        for trial in stopped:
+            assert folder.reports(trial.number)[-1]["progress"] == trial.stopped_at
+            assert not (folder.trial_path(trial.number) / "checkpoint.pt").exists()
+        assert all(trial.cost_s is not None and trial.cost_s > 0 for trial in trials)
+        members = {point["trial"] for point in front_of(storage, "whole") if point["member"]}
+        assert {trial.confirms for trial in again} <= members and [trial.state for trial in again] == ["complete"] * 2
+        assert len({trial.seed for trial in trials}) == len(trials)
 
     def test_exported_point_loads_in_plain_open_clip(self, storage: Path, tmp_path: Path) -> None:
         code, out, err = finish(sweeper("export", "whole", str(tmp_path / "model"), storage=storage))
@@ -149,15 +167,15 @@ class TestSweep:
         driver.send_signal(signal.SIGINT)
         code, _, err = finish(driver)
         assert code == 130 and "sweeper resume killed" in err and "Traceback" not in err
-        code, _, err = finish(sweeper("resume", "killed", "--trials", "8", storage=storage))
+        code, _, err = finish(sweeper("resume", "killed", "--trials", str(TRIALS + 1), storage=storage))
         assert code == 0, err
 
         whole, killed = trials_of(storage, "whole"), trials_of(storage, "killed")
-        assert [trial.parameters for trial in killed[:7]] == [trial.parameters for trial in whole]
-        assert [trial.values for trial in killed[:7]] == [trial.values for trial in whole]
-        assert [trial.points for trial in killed[:7]] == [trial.points for trial in whole], "so is the front"
-        assert [trial.state for trial in killed] == ["complete"] * 8
-        assert mlflow_runs(storage, "killed") == dict.fromkeys(range(8), "FINISHED")
+        for what in ("parameters", "state", "stopped_at", "values", "points"):  # and with these the front
+            told = [[getattr(trial, what) for trial in sweep[:TRIALS]] for sweep in (killed, whole)]
+            assert told[0] == told[1], what
+        assert [trial.confirms is None for trial in killed] == [True] * (TRIALS + 1) + [False] * 2
+        assert mlflow_runs(storage, "killed") == {trial.number: STATUS[trial.state] for trial in killed}
 
     def test_views(self, storage: Path) -> None:
         for command, expected in (

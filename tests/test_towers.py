@@ -16,7 +16,15 @@ from trainables.checkpoint import TrialFolder
 from trainables.clip import Clip
 from trainables.export import export_model, largest_logit_difference
 from trainables.policy import Policy
-from trainables.towers import can_split, last_parameters, split_blocks, trunk
+from trainables.towers import (
+    can_split,
+    features,
+    last_parameters,
+    shortened,
+    split_blocks,
+    text_features,
+    trunk,
+)
 from trainables.train import run_trial
 from trainables.transform import foldable
 from trainables.workbench import Workbench
@@ -48,6 +56,34 @@ def test_trunk_activations_stand_for_pixels(name: str) -> None:
         activations = trunk(clip.model.visual, clip.pixels(images), blocks)
         split = Policy(clip, choice, from_activations=True).image_embeddings(activations)
         torch.testing.assert_close(split, whole, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["vit", "resnet", "siglip"])
+def test_features_are_open_clips_own(name: str) -> None:
+    """Values and gradients, though of a ViT's last block only the class token is computed."""
+    clip = build(name)
+    visual, pixels = clip.model.visual, clip.pixels(images_for(clip))
+    found = []
+    for run in (visual, lambda pixels: features(visual, pixels)):
+        values = run(pixels)
+        values.square().sum().backward()
+        found.append({"values": values.detach(), **{key: one.grad.clone() for key, one in visual.named_parameters()}})
+        visual.zero_grad(set_to_none=True)
+    for key, value in found[0].items():
+        torch.testing.assert_close(found[1][key], value, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "length"), [("vit", 7), ("resnet", 7), ("siglip", 8)])
+def test_prompts_are_read_without_their_padding_where_it_is_not_seen(name: str, length: int) -> None:
+    model = build(name).model
+    tokens = torch.zeros(1, 3, model.context_length, dtype=torch.long)
+    for row, end in enumerate((3, 6, 4)):
+        tokens[0, row, :end] = torch.arange(10, 10 + end)
+        tokens[0, row, end] = model.vocab_size - 1
+    short = shortened(model, tokens)
+    assert short.shape == (1, 3, length)
+    with torch.no_grad():
+        torch.testing.assert_close(text_features(model, short[0]), model.encode_text(tokens[0]), atol=1e-5, rtol=1e-4)
 
 
 def gradients(clip: Clip, images: Tensor, **options: Any) -> tuple[dict[str, Tensor], int]:

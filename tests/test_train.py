@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
+from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from tests.tiny import parameters, world_task, write_clip
+from tests.tiny import memory_for, parameters, world_task, write_clip
 from trainables.checkpoint import Superseded, TrialFolder
 from trainables.group import WorkerGroup
+from trainables.memory import MicroBatchReduced
 from trainables.settings import Parameters, TaskSettings
 from trainables.train import Hooks, Interrupted, NonFiniteLoss, run_trial
 from trainables.workbench import Workbench
@@ -229,10 +232,13 @@ def test_two_workers_train_as_one(tmp_path: Path) -> None:
     trials = [parameters(tune="visual", learning_rate=1e-3, **objective) for objective in OBJECTIVES]
     for trial in trials:
         run_trial(bench, trial, seed=7, folder=TrialFolder(tmp_path / "one" / trial.objective))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(_worker, args=(port, tmp_path, bench.task, trials), nprocs=2)
+    short = trials[2].model_copy(update={"lambda_reg": 1.0})
+    run_trial(bench, short, seed=7, folder=TrialFolder(tmp_path / "one" / "short"))
+    mp.spawn(_worker, args=([free_port(), free_port()], tmp_path, bench.task, trials, short), nprocs=2)
+    short_of_memory = TrialFolder(tmp_path / "two" / "short", attempt=2)
+    assert short_of_memory.micro_batch_size() == 2
+    for step, line in TrialFolder(tmp_path / "one" / "short").metrics().items():
+        assert short_of_memory.metrics()[step]["loss"] == pytest.approx(line["loss"], rel=5e-4, abs=1e-6)
     start = {name: value.detach().clone() for name, value in bench.policy(trials[0]).tuned().items()}
     for trial in trials:
         one, two = (TrialFolder(tmp_path / name / trial.objective) for name in ("one", "two"))
@@ -245,13 +251,35 @@ def test_two_workers_train_as_one(tmp_path: Path) -> None:
         assert apart < 1e-2 * moved, trial.objective
 
 
-def _worker(rank: int, port: int, folder: Path, task: TaskSettings, trials: list[Parameters]) -> None:
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+def _join(rank: int, port: int) -> None:
+    patience = timedelta(minutes=3)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2, timeout=patience)
+
+
+def _worker(
+    rank: int, ports: list[int], folder: Path, task: TaskSettings, trials: list[Parameters], short: Parameters
+) -> None:
+    """All trials; then one in which memory runs out in the second worker while the first waits for it."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    _join(rank, ports[0])
     bench = Workbench(task, data_seed=0, cache=folder / "cache", device=CPU)
     group = WorkerGroup(rank=rank, world_size=2, device=CPU)
     for trial in trials:
         run_trial(bench, trial, seed=7, folder=TrialFolder(folder / "two" / trial.objective), group=group)
+    # 8 pairs each in a step; the first worker loses its peer and cannot know why.
+    with memory_for(bench, 5) if rank == 1 else nullcontext():
+        with pytest.raises(MicroBatchReduced if rank == 1 else RuntimeError):
+            run_trial(bench, short, seed=7, folder=TrialFolder(folder / "two" / "short"), group=group)
+        dist.destroy_process_group()
+        _join(rank, ports[1])
+        run_trial(bench, short, seed=7, folder=TrialFolder(folder / "two" / "short", attempt=2), group=group)
     dist.destroy_process_group()
 
 

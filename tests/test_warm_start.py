@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from sweeper.records import TrialRecord
+from sweeper.sections import Goal, Goals
 from sweeper.space import Space
-from sweeper.spec import Goal, Goals
 from sweeper.warm_start import known_trials
 
 SPACE = Space.parse(

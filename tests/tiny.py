@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
+from torch import nn
 
 from trainables.settings import Parameters, TaskSettings
+from trainables.workbench import Workbench
 
 TOWERS: dict[str, dict[str, Any]] = {
     "vit": {"image_size": 32, "patch_size": 16, "width": 32, "layers": 3, "head_width": 16},
@@ -70,3 +74,20 @@ def parameters(**changes: Any) -> Parameters:
     if merged["objective"] == "cross_entropy" and "beta" not in changes:
         merged.pop("beta")
     return Parameters.model_validate(merged)
+
+
+@contextmanager
+def memory_for(bench: Workbench, images: int) -> Iterator[list[int]]:
+    """A ViT's image tower holds so many images and no more, in evaluations as well; the sizes that it ran."""
+    sizes: list[int] = []
+
+    def check(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        if len(arguments[0]) > images:
+            raise torch.OutOfMemoryError("no room")
+        sizes.append(len(arguments[0]))
+
+    hook = bench.clip.model.visual.ln_post.register_forward_pre_hook(check)
+    try:
+        yield sizes
+    finally:
+        hook.remove()

@@ -87,7 +87,8 @@ def run(trial: TrialSettings, output: Path, device_name: str | None) -> int:
             file=sys.stderr,
         )
 
-    result = run_trial(bench, trial.parameters, seed=trial.seed, folder=folder, group=group, hooks=Hooks(report=report))
+    hooks = Hooks(report=report, log=lambda line: print(line, file=sys.stderr))
+    result = run_trial(bench, trial.parameters, seed=trial.seed, folder=folder, group=group, hooks=hooks)
     bench.prepare_test()
     policy = bench.policy(trial.parameters)
     try:

@@ -12,8 +12,8 @@ from torch import Tensor
 Result = TypeVar("Result")
 
 
-class OutOfMemory(RuntimeError):
-    """Not even one row at a time fits; the message says what to do."""
+class OutOfMemory(ValueError):
+    """The settings ask for more than the device holds, one row at a time; the message says what to do."""
 
 
 class MicroBatchReduced(RuntimeError):
@@ -41,7 +41,7 @@ def halved(size: int) -> int:
     """
     if size <= 1:
         raise OutOfMemory(
-            "out of memory with a single pair of images at a time: set training.gradient_checkpointing: true, tune "
+            "out of memory with a single image or pair at a time: set training.gradient_checkpointing: true, tune "
             "fewer blocks or a smaller model, or give a trial more memory (resources.gpus_per_worker: 1 leaves a GPU "
             "to one trial)"
         )

@@ -18,7 +18,7 @@ from sweeper.tracking.runs import Store
 _FRONT_EVERY_S = 15.0
 """The interactive front is 5 MB: not after every trial of a fast sweep."""
 _GATHER_S = 0.3
-_GATHER_MOST_S = 10.0
+_GATHER_MOST_S = 2.0
 _RETRY_S = (0.5, 30.0)
 _BATCH = 500
 
