@@ -18,7 +18,8 @@ from trainables.objectives import cross_entropy, dpo, ipo, kto, reference_kl
 from trainables.settings import Parameters
 from trainables.train import schedule
 from trainables.transform import apply_transform, identity_distance, initial_transform, penalty, residual_transform
-from trainables.workbench import EvaluationSet, Workbench
+from trainables.views import EvaluationSet
+from trainables.workbench import Workbench
 
 Start = Literal[
     "images", "images centred", "images and texts", "preference texts", "all class texts", "random", "I + BA"

@@ -91,7 +91,7 @@ class Search(Settings):
     """The baseline and the starting points among them; ``grid`` tries all it has when left out."""
     seed: Annotated[int, Field(ge=0)] = 0
     startup_trials: Annotated[int, Field(ge=1)] | None = None
-    """So many trials must be finished before the sampler learns from them; a quarter of ``trials``, at least 4, when
+    """So many trials must be complete before the sampler learns from them; a quarter of ``trials``, at least 4, when
     left out. For ``tpe`` only."""
 
     @model_validator(mode="after")

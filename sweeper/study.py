@@ -86,7 +86,7 @@ class Study:
     ) -> Study:
         """A new study in a file that must not exist.
 
-        ``random`` never learns; ``tpe`` draws at random until ``startup_trials`` are finished. ``known``: finished
+        ``random`` never learns; ``tpe`` draws at random until ``startup_trials`` are complete. ``known``: finished
         trials of earlier sweeps, which the sampler learns from as from its own.
 
         Raises UserError where the file exists.

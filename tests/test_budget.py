@@ -10,9 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sweeper.budget import Account, Bill, Budget, Forecast, Go, costs, parse_budget, parse_time, saved_s
+from sweeper.cli_options import time_limit_s, with_budget
 from sweeper.folder import SweepFolder
 from sweeper.meter import SAVE_S, Meter, read_bill
 from sweeper.records import TrialRecord, UserError
+from sweeper.spec import load_spec, spec_difference
+from tests.test_simulator import make_spec
 
 HOUR_S = 3600.0
 seconds = st.floats(0, 1e5, allow_subnormal=False)
@@ -49,6 +52,20 @@ def test_times_are_read(text: str, in_seconds: float) -> None:
 def test_what_is_no_time_is_answered_with_what_is(text: str) -> None:
     with pytest.raises(ValueError, match="2h30m"):
         parse_time(text)
+
+
+def test_options_and_specs_that_are_wrong_are_answered_with_the_rule(tmp_path: Path) -> None:
+    spec = make_spec(limits={"budget": "12cpu-h"})
+    assert with_budget(spec, None) is spec
+    assert with_budget(spec, "300 gpu-h").limits.budget == "300gpu-h"
+    assert spec_difference(spec, with_budget(spec, "300gpu-h")) == [], "a resumed sweep may have another budget"
+    with pytest.raises(UserError, match=r"--budget 3: is no budget; .* 200gpu-h"):
+        with_budget(spec, "3")
+    with pytest.raises(UserError, match=r"--time 8: is no time; .* 2h30m"):
+        time_limit_s("8")
+    (tmp_path / "demo.yaml").write_text("limits: {budget: 200h}\n")
+    with pytest.raises(UserError, match=r"demo\.yaml:1:\d+: `limits\.budget`: '200h' is no budget"):
+        load_spec(tmp_path / "demo.yaml")
 
 
 def account(**about: Any) -> Account:

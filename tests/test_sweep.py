@@ -123,7 +123,7 @@ class TestSweep:
         folder, trials = SweepFolder(storage, "whole"), trials_of(storage, "whole")
         searched, again = trials[:TRIALS], trials[TRIALS:]
         stopped = [trial for trial in searched if trial.state == "stopped"]
-        assert stopped and all(trial.stopped_at in (3 / 24, 8 / 24) for trial in stopped)  # of 8 steps in each epoch
+        assert stopped and all(trial.stopped_at in (2 / 12, 4 / 12) for trial in stopped)  # of 4 steps in each epoch
         for trial in stopped:
             assert folder.reports(trial.number)[-1]["progress"] == trial.stopped_at
             assert not (folder.trial_path(trial.number) / "checkpoint.pt").exists()
