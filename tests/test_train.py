@@ -234,7 +234,7 @@ def test_two_workers_train_as_one(tmp_path: Path) -> None:
         run_trial(bench, trial, seed=7, folder=TrialFolder(tmp_path / "one" / trial.objective))
     short = trials[2].model_copy(update={"lambda_reg": 1.0})
     run_trial(bench, short, seed=7, folder=TrialFolder(tmp_path / "one" / "short"))
-    mp.spawn(_worker, args=([free_port(), free_port()], tmp_path, bench.task, trials, short), nprocs=2)
+    mp.spawn(_worker, args=([free_port(), free_port(), free_port()], tmp_path, bench.task, trials, short), nprocs=2)
     short_of_memory = TrialFolder(tmp_path / "two" / "short", attempt=2)
     assert short_of_memory.micro_batch_size() == 2
     for step, line in TrialFolder(tmp_path / "one" / "short").metrics().items():
@@ -258,8 +258,8 @@ def free_port() -> int:
         return port
 
 
-def _join(rank: int, port: int) -> None:
-    patience = timedelta(minutes=3)
+def _join(rank: int, port: int, patience_s: float = 180.0) -> None:
+    patience = timedelta(seconds=patience_s)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2, timeout=patience)
 
 
@@ -273,12 +273,14 @@ def _worker(
     group = WorkerGroup(rank=rank, world_size=2, device=CPU)
     for trial in trials:
         run_trial(bench, trial, seed=7, folder=TrialFolder(folder / "two" / trial.objective), group=group)
-    # 8 pairs each in a step; the first worker loses its peer and cannot know why.
+    dist.destroy_process_group()
+    # 8 pairs each in a step; the first worker loses its peer, cannot know why, and waits for it.
+    _join(rank, ports[1], patience_s=30.0)
     with memory_for(bench, 5) if rank == 1 else nullcontext():
         with pytest.raises(MicroBatchReduced if rank == 1 else RuntimeError):
             run_trial(bench, short, seed=7, folder=TrialFolder(folder / "two" / "short"), group=group)
         dist.destroy_process_group()
-        _join(rank, ports[1])
+        _join(rank, ports[2])
         run_trial(bench, short, seed=7, folder=TrialFolder(folder / "two" / "short", attempt=2), group=group)
     dist.destroy_process_group()
 
