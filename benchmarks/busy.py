@@ -2,9 +2,10 @@
 
 Whole sweeps (study, search, front, MLflow) of 64 trials on 4 slots, through ``run_sweep``. A slot is busy from the
 first step of a trial to its last work. ``real`` trains transforms on the generated world; where there are fewer than 4
-CPUs these trials also take the CPU from the driver, so ``sleeping`` has trials that sleep 1 to 2 seconds: what is left
-is the orchestration. Start-up (until all slots are busy) and tail (from when a slot has no further trial) are left out
-of the share and shown. ``--quickstart FOLDER``: also the share of evaluation in the trials of that finished sweep.
+CPUs these trials also take the CPU from the driver, so ``short`` and ``long`` have trials that sleep 1 to 2 and 5 to
+10 seconds: what is left is the orchestration. Start-up (until all slots are busy) and tail (from when a slot has no
+further trial) are left out of the share and shown. ``--quickstart FOLDER``: also the share of evaluation in the trials
+of that finished sweep.
 """
 
 from __future__ import annotations
@@ -13,24 +14,23 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import random
-import sys
 import tempfile
 import threading
 import time
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import psutil
+from machine import environment, publish
+from timed import Timed
 
 import sweeper.runner
 from sweeper import cluster
 from sweeper.folder import SweepFolder
-from sweeper.records import Report, Task
+from sweeper.records import Task
 from sweeper.runner import make_runner
 from sweeper.spec import load_spec
 from sweeper.sweep import Options, run_sweep
@@ -39,31 +39,12 @@ from sweeper.worker import Channel, Runner, WorkerContext
 SPEC = Path(__file__).resolve().parents[1] / "search_spaces" / "quickstart.yaml"
 SLOTS, TRIALS, EPOCHS = 4, 64, 12
 TARGET = 0.95
+SLEEPS_S = {"short": (1.0, 2.0), "long": (5.0, 10.0)}
+"""Of the trials that sleep: least and most."""
 
 
-class Timed:
-    """A channel that notes when the first step began: it is asked before each whether to stop."""
-
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
-        self.first_s = 0.0
-
-    def interrupted(self) -> bool:
-        self.first_s = self.first_s or time.time()
-        return self._channel.interrupted()
-
-    def alive(self) -> None:
-        self._channel.alive()
-
-    def report(self, report: Report) -> None:
-        self._channel.report(report)
-
-    def log(self, line: str) -> None:
-        self._channel.log(line)
-
-
-def make_timed(context: WorkerContext, *, sleeping: bool, stamps: Path, **about: Any) -> Runner:
-    """The sweep's own runner, noting when things happen; ``sleeping``: it only measures, and trials sleep."""
+def make_timed(context: WorkerContext, *, kind: str, stamps: Path, **about: Any) -> Runner:
+    """The sweep's own runner, noting when things happen; where trials sleep, it only measures."""
     began_s = time.time()
     real = make_runner(context, **about)
     stamps.mkdir(exist_ok=True)
@@ -71,9 +52,9 @@ def make_timed(context: WorkerContext, *, sleeping: bool, stamps: Path, **about:
 
     def run(task: Task, channel: Channel) -> dict[str, Any]:
         timed = Timed(channel)
-        if task.kind == "train" and sleeping:
+        if task.kind == "train" and kind in SLEEPS_S:
             timed.interrupted()
-            result = sleep(task.key)
+            result = sleep(task.key, *SLEEPS_S[kind])
         else:
             while len(list(stamps.glob("slot-*.json"))) < SLOTS:  # a slot that is not there yet is not idle
                 timed.alive()
@@ -87,9 +68,9 @@ def make_timed(context: WorkerContext, *, sleeping: bool, stamps: Path, **about:
     return run
 
 
-def sleep(number: int) -> dict[str, Any]:
-    """A trial that takes 1 to 2 seconds and is never on the front, so that nothing of it is to be measured."""
-    seconds = random.Random(number).uniform(1.0, 2.0)
+def sleep(number: int, least_s: float, most_s: float) -> dict[str, Any]:
+    """A trial that only takes its time and is never on the front, so that nothing of it is to be measured."""
+    seconds = random.Random(number).uniform(least_s, most_s)
     time.sleep(seconds)
     values = {"clean_accuracy": 0.0, "robust_accuracy": 0.0, "text_confusion_rate": 1.0}
     points = [{"weights": "last", "strength": 1.0, "values": values}]
@@ -186,14 +167,14 @@ class Sweep:
         return sum(last - first for _, first, last in self.spans) / len(self.spans)
 
 
-def run_one(home: Path, sleeping: bool, began_s: float) -> tuple[Sweep, SweepFolder]:
+def run_one(home: Path, kind: str, began_s: float) -> tuple[Sweep, SweepFolder]:
     spec = load_spec(SPEC, [
-        f"name={'sleeping' if sleeping else 'real'}", f"search.trials={TRIALS}", f"training.epochs={EPOCHS}",
+        f"name={kind}", f"search.trials={TRIALS}", f"training.epochs={EPOCHS}",
         "parameters.tune=transform", "parameters.learning_rate={low: 1e-3, high: 2e-1, log: true}",
         "parameters.rank={choices: [16, 32, embed_dim]}", "parameters.penalty={choices: [0.0, 1e-3, 1e-2]}",
         "paint=null",
     ])  # fmt: skip
-    folder, stamps = SweepFolder(home, spec.name), home / f"stamps-{sleeping}"
+    folder, stamps = SweepFolder(home, spec.name), home / f"stamps-{kind}"
     folder.create(spec, SPEC.read_text())
     connected_s: list[float] = []
     connect = cluster.connect
@@ -204,7 +185,7 @@ def run_one(home: Path, sleeping: bool, began_s: float) -> tuple[Sweep, SweepFol
 
     cluster.connect = connect_here
     gauge = Gauge()
-    sweeper.runner.make_runner = partial(make_timed, sleeping=sleeping, stamps=stamps)
+    sweeper.runner.make_runner = partial(make_timed, kind=kind, stamps=stamps)
     try:
         with folder.lease():
             ending = run_sweep(folder, spec, Options(gpus=0))
@@ -281,37 +262,28 @@ def evaluation_line(folder: Path) -> str:
     return f"{folder.name}, {len(results)} trials: {100 * share:.0f} % of {train_s + evaluation_s:.0f} s"
 
 
-def environment() -> str:
-    cpu = platform.processor() or platform.machine()
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
-        if line.startswith("model name"):
-            cpu = line.partition(": ")[2]
-            break
-    used = ", ".join(f"{name} {version(name)}" for name in ("ray", "torch", "mlflow"))
-    return f"{cpu}, {os.cpu_count()} CPUs; Python {platform.python_version()}, {used}"
-
-
 def main() -> None:
     began_s = time.time()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", nargs="+", choices=["real", "sleeping"], default=["real", "sleeping"])
+    parser.add_argument("--trials", nargs="+", choices=["real", *SLEEPS_S], default=["real", *SLEEPS_S])
     parser.add_argument("--quickstart", type=Path, default=None, help="folder of a finished sweep, sweeps/quickstart")
     parser.add_argument("--output", type=Path, default=None, help="a Markdown file")
     options = parser.parse_args()
     load, sweeps, evaluation = [os.getloadavg()[0]], {}, []
     with tempfile.TemporaryDirectory() as home:
         for name in options.trials:
-            sweeps[name], folder = run_one(Path(home), name == "sleeping", began_s)
+            sweeps[name], folder = run_one(Path(home), name, began_s)
             load.append(os.getloadavg()[0])
             if name == "real":
                 evaluation.append(evaluation_line(folder.path))
             began_s = time.time()
     if options.quickstart is not None:
         evaluation.insert(0, evaluation_line(options.quickstart))
+    where = environment("ray", "torch", "mlflow")
     text = "\n".join([
         f"# How busy {SLOTS} slots are kept over {TRIALS} trials", "",
-        f"{environment()}; load average {min(load):.1f} to {max(load):.1f}. `real`: transforms on the generated world, "
-        f"{EPOCHS} epochs.", "",
+        f"{where}; load average {min(load):.1f} to {max(load):.1f}. `real`: transforms on the generated world, "
+        f"{EPOCHS} epochs; `short` and `long` only sleep.", "",
         *busy_table(sweeps), "",
         "Trials begin when all slots are warm. A second sweep starts in a process that has imported everything, with "
         "images and embeddings cached.", "",
@@ -319,10 +291,7 @@ def main() -> None:
         f"Processes of the sweep of {name} trials:", "", *used_table(sweeps[name]), "",
         *(f"Share of evaluation in the time of trials: {line}." for line in evaluation), "",
     ])  # fmt: skip
-    sys.stdout.write(text)
-    if options.output is not None:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(text)
+    publish(text, options.output)
 
 
 if __name__ == "__main__":

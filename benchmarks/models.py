@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import platform
 import sys
 import tempfile
 import time
@@ -18,6 +17,7 @@ from typing import Any
 
 import open_clip
 import torch
+from machine import cpu, publish
 from torch import Tensor
 
 from trainables.clip import Clip
@@ -154,15 +154,10 @@ def row(name: str, device: torch.device) -> str:
 
 
 def environment(device: torch.device) -> str:
-    cpu = platform.processor() or platform.machine()
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
-        if line.startswith("model name"):
-            cpu = line.partition(": ")[2]
-            break
     where = (
         torch.cuda.get_device_name()
         if device.type == "cuda"
-        else f"{cpu}, {torch.get_num_threads()} thread(s), processor time"
+        else f"{cpu()}, {torch.get_num_threads()} thread(s), processor time"
     )
     used = f"; batch {BATCH}, {CLASSES} classes, steps over the whole image tower (last block: on cached activations)"
     return f"{where}; torch {torch.__version__}, open_clip {open_clip.__version__}{used}"
@@ -181,10 +176,7 @@ def main() -> None:
         sys.stderr.write(lines[-1] + "\n")
         gc.collect()
     text = "\n".join(lines) + "\n"
-    sys.stdout.write(text)
-    if options.output is not None:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(text)
+    publish(text, options.output)
 
 
 if __name__ == "__main__":

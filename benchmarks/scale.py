@@ -15,7 +15,6 @@ import json
 import math
 import multiprocessing
 import os
-import platform
 import random
 import statistics
 import sys
@@ -26,13 +25,13 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import optuna
 import psutil
+from machine import environment, publish
 
 from sweeper.budget import Go
 from sweeper.domains import Choices, Range, Value
@@ -353,16 +352,6 @@ def table(marks: list[Mark]) -> list[str]:
     return lines
 
 
-def environment() -> str:
-    cpu = platform.processor() or platform.machine()
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
-        if line.startswith("model name"):
-            cpu = line.partition(": ")[2]
-            break
-    used = ", ".join(f"{name} {version(name)}" for name in ("optuna", "sqlalchemy", "mlflow"))
-    return f"{cpu}, {os.cpu_count()} CPUs; Python {platform.python_version()}, {used}"
-
-
 def sync_s(folder: Path) -> float:
     """Median seconds of writing a page to disk for good: every commit waits for some."""
     times_s = []
@@ -398,17 +387,15 @@ def main() -> None:
             peer.start()
         marks = measure(Path(home), spec, options.slots, sorted(options.trials), ours if options.peer else None)
     load.append(os.getloadavg()[0])
+    where = environment("optuna", "sqlalchemy", "mlflow")
     text = "\n".join([
         f"# The driver's cost per trial, {options.slots} virtual slots", "",
-        f"{environment()}; load average {load[0]:.1f} at the start, {load[1]:.1f} at the end; an fsync takes "
+        f"{where}; load average {load[0]:.1f} at the start, {load[1]:.1f} at the end; an fsync takes "
         f"{1e3 * disk_s:.1f} ms. The quickstart's search space, {spec.search.startup()} random trials first; "
         f"{len(PROGRESS)} reports and {len(STRENGTHS) + 1} points a trial; means over the last {WINDOW} trials.", "",
         *table(marks), "",
     ])  # fmt: skip
-    sys.stdout.write(text)
-    if options.output is not None:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(text)
+    publish(text, options.output)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy
 import optuna
+from machine import cpu
 from search_methods import FACTOR, METHODS, OURS, RUNGS, STARTUP_TRIALS, TOLD, UNSTOPPED, Found, Method, run_sweep
 from search_problems import EPOCHS, Goals, Problem, World, analytic
 
@@ -152,9 +153,8 @@ def against_the_authors(world: World, courses: Sequence[Course]) -> list[str]:
 
 
 def environment() -> str:
-    cpu = platform.processor() or platform.machine()
     return (
-        f"Python {platform.python_version()}, Optuna {optuna.__version__}, NumPy {numpy.__version__}, {cpu}, "
+        f"Python {platform.python_version()}, Optuna {optuna.__version__}, NumPy {numpy.__version__}, {cpu()}, "
         "one thread per search. The numbers depend on seeds alone, not on the machine."
     )
 

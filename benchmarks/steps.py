@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import platform
 import statistics
 import sys
 import tempfile
@@ -25,6 +24,7 @@ import numpy as np
 import open_clip
 import torch
 from authors_loop import LEARNING_RATE, SIDE, AuthorsLoop
+from machine import cpu, cpu_flags
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -309,17 +309,10 @@ def peak_tflops(device: torch.device, bf16: bool) -> float | None:
 
 
 def environment(options: argparse.Namespace) -> Iterator[str]:
-    cpu, flags = platform.processor() or platform.machine(), ""
-    info = Path("/proc/cpuinfo")
-    for line in info.read_text().splitlines() if info.exists() else ():
-        if line.startswith("model name"):
-            cpu = line.partition(": ")[2]
-        if line.startswith("flags"):
-            flags = line
-            break
+    flags = cpu_flags()
     amx, avx = (name in flags for name in ("amx_bf16", "avx512_bf16"))
     bf16 = "AMX" if amx else "AVX-512 without AMX" if avx else "not in hardware"
-    where = f"{cpu}, {torch.get_num_threads()} thread(s), bf16: {bf16}"
+    where = f"{cpu()}, {torch.get_num_threads()} thread(s), bf16: {bf16}"
     if options.device.startswith("cuda"):
         where = f"{torch.cuda.get_device_name()} beside {where}"
     processor = clock(torch.device(options.device)) is time.process_time

@@ -10,15 +10,14 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-import platform
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from machine import cpu, publish
 from transform_trials import embed, goals, train
 
 from trainables.checkpoint import TrialFolder
@@ -115,16 +114,13 @@ def main() -> None:
             parts = pool.starmap(measure, jobs)
     lines = ["# Speed of a transform trial", ""]
     lines += [
-        f"{platform.processor() or platform.machine()}, {options.processes} processes of one thread; torch "
+        f"{cpu()}, {options.processes} processes of one thread; torch "
         f"{torch.__version__}. {options.trials} trials of each kind and process: {EPOCHS} epochs of 512 pairs, batch "
         f"{BATCH}, 700 validation images clean and attacked, four objectives and three ranks in turn; medians.",
         "",
     ]
     text = "\n".join([*lines, *table(parts)]) + "\n"
-    sys.stdout.write(text)
-    if options.output is not None:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(text)
+    publish(text, options.output)
 
 
 if __name__ == "__main__":

@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from machine import environment, publish
+from timed import Timed
 
 from sweeper import cluster
 from sweeper.cluster import SlotPlan
@@ -46,27 +47,6 @@ def work() -> dict[str, float]:
     first_s = time.time()
     time.sleep(WORK_S)
     return {"first_s": first_s, "last_s": time.time()}
-
-
-class Timed:
-    """A channel that notes when the first step began: it is asked before each whether to stop."""
-
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
-        self.first_s = 0.0
-
-    def interrupted(self) -> bool:
-        self.first_s = self.first_s or time.time()
-        return self._channel.interrupted()
-
-    def alive(self) -> None:
-        self._channel.alive()
-
-    def report(self, report: Report) -> None:
-        self._channel.report(report)
-
-    def log(self, line: str) -> None:
-        self._channel.log(line)
 
 
 def make_both(context: WorkerContext, *, task: dict[str, Any], cache: Path) -> Runner:
@@ -115,7 +95,7 @@ def on_warm_slots(slots: Any, home: Path, payloads: list[dict[str, Any]]) -> lis
     from sweeper.search import run_trials
 
     trials = Trials(payloads, first_key=time.time_ns())
-    run_trials(slots, trials, home / "tune")
+    run_trials(slots, lambda: trials, home / "tune")
     return trials.spans
 
 
@@ -188,16 +168,6 @@ def table(found: dict[str, list[float]]) -> list[str]:
     return [*lines, "", f"Target for warm slots: {TARGET_S} s, {word} by the median."]
 
 
-def environment() -> str:
-    cpu = platform.processor() or platform.machine()
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
-        if line.startswith("model name"):
-            cpu = line.partition(": ")[2]
-            break
-    used = ", ".join(f"{name} {version(name)}" for name in ("ray", "torch"))
-    return f"{cpu}, {os.cpu_count()} CPUs; Python {platform.python_version()}, {used}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
@@ -228,15 +198,12 @@ def main() -> None:
         cluster.disconnect()
     text = "\n".join([
         "# From a trial's end to the next one's first step", "",
-        f"{environment()}; load average {min(load):.1f} to {max(load):.1f}; trials that sleep {WORK_S} s, "
-        f"one at a time, {options.rounds} rounds in which all take turns. All with the settings that "
+        f"{environment('ray', 'torch')}; load average {min(load):.1f} to {max(load):.1f}; trials that sleep "
+        f"{WORK_S} s, one at a time, {options.rounds} rounds in which all take turns. All with the settings that "
         f"`sweeper.cluster` gives Ray (Train looks after its workers every {HEALTH_S} s, not every 2 s).", "",
         *table(found), "",
     ])  # fmt: skip
-    sys.stdout.write(text)
-    if options.output is not None:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(text)
+    publish(text, options.output)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ class Desk:
         """Slot -> handle of Train's controller."""
         self._groups: dict[int, Any] = {}
         """Slot -> placement group of its workers."""
+        self._released = asyncio.Event()
         self._ticking = asyncio.get_running_loop().create_task(self._tick())
 
     # The driver's side
@@ -44,6 +45,16 @@ class Desk:
             news: News | Refusal | None = await self._wait(name, probe, 60.0)
             if news is not None:
                 return news
+
+    async def hold(self) -> None:
+        self._released.clear()
+
+    async def stand_by(self) -> None:
+        """Waits from ``hold`` to ``release``."""
+        await self._released.wait()
+
+    async def release(self) -> None:
+        self._released.set()
 
     async def forget(self, name: TaskName) -> None:
         self._room.forget(name)

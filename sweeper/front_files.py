@@ -43,6 +43,10 @@ class FrontFiles:
         self._thread.join()
 
     def _draw(self) -> None:
+        # Takes seconds: better while slots warm up than at the first trials' ends.
+        import matplotlib.figure  # noqa: F401
+        import plotly.subplots  # noqa: F401
+
         while True:
             self._wake.wait()
             self._wake.clear()

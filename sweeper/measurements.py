@@ -33,11 +33,16 @@ class Measurements:
         self._submit_task, self._folder, self._progress = submit, folder, progress
         self._interrupted, self._tick = interrupted, tick
         self._submitted = 0
+        self._untouched: Future[Outcome] | None = None
         self._told_broken: set[str] = set()
 
-    def untouched(self) -> dict[str, Any]:
-        """See ``runner``."""
-        measured = self._result(self._submit({"what": "untouched"}))
+    def untouched(self) -> dict[str, Any] | None:
+        """See ``runner``; None: it is being measured, ask again."""
+        if self._untouched is None:
+            self._untouched = self._submit({"what": "untouched"})
+        if not self._done(self._untouched, within_s=0.0):
+            return None
+        measured = self._result(self._untouched)
         self._tell_broken(measured["broken"])
         return measured
 
@@ -94,11 +99,17 @@ class Measurements:
         self._submitted += 1
         return self._submit_task(Task(kind="measure", key=self._submitted, attempt=1, payload=payload))
 
+    def _done(self, future: Future[Outcome], *, within_s: float) -> bool:
+        if not wait([future], timeout=within_s).not_done:
+            return True
+        if self._interrupted():
+            raise Interrupted
+        self._tick()
+        return False
+
     def _result(self, future: Future[Outcome]) -> dict[str, Any]:
-        while wait([future], timeout=0.2).not_done:
-            if self._interrupted():
-                raise Interrupted
-            self._tick()
+        while not self._done(future, within_s=0.2):
+            pass
         outcome = future.result()
         if outcome.kind == "interrupted":
             raise Interrupted

@@ -11,6 +11,8 @@ from sweeper.mailbox import Refusal
 
 NEWS = "news"
 """Key of a result: what came in of the trial."""
+STANDBY = "standby"
+"""Kind of what is no trial: it waits until all relays have started."""
 
 
 class Relay(tune.Trainable):
@@ -25,6 +27,9 @@ class Relay(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
+        if self._name[0] == STANDBY:
+            ray.get(self._desk.stand_by.remote())
+            return {NEWS: ([], None), "done": True}
         news = ray.get(self._desk.follow.remote(self._name, self._seen))
         if isinstance(news, Refusal):
             return {NEWS: news, "done": True}

@@ -1,10 +1,15 @@
-"""Ray Tune over warm slots: Tune decides what runs when, its trial actors are proxies that relay a slot's news."""
+"""Ray Tune over warm slots: Tune decides what runs when, its trial actors are proxies that relay a slot's news.
+
+All proxies start before the first trial and wait at the desk for each other. Otherwise, with ``reuse_actors``, a trial
+that waits for its proxy to start is given the one of a trial that has just ended, and its own is killed half started
+(Ray 2.60, ``TuneController._maybe_reuse_cached_actor``): short trials then have Tune start and kill one per hand-over.
+"""
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +20,7 @@ from ray.tune.search import Searcher
 
 from sweeper.mailbox import News, Refusal
 from sweeper.records import Outcome, Report, Task
-from sweeper.relay import NEWS, Relay
+from sweeper.relay import NEWS, STANDBY, Relay
 from sweeper.slots import Slots, refused
 
 CHECK_S = 1.0
@@ -43,12 +48,14 @@ class Source(Protocol):
         """Several times a second."""
 
 
-def run_trials(slots: Slots, source: Source, folder: Path) -> None:
-    """Runs trials until the source is exhausted. Re-raises what the source or ``slots.check`` raises.
+def run_trials(slots: Slots, prepare: Callable[[], Source | None], folder: Path) -> None:
+    """Runs trials until their source is exhausted. Re-raises what ``prepare``, the source or ``slots.check`` raises.
 
-    ``folder``: for Tune's own files, which nobody needs afterwards.
+    ``prepare``: asked several times a second for the source, while Tune starts; None: not yet. ``folder``: for Tune's
+    own files, which nobody needs afterwards.
     """
-    conductor = _Conductor(slots, source)
+    slots.hold()
+    conductor = _Conductor(slots, prepare)
     name = f"tune-{time.time_ns()}"
     relay = tune.with_resources(
         tune.with_parameters(Relay, desk=slots.desk),
@@ -94,9 +101,15 @@ class _Live:
 class _Conductor:
     """What the searcher and the callback share: which trials live, and the source."""
 
-    def __init__(self, slots: Slots, source: Source) -> None:
+    def __init__(self, slots: Slots, prepare: Callable[[], Source | None]) -> None:
         self._slots = slots
-        self._source = source
+        self._prepare = prepare
+        self._source: Source | None = None
+        self._standbys: set[str] = set()
+        """What Tune runs to have its actors started, one per slot."""
+        self._up: set[str] = set()
+        """Those whose actor has started."""
+        self._released = False
         self._live: dict[str, _Live] = {}
         """By Tune's id of the trial."""
         self._orphans: list[_Live] = []
@@ -114,6 +127,7 @@ class _Conductor:
             if self.failure is None:
                 self.failure = error
                 self._slots.interrupt()
+                self._slots.release()
                 for live in self._live.values():
                     self._slots.forget((live.task.kind, live.task.key))
             raise
@@ -121,12 +135,18 @@ class _Conductor:
     def ask(self, trial_id: str) -> dict[str, Any] | str | None:
         """What Tune shall run next; None: nothing now; ``FINISHED`` is for ever."""
         with self.recorded():
+            if not self._released:
+                if len(self._standbys) == self._slots.plan.slots:
+                    return None
+                self._standbys.add(trial_id)
+                return {"kind": STANDBY, "key": len(self._standbys), "seen": 0}
+            assert self._source is not None
             if self._orphans:
                 live = self._orphans.pop()
-            elif len(self._live) >= self._slots.plan.slots:
+            elif len(self._live) + len(self._standbys) >= self._slots.plan.slots:
                 return None
             elif self._source.exhausted():
-                return None if self._live else Searcher.FINISHED
+                return None if self._live or self._standbys else Searcher.FINISHED
             else:
                 task = self._source.next_task()
                 if task is None:
@@ -142,8 +162,12 @@ class _Conductor:
         with self.recorded():
             if isinstance(news, Refusal):
                 raise refused(news)
-            notes, outcome = news
             self._relays_lost = 0
+            if trial_id in self._standbys:
+                self._standbys.discard(trial_id)
+                return
+            assert self._source is not None
+            notes, outcome = news
             live = self._live[trial_id]
             key = live.task.key
             for note in notes:
@@ -156,12 +180,18 @@ class _Conductor:
                 self._slots.forget((live.task.kind, key))
                 self._source.on_end(key, outcome)
 
+    def relay_up(self, trial_id: str) -> None:
+        if trial_id in self._standbys:
+            self._up.add(trial_id)
+
     def relay_died(self, trial_id: str) -> None:
         """The trial itself goes on in its slot; Tune shall follow it with another actor."""
         with self.recorded():
             self._relays_lost += 1
             if self._relays_lost > RELAYS_LOST:
                 raise RuntimeError(f"{self._relays_lost} of Tune's trial actors died one after the other")
+            self._standbys.discard(trial_id)
+            self._up.discard(trial_id)
             live = self._live.pop(trial_id, None)
             if live is not None:
                 self._orphans.append(live)
@@ -171,7 +201,13 @@ class _Conductor:
             if time.monotonic() - self._checked_s > CHECK_S:
                 self._slots.check()
                 self._checked_s = time.monotonic()
-            self._source.on_tick()
+            if self._source is not None:
+                self._source.on_tick()
+            else:
+                self._source = self._prepare()
+            if self._source is not None and not self._released and len(self._up) == self._slots.plan.slots:
+                self._released = True
+                self._slots.release()
 
 
 class _Ask(Searcher):
@@ -205,6 +241,9 @@ class _Tell(tune.Callback):
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self._conductor.tick()
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._conductor.relay_up(trial.trial_id)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any

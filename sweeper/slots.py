@@ -165,6 +165,13 @@ class Slots:
         """Queues a task whose news are then to be read from the desk (``sweeper.search``)."""
         ray.get(self.desk.offer.remote(task))
 
+    def hold(self) -> None:
+        """From now on ``desk.stand_by`` waits for ``release``."""
+        ray.get(self.desk.hold.remote())
+
+    def release(self) -> None:
+        self.desk.release.remote()
+
     def judge(self, name: TaskName, attempt: int, number: int, stop: bool) -> None:
         """Gives the verdict on a report."""
         self.desk.judge.remote(name, attempt, number, stop)

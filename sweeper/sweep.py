@@ -105,6 +105,7 @@ def run_sweep(folder: SweepFolder, spec: Spec, options: Options) -> Ending:
         stack.callback(progress.close)
         tracker = Tracker(folder.path, options.tracking_uri, folder.storage, folder.name, folder.sweep_id)
         stack.callback(tracker.close)
+        tracker.warm_up()
         cluster.connect(options.address)
         stack.callback(cluster.disconnect)
         cluster.check_shared(folder.path)
@@ -213,13 +214,31 @@ class _Sweep:
             slots.submit, folder, progress, interrupted=lambda: interruption.asked, tick=self._tick
         )
         self._study: Study | None = None
+        self._trials: Trials | None = None
         self._files = FrontFiles(folder.front_path, tracker.front_updated)
 
     def run(self) -> Ending:
         from sweeper.search import run_trials
 
         self._progress.line("warming up: model, images and the reference's embeddings")
-        untouched = self._measure_untouched()
+        run_trials(self._slots, self._prepare, self._folder.path / "ray")
+        assert self._study is not None and self._trials is not None
+        if self._interruption.asked:
+            return self.end("interrupted")
+        if self._trials.too_many_failed:
+            return self.end("failed")
+        before_s = self._meter.taken_s()
+        self._measure_front()
+        self._measurements.confirm(self._front(), self._study.trials(), self._spec)
+        self._meter.tell_measuring(before_s, self._progress.line)
+        return self.end("complete")
+
+    def _prepare(self) -> Trials | None:
+        """The trials, once the untouched model is measured; None before."""
+        measured = self._measurements.untouched()
+        if measured is None:
+            return None
+        untouched = self._compare_untouched(measured)
         self._study = study = self._open_study(untouched)
         observer = Observer(
             self._progress,
@@ -231,7 +250,7 @@ class _Sweep:
             self._meter,
         )
         observer.repeat(study.trials(), self._folder.reports)
-        trials = Trials(
+        self._trials = Trials(
             self._spec,
             study,
             FolderFiles(self._folder, self._spec),
@@ -242,17 +261,7 @@ class _Sweep:
             may_start=self._may_start,
             retrainings=self._retrainings,
         )
-        if not trials.exhausted() and not self._meter.used_up():
-            run_trials(self._slots, trials, self._folder.path / "ray")
-        if self._interruption.asked:
-            return self.end("interrupted")
-        if trials.too_many_failed:
-            return self.end("failed")
-        before_s = self._meter.taken_s()
-        self._measure_front()
-        self._measurements.confirm(self._front(), study.trials(), self._spec)
-        self._meter.tell_measuring(before_s, self._progress.line)
-        return self.end("complete")
+        return self._trials
 
     def end(self, state: str) -> Ending:
         """Writes the front a last time and tells MLflow."""
@@ -323,9 +332,9 @@ class _Sweep:
             known=known,
         )
 
-    def _measure_untouched(self) -> dict[str, Any]:
-        """On every start: a resumed sweep must work on the same weights and images as before."""
-        measured = self._measurements.untouched()
+    def _compare_untouched(self, measured: dict[str, Any]) -> dict[str, Any]:
+        """On every start: a resumed sweep must work on the same weights and images as before, and what was measured
+        then is what counts."""
         before = self._folder.untouched()
         if before is not None:
             for what in ("weights_digest", "data_digest"):

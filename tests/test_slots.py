@@ -66,7 +66,7 @@ def do(slots: Any, **payload: Any) -> Outcome:
 def search(slots: Any, trials: Any, folder: Path) -> None:
     from sweeper.search import run_trials
 
-    run_trials(slots, trials, folder)
+    run_trials(slots, lambda: trials, folder)
 
 
 def folders(tmp_path: Path, count: int) -> list[str]:

@@ -166,9 +166,7 @@ class Projection:
             self._save_runs()
         return self.parent
 
-    def _trial(
-        self, number: int, time_ms: int, parameters: dict[str, Any], tags: dict[str, str] | None = None
-    ) -> _Run:
+    def _trial(self, number: int, time_ms: int, parameters: dict[str, Any], tags: dict[str, str] | None = None) -> _Run:
         if number not in self.trials:
             parent = self._parent(time_ms)
             words = [str(parameters[key]) for key in ("objective", "tune") if key in parameters]

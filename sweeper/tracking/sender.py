@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import importlib
 import json
 import logging
 import os
@@ -170,6 +172,9 @@ def main() -> None:
                 break
             except BlockingIOError:  # the sender of a killed driver is about to end
                 wakes.wait(0.2)
+        with contextlib.suppress(ImportError):  # said when it is needed
+            importlib.import_module("mlflow")  # takes seconds, while the sweep's workers start
+        wakes.wait(None)
         store = Store(uri=settings["uri"], artifacts=artifacts)
         _serve(_Sender(Projection(folder, settings["name"], settings["sweep_id"], store)), wakes)
 

@@ -78,6 +78,11 @@ class Tracker:
         self._remember(event)
         self._wake(b"\n")
 
+    def warm_up(self) -> None:
+        """Starts the sender, which takes seconds to import MLflow. It tells MLflow nothing before the first event."""
+        with self._sender_lock, contextlib.suppress(OSError):  # the first event tries again
+            self._start_sender()
+
     def sweep_started(self, spec_resolved: dict[str, Any], tags: dict[str, str]) -> None:
         """At the start and at every resume; ``tags`` (commit, versions, digests) go to the parent run."""
         self._add({"kind": "sweep", "spec": spec_resolved, "tags": {"mlflow.user": _user(), **tags}})
