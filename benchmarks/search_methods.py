@@ -25,9 +25,13 @@ from sweeper.study import Study
 from sweeper.suggester import STOPPED_AS, StoppedAs
 
 RUNGS = (1 / 9, 1 / 3)
-FACTOR = 3.0
-STARTUP_TRIALS = 16
-"""Drawn at random before a sampler learns; the population of NSGA-II."""
+FACTOR = 2.0
+SYNE_TUNE_FACTOR = 3.0
+"""Its default."""
+STARTUP_TRIALS = 8
+"""Drawn at random before a sampler learns."""
+POPULATION = 16
+"""Of NSGA-II."""
 
 MANY_TRIALS = 100_000
 """More than any budget here allows."""
@@ -47,10 +51,11 @@ def run_sweep(
     trials: int = MANY_TRIALS,
     sampler: Literal["tpe", "random"] = "tpe",
     stopping: bool = True,
+    factor: float = FACTOR,
     stopped_as: StoppedAs = STOPPED_AS,
 ) -> Found:
     """A sweep as it is run, under a virtual clock that counts epochs as seconds."""
-    rule = {"kind": "moasha", "rungs": ["1/9", "1/3"], "reduction_factor": FACTOR} if stopping else {"kind": "none"}
+    rule = {"kind": "moasha", "rungs": ["1/9", "1/3"], "reduction_factor": factor} if stopping else {"kind": "none"}
     search = {"trials": trials, "sampler": sampler, "seed": seed}
     spec = Spec.model_validate(
         {
@@ -62,6 +67,7 @@ def run_sweep(
             "goals": {goal: {"floor": floor} for goal, floor in zip(GOALS, problem.floors, strict=True)},
             "parameters": problem.space,
             "paint": None,
+            "points": [dict(point) for point in problem.points],
             "search": search | ({"startup_trials": STARTUP_TRIALS} if sampler == "tpe" else {}),
             "stopping": rule,
         }
@@ -134,6 +140,8 @@ class Peer:
             )
         self._study = optuna.create_study(directions=["maximize"] * len(merits), sampler=sampler)
         self._trials: dict[int, optuna.trial.Trial] = {}
+        for point in problem.points:
+            self._study.enqueue_trial(dict(point))
 
     def ask(self) -> tuple[int, dict[str, Value]]:
         trial = self._study.ask()
@@ -222,7 +230,7 @@ def _asha_on(merit: Callable[[Goals], float]) -> Run:
 
 
 def _nsga2(problem: Problem, seed: int, slots: int, budget_epochs: float) -> Found:
-    sampler = optuna.samplers.NSGAIISampler(population_size=STARTUP_TRIALS, seed=seed)
+    sampler = optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=seed)
     return run_peer(problem, seed, slots, budget_epochs, sampler=sampler, merits=[clean, robust])
 
 
@@ -231,7 +239,7 @@ UNSTOPPED = Method("TPE, no stopping (ours)", partial(run_sweep, stopping=False)
 METHODS = (
     OURS,
     UNSTOPPED,
-    Method("random, MO-ASHA (Syne Tune)", partial(run_sweep, sampler="random")),
+    Method("random, MO-ASHA (Syne Tune)", partial(run_sweep, sampler="random", factor=SYNE_TUNE_FACTOR)),
     Method("random", partial(run_sweep, sampler="random", stopping=False)),
     Method("NSGA-II (Optuna)", _nsga2),
     Method("TPE, ASHA on clean accuracy", _asha_on(clean)),

@@ -55,6 +55,10 @@ class Problem(Protocol):
     def floors(self) -> tuple[float | None, float | None]: ...
 
     @property
+    def points(self) -> Sequence[Parameters]:
+        """Tried first, by every search."""
+
+    @property
     def final_evaluations(self) -> int:
         """At the end of a trial: of its weights, and of further strengths and averaged weights."""
 
@@ -85,6 +89,7 @@ class Analytic:
     final_evaluations: int = 1
     reference: Goals = (0.0, 0.0)
     floors: tuple[float | None, float | None] = (None, None)
+    points: Sequence[Parameters] = ()
 
     @property
     def about(self) -> str:
@@ -140,9 +145,10 @@ def analytic() -> list[Analytic]:
 class World:
     """The embedded world: a trial reports what the one at the nearest point of the recorded grid did."""
 
-    name = "embedded world"
-
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, known: bool) -> None:
+        """``known``: searches try first what a user would without knowing more, as ``search_spaces/typo.yaml`` does:
+        each objective on the image tower, in the middle of its ranges."""
+        self.name = "embedded world, known points first" if known else "embedded world"
         self.table: Table = load_table(path)
         untouched = self.table.untouched.validation
         self.floors: tuple[float | None, float | None] = (untouched[0] - 0.10, None)
@@ -158,6 +164,10 @@ class World:
             "beta, lambda, learning rate and rank differing; a suggestion is what the nearest of them reported. An "
             f"evaluation costs {shares}."
         )
+        self.points: list[Parameters] = []
+        if known:
+            self.points = [self._middle(objective) for objective in ("cross_entropy", "kto", "dpo", "ipo")]
+            self.about += " Every search tries each objective first, on the image tower, in the middle of its ranges."
         self._nearest: dict[tuple[tuple[str, Any], ...], RecordedTrial] = {}
 
     def at(self, parameters: Parameters, progress: float, seed: int) -> Goals:
@@ -184,6 +194,18 @@ class World:
         if key not in self._nearest:
             self._nearest[key] = self.table.nearest(parameters)
         return self._nearest[key]
+
+    def _middle(self, objective: str) -> Parameters:
+        """Of the ranges, by their logarithms, on the image tower."""
+        point: dict[str, Any] = {"objective": objective, "tune": "visual"}
+        for name in ("beta", "lambda_reg", "learning_rate"):
+            fixed = (
+                {"objective": objective} if name == "beta" else {"tune": "visual"} if name == "learning_rate" else {}
+            )
+            values = self.table.choices(**fixed).get(name)
+            if values is not None:
+                point[name] = math.sqrt(values[0] * values[-1])
+        return point
 
     def _raw_space(self) -> dict[str, Any]:
         """The ranges that the recorded grid spans, as branches of their own where they differ."""

@@ -101,16 +101,17 @@ class Search(Settings):
         return self
 
     def startup(self) -> int:
-        return self.startup_trials if self.startup_trials is not None else max(4, self.trials // 4)
+        return self.startup_trials if self.startup_trials is not None else max(4, self.trials // 8)
 
 
 class Stopping(Settings):
-    """Trials that both goals together show to be hopeless are ended early (``moasha``: multi-objective ASHA)."""
+    """Trials that both goals together show to be hopeless are ended early (``moasha``: multi-objective ASHA), all but
+    the baseline and ``points``."""
 
     kind: Literal["none", "moasha"] = "none"
     rungs: Annotated[list[float | str], Field(min_length=1)] = ["1/9", "1/3"]
     """Shares of a trial's steps after which it is looked at, rising: ``1/9`` or 0.11. Trials are evaluated there."""
-    reduction_factor: Annotated[float, Field(gt=1.0)] = 3.0
+    reduction_factor: Annotated[float, Field(gt=1.0)] = 2.0
     """At each rung the best 1 / reduction_factor of those that came so far go on."""
 
     @field_validator("rungs")

@@ -68,6 +68,8 @@ class Trials:
         self._listener, self._interrupted, self._interrupt = listener, interrupted, interrupt
         self._may_start, self._retrainings = may_start, retrainings
         self._chosen = spec.chosen()
+        self._given = (spec.paint is not None) + len(spec.points)
+        """How many trials the spec names: these are the first."""
         records = study.trials()
         self._put_back = deque(record for record in records if record.state == "running")
         self._asked = sum(record.confirms is None for record in records)
@@ -184,8 +186,11 @@ class Trials:
         return self._study.ask()
 
     def _judged(self, record: TrialRecord) -> bool:
-        """Baselines are to be shown whatever they are worth, and what is trained again to be measured whole."""
-        return record.baseline is None and record.confirms is None
+        """Baseline and points are to be shown whatever they are worth, and what is trained again to be measured whole.
+
+        Known-good points would also stop each other, being the first to compare with.
+        """
+        return record.number >= self._given and record.confirms is None
 
     def _rebuild_rungs(self, records: Sequence[TrialRecord]) -> dict[int, Report]:
         """Gives the stopping rule all that was reported, in the order in which it was.

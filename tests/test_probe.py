@@ -64,8 +64,8 @@ def test_what_a_trial_costs_with_and_without_stopping(tmp_path: Path) -> None:
     stopped = searched(tmp_path, "stopping.kind=moasha")
     cost = trial_cost(stopped, scope, measured)
     assert cost.evaluation_s == 5.0 * (3 + 2 + 2)
-    share = 1 / 9 + (2 / 9) / 3 + (2 / 3) / 9
-    assert stopped_cost_s(stopped, cost) == pytest.approx(share * (100.0 + 25.0) + 10.0 / 9)
+    share = 1 / 9 + (2 / 9) / 2 + (2 / 3) / 4
+    assert stopped_cost_s(stopped, cost) == pytest.approx(share * (100.0 + 25.0) + 10.0 / 4)
 
 
 def test_expected_share_of_two_rungs() -> None:

@@ -90,7 +90,11 @@ def volume(simulation: Simulation) -> float:
 
 @pytest.mark.parametrize("slots", [1, 4])
 def test_a_sweep_with_stopping_costs_less_and_ends_its_trials(slots: int) -> None:
-    stopped, whole = run(make_spec(), slots=slots), run(make_spec(stopping={"kind": "none"}), slots=slots)
+    stopping = {"kind": "moasha", "reduction_factor": 3}
+    stopped, whole = (
+        run(make_spec(stopping=stopping), slots=slots),
+        run(make_spec(stopping={"kind": "none"}), slots=slots),
+    )
     assert len(stopped.ended_trials) == len(whole.ended_trials) == 24
     assert {one.trial.state for one in whole.ended_trials} == {"complete"}
     assert whole.ended_trials[-1].spent_s == pytest.approx(24 * (9 * EPOCH_S + LOOK_S))
@@ -148,19 +152,20 @@ def test_a_resumed_sweep_condemns_whom_the_unkilled_one_would_have(tmp_path: Pat
         study.close()
 
 
-def test_baselines_are_never_stopped() -> None:
+def test_the_baseline_and_the_points_of_a_spec_are_never_stopped() -> None:
     paint = {"learning_rate": 1e-3, "tune": "visual"}
-    spec = make_spec(paint=paint, stopping={"kind": "moasha", "reduction_factor": 50})
+    points = [{"beta": 1.9, "lambda_reg": 0.1}, {"beta": 0.11, "lambda_reg": 0.1}]
+    spec = make_spec(paint=paint, points=points, stopping={"kind": "moasha", "reduction_factor": 50})
 
-    def hopeless_paint(trial: TrialRecord, rungs: Sequence[float]) -> Course:
-        if trial.baseline is None:
+    def hopeless_at_first(trial: TrialRecord, rungs: Sequence[float]) -> Course:
+        if trial.number > 2:
             return course(trial, rungs)
         assert not rungs
         values = {"clean_accuracy": 0.0, "robust_accuracy": 0.0}
         return Course(reports=[], result={"values": values, "points": [], "train_s": 9.0, "evaluation_s": 0.1})
 
-    simulation = Simulation(spec, make_study(spec), hopeless_paint, untouched=UNTOUCHED, slots=2)
+    simulation = Simulation(spec, make_study(spec), hopeless_at_first, untouched=UNTOUCHED, slots=2)
     simulation.run()
-    paints = [one.trial.state for one in simulation.ended_trials if one.trial.baseline is not None]
-    assert paints == ["complete"]
-    assert [one.trial.state for one in simulation.ended_trials].count("stopped") > 15
+    states = {one.trial.number: one.trial.state for one in simulation.ended_trials}
+    assert [states[number] for number in range(3)] == ["complete"] * 3
+    assert [one.trial.state for one in simulation.ended_trials].count("stopped") > 12
