@@ -76,6 +76,13 @@ def ends(objective: str, mix: Any = linear, *, between: bool = True) -> Cook:
     return cook
 
 
+def soup(kitchen: Kitchen, scope: Scope) -> list[Mixed]:
+    """What the sampler ``soup`` trains: the middle and both ends of lambda, each with its own strengths."""
+    places = (math.sqrt(LAMBDAS[0] * LAMBDAS[1]), *LAMBDAS)
+    anchors = [scope.parameters("cross_entropy", lambda_reg) for lambda_reg in places]
+    return served(kitchen, anchors, between=False)
+
+
 def corners(kitchen: Kitchen, scope: Scope) -> list[Mixed]:
     """Both ends of lambda at a low and a high learning rate."""
     anchors = [scope.parameters("cross_entropy", value, place) for value in LAMBDAS for place in (0.4, 0.8)]
@@ -151,6 +158,7 @@ def conditioned(epochs: int) -> Cook:
 RECIPES: dict[str, Cook] = {
     "one training (CE, lambda in the middle), towards untouched": single(1),
     "the same, twice as long": single(2),
+    "CE, middle and 2 ends of lambda, not mixed (sampler: soup)": soup,
     "CE, 2 ends of lambda, not mixed": ends("cross_entropy", between=False),
     "CE, 2 ends of lambda": ends("cross_entropy"),
     "DPO, 2 ends of lambda": ends("dpo"),

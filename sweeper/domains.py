@@ -86,6 +86,13 @@ class Range:
     def examples(self) -> list[Value]:
         return [self.low, self.high]
 
+    def at(self, place: float) -> Value:
+        """The value at a place in [0, 1] of the way from low to high, by the logarithm where it is drawn so."""
+        value = self.low * (self.high / self.low) ** place if self.log else self.low + (self.high - self.low) * place
+        if self.step is not None:
+            value = self.low + round((value - self.low) / self.step) * self.step
+        return round(value) if self.integer else min(max(float(value), self.low), self.high)
+
     def located(self) -> list[tuple[tuple[str | int, ...], Value]]:
         return [(("low",), self.low), (("high",), self.high)]
 

@@ -85,13 +85,14 @@ class Paint(Settings):
 
 
 class Search(Settings):
-    sampler: Literal["tpe", "grid", "random"] = "tpe"
-    """``grid`` tries every combination of choices, in the order in which they are written."""
+    sampler: Literal["tpe", "grid", "random", "soup"] = "tpe"
+    """``grid`` tries every combination of choices, in the order in which they are written; ``soup`` trains a few
+    anchors (``Space.anchors``), whose interpolation with the untouched weights is the front."""
     trials: Annotated[int, Field(ge=1)] = 32
-    """The baseline and the starting points among them; ``grid`` tries all it has when left out."""
+    """The baseline and the starting points among them; ``grid`` and ``soup`` try all they have when left out."""
     seed: Annotated[int, Field(ge=0)] = 0
     startup_trials: Annotated[int, Field(ge=1)] | None = None
-    """So many trials must be complete before the sampler learns from them; a quarter of ``trials``, at least 4, when
+    """So many trials must be complete before the sampler learns from them; an eighth of ``trials``, at least 4, when
     left out. For ``tpe`` only."""
 
     @model_validator(mode="after")
@@ -99,6 +100,11 @@ class Search(Settings):
         if self.startup_trials is not None and self.sampler != "tpe":
             raise ValueError(f"startup_trials is for the sampler tpe; {self.sampler} does not learn, leave it out")
         return self
+
+    @property
+    def planned(self) -> bool:
+        """Whether all trials are known beforehand."""
+        return self.sampler in ("grid", "soup")
 
     def startup(self) -> int:
         return self.startup_trials if self.startup_trials is not None else max(4, self.trials // 8)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -113,6 +114,18 @@ class Space:
             raise ProblemsError([Problem((), f"this grid has more than {GRID_LIMIT} combinations; name fewer choices")])
         return found
 
+    def anchors(self) -> list[dict[str, Value]]:
+        """For each ``tune`` three points, as ``draw`` returns them: cross-entropy (or else the space's first objective)
+        with everything in the middle, then with the most and the least of ``lambda_reg``."""
+        found: list[dict[str, Value]] = []
+        scopes = {value for branch in self.branches["tune"] for value in branch.domain.examples()}
+        for tune in sorted(scopes, key=str):
+            for place in (0.5, 1.0, 0.0):
+                anchor = self.draw(partial(_anchored, tune=tune, place=place))
+                if anchor not in found:
+                    found.append(anchor)
+        return found
+
     def complete(self, parameters: Mapping[str, Any]) -> dict[str, Value]:
         """A point that lies in the space, with the fixed parameters added where it leaves them out.
 
@@ -212,6 +225,18 @@ class Space:
 
     def _described(self, combination: Mapping[str, Value], deciding: set[str]) -> str:
         return ", ".join(f"{name} {value}" for name, value in combination.items() if name in deciding) or "any value"
+
+
+def _anchored(name: str, domain: Choices | Range, *, tune: Value, place: float) -> Value:
+    """What ``Space.anchors`` takes for a searched parameter, ``name`` being that in the study."""
+    parameter = name.partition("[")[0]
+    for wanted in (tune, "cross_entropy"):
+        if parameter in SHAPING and isinstance(domain, Choices) and domain.match(wanted) is not None:
+            return wanted
+    place = place if parameter == "lambda_reg" else 0.5
+    if isinstance(domain, Range):
+        return domain.at(place)
+    return domain.values[0] if parameter in SHAPING else domain.values[round(place * (len(domain.values) - 1))]
 
 
 def _invalid(combination: Mapping[str, Value]) -> Iterator[tuple[tuple[str | int, ...], str]]:

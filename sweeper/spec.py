@@ -93,17 +93,20 @@ class Spec(TaskSettings):
         return self
 
     @model_validator(mode="after")
-    def _grid_has_so_many_trials(self) -> Self:
-        if self.search.sampler != "grid":
+    def _plan_has_so_many_trials(self) -> Self:
+        if not self.search.planned:
             return self
+        if self.search.sampler == "soup" and self.evaluate.front.strengths == [1.0]:
+            message = "`evaluate.front.strengths`: a soup interpolates; name others than 1, for instance [0.25, 0.5, 1]"
+            raise ProblemsError([Problem(("evaluate", "front", "strengths"), message)])
         try:
-            whole = self.whole_grid()
+            whole = self.planned_trials()
         except ProblemsError as error:
             raise ProblemsError(Problem(("parameters", *p.path), p.message, p.at_key) for p in error.problems) from None
         if "trials" not in self.search.model_fields_set:
             return self.model_copy(update={"search": self.search.model_copy(update={"trials": whole})})
         if self.search.trials > whole:
-            raise ProblemsError([Problem(("search", "trials"), f"`search.trials`: {self._beyond_grid(whole)}")])
+            raise ProblemsError([Problem(("search", "trials"), f"`search.trials`: {self._beyond_plan(whole)}")])
         return self
 
     def _above_the_task(self, name: str, limit: int | None, cure: str) -> Iterator[Problem]:
@@ -113,32 +116,35 @@ class Spec(TaskSettings):
                 message = f"`{name}`: {most} is above train.{name}, which is {limit}; {cure.format(most=most)}"
                 yield Problem(("parameters", *branch.path, *path), message)
 
-    def _beyond_grid(self, whole: int) -> str:
-        return f"{self.search.trials} is more than the whole grid, which has {whole} trials ({self._grid_parts()})"
+    def _beyond_plan(self, whole: int) -> str:
+        whole_plan = f"the whole {self.search.sampler}, which has {whole} trials ({self._plan_parts()})"
+        return f"{self.search.trials} is more than {whole_plan}"
 
-    def _grid_parts(self) -> str:
+    def _plan_parts(self) -> str:
         parts = ["PAINT"] * (self.paint is not None)
         points, combinations = len(self.points), len(self.chosen()) - len(self.points)
         parts += [f"{points} point" + "s" * (points > 1)] * (points > 0)
-        return " + ".join([*parts, f"{combinations} combinations"])
+        return " + ".join([*parts, f"{combinations} {'anchors' if self.search.sampler == 'soup' else 'combinations'}"])
 
     def chosen(self) -> list[dict[str, Any]]:
-        """What is tried before (``tpe``, ``random``) or instead of (``grid``) suggestions: the points as written, then
-        the combinations of a grid that are none of them."""
-        if self.search.sampler != "grid":
+        """What is tried before (``tpe``, ``random``) or instead of (``grid``, ``soup``) suggestions: the points as
+        written, then the combinations of a grid or the anchors of a soup that are none of them."""
+        if not self.search.planned:
             return self.points
         tried = [self.parameters.complete(point) for point in self.points]
-        return self.points + [one for one in self.parameters.grid() if one not in tried]
+        planned = self.parameters.grid() if self.search.sampler == "grid" else self.parameters.anchors()
+        return self.points + [one for one in planned if one not in tried]
 
-    def whole_grid(self) -> int:
-        """Trials of a grid: the baseline, the points and every combination. Raises ProblemsError as ``Space.grid``."""
+    def planned_trials(self) -> int:
+        """Of a grid or a soup: the baseline, the points and every combination or anchor. Raises ProblemsError as
+        ``Space.grid``."""
         return (self.paint is not None) + len(self.chosen())
 
     def with_trials(self, trials: int) -> Spec:
-        """The same sweep with another total of trials. Raises UserError for more than a grid has."""
+        """The same sweep with another total of trials. Raises UserError for more than a grid or a soup has."""
         spec = self.model_copy(update={"search": self.search.model_copy(update={"trials": trials})})
-        if self.search.sampler == "grid" and trials > (whole := self.whole_grid()):
-            raise UserError(spec._beyond_grid(whole))
+        if self.search.planned and trials > (whole := self.planned_trials()):
+            raise UserError(spec._beyond_plan(whole))
         return spec
 
     def stopping_rule(self, untouched: Mapping[str, float]) -> MultiObjectiveAsha | None:
@@ -195,7 +201,7 @@ def load_spec(path: Path | str, overrides: Sequence[str] = ()) -> Spec:
         problems += class_problems(spec.train, spec.sets[spec.train.set.partition("/")[0]])
         problems += _paint_problems(spec, context["embed_dim"])
         if not any(override.partition("=")[0].strip() == "search.trials" for override in overrides):
-            problems += _grid_problems(spec) + _confirm_problems(spec)
+            problems += _plan_problems(spec) + _confirm_problems(spec)
     if problems:
         lines = {f"{document.place(problem.path, problem.at_key)}: {problem.message}": None for problem in problems}
         raise UserError("\n".join(sorted(lines, key=_position)))
@@ -227,13 +233,13 @@ def _paint_problems(spec: Spec, embed_dim: int | None) -> list[Problem]:
     return [Problem(("paint", "rank"), f"`paint.rank`: {rank} is above {embed_dim}, the model's embedding width")]
 
 
-def _grid_problems(spec: Spec) -> list[Problem]:
-    """A file says the whole grid; the first trials of it alone are for the command line, to try it out."""
-    if spec.search.sampler != "grid" or spec.search.trials == (whole := spec.whole_grid()):
+def _plan_problems(spec: Spec) -> list[Problem]:
+    """A file says the whole grid or soup; the first trials of it alone are for the command line, to try it out."""
+    if not spec.search.planned or spec.search.trials == (whole := spec.planned_trials()):
         return []
     message = (
-        f"`search.trials`: {spec.search.trials} is less than the whole grid, which has {whole} trials "
-        f"({spec._grid_parts()}); leave it out, or run the first ones with --trials {spec.search.trials}"
+        f"`search.trials`: {spec.search.trials} is less than the whole {spec.search.sampler}, which has {whole} "
+        f"trials ({spec._plan_parts()}); leave it out, or run the first ones with --trials {spec.search.trials}"
     )
     return [Problem(("search", "trials"), message)]
 

@@ -68,7 +68,7 @@ class Trials:
         self._listener, self._interrupted, self._interrupt = listener, interrupted, interrupt
         self._may_start, self._retrainings = may_start, retrainings
         self._chosen = spec.chosen()
-        self._given = (spec.paint is not None) + len(spec.points)
+        self._given = (spec.paint is not None) + len(self._chosen if spec.search.sampler == "soup" else spec.points)
         """How many trials the spec names: these are the first."""
         records = study.trials()
         self._put_back = deque(record for record in records if record.state == "running")
@@ -174,7 +174,7 @@ class Trials:
         return self._confirming
 
     def _ask(self) -> TrialRecord:
-        """PAINT first, then the starting points, then the sampler or the grid."""
+        """PAINT first, then the starting points, then the sampler, the grid or the soup."""
         index = self._asked
         if self._spec.paint is not None:
             if index == 0:
@@ -182,7 +182,7 @@ class Trials:
             index -= 1
         if index < len(self._chosen):
             return self._study.add(self._chosen[index])
-        assert self._spec.search.sampler != "grid", "a spec never plans more trials than its grid has"
+        assert not self._spec.search.planned, "a spec never plans more trials than its grid or soup has"
         return self._study.ask()
 
     def _judged(self, record: TrialRecord) -> bool:

@@ -199,6 +199,21 @@ points: [{objective: dpo, beta: 0.5}]
 search: {sampler: grid"""
 
 
+def test_a_soup_has_its_anchors_for_trials(folder: Path) -> None:
+    (folder / "spec.yaml").write_text(SECTION_7.replace("sampler: tpe, trials: 64, seed: 0", "sampler: soup"))
+    spec = load_spec(folder / "spec.yaml")
+    anchors = spec.parameters.anchors()
+    assert spec.chosen() == spec.points + anchors and spec.search.trials == 1 + len(spec.points) + len(anchors)
+    assert complaints(folder, "search.trials=99") == [
+        f"--set search.trials: `search.trials`: 99 is more than the whole soup, which has {spec.search.trials} trials "
+        f"(PAINT + 1 point + {len(anchors)} anchors)"
+    ]
+    assert complaints(folder, "evaluate.front.strengths=[1.0]") == [
+        "--set evaluate.front.strengths: `evaluate.front.strengths`: a soup interpolates; name others than 1, "
+        "for instance [0.25, 0.5, 1]"
+    ]
+
+
 def test_a_grid_says_how_large_it_is(folder: Path) -> None:
     head, _, rest = SECTION_7.partition("parameters:")
     tail = rest[rest.index("stopping:") :]

@@ -305,6 +305,40 @@ def test_the_order_of_a_grid_is_that_of_the_file() -> None:
     ]  # fmt: skip
 
 
+def test_anchors_are_the_middle_and_both_ends_of_lambda_for_each_scope() -> None:
+    raw: dict[str, Any] = {
+        "objective": {"choices": ["dpo", "cross_entropy"]},
+        "beta": {"when": {"objective": "dpo"}, "low": 0.1, "high": 10.0, "log": True},
+        "lambda_reg": {"low": 0.01, "high": 1.0, "log": True},
+        "tune": {"choices": ["visual", "transform"]},
+        "rank": {"when": {"tune": "transform"}, "low": 16, "high": 64, "step": 16},
+        "learning_rate": [
+            {"when": {"tune": "transform"}, "low": 1e-3, "high": 1e-1, "log": True},
+            {"when": {"tune": "visual"}, "low": 1e-5, "high": 3e-5},
+        ],
+        "weight_decay": {"choices": [0.0, 0.1, 0.2]},
+    }
+    space = Space.parse(raw)
+    anchors = space.anchors()
+    assert all(space.contains(one) and one["objective"] == "cross_entropy" for one in anchors)
+    assert [(one["tune"], round(float(one["lambda_reg"]), 9)) for one in anchors] == [
+        ("transform", 0.1), ("transform", 1.0), ("transform", 0.01), ("visual", 0.1), ("visual", 1.0), ("visual", 0.01),
+    ]  # fmt: skip
+    assert {(one.get("rank"), round(float(one["learning_rate"]), 9)) for one in anchors} == {(48, 0.01), (None, 2e-5)}
+    assert {one["weight_decay"] for one in anchors} == {0.1}
+    lone = Space.parse({**raw, "objective": "dpo", "lambda_reg": 0.5, "tune": "visual"}).anchors()
+    assert [(one["objective"], one["beta"], one["lambda_reg"]) for one in lone] == [("dpo", 1.0, 0.5)]
+
+
+@given(low=st.floats(1e-6, 10.0), ratio=st.floats(1.001, 1e6), log=st.booleans(), place=st.floats(0.0, 1.0))
+def test_every_place_of_a_range_lies_in_it(low: float, ratio: float, log: bool, place: float) -> None:
+    domain = Range(low, low * ratio, log)
+    assert domain.match(domain.at(place)) is not None
+    assert domain.at(0.0) == pytest.approx(low) and domain.at(1.0) == pytest.approx(low * ratio)
+    steps = Range(3, 33, step=5)
+    assert steps.match(steps.at(place)) is not None
+
+
 def test_a_grid_has_no_ranges_that_could_be_drawn_and_an_end() -> None:
     with pytest.raises(ProblemsError) as caught:
         SPACE.grid()
