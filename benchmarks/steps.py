@@ -86,9 +86,8 @@ class Enough(Exception):
 class Stopwatch:
     """Called before each step: starts after the warm-up, leaves the loop at its end."""
 
-    def __init__(self, device: torch.device, warmup: int, timed: int) -> None:
-        self._device, self._warmup, self._timed = device, warmup, timed
-        self._clock = clock(device)
+    def __init__(self, device: torch.device, warmup: int, timed: int, tick: Callable[[], float]) -> None:
+        self._device, self._warmup, self._timed, self._clock = device, warmup, timed, tick
         self._calls, self._begun_s, self._started_s = 0, 0.0, 0.0
         self.warmup_s, self.step_s = 0.0, 0.0
 
@@ -127,7 +126,7 @@ class Bench:
 
     def step_s(self, row: Row) -> tuple[float, float]:
         """Seconds of the warm-up and of one step."""
-        watch = Stopwatch(self.device, self._options.warmup, self._options.steps)
+        watch = Stopwatch(self.device, self._options.warmup, self._options.steps, clock(self.device))
         self._run(row, watch)
         return watch.warmup_s, watch.step_s
 
@@ -175,32 +174,13 @@ class Bench:
     def _workbench(self, row: Row) -> Workbench:
         key = (row.bf16, row.compiled)
         if key not in self._workbenches:
-            task = self._task("bf16" if row.bf16 else "fp32")
+            task = task_of(self._folder, self._options.batch, "bf16" if row.bf16 else "fp32")
             bench = Workbench(task, data_seed=0, cache=self._folder / "cache", device=self.device)
             if row.compiled:
                 for part in split_blocks(bench.clip.model.visual) or ():
                     part.compile()
             self._workbenches[key] = bench
         return self._workbenches[key]
-
-    def _task(self, precision: str) -> TaskSettings:
-        return TaskSettings.model_validate(
-            {
-                "model": {"architecture": f"local-dir:{self._folder / 'model'}"},
-                "sets": {
-                    "noise": {
-                        "kind": "image_folder",
-                        "train": str(self._folder / "train"),
-                        "validation": str(self._folder / "validation"),
-                        "test": str(self._folder / "validation"),
-                        "class_names": {name: name for name in CLASSES},
-                    }
-                },
-                "train": {"set": "noise"},
-                "evaluate": {"search": {"sets": ["noise"]}, "test": {"sets": ["noise"]}},
-                "training": {"epochs": 3, "global_batch_size": self._options.batch, "precision": precision},
-            }
-        )
 
     def _authors(self) -> AuthorsLoop:
         model = open_clip.create_model(f"local-dir:{self._folder / 'model'}").float().eval()
@@ -222,6 +202,27 @@ class Bench:
             device=self.device,
             clock=clock(self.device),
         )
+
+
+def task_of(folder: Path, batch: int, precision: str) -> TaskSettings:
+    """On the model and images in a folder (``write_model``, ``write_images``)."""
+    return TaskSettings.model_validate(
+        {
+            "model": {"architecture": f"local-dir:{folder / 'model'}"},
+            "sets": {
+                "noise": {
+                    "kind": "image_folder",
+                    "train": str(folder / "train"),
+                    "validation": str(folder / "validation"),
+                    "test": str(folder / "validation"),
+                    "class_names": {name: name for name in CLASSES},
+                }
+            },
+            "train": {"set": "noise"},
+            "evaluate": {"search": {"sets": ["noise"]}, "test": {"sets": ["noise"]}},
+            "training": {"epochs": 3, "global_batch_size": batch, "precision": precision},
+        }
+    )
 
 
 def write_model(name: str, folder: Path) -> None:

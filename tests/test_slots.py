@@ -58,6 +58,15 @@ def children() -> list[str]:
     return names
 
 
+def titles() -> dict[int, str]:
+    """What processes below this one call themselves, by their number."""
+    found = {}
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            found[process.pid] = " ".join(process.cmdline())
+    return found
+
+
 def do(slots: Any, **payload: Any) -> Outcome:
     outcome: Outcome = slots.submit(Task(kind="measure", key=next(keys), attempt=1, payload=payload)).result(240)
     return outcome
@@ -76,8 +85,16 @@ def folders(tmp_path: Path, count: int) -> list[str]:
 
 
 def test_many_trials_share_two_slots(two_slots: Any, tmp_path: Path) -> None:
-    trials = Trials([{"do": "epochs", "epochs": 3, "folder": f} for f in folders(tmp_path, 20)])
+    relays = set()
+
+    class Watch(Trials):
+        def on_end(self, key: int, outcome: Outcome) -> None:
+            relays.update(pid for pid, title in titles().items() if title.startswith("ray::ResourceTrainable"))
+            super().on_end(key, outcome)
+
+    trials = Watch([{"do": "epochs", "epochs": 3, "folder": f} for f in folders(tmp_path, 20)])
     search(two_slots, trials, tmp_path)
+    assert len(relays) == 2, "Tune starts trial actors between trials"
     assert {key: outcome.kind for key, outcome in trials.outcomes.items()} == dict.fromkeys(range(20), "complete")
     assert {outcome.slot for outcome in trials.outcomes.values()} <= {0, 1}
     assert len({outcome.result["pid"] for outcome in trials.outcomes.values()}) <= 2, "slots are not kept warm"
