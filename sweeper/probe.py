@@ -98,7 +98,7 @@ def expected_share(rungs: Sequence[float], reduction_factor: float) -> float:
 
 def stopped_cost_s(spec: Spec, cost: TrialCost) -> float:
     """The expected cost of a trial under the spec's stopping rule."""
-    if spec.stopping.kind == "none":
+    if not spec.stops:
         return cost.whole_s
     rungs, factor = spec.stopping.shares(), spec.stopping.reduction_factor
     share, to_the_end = expected_share(rungs, factor), factor ** -len(rungs)
@@ -203,7 +203,7 @@ def _why(outcome: Outcome) -> str:
 
 def _looks(spec: Spec) -> int:
     """How often a trial is evaluated until its last step."""
-    return spec.training.epochs + (len(spec.stopping.shares()) if spec.stopping.kind != "none" else 0)
+    return spec.training.epochs + (len(spec.stopping.shares()) if spec.stops else 0)
 
 
 def _end_points(spec: Spec) -> int:
@@ -287,7 +287,7 @@ def _forecast_lines(spec: Spec, costs: Sequence[tuple[Scope, TrialCost]], plan: 
     go = replace(go_with(plan), wall_s=wall_s)
     device_h = go.device_s / 3600
     stopping = ""
-    if spec.stopping.kind != "none":
+    if spec.stops:
         stopping = (
             f", of which stopping leaves {100 * trial_s / whole_s:.0f} % on average (what the rule tends to with many "
             "trials; the first ones go further)"

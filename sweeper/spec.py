@@ -147,9 +147,14 @@ class Spec(TaskSettings):
             raise UserError(spec._beyond_plan(whole))
         return spec
 
+    @property
+    def stops(self) -> bool:
+        """Whether trials may be stopped: the few anchors of a soup never are."""
+        return self.stopping.kind != "none" and self.search.sampler != "soup"
+
     def stopping_rule(self, untouched: Mapping[str, float]) -> MultiObjectiveAsha | None:
         """The rule as new, given the untouched model's goals; None where every trial is trained to its end."""
-        if self.stopping.kind == "none":
+        if not self.stops:
             return None
         floors = self.goals.floors(untouched)
         return MultiObjectiveAsha(

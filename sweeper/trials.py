@@ -68,7 +68,7 @@ class Trials:
         self._listener, self._interrupted, self._interrupt = listener, interrupted, interrupt
         self._may_start, self._retrainings = may_start, retrainings
         self._chosen = spec.chosen()
-        self._given = (spec.paint is not None) + len(self._chosen if spec.search.sampler == "soup" else spec.points)
+        self._given = (spec.paint is not None) + len(spec.points)
         """How many trials the spec names: these are the first."""
         records = study.trials()
         self._put_back = deque(record for record in records if record.state == "running")

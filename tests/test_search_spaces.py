@@ -203,6 +203,7 @@ def test_a_soup_has_its_anchors_for_trials(folder: Path) -> None:
     (folder / "spec.yaml").write_text(SECTION_7.replace("sampler: tpe, trials: 64, seed: 0", "sampler: soup"))
     spec = load_spec(folder / "spec.yaml")
     anchors = spec.parameters.anchors()
+    assert not load_spec(folder / "spec.yaml", ["stopping.kind=moasha"]).stops
     assert spec.chosen() == spec.points + anchors and spec.search.trials == 1 + len(spec.points) + len(anchors)
     assert complaints(folder, "search.trials=99") == [
         f"--set search.trials: `search.trials`: 99 is more than the whole soup, which has {spec.search.trials} trials "
