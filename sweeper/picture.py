@@ -35,7 +35,7 @@ def picture(front: Front) -> bytes:
         panel.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("robust accuracy (attacked images)")
     figure.suptitle(f"Pareto front of {front.sweep}", x=0.02, y=0.975, ha="left", fontsize=15, fontweight="bold")
-    far = f"; {outside} point{'' if outside == 1 else 's'} lie outside the picture" if outside else ""
+    far = f"; outside the picture: {outside} point{'' if outside == 1 else 's'}" if outside else ""
     figure.text(0.02, 0.9, summary(front) + far, ha="left", fontsize=9.5, color=_GREY)
     lines = _legend(figure, front)
     figure.tight_layout(rect=(0.0, 0.02 + 0.04 * lines, 1.0, 0.94))
