@@ -174,11 +174,9 @@ def main() -> None:
                 wakes.wait(0.2)
         with contextlib.suppress(ImportError):  # said when it is needed
             importlib.import_module("mlflow")  # takes seconds, while the sweep's workers start
-        message = wakes.wait(None)
+        wakes.wait(None)
         store = Store(uri=settings["uri"], artifacts=artifacts)
-        sender = _Sender(Projection(folder, settings["name"], settings["sweep_id"], store))
-        sender.hurry = b"f" in message
-        _serve(sender, wakes)
+        _serve(_Sender(Projection(folder, settings["name"], settings["sweep_id"], store)), wakes)
 
 
 if __name__ == "__main__":
