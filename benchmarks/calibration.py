@@ -229,6 +229,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--cache", type=Path, help="keeps prepared images and embeddings for a next time")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/calibration.md"))
     options = parser.parse_args(arguments)
+    torch.set_flush_denormal(True)  # as the workers of a sweep do
     started_s, kept = time.process_time(), _kept(options.keep)
     with tempfile.TemporaryDirectory() as scratch:
         sweeps = _sweeps(options.sweeps, options.keep, options.cache or Path(scratch) / "cache")

@@ -37,7 +37,7 @@ def work(rank: int, workers: int, port: int, folder: Path, options: argparse.Nam
     """One worker of a trial; the first writes seconds per step."""
     cuda = options.device == "cuda"
     torch.set_num_threads(1)
-    torch.set_flush_denormal(True)  # as our workbench does: untrained models are full of denormals
+    torch.set_flush_denormal(True)  # as the workers of a sweep do
     device = torch.device(f"cuda:{rank}" if cuda else "cpu")
     if cuda:
         torch.cuda.set_device(device)

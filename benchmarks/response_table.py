@@ -214,6 +214,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=None, help="at most so many in this run")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # as the workers of a sweep do
     with tempfile.TemporaryDirectory() as folder:
         record(options.parts, options.output, options.cache or Path(folder), options.trials)
 

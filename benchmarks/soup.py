@@ -308,6 +308,7 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, default=Path("docs/soup.png"))
     options = parser.parse_args()
     torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # as the workers of a sweep do
     table = load_table(options.table)
     scopes: dict[Part, int] = {"visual": options.visual_seeds, "transform": options.transform_seeds}
     with tempfile.TemporaryDirectory() as folder:

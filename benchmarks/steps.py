@@ -359,7 +359,7 @@ def main() -> None:
         rows = [ROWS[0], *(row for row in rows[1:] if any(word in row.name for word in options.rows))]
     count = options.threads or (None if cuda else 2)
     lines = ["# Speed of a training step", ""]
-    torch.set_flush_denormal(True)  # as our workbench does: untrained models are full of denormals
+    torch.set_flush_denormal(True)  # as the workers of a sweep do
     with threads(count) if count else nullcontext():
         lines += environment(options)
         for name in options.names:

@@ -93,6 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"), help="folder of transform.md")
     parser.add_argument("--cache", type=Path, default=None, help="keeps prepared images and embeddings for a next time")
     options = parser.parse_args(arguments)
+    torch.set_flush_denormal(True)  # as the workers of a sweep do
     started_s = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         try:

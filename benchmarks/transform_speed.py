@@ -62,6 +62,7 @@ def timed(run: Callable[[], object]) -> tuple[float, float]:
 def measure(number: int, folder: Path, trials: int) -> tuple[Times, Times]:
     """In one process: run_trial and the plain loop, a trial each in turn, after one of each that is not timed."""
     torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # as the workers of a sweep do
     bench = Workbench(TASK, data_seed=0, cache=folder / "cache", device=torch.device("cpu"))
     data = embed(bench)
     images = torch.cat([data.clean, data.attacked])

@@ -77,9 +77,10 @@ def check_model_and_images(spec: Spec, echo: Callable[[str], None]) -> None:
     """The part of ``check_sweep`` that loads the model and reads the images. Raises UserError."""
     import torch
 
+    from trainables.numerics import flushed_denormals
     from trainables.workbench import Workbench
 
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, flushed_denormals():
         try:
             bench = Workbench(
                 spec.task_settings(), data_seed=spec.search.seed, cache=Path(scratch), device=torch.device("cpu")

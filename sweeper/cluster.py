@@ -38,6 +38,10 @@ QUIET = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
 """Environment of Ray, Train and Tune in the driver, unless the user has set it otherwise."""
+_GCS_WAIT = "RAY_gcs_server_port_wait_time_s"
+"""For how many seconds Ray asks for the head again; 20 by default."""
+_variables_before: dict[str, str | None] = {}
+"""Environment variables that ``connect`` has set, as they were before; None: not set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,27 +137,45 @@ def connect(address: str | None = None, num_cpus: int | None = None) -> None:
     cluster's token is another one.
     """
     for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
+        _set_variable(name, os.environ.get(name) or value)
     address = address or os.environ.get("RAY_ADDRESS") or None  # a Ray job finds its cluster there
-    if address is None:
-        _start(num_cpus)
-    else:
-        _join(address)
+    try:
+        if address is None:
+            _start(num_cpus)
+        else:
+            _join(address)
+    except BaseException:
+        _restore_variables()
+        raise
     import ray
     from ray._private import worker
 
     # Its raylet's remarks about the number of processes would go to stdout, whatever log_to_driver says (Ray 2.60).
     worker._worker_logs_enabled = False
     # Several Rays on a machine: whatever looks for "the" cluster finds ours.
-    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    _set_variable("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
 
 
 def disconnect() -> None:
-    """Leaves the cluster; ends it if it was our own."""
+    """Leaves the cluster; ends it if it was our own. The process has the environment again that it had before."""
     import ray
 
     ray.shutdown()
-    os.environ.pop("RAY_ADDRESS", None)
+    _restore_variables()
+
+
+def _set_variable(name: str, value: str) -> None:
+    _variables_before.setdefault(name, os.environ.get(name))
+    os.environ[name] = value
+
+
+def _restore_variables() -> None:
+    for name, value in _variables_before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    _variables_before.clear()
 
 
 def nodes() -> list[NodeResources]:
@@ -304,7 +326,7 @@ def _join(address: str) -> None:
 
     modules = [str(Path(str(module.__file__)).parent) for module in (sweeper, trainables)]
     environment = {"py_modules": modules, "excludes": ["__pycache__"]}
-    patience = os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "3")  # not the 20 s of retries
+    _set_variable(_GCS_WAIT, os.environ.get(_GCS_WAIT) or "3")
     try:
         ray.init(address=address, runtime_env=environment, **_silent())
     except Exception as error:
@@ -316,9 +338,6 @@ def _join(address: str) -> None:
                 "name its file in RAY_AUTH_TOKEN_PATH"
             ) from error
         raise UnavailableError(f"cannot join the Ray cluster at {address}: {_last_line(error)}") from error
-    finally:
-        if patience == "3":
-            os.environ.pop("RAY_gcs_server_port_wait_time_s", None)
 
 
 def _silent() -> dict[str, Any]:

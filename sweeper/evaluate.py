@@ -88,7 +88,10 @@ def answers_of(
             raise UserError(str(error)) from error
     if data is None:
         raise UserError(f"{model} has to be shown images: name them with --data; {DATA_FORMS}")
+    from trainables.numerics import flushed_denormals
+
     with ExitStack() as stack:
+        stack.enter_context(flushed_denormals())
         folder = cache or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sweeper-")))
         try:
             return _scored(model, data, folder, weights, echo, count, seed, variants, reference, device)
@@ -137,8 +140,6 @@ def _scored(
 
 
 def _scorer(model: str, weights: Weights, device: str | None) -> Scorer:
-    import torch
-
     from trainables.clip import load_clip
     from trainables.scoring import ClipScorer, load_callable
 
@@ -146,7 +147,6 @@ def _scorer(model: str, weights: Weights, device: str | None) -> Scorer:
     if settings is None:
         return load_callable(model)
     where = device_named(device)
-    torch.set_flush_denormal(True)
     return ClipScorer(load_clip(settings).to(where))
 
 

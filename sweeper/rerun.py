@@ -105,6 +105,7 @@ def rerun_trial(
 
     Raises UserError where there is no such trial, its model or images cannot be had, or it fails again.
     """
+    from trainables.numerics import flushed_denormals
     from trainables.settings import TrialSettings
     from trainables.workbench import Workbench
 
@@ -116,11 +117,12 @@ def rerun_trial(
     on = device_named(device)
     try:
         echo(f"preparing {', '.join(trial.task.sets)} for {trial.task.model.architecture} on {on}")
-        bench = Workbench(trial.task, data_seed=trial.data_seed, cache=folder.cache_path, device=on)
-        for line in _differences(folder, bench, on):
-            echo(line)
-        again = _train(bench, trial, trial.seed, echo)
-        others = {seed: _train(bench, trial, seed, echo) for seed in range(trial.seed + 1, trial.seed + 1 + seeds)}
+        with flushed_denormals():
+            bench = Workbench(trial.task, data_seed=trial.data_seed, cache=folder.cache_path, device=on)
+            for line in _differences(folder, bench, on):
+                echo(line)
+            again = _train(bench, trial, trial.seed, echo)
+            others = {seed: _train(bench, trial, seed, echo) for seed in range(trial.seed + 1, trial.seed + 1 + seeds)}
     except (ValueError, ArithmeticError) as error:
         raise UserError(f"trial {number} cannot be run again: {error}") from error
     recorded = None if record.values is None else {goal: record.values[goal] for goal in GOALS}

@@ -89,10 +89,10 @@ def serve(config: dict[str, Any]) -> None:
     from ray import train
     from ray.train.torch import get_device
 
+    from trainables.numerics import flushed_denormals, thread_count
+
     context = train.get_context()
     device = get_device()
-    if device.type == "cpu":
-        torch.set_num_threads(max(1, int(config["cpus_per_worker"])))
     group = get_current_placement_group()
     assert group is not None, "a Train worker without placement group"
     where = WorkerContext(
@@ -103,7 +103,8 @@ def serve(config: dict[str, Any]) -> None:
         slot=config["slot"],
     )
     worker = Worker(where, group.id.hex(), config["desk"], ray.get, config["limits"])
-    with suppress(RayActorError):  # the driver is gone, and its desk with it
+    threads = max(1, int(config["cpus_per_worker"])) if device.type == "cpu" else torch.get_num_threads()
+    with suppress(RayActorError), flushed_denormals(), thread_count(threads):  # without the driver its desk is gone too
         worker.serve(config["make_runner"])
 
 

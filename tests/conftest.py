@@ -2,17 +2,48 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
+
+from sweeper.tracking.projection import mlflow_environment
 
 settings.register_profile("no deadline", deadline=None)  # speed is no test's business, and machines are loaded
 settings.load_profile("no deadline")
 os.environ["RAY_AUTH_MODE"] = "disabled"  # before anything imports Ray
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quiet_mlflow() -> Iterator[None]:
+    with mlflow_environment():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def process_is_left_as_it_was() -> Iterator[None]:
+    """Tests run in any order: what a test, or the code that it calls, switches in the process it switches back."""
+    before = _switches()
+    yield
+    after = _switches()
+    assert {name: after[name] for name in before} == before, "a switch of the process was left changed"
+
+
+def _switches() -> dict[str, Any]:
+    switches: dict[str, Any] = {
+        "denormals are flushed": sys.float_info.min / 2 == 0.0,
+        "signal handlers": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)],
+        "working directory": os.getcwd(),
+    }
+    if "torch" in sys.modules:
+        switches["threads of PyTorch"] = sys.modules["torch"].get_num_threads()
+    return switches
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +57,7 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "mlflow.db"
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest file first: what else there is runs beside it."""
     items.sort(key=lambda item: item.path.name != "test_sweep.py")

@@ -37,9 +37,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change one parameter")
     parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1; default: cuda where there is one")
     options = parser.parse_args(arguments)
+    from trainables.numerics import flushed_denormals
+
     try:
         trial = read_trial(options.trial, options.set)
-        return run(trial, options.output, options.device)
+        with flushed_denormals():
+            return run(trial, options.output, options.device)
     except ValidationError as error:
         for problem in error.errors():
             print(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']} (is {problem['input']!r})", file=sys.stderr)

@@ -18,6 +18,7 @@ from trainables.checkpoint import CheckpointWriter, TrialFolder
 from trainables.evaluation import goal_scores, means
 from trainables.group import WorkerGroup
 from trainables.memory import MicroBatchReduced, halved, in_memory
+from trainables.numerics import flushed_denormals
 from trainables.objectives import preference_loss, reference_kl
 from trainables.policy import Policy
 from trainables.settings import Parameters
@@ -82,7 +83,8 @@ def run_trial(
     policy = bench.policy(parameters)
     writer = CheckpointWriter(folder)
     try:
-        return _Trial(bench, policy, parameters, seed, folder, writer, group, hooks or Hooks(), rungs).run()
+        with flushed_denormals():
+            return _Trial(bench, policy, parameters, seed, folder, writer, group, hooks or Hooks(), rungs).run()
     finally:
         writer.close()
         policy.restore()

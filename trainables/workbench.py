@@ -52,7 +52,6 @@ class Workbench:
 
     def __init__(self, task: TaskSettings, *, data_seed: int, cache: Path, device: torch.device) -> None:
         """Raises ValueError where the model or the images cannot be had."""
-        torch.set_flush_denormal(True)  # an almost untrained small model is 10-25 x slower with denormals
         self.task, self.device = task, device
         self.bf16 = task.training.precision == "bf16" or (task.training.precision == "auto" and device.type == "cuda")
         self.clip = load_clip(task.model).to(device)

@@ -34,7 +34,13 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _quiet_mlflow() -> None:
+@contextlib.contextmanager
+def mlflow_environment() -> Iterator[None]:
+    """Has MLflow, which reads the environment at each request, send nothing twice and print nothing.
+
+    To be entered before the first call of this module, by the process or command that talks to MLflow.
+    """
+    before = dict(os.environ)
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
@@ -42,12 +48,19 @@ def _quiet_mlflow() -> None:
     # A request repeated inside the HTTP client could make a second run; the sender looks before it tries again.
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    try:
+        yield
+    finally:
+        for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+            if name in before:
+                os.environ[name] = before[name]
+            else:
+                del os.environ[name]
 
 
 def create_store(store: Store) -> Any:
     """Opens ``store`` and returns its MlflowClient. A fresh database is made under a file lock: MLflow 3.17's migration
     breaks when two processes open one at once."""
-    _quiet_mlflow()
     from mlflow import MlflowClient
 
     if not store.uri.startswith("sqlite:///"):

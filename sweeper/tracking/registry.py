@@ -10,7 +10,7 @@ from typing import Any
 
 from sweeper.folder import SweepFolder
 from sweeper.records import GOALS, UnavailableError, UserError
-from sweeper.tracking.projection import create_store
+from sweeper.tracking.projection import create_store, mlflow_environment
 from sweeper.tracking.runs import Runs, Store, find_runs, find_store
 
 _ALIAS = re.compile(r"(?!v\d+$|latest$)[A-Za-z0-9_-]+", re.IGNORECASE)
@@ -62,38 +62,46 @@ def register(
     Raises:
         UnavailableError: MLflow has no run of this trial, or cannot be reached.
     """
-    from mlflow.exceptions import MlflowException
-
     store, runs = _store(sweep, tracking_uri)
     run_id = runs.trials.get(record["trial"])
     if run_id is None:
         raise UnavailableError(f"MLflow has no run of trial {record['trial']}; `sweeper resume {sweep.name}` sends it")
     try:
-        client = create_store(store)
-        try:
-            client.create_registered_model(name, description=f"CLIP tuned against typographic attacks: {sweep.name}")
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        digest = record["digests"]["exported_weights"]
-        path = f"models/{record['weights']}-{round(100 * record['strength'])}"
-        source = f"runs:/{run_id}/{path}"
-        known = client.search_model_versions(f"name = '{name}'")
-        same = [one for one in known if one.source == source and one.tags.get(_DIGEST_TAG) == digest]
-        if same:
-            for file in exported.iterdir():
-                if file.suffix in (".md", ".json", ".yaml"):
-                    client.log_artifact(run_id, str(file), path)
-            version = str(same[0].version)
-        else:
-            client.log_artifacts(run_id, str(exported), path)
-            version = str(client.create_model_version(name, source, run_id=run_id).version)
-        for key, value in _tags(record, digest).items():
-            client.set_model_version_tag(name, version, key, value)
-        client.set_registered_model_alias(name, alias, version)
+        with mlflow_environment():
+            version, new = _add_version(create_store(store), run_id, exported, record, name, alias)
     except Exception as error:  # requests', SQLAlchemy's and MLflow's own: the model is exported whatever it is
         raise UnavailableError(f"MLflow at {store.shown_uri}: {str(error).splitlines()[0][:300]}") from error
-    return Registered(name, version, alias, new=not same)
+    return Registered(name, version, alias, new=new)
+
+
+def _add_version(
+    client: Any, run_id: str, exported: Path, record: Mapping[str, Any], name: str, alias: str
+) -> tuple[str, bool]:
+    """Returns the version, and whether it was made now. Raises whatever MLflow raises."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name, description=f"CLIP tuned against typographic attacks: {record['sweep']}")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    digest = record["digests"]["exported_weights"]
+    path = f"models/{record['weights']}-{round(100 * record['strength'])}"
+    source = f"runs:/{run_id}/{path}"
+    known = client.search_model_versions(f"name = '{name}'")
+    same = [one for one in known if one.source == source and one.tags.get(_DIGEST_TAG) == digest]
+    if same:
+        for file in exported.iterdir():
+            if file.suffix in (".md", ".json", ".yaml"):
+                client.log_artifact(run_id, str(file), path)
+        version = str(same[0].version)
+    else:
+        client.log_artifacts(run_id, str(exported), path)
+        version = str(client.create_model_version(name, source, run_id=run_id).version)
+    for key, value in _tags(record, digest).items():
+        client.set_model_version_tag(name, version, key, value)
+    client.set_registered_model_alias(name, alias, version)
+    return version, not same
 
 
 def _store(sweep: SweepFolder, tracking_uri: str | None) -> tuple[Store, Runs]:

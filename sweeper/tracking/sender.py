@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sweeper.tracking.outbox import Cursor, Event, Outbox
-from sweeper.tracking.projection import Projection
+from sweeper.tracking.projection import Projection, mlflow_environment
 from sweeper.tracking.runs import Store
 
 _FRONT_EVERY_S = 15.0
@@ -176,7 +176,8 @@ def main() -> None:
             importlib.import_module("mlflow")  # takes seconds, while the sweep's workers start
         wakes.wait(None)
         store = Store(uri=settings["uri"], artifacts=artifacts)
-        _serve(_Sender(Projection(folder, settings["name"], settings["sweep_id"], store)), wakes)
+        with mlflow_environment():
+            _serve(_Sender(Projection(folder, settings["name"], settings["sweep_id"], store)), wakes)
 
 
 if __name__ == "__main__":
