@@ -7,11 +7,14 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-from sweeper.provenance import versions
-from sweeper.records import UserError
+from sweeper.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+import subprocess
+from pathlib import Path
+
+import sweeper
 
 _PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "numpy", "pillow", "pydantic")
 
@@ -52,3 +55,33 @@ def device_named(name: str | None) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"--device {name}: PyTorch sees {torch.cuda.device_count()} GPUs; `sweeper env` says more")
     return device
+
+
+PACKAGES = ("ray", "optuna", "mlflow")
+
+
+def versions() -> dict[str, str]:
+    """Package -> version, without importing them."""
+    found = {"sweeper": sweeper.__version__}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return found
+
+
+def git_commit(folder: Path) -> str | None:
+    """The commit checked out in the repository of ``folder``, ``-dirty`` behind it if files differ; None outside."""
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        if commit.returncode != 0:
+            return None
+        changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return commit.stdout.strip() + ("-dirty" if changed.stdout.strip() else "")
+
+
+def _git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10)

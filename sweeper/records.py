@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    pass
+
 
 GOALS = ("clean_accuracy", "robust_accuracy")
 """Both are maximised."""
 
+
 TrialState = Literal["running", "complete", "stopped", "failed"]
+
+
 OutcomeKind = Literal["complete", "stopped", "failed", "interrupted"]
+
 
 Report = dict[str, Any]
 """What a trial says after each epoch and at rungs: ``step`` (updates done), ``steps``, ``epoch`` (epochs done),
 ``epochs``, ``progress`` (share of its steps), ``rung: True`` where the stopping rule is asked, ``time_s`` (clock),
 both goals and ``text_confusion_rate`` on the validation sets, ``loss``, ``preference_loss``, ``reference_kl``,
 ``identity_distance`` (of a transform), ``train_s``, ``evaluation_s``."""
-
-
-class UserError(ValueError):
-    """A mistake of the user's: the CLI prints the message alone and exits with 2."""
-
-
-class UnavailableError(RuntimeError):
-    """Cluster or storage cannot be had: the CLI prints the message alone and exits with 3."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,3 +153,16 @@ class Front:
     """(clean floor or chance, robust accuracy of the untouched model)."""
     finished: int
     trials: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retraining:
+    """A training of a front member's parameters with another seed."""
+
+    confirms: int
+    """The member's trial."""
+    seed: int
+
+
+PointName = tuple[int | None, str, float]
+"""(trial, weights, strength); trial None is the untouched model."""

@@ -66,7 +66,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """The one Ray of the test session: six CPUs by its own account, in a folder of its own."""
-    from sweeper import cluster
+    from sweeper.execution import cluster
 
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # sockets: the path has to be short
     os.environ["RAY_TMPDIR"] = folder

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from trainables.settings import TrialSettings, absolute_paths
+from trainables.settings.task import TrialSettings, absolute_paths
 
 WORLD_TRIAL: dict[str, Any] = {
     "task": {
@@ -71,10 +71,10 @@ def read_trial(path: Path | None, changes: list[str]) -> TrialSettings:
 def run(trial: TrialSettings, output: Path, device_name: str | None) -> int:
     import torch
 
-    from trainables.checkpoint import TrialFolder
-    from trainables.evaluation import measurement, test_answers, test_scores
-    from trainables.group import WorkerGroup
-    from trainables.train import Hooks, run_trial
+    from trainables.distributed import WorkerGroup
+    from trainables.evaluation.measure import measurement, test_answers, test_scores
+    from trainables.training.checkpoint import TrialFolder
+    from trainables.training.trial import Hooks, run_trial
     from trainables.workbench import Workbench
 
     device = torch.device(device_name or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -16,23 +16,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainables.attack import Variant, generator
-from trainables.clip import load_clip
-from trainables.data import (
-    DataSource,
-    ImageSet,
-    held_out_variants,
-    preference_images,
-    subset,
-    trained_attack,
-)
+from trainables.attack.rendering import Variant, generator
+from trainables.data.cache import Store, digest_of
+from trainables.data.image_set import ImageSet, preference_images, subset
+from trainables.data.source import DataSource, held_out_variants, trained_attack
+from trainables.data.views import EvaluationSet, PreferencePairs, View, pasted_set, typographic_set
 from trainables.memory import in_parts
-from trainables.policy import Policy, mixed_precision, prompt_embeddings
-from trainables.set_settings import Split, TypographicSet
-from trainables.settings import Parameters, TaskSettings, split_of
-from trainables.store import Store, digest_of
-from trainables.towers import can_split, features, last_parameters, shortened, trunk
-from trainables.views import EvaluationSet, PreferencePairs, View, pasted_set, typographic_set
+from trainables.models.clip import load_clip
+from trainables.models.policy import Policy, mixed_precision, prompt_embeddings
+from trainables.models.towers import can_split, features, last_parameters, shortened, trunk
+from trainables.settings.parameters import Parameters
+from trainables.settings.sets import Split, TypographicSet
+from trainables.settings.task import TaskSettings, split_of
 
 EMBEDDING_BATCH = 256
 EVALUATION_BATCH = 512

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeper.folder import SweepFolder
-from sweeper.records import GOALS, UnavailableError, UserError
+from sweeper.errors import UnavailableError, UserError
+from sweeper.records import GOALS
+from sweeper.storage.sweep_folder import SweepFolder
 from sweeper.tracking.projection import create_store, mlflow_environment
 from sweeper.tracking.runs import Runs, Store, find_runs, find_store
 

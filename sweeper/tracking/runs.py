@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from sweeper.records import GOALS, UserError
+from sweeper.errors import UserError
+from sweeper.records import GOALS
 from sweeper.tracking.outbox import replace_text
 
 EXPERIMENT = "sweeper"

@@ -17,8 +17,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from sweeper.front.report.table import markdown, rows
 from sweeper.records import Front, FrontPoint, Report, TrialRecord
-from sweeper.report import markdown, rows
 from sweeper.tracking.outbox import Event, Outbox
 from sweeper.tracking.runs import find_runs, find_store
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from trainables.attack import RECIPES, WORDS, Style, write
+from trainables.attack.rendering import RECIPES, WORDS, Style, write
 from trainables.world.icons import CLASSES
 from trainables.world.scenes import COLOURS, Content
 

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainables.attack import RECIPES, Variant, attack_image, generator, write
+from trainables.attack.rendering import RECIPES, Variant, attack_image, generator, write
 from trainables.world import CLASSES, SIDE_PX, WORLD_MODEL_FOLDER, empty_scenes, scenes
 from trainables.world.captions import OBJECT_TEMPLATES, Mix, contents, draw_example, vocabulary
 from trainables.world.scenes import render_all

@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageDraw
 
-from trainables.attack import generator
+from trainables.attack.rendering import generator
 from trainables.world.icons import CLASSES, ICONS
 
 SIDE_PX = 48

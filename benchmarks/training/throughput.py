@@ -1,0 +1,386 @@
+"""Images per second of one trial against the authors' loop: ``python benchmarks/steps.py --output FILE``.
+
+Same model (random weights), class prompts, batch and machine; the loops take turns, so that load on the machine hits
+all of them. Ours is ``run_trial`` itself on a folder of noise images, timed between its own calls of the hooks; theirs
+is ``authors_loop.py``. On a GPU: ``python benchmarks/steps.py ViT-B-32 --device cuda --batch 256``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.common.machine import cpu, cpu_flags
+from benchmarks.training.authors_loop import LEARNING_RATE, SIDE, AuthorsLoop
+from trainables.models.towers import split_blocks
+from trainables.settings.parameters import Parameters
+from trainables.settings.task import TaskSettings
+from trainables.training.checkpoint import TrialFolder
+from trainables.training.trial import Hooks, run_trial
+from trainables.workbench import Workbench
+
+CLASSES = open_clip.IMAGENET_CLASSNAMES[:100]
+TEMPLATE = "a photo of a {}."
+PARAMETERS = {"objective": "dpo", "beta": 1.0, "lambda_reg": 1.0, "learning_rate": LEARNING_RATE}
+VALIDATION = 20
+"""Images, never looked at here: a trial is left before its first evaluation."""
+PEAK_TFLOPS = {
+    "H200": (989.0, 67.0),
+    "H100": (989.0, 67.0),
+    "A100": (312.0, 19.5),
+    "L40S": (362.0, 91.6),
+    "L4": (121.0, 30.3),
+    "A10": (125.0, 31.2),
+    "RTX 4090": (165.2, 82.6),
+    "RTX 3090": (71.0, 35.6),
+}
+"""Dense (bf16, fp32) peaks from the makers' data sheets (SXM where there are several), by a part of its name."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    name: str
+    bf16: bool
+    scope: dict[str, Any] | None
+    """What of ``Parameters`` says what is trained; None for the authors' loop."""
+    compiled: bool = False
+    cuda_only: bool = False
+
+
+ROWS = (
+    Row("authors' loop: all weights, fp32", False, None),
+    Row("all weights, fp32", False, {"tune": "all"}),
+    Row("image tower, fp32", False, {"tune": "visual"}),
+    Row("image tower, bf16", True, {"tune": "visual"}),
+    Row("last block on cached activations, fp32", False, {"tune": "last_blocks", "blocks": 1}),
+    Row("last block on cached activations, bf16", True, {"tune": "last_blocks", "blocks": 1}),
+    Row("all weights, bf16", True, {"tune": "all"}, cuda_only=True),
+)
+COMPILED = (
+    Row("image tower, fp32, compiled", False, {"tune": "visual"}, compiled=True),
+    Row("image tower, bf16, compiled", True, {"tune": "visual"}, compiled=True),
+)
+
+
+class Enough(Exception):
+    """All steps that were to be timed are done."""
+
+
+class Stopwatch:
+    """Called before each step: starts after the warm-up, leaves the loop at its end."""
+
+    def __init__(self, device: torch.device, warmup: int, timed: int, tick: Callable[[], float]) -> None:
+        self._device, self._warmup, self._timed, self._clock = device, warmup, timed, tick
+        self._calls, self._begun_s, self._started_s = 0, 0.0, 0.0
+        self.warmup_s, self.step_s = 0.0, 0.0
+
+    def __call__(self) -> bool:
+        if self._calls == 0:
+            self._begun_s = self._now_s()
+        if self._calls == self._warmup:
+            self._started_s = self._now_s()
+            self.warmup_s = self._started_s - self._begun_s
+        if self._calls == self._warmup + self._timed:
+            self.step_s = (self._now_s() - self._started_s) / self._timed
+            raise Enough
+        self._calls += 1
+        return False
+
+    def _now_s(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
+        return self._clock()
+
+
+class Bench:
+    """One model: its folder, its images, and both loops over them."""
+
+    def __init__(self, name: str, folder: Path, options: argparse.Namespace) -> None:
+        self.name, self._folder, self._options = name, folder, options
+        self.device = torch.device(options.device)
+        write_model(name, folder / "model")
+        # One more step than is timed, so that the epoch does not end in between.
+        self._pairs = options.batch * (options.warmup + options.steps + 1)
+        write_images(folder / "train", self._pairs)
+        write_images(folder / "validation", VALIDATION)
+        self._workbenches: dict[tuple[bool, bool], Workbench] = {}
+        self._theirs = self._authors()
+        self._trials = 0
+
+    def step_s(self, row: Row) -> tuple[float, float]:
+        """Seconds of the warm-up and of one step."""
+        watch = Stopwatch(self.device, self._options.warmup, self._options.steps, clock(self.device))
+        self._run(row, watch)
+        return watch.warmup_s, watch.step_s
+
+    def tera_flops(self, row: Row) -> float:
+        """Of one step, forward and backward, as counted by PyTorch; recomputed or thrown-away work included."""
+        with FlopCounterMode(display=False) as counter:
+            totals: list[int] = []
+
+            def count() -> bool:
+                totals.append(counter.get_total_flops())
+                if len(totals) > 1:
+                    raise Enough
+                return False
+
+            self._run(row, count)
+        return (totals[1] - totals[0]) / 1e12
+
+    def processor_share(self) -> float:
+        """Of the authors' step, spent by their image processor."""
+        now_s = clock(self.device)
+        before_s, started_s = self._theirs.processor_s, now_s()
+        self._theirs.step(torch.arange(self._options.batch))
+        return (self._theirs.processor_s - before_s) / (now_s() - started_s)
+
+    def _run(self, row: Row, before_step: Callable[[], bool]) -> None:
+        try:
+            if row.scope is None:
+                for i in range(self._pairs):
+                    before_step()
+                    first = i * self._options.batch
+                    self._theirs.step(torch.arange(first, first + self._options.batch) % self._pairs)
+            else:
+                self._trials += 1
+                run_trial(
+                    self._workbench(row),
+                    Parameters.model_validate({**PARAMETERS, **row.scope}),
+                    seed=0,
+                    folder=TrialFolder(self._folder / f"trial-{self._trials}"),
+                    hooks=Hooks(interrupted=before_step),
+                )
+        except Enough:
+            pass
+        gc.collect()
+
+    def _workbench(self, row: Row) -> Workbench:
+        key = (row.bf16, row.compiled)
+        if key not in self._workbenches:
+            task = task_of(self._folder, self._options.batch, "bf16" if row.bf16 else "fp32")
+            bench = Workbench(task, data_seed=0, cache=self._folder / "cache", device=self.device)
+            if row.compiled:
+                for part in split_blocks(bench.clip.model.visual) or ():
+                    part.compile()
+            self._workbenches[key] = bench
+        return self._workbenches[key]
+
+    def _authors(self) -> AuthorsLoop:
+        model = open_clip.create_model(f"local-dir:{self._folder / 'model'}").float().eval()
+        tokens = open_clip.get_tokenizer(self.name)([TEMPLATE.format(name) for name in CLASSES])
+        noise = torch.Generator().manual_seed(0)
+        shape = (self._pairs, 3, SIDE, SIDE)
+        clean, attacked = (torch.randint(0, 256, shape, generator=noise, dtype=torch.uint8) for _ in range(2))
+        labels = torch.arange(self._pairs) % len(CLASSES)
+        return AuthorsLoop(
+            model,
+            tokens[:, : int((tokens != 0).sum(-1).max())],
+            clean,
+            attacked,
+            labels,
+            (labels + 1) % len(CLASSES),
+            mean=model.visual.preprocess_cfg["mean"],
+            std=model.visual.preprocess_cfg["std"],
+            steps=1000,
+            device=self.device,
+            clock=clock(self.device),
+        )
+
+
+def task_of(folder: Path, batch: int, precision: str) -> TaskSettings:
+    """On the model and images in a folder (``write_model``, ``write_images``)."""
+    return TaskSettings.model_validate(
+        {
+            "model": {"architecture": f"local-dir:{folder / 'model'}"},
+            "sets": {
+                "noise": {
+                    "kind": "image_folder",
+                    "train": str(folder / "train"),
+                    "validation": str(folder / "validation"),
+                    "test": str(folder / "validation"),
+                    "class_names": {name: name for name in CLASSES},
+                }
+            },
+            "train": {"set": "noise"},
+            "evaluate": {"search": {"sets": ["noise"]}, "test": {"sets": ["noise"]}},
+            "training": {"epochs": 3, "global_batch_size": batch, "precision": precision},
+        }
+    )
+
+
+def write_model(name: str, folder: Path) -> None:
+    """An untrained model as an open_clip folder."""
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    model = open_clip.create_model(name)
+    folder.mkdir(parents=True)
+    state = {key: value.contiguous() for key, value in model.state_dict().items()}
+    save_file(state, folder / "open_clip_model.safetensors")
+    config = {"model_cfg": open_clip.get_model_config(name), "preprocess_cfg": dict(model.visual.preprocess_cfg)}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+
+
+def write_images(folder: Path, count: int) -> None:
+    """Small images of noise, in the folders of all classes in turn."""
+    noise = np.random.default_rng(0)
+    for name in CLASSES:
+        (folder / name).mkdir(parents=True)
+    for i in range(count):
+        pixels = noise.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / CLASSES[i % len(CLASSES)] / f"{i}.png")
+
+
+def table(bench: Bench, rows: list[Row], options: argparse.Namespace) -> Iterator[str]:
+    """Markdown, line by line. The ratio is the median over rounds of (authors' time / time) within a round."""
+    times_s: dict[str, list[float]] = {row.name: [] for row in rows}
+    first_s: dict[str, float] = {}
+    for turn in range(options.rounds):
+        for row in rows:
+            warmup_s, step_s = bench.step_s(row)
+            first_s.setdefault(row.name, warmup_s)
+            times_s[row.name].append(step_s)
+            sys.stderr.write(f"{bench.name}, round {turn + 1}, {row.name}: {step_s:.3f} s a step\n")
+    authors = rows[0]
+    yield "| loop | s per step | images/s | ratio to the authors' | TFLOP per step | TFLOP/s | of the device's peak |"
+    yield "| --- " * 7 + "|"
+    median_s = {name: statistics.median(found) for name, found in times_s.items()}
+    for row in rows:
+        ratios = [theirs / ours for theirs, ours in zip(times_s[authors.name], times_s[row.name], strict=True)]
+        tera = bench.tera_flops(row) if not row.compiled else bench.tera_flops(_eager(row))
+        seconds = median_s[row.name]
+        peak = peak_tflops(bench.device, row.bf16)
+        share = "unknown" if peak is None else f"{tera / seconds / peak:.1%}"
+        yield (
+            f"| {row.name} | {seconds:.3f} | {2 * options.batch / seconds:.1f} "
+            f"| {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) "
+            f"| {tera:.3g} | {tera / seconds:.3g} | {share} |"
+        )
+    yield ""
+    yield f"Of the authors' step {bench.processor_share():.1%} is their image processor's."
+    for row in rows:
+        if row.compiled and _eager(row).name in median_s:
+            yield compile_line(row, first_s[row.name], median_s, options.warmup)
+
+
+def compile_line(row: Row, first_s: float, median_s: dict[str, float], warmup: int) -> str:
+    """What compiling cost, and from which step on it pays."""
+    compiled_s, eager_s = median_s[row.name], median_s[_eager(row).name]
+    cost_s = first_s - warmup * compiled_s
+    line = f"{row.name}: {cost_s:.0f} s for compiling (forward and backward of training alone), "
+    if compiled_s >= eager_s:
+        return line + "and no faster: it never pays."
+    return line + f"made up for after {cost_s / (eager_s - compiled_s):.0f} steps of {2} x batch images."
+
+
+def _eager(row: Row) -> Row:
+    return next(one for one in ROWS if one.scope == row.scope and one.bf16 == row.bf16)
+
+
+def clock(device: torch.device) -> Callable[[], float]:
+    """The time on the clock; of a single thread its processor time, which is the same on an idle machine."""
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    return time.process_time if alone else time.perf_counter
+
+
+def peak_tflops(device: torch.device, bf16: bool) -> float | None:
+    """None where it is not known."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    found = next((peaks for part, peaks in PEAK_TFLOPS.items() if part in name), None)
+    return None if found is None else found[0 if bf16 else 1]
+
+
+def environment(options: argparse.Namespace) -> Iterator[str]:
+    flags = cpu_flags()
+    amx, avx = (name in flags for name in ("amx_bf16", "avx512_bf16"))
+    bf16 = "AMX" if amx else "AVX-512 without AMX" if avx else "not in hardware"
+    where = f"{cpu()}, {torch.get_num_threads()} thread(s), bf16: {bf16}"
+    if options.device.startswith("cuda"):
+        where = f"{torch.cuda.get_device_name()} beside {where}"
+    processor = clock(torch.device(options.device)) is time.process_time
+    timed = "processor time of the one thread" if processor else "time on the clock"
+    yield f"{where}; torch {torch.__version__}, open_clip {open_clip.__version__}."
+    yield ""
+    yield (
+        f"Batch {options.batch} + {options.batch} images (clean + attacked), {len(CLASSES)} class prompts, DPO and KL, "
+        f"Adamax. {options.rounds} rounds in turn of {options.warmup} + {options.steps} steps (the first ones not "
+        f"timed), {timed}; s per step is the median over rounds, the ratio the median (lowest to highest) of the "
+        "rounds' ratios."
+    )
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", default=["ViT-B-32", "RN50"], help="open_clip architectures")
+    parser.add_argument("--output", type=Path, default=None, help="a Markdown file")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--batch", type=int, default=None, help="pairs per step; 16 on a CPU, 256 on a GPU")
+    parser.add_argument("--threads", type=int, default=None, help="2 on a CPU; with 1, processor time is measured")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--warmup", type=int, default=None, help="steps before the timed ones; 1 on a CPU, 5 on a GPU")
+    parser.add_argument("--steps", type=int, default=None, help="timed steps in a round; 2 on a CPU, 20 on a GPU")
+    parser.add_argument("--rows", nargs="*", default=[], help="only rows whose names hold one of these words")
+    parser.add_argument("--compile", action="store_true", help="also with torch.compile of the tower's blocks")
+    options = parser.parse_args()
+    cuda = options.device.startswith("cuda")
+    options.batch = options.batch or (256 if cuda else 16)
+    options.warmup, options.steps = options.warmup or (5 if cuda else 1), options.steps or (20 if cuda else 2)
+    rows = [row for row in (*ROWS, *(COMPILED if options.compile else ())) if cuda or not row.cuda_only]
+    if options.rows:
+        rows = [ROWS[0], *(row for row in rows[1:] if any(word in row.name for word in options.rows))]
+    count = options.threads or (None if cuda else 2)
+    lines = ["# Speed of a training step", ""]
+    torch.set_flush_denormal(True)  # as the workers of a sweep do
+    with threads(count) if count else nullcontext():
+        lines += environment(options)
+        for name in options.names:
+            lines += ["", f"## {name}", ""]
+            with tempfile.TemporaryDirectory() as folder:
+                lines += table(Bench(name, Path(folder), options), rows, options)
+            text = "\n".join([*lines, "", *READING]) + "\n"
+            if options.output is not None:  # after each model: a run may take long
+                options.output.parent.mkdir(parents=True, exist_ok=True)
+                options.output.write_text(text)
+    sys.stdout.write(text)
+
+
+READING = (
+    "The authors train all weights. `all weights` is the same work done by us; `image tower` leaves the text tower and",
+    "the logit scale alone (the paper's figure does, its code does not), which is our default. What ours computes once",
+    "and not at every step is outside these times: pixels at the model's size, the reference's embeddings, the text",
+    "embeddings of a frozen tower, and for the last block the activations in front of it, once for all trials.",
+)
+
+
+if __name__ == "__main__":
+    main()

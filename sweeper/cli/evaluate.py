@@ -1,0 +1,197 @@
+"""Commands that measure: any model on any image sets, and two models against each other."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sweeper.cli.options import Output, Storage, open_sweep, storage_path
+from sweeper.cli.tables import Format, print_rows
+from sweeper.errors import UserError
+
+if TYPE_CHECKING:
+    from sweeper.models.evaluate import Data
+    from trainables.evaluation.answers import Answers
+
+MODEL_HELP = (
+    "An open_clip name with its tag (ViT-B-32:laion2b_s34b_b79k), a folder, hf-hub:NAME, world, a Python function "
+    "(package.module:load), or a file of answers (.csv, .json, .jsonl)."
+)
+DATA_HELP = (
+    "world, KIND:PATH (image_folder, rta100, paint, disentangling, scam, synthscam, webdataset, food101 and others of "
+    "torchvision), or a YAML file with `sets:`, for instance a spec."
+)
+
+DataOption = Annotated[list[str] | None, typer.Option("--data", help=DATA_HELP, show_default=False)]
+Attack = Annotated[
+    str | None, typer.Option(help="Recipe of pasted words: sign or defense_prefix. Default: that of the data.")
+]
+Images = Annotated[int | None, typer.Option(min=1, help="At most so many images of each set.")]
+Seed = Annotated[int, typer.Option(help="Of pasted words and of --images.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. Default: cuda where there is one.")]
+
+
+def evaluate(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help=MODEL_HELP)],
+    data: DataOption = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Also write the answers here, image by image (.csv, .csv.gz).")
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="Also measure KL from this model on clean images.", show_default=False)
+    ] = None,
+    variants: Annotated[bool, typer.Option("--variants", help="Also under held-out attacks.")] = False,
+    attack: Attack = None,
+    images: Images = None,
+    seed: Seed = 0,
+    pretrained: Annotated[str | None, typer.Option(help="Tag or checkpoint file of an open_clip name.")] = None,
+    quick_gelu: Annotated[
+        bool | None, typer.Option("--quick-gelu/--no-quick-gelu", help="Activation of a checkpoint file.")
+    ] = None,
+    preprocess: Annotated[str | None, typer.Option(help="Of a checkpoint file: openai, inception or imagenet.")] = None,
+    device: Device = None,
+    storage: Storage = None,
+    format: Output = Format.table,
+) -> None:
+    """Measure models, made by sweeper or not, on clean and attacked images.
+
+    A set and a view a line: accuracy over all classes, two-way accuracy (true class against written one), share
+    answered with the written word, each with its 95 % interval. Whole sets are scored. NAME:knee and other points of a
+    sweep are shown as they were measured on its test images.
+    """
+    from sweeper.models.evaluate import Weights, answers_of, rows, shown
+
+    if output is not None and not output.name.endswith((".csv", ".csv.gz")):
+        raise UserError(f"--output {output}: name a file that ends in .csv or .csv.gz")
+    weights = Weights(pretrained=pretrained, quick_gelu=quick_gelu, preprocess=preprocess)
+    if len(models) > 1 and (output is not None or weights != Weights()):
+        raise UserError("--output, --pretrained, --quick-gelu and --preprocess are for one model at a time")
+    given, found = _data(data, attack), []
+    for model in models:
+        recorded = _of_sweep(model, storage)
+        if recorded is not None and given is not None:
+            raise UserError(f"{model} is a point of a sweep: export it to show it other images than those of its test")
+        answers = recorded or answers_of(
+            model,
+            given,
+            weights=weights,
+            cache=_cache(storage),
+            echo=_echo,
+            count=images,
+            seed=seed,
+            variants=variants,
+            reference=reference,
+            device=device,
+        )
+        if output is not None:
+            from trainables.evaluation.answers import write_answers
+
+            try:
+                write_answers(output, answers)
+            except OSError as error:
+                raise UserError(f"--output {output}: {error.strerror or error}") from error
+        found += [{"model": model, **row} for row in rows(answers)]
+    print_rows(shown(found) if format is Format.table else found, format, empty="nothing was answered")
+
+
+def compare(
+    first: Annotated[str, typer.Argument(metavar="A", help=f"{MODEL_HELP} Or a point of a sweep: NAME:knee.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Likewise.")],
+    data: DataOption = None,
+    attack: Attack = None,
+    images: Images = None,
+    seed: Seed = 0,
+    device: Device = None,
+    storage: Storage = None,
+    format: Output = Format.table,
+) -> None:
+    """Compare two models on the same images: differences (B minus A) with 95 % paired bootstrap intervals.
+
+    Points of a sweep are compared on its test images: NAME:knee, NAME:untouched, NAME:7.
+    """
+    from sweeper.models.compare import compare as compared
+    from sweeper.models.evaluate import Weights, answers_of
+
+    given = _data(data, attack)
+
+    def answers(model: str) -> list[Answers]:
+        recorded = _of_sweep(model, storage)
+        if recorded is not None:
+            return recorded
+        cache = _cache(storage)
+        return answers_of(
+            model, given, weights=Weights(), cache=cache, echo=_echo, count=images, seed=seed, device=device
+        )
+
+    found, notes = compared(answers(first), answers(second))
+    for note in notes:
+        _echo(note)
+    if format is Format.json:
+        typer.echo(json.dumps([{**asdict(one), "verdict": one.verdict} for one in found], indent=2))
+        return
+    rows: list[dict[str, object]] = [
+        {
+            "set": one.set,
+            "view": one.view,
+            "measure": one.measure.replace("_", " "),
+            "images": one.images,
+            "A": round(one.first, 4),
+            "B": round(one.second, 4),
+            "B - A": f"{one.difference:+.4f}",
+            "95 %": f"[{one.low:+.4f}, {one.high:+.4f}]",
+            "": one.verdict.replace("first", "A").replace("second", "B"),
+        }
+        for one in found
+    ]
+    print_rows(rows, format, empty="")
+
+
+def _of_sweep(text: str, storage: Path | None) -> list[Answers] | None:
+    """What a point of a sweep answered on test; None where ``text`` names no sweep."""
+    from sweeper.front.build import point_name
+    from sweeper.front.load import load_front
+    from sweeper.front.pick import pick
+    from sweeper.storage.sweep_folder import SweepFolder
+    from trainables.evaluation.answers import read_answers
+
+    name, colon, choice = text.partition(":")
+    if not colon or not (SweepFolder(storage_path(storage), name).exists() or _is_point(choice)):
+        return None
+    folder, spec = open_sweep(name, storage)
+    found = load_front(folder, spec)
+    if found is None:
+        raise UserError(f"sweep {name} has not measured anything yet; see `sweeper status {name}`")
+    point = (
+        next((one for one in found.points if one.trial is None), None) if choice == "untouched" else pick(found, choice)
+    )
+    assert point is not None, "every front shows the untouched model"
+    path = folder.answers_path(point_name(point))
+    if not path.exists():
+        raise UserError(f"{text} was not measured on test; members of the front are, and the untouched model and PAINT")
+    return read_answers(path)
+
+
+def _is_point(choice: str) -> bool:
+    """No tag of open_clip and no function is called like this."""
+    return choice.isdigit() or choice in ("knee", "cleanest", "most robust", "untouched", "paint")
+
+
+def _data(given: list[str] | None, attack: str | None) -> Data | None:
+    from sweeper.models.evaluate import read_data
+
+    if attack not in (None, "sign", "defense_prefix"):
+        raise UserError(f"--attack {attack}: there are sign and defense_prefix")
+    return read_data(given, attack) if given else None
+
+
+def _cache(storage: Path | None) -> Path | None:
+    root = storage_path(storage)
+    return root / "cache" if root.is_dir() else None
+
+
+def _echo(text: str) -> None:
+    typer.echo(text, err=True)

@@ -1,0 +1,123 @@
+"""Commands about models: taking one out of a sweep, training one again, looking at what they are made of."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sweeper.cli.options import Changes, Name, Number, Output, Storage, TrackingUri, open_sweep
+from sweeper.cli.tables import Format, print_rows
+from sweeper.errors import UnavailableError, UserError
+
+
+def preview(
+    spec: Annotated[Path, typer.Argument(help="The sweep in YAML.")],
+    output: Annotated[Path, typer.Option("--output", help="PNG to write.")] = Path("preview.png"),
+    images: Annotated[int, typer.Option("--images", min=1, max=100, help="Of each set.")] = 8,
+    changes: Changes = None,
+) -> None:
+    """Draw a contact sheet of what a sweep trains and evaluates on, attacks and held-out attacks included."""
+    from sweeper.preflight.preview import contact_sheet
+    from sweeper.preflight.preview import preview as look
+    from sweeper.spec.spec import load_spec
+
+    if output.suffix != ".png" or not output.absolute().parent.is_dir():
+        raise UserError(f"--output {output}: name a file that ends in .png, in a folder that exists")
+    loaded = load_spec(spec, list(changes or []))
+    found = look(loaded, images)
+    heading = f"{loaded.name}: words written by recipe {loaded.attack.recipe}; true label, -> written label"
+    contact_sheet(found, heading).save(output)
+    for line in found.lines:
+        typer.echo(line)
+    typer.echo(str(output))
+
+
+def export(
+    name: Name,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="New folder to write.")],
+    pick: Annotated[
+        str,
+        typer.Option(
+            help="knee, cleanest, 'most robust', paint, a trial, or 'max robust_accuracy where clean_accuracy>=0.6'"
+        ),
+    ] = "knee",
+    strength: Annotated[
+        float | None, typer.Option(min=-2.0, max=2.0, help="t of W^t, or share of the way from the untouched weights.")
+    ] = None,
+    register: Annotated[
+        bool, typer.Option("--register/--no-register", help="Also make it a version in MLflow's model registry.")
+    ] = True,
+    register_as: Annotated[
+        str | None, typer.Option("--register-as", help="Registered model. Default: sweeper-NAME.", show_default=False)
+    ] = None,
+    alias: Annotated[
+        str | None, typer.Option("--alias", help="Of the version. Default: after the pick.", show_default=False)
+    ] = None,
+    storage: Storage = None,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Write one point as a folder that plain open_clip loads, and register it in MLflow.
+
+    The folder has a model card (README.md), the same for programs (sweeper.json) and the spec. Without MLflow it is
+    written all the same.
+    """
+    from sweeper.front.load import load_front
+    from sweeper.front.pick import pick as pick_point
+    from sweeper.models.export import RECORD_FILE, export_point
+    from sweeper.tracking.registry import check_names, default_alias
+    from sweeper.tracking.registry import register as register_folder
+    from sweeper.tracking.runs import find_store
+
+    sweep, spec = open_sweep(name, storage)
+    found = load_front(sweep, spec)
+    if found is None:
+        raise UserError(f"sweep {name} has no finished trial yet; see `sweeper status {name}`")
+    point = pick_point(found, pick, strength)
+    registered_name = register_as or f"sweeper-{name}"
+    alias = alias or default_alias(pick, strength)
+    check_names(registered_name, alias)
+    find_store(sweep.storage, tracking_uri)  # refuses a URI that MLflow cannot use before anything is written
+    gap = export_point(sweep, spec, found, point, folder)
+    typer.echo(
+        f"trial {point.trial}, {point.weights} weights at strength {point.strength:g} -> {folder} "
+        f"(largest difference of a logit: {gap:.1e})",
+        err=True,
+    )
+    if register:
+        record = json.loads((folder / RECORD_FILE).read_text())
+        try:
+            version = register_folder(sweep, tracking_uri, folder, record, registered_name, alias)
+            known = "" if version.new else ", which has the same weights"
+            typer.echo(f"MLflow: {version.uri} is version {version.version}{known}", err=True)
+        except UnavailableError as error:
+            typer.echo(f"not registered: {error}", err=True)
+    typer.echo(f"local-dir:{folder.absolute()}")
+
+
+def rerun(
+    name: Name,
+    number: Number,
+    seeds: Annotated[int, typer.Option("--seeds", min=0, help="Train with so many other seeds as well.")] = 0,
+    device: Annotated[
+        str | None,
+        typer.Option("--device", help="cpu, cuda, cuda:1. Default: cuda where there is one.", show_default=False),
+    ] = None,
+    storage: Storage = None,
+    format: Output = Format.table,
+) -> None:
+    """Train one trial again, alone and in this process, and say whether its result comes back.
+
+    The goals on validation are held against the 95 % interval of the recorded ones. Nothing of the sweep is changed.
+    """
+    from sweeper.models.rerun import rerun_trial
+
+    sweep, spec = open_sweep(name, storage)
+    found = rerun_trial(sweep, spec, number, seeds=seeds, device=device, echo=lambda line: typer.echo(line, err=True))
+    if format is Format.json:
+        typer.echo(json.dumps(found.as_json(), indent=1))
+        return
+    print_rows(found.rows(), format, empty="")
+    typer.echo(found.conclusion(), err=format is Format.csv)

@@ -1,0 +1,132 @@
+"""What the commands share: their options, how a sweep is found, how rows are printed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sweeper.errors import UserError
+
+if TYPE_CHECKING:
+    from sweeper.spec.spec import Spec
+    from sweeper.storage.sweep_folder import SweepFolder
+from sweeper.cli.tables import Format
+
+Storage = Annotated[
+    Path | None,
+    typer.Option(
+        "--storage", help="Folder of all sweeps. Default: $SWEEPER_STORAGE, else ./sweeps.", show_default=False
+    ),
+]
+
+
+TrackingUri = Annotated[
+    str | None,
+    typer.Option(
+        "--tracking-uri",
+        help="MLflow store. Default: $MLFLOW_TRACKING_URI, else sqlite:///<storage>/mlflow.db.",
+        show_default=False,
+    ),
+]
+
+
+Gpus = Annotated[
+    float | None,
+    typer.Option(
+        "--gpus", help="GPUs the sweep may use. Default: all; without GPUs it plans by CPU.", show_default=False
+    ),
+]
+
+
+Address = Annotated[
+    str | None,
+    typer.Option("--address", help="host:port of a Ray cluster that is up. Default: a Ray of its own on this machine."),
+]
+
+
+Name = Annotated[str, typer.Argument(help="The sweep's name; `sweeper list` shows them.")]
+
+
+Number = Annotated[int, typer.Argument(help="The trial's number.", min=0)]
+
+
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one entry of the spec, for instance training.epochs=5."),
+]
+
+
+Output = Annotated[Format, typer.Option("--format", help="How to print.")]
+
+
+BudgetHours = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        metavar="HOURS",
+        help="Device hours for the whole life of the sweep, idle slots included: 200gpu-h, or 12cpu-h on CPUs. "
+        "Default: limits.budget of the spec.",
+        show_default=False,
+    ),
+]
+
+
+Time = Annotated[
+    str | None,
+    typer.Option("--time", metavar="TIME", help="Wall-clock time for this go at the sweep: 8h, 90m, 2h30m."),
+]
+
+
+WarmStart = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--warm-start",
+        metavar="NAME",
+        help="A finished sweep of the same storage that the search learns from; may be given several times.",
+        show_default=False,
+    ),
+]
+
+
+def storage_path(given: Path | None) -> Path:
+    path = given if given is not None else Path(os.environ.get("SWEEPER_STORAGE", "sweeps"))
+    if "://" in str(given or os.environ.get("SWEEPER_STORAGE", "")) or ":/" in str(path):
+        raise UserError(f"storage {path}: only folders are served, local ones or shared by all nodes (NFS)")
+    if path.exists() and not path.is_dir():
+        raise UserError(f"storage {path} is a file; name a folder")
+    return path.absolute()
+
+
+def with_budget(spec: Spec, text: str | None) -> Spec:
+    """The same sweep within another budget; None leaves it as it is. Raises UserError for what is no budget."""
+    from sweeper.spec.quantities import parse_budget
+
+    if text is None:
+        return spec
+    try:
+        budget = str(parse_budget(text))
+    except ValueError as error:
+        raise UserError(f"--budget {text}: {error}") from error
+    return spec.model_copy(update={"limits": spec.limits.model_copy(update={"budget": budget})})
+
+
+def time_limit_s(text: str | None) -> float | None:
+    """Raises UserError for what is no time."""
+    from sweeper.spec.quantities import parse_time
+
+    if text is None:
+        return None
+    try:
+        return parse_time(text)
+    except ValueError as error:
+        raise UserError(f"--time {text}: {error}") from error
+
+
+def open_sweep(name: str, storage: Path | None) -> tuple[SweepFolder, Spec]:
+    from sweeper.storage.sweep_folder import SweepFolder
+
+    folder = SweepFolder(storage_path(storage), name)
+    return folder, folder.spec()

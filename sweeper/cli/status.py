@@ -1,0 +1,159 @@
+"""What the commands show of a sweep, as rows and text; read from the records on disk alone."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from sweeper.cli.tables import Row, as_table
+from sweeper.errors import UserError
+from sweeper.front.load import load_front
+from sweeper.front.report.table import summary
+from sweeper.records import Front, TrialRecord
+from sweeper.run.usage import read_bill
+from sweeper.search.study import read_trials, searched
+from sweeper.spec.quantities import duration, parse_budget
+from sweeper.spec.spec import Spec
+from sweeper.storage.sweep_folder import SweepFolder
+
+
+def sweep_row(folder: SweepFolder, spec: Spec) -> Row:
+    """One line of `list`."""
+    trials = read_trials(folder, spec)
+    front = load_front(folder, spec)
+    knee = next((point for point in front.points if point.name == "knee"), None) if front else None
+    return {
+        "name": folder.name,
+        "state": _state(folder, spec, trials),
+        "finished": searched(trials),
+        "trials": spec.search.trials,
+        "failed": sum(trial.state == "failed" for trial in trials),
+        **_cost_fields(folder, spec, trials),
+        "hypervolume": round(front.hypervolume, 4) if front else None,
+        "knee_clean": round(knee.validation["clean_accuracy"], 4) if knee else None,
+        "knee_robust": round(knee.validation["robust_accuracy"], 4) if knee else None,
+    }
+
+
+def status_text(folder: SweepFolder, spec: Spec) -> str:
+    trials = read_trials(folder, spec)
+    search = [trial for trial in trials if trial.confirms is None]
+    counts = {state: sum(trial.state == state for trial in search) for state in ("complete", "failed", "stopped")}
+    unfinished = sum(trial.state == "running" for trial in trials)
+    state = _state(folder, spec, trials)
+    lines = [f"{folder.name}: {state}" + (f", by {folder.holder()}" if state == "running" else "")]
+    lines.append(
+        f"trials: {counts['complete']} complete, {counts['failed']} failed, {counts['stopped']} stopped, "
+        f"{unfinished} {'running' if state == 'running' else 'unfinished'}, of {spec.search.trials}"
+    )
+    if len(search) < len(trials):
+        ended = sum(trial.state != "running" for trial in trials) - searched(trials)
+        lines.append(f"confirm phase: {ended} of {len(trials) - len(search)} re-trainings begun have ended")
+    bill, budget = read_bill(folder), spec.limits.budget
+    if bill.goes:
+        lines.append(f"cost: {bill.line(trials, None if budget is None else parse_budget(budget))}")
+    forecast = bill.forecast_line()
+    if state == "running" and forecast is not None:
+        ago_s = max(0.0, time.time() - bill.told_s)
+        lines.append(f"forecast: {forecast} with {bill.goes[-1].devices} ({duration(ago_s)} ago)")
+    front = load_front(folder, spec)
+    if front is not None:
+        lines.append(summary(front))
+        lines += [f"  {_named(front, name)}" for name in ("cleanest", "knee", "most robust") if _named(front, name)]
+    lines += [f"  trial {trial.number} failed: {trial.reason}" for trial in trials if trial.state == "failed"]
+    if state in ("unfinished", "interrupted"):
+        lines.append(f"go on with: sweeper resume {folder.name}")
+    return "\n".join(lines)
+
+
+def trial_rows(folder: SweepFolder, spec: Spec) -> list[Row]:
+    rows: list[Row] = []
+    trials = read_trials(folder, spec)
+    parameters = list(dict.fromkeys(name for trial in trials for name in trial.parameters))
+    for trial in trials:
+        values = trial.values or {}
+        row: Row = {"trial": trial.number, "state": trial.state, "baseline": trial.baseline}
+        row["confirms"] = trial.confirms
+        row |= {goal: _rounded(values.get(goal)) for goal in ("clean_accuracy", "robust_accuracy")}
+        row["duration_s"], row["cost_s"] = _rounded(trial.duration_s, 1), _rounded(trial.cost_s, 1)
+        row |= {name: _rounded(trial.parameters.get(name), 6) for name in parameters}
+        row["reason"] = trial.reason
+        rows.append(row)
+    return rows
+
+
+def trial_text(folder: SweepFolder, spec: Spec, number: int) -> str:
+    """Raises UserError where there is no such trial."""
+    trials = read_trials(folder, spec)
+    if number >= len(trials):
+        raise UserError(f"sweep {folder.name} has no trial {number}; it has {len(trials)} so far")
+    trial = trials[number]
+    lines = [f"trial {number} of {folder.name}: {trial.state}" + (f" ({trial.baseline})" if trial.baseline else "")]
+    if trial.confirms is not None:
+        lines.append(f"trains trial {trial.confirms} again, with another seed")
+    if trial.reason is not None:
+        lines.append(f"reason: {trial.reason}")
+    lines += [
+        "parameters:",
+        *(f"  {name}: {value}" for name, value in trial.parameters.items()),
+        f"  seed: {trial.seed}",
+    ]
+    lines.append(f"attempts: {folder.attempts(number)}, folder: {folder.trial_path(number)}")
+    reports = folder.reports(number)
+    if reports:
+        shown = ("epoch", "loss", "reference_kl", "clean_accuracy", "robust_accuracy", "train_s", "evaluation_s")
+        lines += [
+            "epochs (goals on validation):",
+            as_table([{name: _rounded(e.get(name)) for name in shown} for e in reports]),
+        ]
+    front = load_front(folder, spec)
+    own = [point for point in (*front.points, *front.others) if point.trial == number] if front else []
+    if own:
+        rows: list[Row] = []
+        for point in sorted(own, key=lambda point: (point.weights, point.strength)):
+            row: Row = {"weights": point.weights, "strength": point.strength, "on_front": point.member}
+            row |= {f"validation {name}": _rounded(value) for name, value in point.validation.items()}
+            row |= {f"test {name}": _rounded((point.values or {}).get(name)) for name in point.validation}
+            rows.append(row)
+        lines += ["points:", as_table(rows)]
+    log = folder.trial_path(number) / "log.txt"
+    if trial.state == "failed" and log.exists():
+        lines += ["end of the log:", *("  " + line for line in log.read_text().splitlines()[-30:])]
+    return "\n".join(lines).rstrip()
+
+
+def _state(folder: SweepFolder, spec: Spec, trials: list[TrialRecord]) -> str:
+    if folder.is_running():
+        return "running"
+    goes_on = any(trial.state == "running" for trial in trials) or searched(trials) < spec.search.trials
+    return "unfinished" if goes_on else "complete"
+
+
+def _cost_fields(folder: SweepFolder, spec: Spec, trials: list[TrialRecord]) -> Row:
+    """Device hours so far; the forecast while it runs."""
+    bill = read_bill(folder)
+    numbers = {name: round(value, 4) for name, value in bill.numbers(trials).items()}
+    forecast = bill.forecast if folder.is_running() else None
+    return {
+        "device": bill.device if bill.goes else None,
+        "device_h": numbers.get("device_h"),
+        "saved_device_h": numbers.get("saved_device_h"),
+        "budget": spec.limits.budget,
+        "forecast_device_h": None if forecast is None else round(forecast.device_s / 3600, 4),
+        "forecast_left_s": None if forecast is None else round(forecast.left_s, 1),
+    }
+
+
+def _named(front: Front, name: str) -> str | None:
+    point = next((point for point in front.points if point.name == name), None)
+    if point is None:
+        return None
+    values = point.validation
+    return (
+        f"{name}: trial {point.trial} at strength {point.strength:g}, clean {values['clean_accuracy']:.3f}, "
+        f"robust {values['robust_accuracy']:.3f} (validation)"
+    )
+
+
+def _rounded(value: Any, digits: int = 4) -> Any:
+    return round(value, digits) if isinstance(value, float) else value

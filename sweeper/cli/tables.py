@@ -1,0 +1,60 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    pass
+import csv
+import io
+
+
+class Format(StrEnum):
+    table = "table"
+    json = "json"
+    csv = "csv"
+
+
+def print_rows(rows: list[dict[str, object]], format: Format, *, empty: str) -> None:
+    pass
+
+    if format is Format.json:
+        typer.echo(json.dumps(rows, indent=2))
+    elif not rows:
+        typer.echo(empty, err=True)
+    else:
+        typer.echo(as_csv(rows) if format is Format.csv else as_table(rows), nl=False)
+
+
+Row = dict[str, object]
+
+
+def as_table(rows: list[Row]) -> str:
+    """Columns side by side; those without any value are left out."""
+    columns = [
+        name for name in dict.fromkeys(key for row in rows for key in row) if any(row[name] is not None for row in rows)
+    ]
+    cells = [columns, *([_cell(row[name]) for name in columns] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    return "".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() + "\n" for line in cells
+    )
+
+
+def as_csv(rows: list[Row]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(
+        text, fieldnames=list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n"
+    )
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,11 @@
+"""TODO."""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """A mistake of the user's: the CLI prints the message alone and exits with 2."""
+
+
+class UnavailableError(RuntimeError):
+    """Cluster or storage cannot be had: the CLI prints the message alone and exits with 3."""

@@ -1,0 +1,244 @@
+"""The Ray cluster: connecting to it, what it has, and how many slots fit into it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from sweeper.errors import UnavailableError, UserError
+from sweeper.execution.capacity import NodeResources
+
+CONNECT_S = 2.0
+
+
+SETTLE_S = 5.0
+
+
+START_ATTEMPTS = 3
+
+
+UNITS = ("CPU", "GPU")
+
+
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a header even with verbose=0
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",  # 2 s by default: how long a dead worker goes unnoticed
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # start all trial actors at once, not one after the other
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "10",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+}
+"""Environment of Ray, Train and Tune in the driver, unless the user has set it otherwise."""
+
+
+_GCS_WAIT = "RAY_gcs_server_port_wait_time_s"
+"""For how many seconds Ray asks for the head again; 20 by default."""
+
+
+_variables_before: dict[str, str | None] = {}
+"""Environment variables that ``connect`` has set, as they were before; None: not set."""
+
+
+def connect(address: str | None = None, num_cpus: int | None = None) -> None:
+    """Starts a Ray of our own on this machine, or joins the cluster at ``address`` (``host:port``).
+
+    Without an address the environment variable ``RAY_ADDRESS`` counts.
+
+    On a cluster the packages ``sweeper`` and ``trainables`` are shipped along, so that every node runs this code; what
+    they import has to be installed there.
+
+    Raises UserError for an address of another form, UnavailableError, within seconds, if nothing answers there or the
+    cluster's token is another one.
+    """
+    for name, value in QUIET.items():
+        _set_variable(name, os.environ.get(name) or value)
+    address = address or os.environ.get("RAY_ADDRESS") or None  # a Ray job finds its cluster there
+    try:
+        if address is None:
+            _start(num_cpus)
+        else:
+            _join(address)
+    except BaseException:
+        _restore_variables()
+        raise
+    import ray
+    from ray._private import worker
+
+    # Its raylet's remarks about the number of processes would go to stdout, whatever log_to_driver says (Ray 2.60).
+    worker._worker_logs_enabled = False
+    # Several Rays on a machine: whatever looks for "the" cluster finds ours.
+    _set_variable("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+
+
+def disconnect() -> None:
+    """Leaves the cluster; ends it if it was our own. The process has the environment again that it had before."""
+    import ray
+
+    ray.shutdown()
+    _restore_variables()
+
+
+def _set_variable(name: str, value: str) -> None:
+    _variables_before.setdefault(name, os.environ.get(name))
+    os.environ[name] = value
+
+
+def _restore_variables() -> None:
+    for name, value in _variables_before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    _variables_before.clear()
+
+
+def nodes() -> list[NodeResources]:
+    """What is free on the nodes of the connected cluster.
+
+    Waits a few seconds for what is in use: a sweep that was just killed holds its share for a moment.
+    """
+    import ray
+    from ray._private.state import available_resources_per_node
+
+    until = time.monotonic() + SETTLE_S
+    while True:
+        free = available_resources_per_node()
+        alive = [node for node in ray.nodes() if node["Alive"]]
+        busy = any(free.get(n["NodeID"], {}).get(r, 0.0) < n["Resources"].get(r, 0.0) for n in alive for r in UNITS)
+        if not busy or time.monotonic() > until:
+            break
+        time.sleep(0.2)
+    return [
+        NodeResources(
+            name=node["NodeManagerHostname"],
+            cpus=free.get(node["NodeID"], {}).get("CPU", 0.0),
+            gpus=free.get(node["NodeID"], {}).get("GPU", 0.0),
+        )
+        for node in alive
+    ]
+
+
+def check_shared(folder: Path) -> None:
+    """Writes a file here and has every other node read it; the sweep's records and weights lie in ``folder``.
+
+    Raises UnavailableError naming the nodes that do not see it.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = ray.get_runtime_context().get_node_id()
+    others = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
+    others.pop(here, None)
+    if not others:
+        return
+    probe = folder / f".probe-{os.getpid()}"
+    probe.write_text(here)
+    reads = {
+        name: ray.remote(_reads)
+        .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
+        .remote(str(probe), here)
+        for node, name in others.items()
+    }
+    try:
+        blind = [name for name, seen in reads.items() if not ray.get(seen)]
+    finally:
+        probe.unlink(missing_ok=True)
+    if blind:
+        raise UnavailableError(
+            f"{folder} is not the same folder on {', '.join(blind)}: storage must be shared by all nodes (NFS, for "
+            "instance); name such a folder with --storage"
+        )
+
+
+def _reads(path: str, text: str) -> bool:
+    try:
+        return Path(path).read_text() == text
+    except OSError:
+        return False
+
+
+def _start(num_cpus: int | None) -> None:
+    import psutil
+    import ray
+
+    before = set(psutil.Process().children(recursive=True))
+    for attempt in range(START_ATTEMPTS):
+        try:
+            ray.init(num_cpus=num_cpus, **_silent())
+            return
+        except Exception as error:  # Ray raises nothing more special here
+            ray.shutdown()
+            for process in set(psutil.Process().children(recursive=True)) - before:
+                with suppress(psutil.Error):
+                    process.kill()
+            # Its raylet has a fixed 30 s to come up (Ray 2.60), which a busy machine may exceed.
+            if attempt == START_ATTEMPTS - 1 or "timed out" not in str(error):
+                raise UnavailableError(
+                    f"Ray does not start on this machine: {_last_line(error)} Is the machine very busy, or its memory "
+                    "or /tmp full? Ray's logs are in the newest folder under /tmp/ray"
+                ) from error
+
+
+def _join(address: str) -> None:
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit() or "://" in address:
+        raise UserError(
+            f"--address {address!r} is not of the form host:port; give the address of the head's GCS, for instance "
+            "10.0.0.1:6379 (`ray start --head` prints it)"
+        )
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise UnavailableError(
+            f"no Ray cluster answers at {address} ({error}); is it up (`ray start --head`), and is this the GCS "
+            "address and port it printed?"
+        ) from error
+    import ray
+    from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+
+    # Ray looks for a token only if it finds the cluster itself, never for an explicit address (Ray 2.60).
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    import sweeper
+    import trainables
+
+    modules = [str(Path(str(module.__file__)).parent) for module in (sweeper, trainables)]
+    environment = {"py_modules": modules, "excludes": ["__pycache__"]}
+    _set_variable(_GCS_WAIT, os.environ.get(_GCS_WAIT) or "3")
+    try:
+        ray.init(address=address, runtime_env=environment, **_silent())
+    except Exception as error:
+        said = f"{error} {error.__cause__} {error.__context__}"
+        if "token" in said.lower() or "auth" in said.lower():
+            raise UnavailableError(
+                f"the Ray cluster at {address} refuses our token (RAY_AUTH_MODE is "
+                f"{os.environ.get('RAY_AUTH_MODE', 'unset')}): put the cluster's own token into ~/.ray/auth_token, or "
+                "name its file in RAY_AUTH_TOKEN_PATH"
+            ) from error
+        raise UnavailableError(f"cannot join the Ray cluster at {address}: {_last_line(error)}") from error
+
+
+def _silent() -> dict[str, Any]:
+    return {
+        "include_dashboard": False,
+        "log_to_driver": False,
+        "logging_level": logging.CRITICAL,  # what matters is raised
+    }
+
+
+def _last_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]

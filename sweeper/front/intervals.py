@@ -1,0 +1,58 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+LEVEL = 0.95
+
+
+def interval(sets: Sequence[np.ndarray], *, level: float = LEVEL) -> tuple[float, float]:
+    """Interval of the accuracy to expect of a recipe, trained with a fresh seed, on fresh images.
+
+    Seeds and images vary independently of each other (every seed answers the same images), so the variance of the mean
+    is that of the seeds' means plus that of the images' own difficulty, from the two-way analysis of variance. Either
+    part enters with its own t quantile (Cochran's solution of the Behrens-Fisher problem, Biometrics 20, 1964): with
+    few seeds it is wide where seeds matter, and covers ``level`` or more whichever part is the larger, as long as the
+    seeds' means are about normal. The form is Wilson's (1927) with the effective number of images: within [0, 1], and
+    right where nearly all answers are.
+
+    Args:
+        sets: per image set whether each of k >= 2 seeds is right on each of N images, (k, N); the sets count the same.
+    """
+    import numpy as np
+    from scipy.special import stdtrit
+
+    scores = [np.asarray(one, np.float64) for one in sets]
+    if any(one.shape[1] < 2 for one in scores):
+        return 0.0, 1.0
+    seeds, images = len(scores[0]), sum(one.shape[1] for one in scores)
+    by_seed = np.mean([one.mean(1) for one in scores], axis=0)
+    mean = float(by_seed.mean())
+    of_seeds = float(by_seed.var(ddof=1)) / seeds
+    of_images = sum(_image_variance(one) for one in scores) / len(scores) ** 2
+    variance = of_seeds + of_images
+    t_seeds, t_images = stdtrit(seeds - 1, (1 + level) / 2), stdtrit(images - len(scores), (1 + level) / 2)
+    effective, quantile_2 = float(images), float(t_images) ** 2
+    if variance > 0:
+        effective = mean * (1 - mean) / variance
+        quantile_2 = (t_seeds**2 * of_seeds + t_images**2 * of_images) / variance
+    centre = (mean + quantile_2 / (2 * effective)) / (1 + quantile_2 / effective)
+    spread = mean * (1 - mean) / effective + quantile_2 / (4 * effective**2)
+    reach = math.sqrt(quantile_2 * spread) / (1 + quantile_2 / effective)
+    return max(0.0, centre - reach), min(1.0, centre + reach)
+
+
+def _image_variance(scores: np.ndarray) -> float:
+    """Of the mean over images, by their own difficulty alone: (k, N) -> the variance component of images over N."""
+    seeds, images = scores.shape
+    by_image = scores.mean(0)
+    rest = scores - by_image - scores.mean(1, keepdims=True) + scores.mean()
+    of_rest = float((rest**2).sum()) / ((seeds - 1) * (images - 1))
+    return max(0.0, float(by_image.var(ddof=1)) - of_rest / seeds) / images

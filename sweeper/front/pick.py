@@ -1,0 +1,71 @@
+"""Choosing one point of a front by name, by trial or by a rule; always on validation."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+from sweeper.errors import UserError
+from sweeper.records import GOALS, Front, FrontPoint
+
+_RULE = re.compile(r"max\s+(?P<goal>\w+)(?:\s+where\s+(?P<other>\w+)\s*(?P<sign>>=|>|<=|<)\s*(?P<bound>[0-9.]+))?")
+_SIGNS: dict[str, Callable[[float, float], bool]] = {
+    ">=": operator.ge,
+    ">": operator.gt,
+    "<=": operator.le,
+    "<": operator.lt,
+}
+HELP = "knee, cleanest, 'most robust', paint, a trial's number, or 'max robust_accuracy where clean_accuracy>=0.60'"
+
+
+def pick(front: Front, choice: str, strength: float | None = None) -> FrontPoint:
+    """The chosen point; with ``strength`` its weights at that strength, measured or not.
+
+    Raises UserError for a choice that is not there.
+    """
+    chosen = _chosen(front, choice.strip())
+    if strength is None or strength == chosen.strength:
+        return chosen
+    measured = [point for point in (*front.points, *front.others) if point.trial == chosen.trial]
+    for point in measured:
+        if point.strength == strength and point.weights == chosen.weights:
+            return point
+    return replace(chosen, strength=strength, validation={}, values=None, intervals=None, name=None, member=False)
+
+
+def _chosen(front: Front, choice: str) -> FrontPoint:
+    trained = [point for point in (*front.points, *front.others) if point.trial is not None]
+    if choice.isdigit():
+        own = [point for point in trained if point.trial == int(choice)]
+        if not own:
+            raise UserError(f"trial {choice} has no finished weights; see `sweeper trials {front.sweep}`")
+        return next(point for point in own if point.weights == "last" and point.strength == 1.0)
+    for point in trained:
+        if point.name is not None and point.name == choice.replace("-", " ").replace("_", " "):
+            return point
+    rule = _RULE.fullmatch(choice)
+    if rule is None:
+        named = sorted({point.name for point in trained if point.name})
+        raise UserError(f"--pick {choice!r}: no such point ({', '.join(named) or 'none yet'} are named); give {HELP}")
+    return _by_rule(trained, rule)
+
+
+def _by_rule(points: list[FrontPoint], rule: re.Match[str]) -> FrontPoint:
+    for name in (rule["goal"], rule["other"]):
+        if name is not None and name not in GOALS:
+            raise UserError(f"--pick: {name!r} is no goal; there are {', '.join(GOALS)}")
+    try:
+        bound = float(rule["bound"]) if rule["bound"] else 0.0
+    except ValueError as error:
+        raise UserError(f"--pick: {rule['bound']!r} is no number") from error
+    kept = [
+        point
+        for point in points
+        if rule["other"] is None or _SIGNS[rule["sign"]](point.validation[rule["other"]], bound)
+    ]
+    if not kept:
+        best = max((point.validation[rule["other"]] for point in points), default=0.0)
+        raise UserError(f"--pick: no point has {rule['other']} {rule['sign']} {bound:g}; the highest is {best:.4f}")
+    return max(kept, key=lambda point: (point.validation[rule["goal"]], sum(point.validation[goal] for goal in GOALS)))

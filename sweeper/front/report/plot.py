@@ -1,0 +1,164 @@
+"""The front as a picture (PNG)."""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from sweeper.front.report.style import COLOURS, OTHER_COLOUR, UNTOUCHED_COLOUR, colour, error_bar, label, paint_curve
+from sweeper.front.report.table import summary
+from sweeper.records import GOALS, Front, FrontPoint
+
+_GREY = "#444444"
+_WIDEST_LEGEND = 7
+
+
+def picture(front: Front) -> bytes:
+    """Returns a PNG: validation with the front and every other point, and test with intervals where measured."""
+    # Its first import may take seconds to index fonts and says so as a warning.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    from matplotlib.figure import Figure
+
+    measured = any(point.values for point in front.points)
+    # As wide as MLflow's description of a run shows whole.
+    figure = Figure(figsize=(10.8 if measured else 6.8, 5.8), dpi=100, facecolor="white")
+    axes = figure.subplots(1, 2 if measured else 1, sharex=True, sharey=True, squeeze=False)[0]
+    outside = _validation(axes[0], front)
+    if measured:
+        _test(axes[1], front)
+    for panel in axes:
+        panel.set_xlabel("clean accuracy")
+        panel.grid(color="#dddddd", linewidth=0.6)
+        panel.set_axisbelow(True)
+        panel.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("robust accuracy (attacked images)")
+    figure.suptitle(f"Pareto front of {front.sweep}", x=0.02, y=0.975, ha="left", fontsize=15, fontweight="bold")
+    far = f"; outside the picture: {outside} point{'' if outside == 1 else 's'}" if outside else ""
+    figure.text(0.02, 0.9, summary(front) + far, ha="left", fontsize=9.5, color=_GREY)
+    lines = _legend(figure, front)
+    figure.tight_layout(rect=(0.0, 0.02 + 0.04 * lines, 1.0, 0.94))
+    png = io.BytesIO()
+    figure.savefig(png, format="png", metadata={"Software": None})
+    return png.getvalue()
+
+
+def _xy(values: dict[str, float]) -> tuple[float, float]:
+    return values["clean_accuracy"], values["robust_accuracy"]
+
+
+def _validation(axes: Any, front: Front) -> int:
+    """Draws what was picked on; returns how many points lie outside."""
+    axes.set_title("validation: every point tried, and the front picked on it", loc="left", fontsize=10.5)
+    members = [point for point in front.points if point.member]
+    for point in front.others:
+        axes.plot(*_xy(point.validation), "o", color=colour(point), alpha=0.25, markersize=4.5, markeredgewidth=0)
+    curve = paint_curve(front)
+    if curve:
+        axes.plot(*zip(*(_xy(point.validation) for point in curve), strict=True), "--", color=_GREY, linewidth=1)
+        for point in curve[1:]:
+            axes.plot(*_xy(point.validation), "D", color="white", markeredgecolor=_GREY, markersize=5)
+    reference = front.reference_point
+    if members:
+        stairs_x, stairs_y = _stairs([_xy(point.validation) for point in members], reference)
+        axes.fill_between(stairs_x, stairs_y, reference[1], color="#0072B2", alpha=0.06, linewidth=0)
+        axes.plot(stairs_x, stairs_y, color="#222222", linewidth=1.3, zorder=3)
+    axes.plot(*reference, "+", color="#222222", markersize=10, zorder=3)
+    axes.annotate("reference point", reference, (6, -11), textcoords="offset points", fontsize=8, color=_GREY)
+    _marks(axes, [(point, _xy(point.validation)) for point in front.points])
+
+    shown = [_xy(point.validation) for point in front.points] + [reference]
+    shown += [_xy(point.values) for point in front.points if point.values]
+    low, high = [[choose(pair[axis] for pair in shown) for axis in (0, 1)] for choose in (min, max)]
+    margins = [max(0.02, 0.08 * (high[axis] - low[axis])) for axis in (0, 1)]
+    axes.set_xlim(low[0] - margins[0], min(high[0] + 1.6 * margins[0], 1.02))
+    axes.set_ylim(low[1] - margins[1], min(high[1] + 1.4 * margins[1], 1.02))
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    inside = [left <= x <= right and bottom <= y <= top for x, y in (_xy(point.validation) for point in front.others)]
+    return len(inside) - sum(inside)
+
+
+def _stairs(front: Sequence[tuple[float, float]], reference: tuple[float, float]) -> tuple[list[float], list[float]]:
+    """The outline of what the front dominates, from the most robust end to the cleanest."""
+    points = sorted(point for point in front if point[0] > reference[0] and point[1] > reference[1])
+    if not points:
+        return [], []
+    x, y = [reference[0]], [points[0][1]]
+    for point, following in zip(points, [*points[1:], None], strict=True):
+        x += [point[0], point[0]]
+        y += [point[1], following[1] if following else reference[1]]
+    return x, y
+
+
+def _test(axes: Any, front: Front) -> None:
+    axes.set_title("test: the same points, measured once, 95 % intervals", loc="left", fontsize=10.5)
+    axes.tick_params(labelleft=True)
+    measured = [(point, _xy(point.values)) for point in front.points if point.values]
+    for point, (x, y) in measured:
+        bars = [[[reach] for reach in error_bar(point, goal)] for goal in GOALS]
+        edge = _GREY if point.trial is None or not point.member else colour(point)
+        axes.errorbar(x, y, xerr=bars[0], yerr=bars[1], fmt="none", ecolor=edge, elinewidth=1, alpha=0.7, zorder=2)
+    _marks(axes, measured)
+    for point in front.points:
+        again = point.confirmation
+        if again is None or again.values is None or again.intervals is None or point.values is None:
+            continue
+        x, y = _xy(again.values)
+        axes.plot([_xy(point.values)[0], x], [_xy(point.values)[1], y], ":", color=_GREY, linewidth=1.2, zorder=6)
+        bars = [[[max(0.0, again.values[goal] - again.intervals[goal][0])],
+                 [max(0.0, again.intervals[goal][1] - again.values[goal])]] for goal in GOALS]  # fmt: skip
+        axes.errorbar(x, y, xerr=bars[0], yerr=bars[1], fmt="none", ecolor="#222222", elinewidth=0.8, zorder=6)
+        marker = "s" if again.stays else "X"
+        axes.plot(x, y, marker, color="white", markeredgecolor="#222222", markersize=6, zorder=7)
+
+
+def _marks(axes: Any, points: Sequence[tuple[FrontPoint, tuple[float, float]]]) -> None:
+    """Draws front members, untouched model and baselines, and names those that have a name."""
+    for point, xy in points:
+        if point.trial is None:
+            axes.plot(*xy, "*", color=UNTOUCHED_COLOUR, markersize=17, markeredgecolor="white", zorder=5)
+        elif point.name == "paint":
+            axes.plot(*xy, "D", color=_GREY, markersize=8, markeredgecolor="white", zorder=4)
+        elif point.member:
+            size = 11 if point.name else 8
+            axes.plot(*xy, "o", color=colour(point), markersize=size, markeredgecolor="#222222", zorder=4)
+        if point.name or point.trial is None:
+            left = point.name == "paint"
+            offset = (-9, -13) if left else (10, 5 if point.trial is not None else -10)
+            axes.annotate(
+                label(point), xy, offset, textcoords="offset points", fontsize=9.5, zorder=6,
+                ha="right" if left else "left", fontweight="bold" if point.name == "knee" else "normal",
+            )  # fmt: skip
+
+
+def _legend(figure: Any, front: Front) -> int:
+    """Returns how many lines it takes."""
+    from matplotlib.lines import Line2D
+
+    used = {str(point.parameters.get("objective")) for point in (*front.points, *front.others)}
+    handles = [
+        Line2D([], [], marker="o", linestyle="", color=shade, markeredgecolor="#222222", markersize=8, label=name)
+        for name, shade in COLOURS.items()
+        if name in used
+    ]
+    handles.append(Line2D([], [], marker="o", linestyle="", color=OTHER_COLOUR, alpha=0.3, label="not on the front"))
+    if any(point.trial is None for point in front.points):
+        handles.append(
+            Line2D([], [], marker="*", linestyle="", color=UNTOUCHED_COLOUR, markersize=13, label="untouched model")
+        )
+    if paint_curve(front):
+        handles.append(
+            Line2D([], [], marker="D", linestyle="--", color=_GREY, markersize=6, label="PAINT (by interpolation)")
+        )
+    if any(point.confirmation for point in front.points):
+        shapes = {"s": "mean over new seeds", "X": "the same, does not stay"}
+        handles += [
+            Line2D([], [], marker=shape, linestyle="", color="white", markeredgecolor="#222222", label=text)
+            for shape, text in shapes.items()
+        ]
+    lines = 1 if len(handles) <= _WIDEST_LEGEND else 2
+    columns = math.ceil(len(handles) / lines)
+    figure.legend(handles=handles, loc="lower center", ncols=columns, frameon=False, fontsize=9.5)
+    return lines

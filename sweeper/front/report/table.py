@@ -1,0 +1,225 @@
+"""The front as a table, JSON and CSV, and its files.
+
+Validation (what points are picked on) and test (measured once, never fed back) are kept apart everywhere: columns and
+keys say which is which, the picture and the page have a panel for each.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any, Literal
+
+from sweeper.front.correlation import lines as proxy_lines
+from sweeper.front.report.style import label
+from sweeper.records import GOALS, Confirmation, Front, FrontPoint
+
+Format = Literal["table", "json", "csv"]
+
+
+def table(front: Front, format: Format) -> str:
+    """The points of ``front`` as text for people, a JSON list of objects, or CSV; ends with a newline."""
+    if format == "json":
+        return json.dumps([_json_object(point) for point in front.points], indent=2, allow_nan=False) + "\n"
+    if format == "csv":
+        lines = rows(front)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(lines[0]) if lines else [], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+        return text.getvalue()
+    return _text(front)
+
+
+def _json_object(point: FrontPoint) -> dict[str, Any]:
+    return {
+        **({"sweep": point.sweep} if point.sweep else {}),
+        "trial": point.trial,
+        "weights": point.weights,
+        "strength": point.strength,
+        "params": point.parameters,
+        "validation": point.validation,
+        "values": point.values,
+        "intervals": point.intervals,
+        "name": point.name,
+        "member": point.member,
+        "confirmation": None if point.confirmation is None else asdict(point.confirmation),
+    }
+
+
+def rows(front: Front) -> list[dict[str, Any]]:
+    """The points of ``front`` as flat rows with the same keys: ``validation_*``, ``test_*``, where members were trained
+    again ``confirmed_*``, then the parameters."""
+    validation = _in_order(key for point in front.points for key in point.validation)
+    test = _in_order(key for point in front.points for key in point.values or {})
+    bounded = {key for point in front.points for key in point.intervals or {}}
+    parameters = list(dict.fromkeys(key for point in front.points for key in point.parameters))
+    result = []
+    for point in front.points:
+        row: dict[str, Any] = {"sweep": point.sweep} if any(one.sweep for one in front.points) else {}
+        row |= {"name": point.name, "trial": point.trial, "weights": point.weights}
+        row |= {"strength": point.strength, "member": point.member}
+        row |= {f"validation_{key}": point.validation.get(key) for key in validation}
+        for key in test:
+            row[f"test_{key}"] = (point.values or {}).get(key)
+            if key in bounded:
+                row[f"test_{key}_low"], row[f"test_{key}_high"] = (point.intervals or {}).get(key, (None, None))
+        if any(one.confirmation for one in front.points):
+            row |= _confirmed_row(point.confirmation)
+        result.append(row | {key: point.parameters.get(key) for key in parameters})
+    return result
+
+
+def _confirmed_row(found: Confirmation | None) -> dict[str, Any]:
+    if found is None:
+        return dict.fromkeys(_confirmed_row(Confirmation(seeds=0, failed=0, validation=None, stays=False)))
+    row: dict[str, Any] = {"confirmed_seeds": found.seeds, "confirmed_failed": found.failed}
+    row["confirmed_stays"] = found.stays
+    for goal in GOALS:
+        row[f"confirmed_validation_{goal}"] = (found.validation or {}).get(goal)
+        row[f"confirmed_test_{goal}"] = (found.values or {}).get(goal)
+        for bounds, suffix in ((found.intervals, ""), (found.simultaneous, "_simultaneous")):
+            low, high = (bounds or {}).get(goal, (None, None))
+            row |= {f"confirmed_test_{goal}_low{suffix}": low, f"confirmed_test_{goal}_high{suffix}": high}
+    return row
+
+
+def markdown(front: Front, limit: int) -> str:
+    """A summary and a table of at most ``limit`` characters, best for MLflow's description of a run."""
+    lines = [summary(front), "", "| " + " | ".join(_HEADER) + " |", "|" + " --- |" * len(_HEADER)]
+    length = sum(map(len, lines))
+    for shown, point in enumerate(front.points):
+        line = "| " + " | ".join(_cells(point)) + " |"
+        length += len(line) + 1
+        if length > limit - 100:
+            lines += ["", f"{len(front.points) - shown} more in front/front.csv."]
+            break
+        lines.append(line)
+    again = _confirmed_cells(front)
+    if again and length + sum(len(cell) + 3 for line in again for cell in line) < limit - 500:
+        head, *body = ["| " + " | ".join(line) + " |" for line in again]
+        lines += ["", _CONFIRMED, "", head, "|" + " --- |" * len(again[0]), *body]
+    return "\n".join([*lines, "", *proxy_lines(front)]).rstrip()
+
+
+def summary(front: Front) -> str:
+    """One line: how many points, their hypervolume and over what, how many trials."""
+    members = sum(point.member for point in front.points)
+    clean, robust = front.reference_point
+    return (
+        f"{members} point{'' if members == 1 else 's'} on the front, hypervolume {front.hypervolume:.4f} "
+        f"over (clean {clean:.3f}, robust {robust:.3f}), {front.finished} of {front.trials} trials finished"
+    )
+
+
+_OF_A_SET = (*GOALS, "text_confusion_rate", "two_way_accuracy", "reference_kl")
+"""Metrics that ``SET/metric`` gives of one test set."""
+
+
+_HEADER = (
+    "point", "trial", "objective", "tune", "weights", "strength",
+    "validation clean", "validation robust", "test clean (95 %)", "test robust (95 %)",
+)  # fmt: skip
+
+
+def _cells(point: FrontPoint) -> list[str]:
+    made = point.trial is not None
+    return [
+        label(point) if point.name or not made else "",
+        (f"{point.sweep}/{point.trial}" if point.sweep else str(point.trial)) if made else "-",
+        str(point.parameters.get("objective", "-")),
+        str(point.parameters.get("tune", "-")),
+        point.weights if made else "-",
+        f"{point.strength:g}" if made else "-",
+        *(_number(point.validation.get(goal)) for goal in GOALS),
+        *(_measured(point, goal) for goal in GOALS),
+    ]
+
+
+def _measured(point: FrontPoint, goal: str) -> str:
+    return _bounded((point.values or {}).get(goal), (point.intervals or {}).get(goal))
+
+
+def _bounded(value: float | None, bounds: tuple[float, float] | None) -> str:
+    return _number(value) + (f" [{bounds[0]:.3f}, {bounds[1]:.3f}]" if value is not None and bounds else "")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+_CONFIRMED = "trained again with new seeds: means, and what to expect of a fresh seed on fresh images"
+
+
+_CONFIRMED_HEADER = (
+    "point", "trial", "weights", "strength", "seeds",
+    "validation clean", "validation robust", "test clean (95 %)", "test robust (95 %)", "stays",
+)  # fmt: skip
+
+
+def _confirmed_cells(front: Front) -> list[list[str]]:
+    """Head and a line per member that was trained again; nothing where none was."""
+    lines = []
+    for point in front.points:
+        found = point.confirmation
+        if found is None:
+            continue
+        cells = _cells(point)
+        seeds = f"{found.seeds} ({found.failed} failed)" if found.failed else str(found.seeds)
+        means = [_number((found.validation or {}).get(goal)) for goal in GOALS]
+        tested = [_bounded((found.values or {}).get(goal), (found.intervals or {}).get(goal)) for goal in GOALS]
+        lines.append([*cells[:2], *cells[4:6], seeds, *means, *tested, "yes" if found.stays else "no"])
+    return [list(_CONFIRMED_HEADER), *lines] if lines else []
+
+
+def _picked_by_looking(front: Front) -> list[str]:
+    shown = sum(point.confirmation is not None for point in front.points)
+    if shown < 2:
+        return []
+    return [
+        f"(each by itself; front.json has under `simultaneous` what holds for one picked from these {shown} on test)"
+    ]
+
+
+def _text(front: Front) -> str:
+    text = _columns([list(_HEADER), *(_cells(point) for point in front.points)])
+    beside = _in_order(key for point in front.points for key in point.values or {} if key not in GOALS)
+    of_sets = [key for key in beside if key.rpartition("/")[2] in _OF_A_SET and "/" in key]
+    general = [key for key in beside if key not in of_sets]
+    if general:
+        text += ["", "what it costs and whether it carries over, on test (robust accuracy under unseen attacks):"]
+        text += _columns(_beside(front, general, {key: key.rpartition("/")[2] for key in general}))
+    if of_sets:
+        text += ["", "on each test set by itself:"]
+        text += _columns(_beside(front, of_sets, {key: key.replace("/", ": ") for key in of_sets}))
+    again = _confirmed_cells(front)
+    if again:
+        text += ["", f"{_CONFIRMED}:", *_columns(again), *_picked_by_looking(front)]
+    correlated = proxy_lines(front)
+    return "\n".join([*text, *([""] if correlated else []), *correlated, "", summary(front)]) + "\n"
+
+
+def _beside(front: Front, keys: list[str], names: dict[str, str]) -> list[list[str]]:
+    """Head and a line per point: which it is, then its test values under ``keys``."""
+    lines = [["point", "trial", "strength", *(names[key].replace("_", " ") for key in keys)]]
+    for point in front.points:
+        cells = _cells(point)
+        lines.append([cells[0], cells[1], cells[5], *(_number((point.values or {}).get(key)) for key in keys)])
+    return lines
+
+
+def _columns(lines: list[list[str]]) -> list[str]:
+    """Side by side, the first line underlined."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    text.insert(1, "  ".join("-" * width for width in widths))
+    return text
+
+
+def _in_order(keys: Iterable[str]) -> list[str]:
+    """Goals first, then the others as they come."""
+    seen = list(dict.fromkeys(keys))
+    return [goal for goal in GOALS if goal in seen] + [key for key in seen if key not in GOALS]

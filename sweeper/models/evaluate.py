@@ -1,0 +1,287 @@
+"""Measuring any model on any image sets: one of open_clip, a folder, a Python function, or a file of its answers."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast, get_args
+
+from pydantic import TypeAdapter, ValidationError
+
+from sweeper.environment import device_named
+from sweeper.errors import UserError
+from sweeper.spec.model_checks import model_problems
+from sweeper.spec.problems import from_validation
+from sweeper.spec.set_checks import set_problems
+from sweeper.spec.yaml_document import Document
+from trainables.settings.sets import ImageSetSettings, Settings, Split, TorchvisionName
+from trainables.settings.task import AttackSettings, ModelSettings, absolute_paths, split_of
+
+if TYPE_CHECKING:
+    from trainables.evaluation.answers import Answers
+    from trainables.evaluation.scoring import Scorer
+    from trainables.settings.sets import ImageSetSettings as SetSettings
+
+MODEL_FORMS = (
+    "a model is an open_clip name with its tag (ViT-B-32:laion2b_s34b_b79k), a folder, hf-hub:NAME, world, a Python "
+    "function (package.module:load) or a file of answers (.csv, .json, .jsonl)"
+)
+DATA_FORMS = (
+    "data are `world`, KIND:PATH (image_folder, rta100, paint, disentangling, scam, synthscam, webdataset, or one of "
+    f"{', '.join(get_args(TorchvisionName))}), or a YAML file with `sets:`"
+)
+MEASURES = ("accuracy", "two_way_accuracy", "text_confusion_rate", "reference_kl")
+Echo = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """What a bare checkpoint does not say."""
+
+    pretrained: str | None = None
+    quick_gelu: bool | None = None
+    preprocess: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """The image sets to measure on."""
+
+    sets: dict[str, tuple[SetSettings, Split]]
+    """By the name they are shown under."""
+    attack: AttackSettings
+
+
+class _DataFile(Settings):
+    sets: dict[str, ImageSetSettings]
+    attack: AttackSettings = AttackSettings()
+
+
+def answers_of(
+    model: str,
+    data: Data | None,
+    *,
+    weights: Weights,
+    cache: Path | None,
+    echo: Echo,
+    count: int | None = None,
+    seed: int = 0,
+    variants: bool = False,
+    reference: str | None = None,
+    device: str | None = None,
+) -> list[Answers]:
+    """What ``model`` (see ``MODEL_FORMS``) answers on ``data``; of a file of answers what it says.
+
+    Raises UserError for a model, images or answers that cannot be had.
+    """
+    from trainables.evaluation.answers import read_answers
+
+    if model.removesuffix(".gz").endswith((".csv", ".json", ".jsonl")):
+        try:
+            return read_answers(Path(model))
+        except OSError as error:
+            raise UserError(f"{model}: {error.strerror or error}") from error
+        except ValueError as error:
+            raise UserError(str(error)) from error
+    if data is None:
+        raise UserError(f"{model} has to be shown images: name them with --data; {DATA_FORMS}")
+    from trainables.numerics import flushed_denormals
+
+    with ExitStack() as stack:
+        stack.enter_context(flushed_denormals())
+        folder = cache or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sweeper-")))
+        try:
+            return _scored(model, data, folder, weights, echo, count, seed, variants, reference, device)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+
+def _scored(
+    model: str,
+    data: Data,
+    cache: Path,
+    weights: Weights,
+    echo: Echo,
+    count: int | None,
+    seed: int,
+    variants: bool,
+    reference: str | None,
+    device: str | None,
+) -> list[Answers]:
+    from trainables.data.cache import Store
+    from trainables.evaluation.scoring import score_set
+
+    scorer = _scorer(model, weights, device)
+    beside = None if reference is None else _scorer(reference, Weights(), device)
+    if beside is not None and beside.geometry != scorer.geometry:
+        raise UserError(f"--reference {reference} takes images of another size or cropping than {model}")
+    found: list[Answers] = []
+    for name, (settings, split) in data.sets.items():
+        echo(f"{name}: {model}")
+        answers, broken = score_set(
+            scorer,
+            name,
+            settings,
+            split,
+            attack=data.attack,
+            store=Store(cache),
+            seed=seed,
+            count=count,
+            variants=variants,
+            reference=beside,
+        )
+        for image in broken:
+            echo(f"{name}: left out, cannot be read: {image}")
+        found += answers
+    return found
+
+
+def _scorer(model: str, weights: Weights, device: str | None) -> Scorer:
+    from trainables.evaluation.scoring import ClipScorer, load_callable
+    from trainables.models.clip import load_clip
+
+    settings = model_settings(model, weights)
+    if settings is None:
+        return load_callable(model)
+    where = device_named(device)
+    return ClipScorer(load_clip(settings).to(where))
+
+
+def model_settings(model: str, weights: Weights) -> ModelSettings | None:
+    """The CLIP that a MODEL argument names; None for a Python function. Raises UserError for anything else."""
+    given: dict[str, Any] = {name: value for name, value in vars(weights).items() if value is not None}
+    name, colon, rest = model.partition(":")
+    if model == "world" or model.startswith(("local-dir:", "hf-hub:")):
+        given["architecture"] = model
+    elif Path(model).is_dir():
+        given["architecture"] = f"local-dir:{model}"
+    elif not model_problems({"architecture": name}):
+        given = {**({"pretrained": rest} if colon else {}), **given, "architecture": name}
+    elif colon and all(part.isidentifier() for part in (*name.split("."), rest)):
+        return None
+    else:
+        raise UserError(f"no model {model!r}: there is no such folder, and open_clip has no such name; {MODEL_FORMS}")
+    problems = model_problems(given)
+    if problems:
+        raise UserError("\n".join(problem.message for problem in problems))
+    try:
+        return ModelSettings.model_validate(given)
+    except ValidationError as error:
+        raise UserError("\n".join(detail["msg"].removeprefix("Value error, ") for detail in error.errors())) from error
+
+
+def read_data(given: Sequence[str], attack: str | None) -> Data:
+    """The sets that --data arguments name (see ``DATA_FORMS``), on their test splits unless a spec says otherwise.
+
+    Raises UserError with every problem found.
+    """
+    sets: dict[str, tuple[SetSettings, Split]] = {}
+    recipes: list[AttackSettings] = []
+    for one in given:
+        if one.endswith((".yaml", ".yml")):
+            file, chosen = _from_file(Path(one))
+            recipes.append(file.attack)
+            found = {reference: (file.sets[name], split) for reference, (name, split) in chosen.items()}
+        else:
+            kind, settings = _from_argument(one)
+            recipes.append(AttackSettings(recipe="sign" if kind == "world" else "defense_prefix"))
+            found = {kind: (settings, "test")}
+        for name, entry in found.items():
+            number, free = 1, name
+            while free in sets:
+                number, free = number + 1, f"{name}-{number + 1}"
+            sets[free] = entry
+    if attack is not None:
+        recipes = [AttackSettings.model_validate({"recipe": attack})]
+    if len({recipe.recipe for recipe in recipes}) > 1:
+        raise UserError("these sets are attacked in different ways by default; choose one with --attack")
+    return Data(sets=sets, attack=recipes[0])
+
+
+def _from_argument(text: str) -> tuple[str, SetSettings]:
+    kind, colon, path = text.partition(":")
+    raw: dict[str, Any]
+    if text == "world":
+        raw = {"kind": "world"}
+    elif colon and path and kind in ("rta100", "paint", "disentangling", "scam"):
+        raw = {"kind": kind, "path": path}
+    elif colon and path and kind == "synthscam":
+        raw = {"kind": "scam", "path": path, "attack": "SynthSCAM"}
+    elif colon and path and kind in ("image_folder", "webdataset"):
+        raw = {"kind": kind, "test": path}
+    elif colon and path and kind in get_args(TorchvisionName):
+        raw = {"kind": "torchvision", "dataset": kind, "root": path}
+    else:
+        raise UserError(f"--data {text}: {DATA_FORMS}")
+    raw = absolute_paths({"sets": {kind: raw}}, Path.cwd())["sets"][kind]
+    problems = set_problems(kind, raw)
+    if problems:
+        raise UserError("\n".join(f"--data {text}: {problem.message}" for problem in problems))
+    settings: SetSettings = TypeAdapter(ImageSetSettings).validate_python(raw)
+    return kind, settings
+
+
+def _from_file(path: Path) -> tuple[_DataFile, dict[str, tuple[str, Split]]]:
+    document = Document(path)
+    data = absolute_paths(document.data, path.parent.absolute())
+    if not isinstance(data.get("sets"), dict):
+        raise UserError(f"{path}: has no `sets:`, the image sets by name")
+    own = {key: data[key] for key in ("sets", "attack") if key in data}
+    problems = [problem for name, raw in own["sets"].items() for problem in set_problems(name, raw)]
+    file = None
+    try:
+        file = _DataFile.model_validate(own)
+    except ValidationError as error:
+        problems += from_validation(error, own, _DataFile)
+    if problems or file is None:
+        lines = [f"{document.place(problem.path, problem.at_key)}: {problem.message}" for problem in problems]
+        raise UserError("\n".join(dict.fromkeys(lines)))
+    named = ((data.get("evaluate") or {}).get("test") or {}).get("sets")
+    references = named if named is not None else [name for name, one in file.sets.items() if one.has("test")]
+    chosen: dict[str, tuple[str, Split]] = {}
+    for reference in references:
+        name, split = split_of(str(reference), "test")
+        if name not in file.sets or split not in get_args(Split) or not file.sets[name].has(cast(Split, split)):
+            raise UserError(f"{path}: evaluate.test.sets names {reference!r}, which `sets` does not have")
+        chosen[str(reference)] = (name, cast(Split, split))
+    if not chosen:
+        raise UserError(f"{path}: no set has a test split")
+    return file, chosen
+
+
+def rows(answers: Sequence[Answers]) -> list[dict[str, object]]:
+    """A line per set and view: every measure with its 95 % bootstrap interval; the mean over sets where several share
+    a view."""
+    from trainables.evaluation.metrics import bootstrap_interval, mean_score
+
+    found: list[dict[str, object]] = []
+    measured = [(one.set, one.view, len(one.images), one.measures()) for one in answers]
+    groups = [(name, view, images, [measures]) for name, view, images, measures in measured]
+    for view in dict.fromkeys(one.view for one in answers):
+        together = [(images, measures) for _, its_view, images, measures in measured if its_view == view]
+        if len(together) > 1:
+            groups.append(("mean of sets", view, sum(n for n, _ in together), [measures for _, measures in together]))
+    for name, view, images, sets in groups:
+        row: dict[str, object] = {"set": name, "view": view, "images": images}
+        for measure in MEASURES:
+            scores = [one[measure] for one in sets if measure in one]
+            known = len(scores) == len(sets)
+            low, high = bootstrap_interval(scores) if known else (None, None)
+            row |= {measure: mean_score(scores) if known else None, f"{measure}_low": low, f"{measure}_high": high}
+        found.append(row)
+    return found
+
+
+def shown(found: Sequence[dict[str, object]]) -> list[dict[str, object]]:
+    """Rows with their ``model`` for people: each measure and its interval in one column."""
+    lines = []
+    for row in found:
+        line: dict[str, object] = {name: row[name] for name in ("model", "set", "view", "images")}
+        for measure in MEASURES:
+            value, low, high = row[measure], row[f"{measure}_low"], row[f"{measure}_high"]
+            line[measure.replace("_", " ")] = None if value is None else f"{value:.3f} [{low:.3f}, {high:.3f}]"
+        lines.append(line)
+    return lines

@@ -1,0 +1,175 @@
+"""Training a trial of a sweep again, alone and in this process, to see whether its result comes back."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sweeper.environment import device_named
+from sweeper.errors import UserError
+from sweeper.models.model_card import validation_intervals
+from sweeper.records import GOALS, TrialRecord
+from sweeper.search.study import read_trials
+from sweeper.spec.spec import Spec
+from sweeper.storage.sweep_folder import SweepFolder
+
+if TYPE_CHECKING:
+    import torch
+
+    from trainables.workbench import Workbench
+
+Values = dict[str, float]
+Row = dict[str, object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rerun:
+    """Goals on validation, strength 1, last weights: recorded in the sweep, and measured again."""
+
+    sweep: str
+    trial: int
+    state: str
+    """Of the trial in the sweep."""
+    seed: int
+    recorded: Values | None
+    """None where the trial did not finish."""
+    intervals: dict[str, tuple[float, float]]
+    """95 % bootstrap intervals of ``recorded``."""
+    again: Values
+    """With the trial's own seed."""
+    other_seeds: dict[int, Values]
+
+    @property
+    def reproduced(self) -> bool | None:
+        """Whether every goal lies in its interval; None where nothing was recorded."""
+        if self.recorded is None:
+            return None
+        return all(low <= self.again[goal] <= high for goal, (low, high) in self.intervals.items())
+
+    def rows(self) -> list[Row]:
+        """One per goal."""
+        found: list[Row] = []
+        for goal in GOALS:
+            low, high = self.intervals.get(goal, (None, None))
+            row: Row = {"goal": goal, "recorded": None if self.recorded is None else self.recorded[goal]}
+            row |= {"low": low, "high": high, "again": self.again[goal], "inside": None}
+            if low is not None and high is not None:
+                row["inside"] = low <= self.again[goal] <= high
+            found.append(row | {f"seed {seed}": values[goal] for seed, values in self.other_seeds.items()})
+        return found
+
+    def conclusion(self) -> str:
+        """In a sentence or two."""
+        if self.recorded is None:
+            first = f"Trial {self.trial} is {self.state} in sweep {self.sweep}: there is no result to compare with."
+        else:
+            apart = max(abs(self.again[goal] - self.recorded[goal]) for goal in GOALS)
+            if apart == 0:
+                first = "Reproduced exactly: the same seed gives the recorded values."
+            elif self.reproduced:
+                first = f"Reproduced: the same seed lies inside the 95 % intervals, at most {apart:.4f} apart."
+            else:
+                outside = [row["goal"] for row in self.rows() if not row["inside"]]
+                first = f"NOT reproduced: {' and '.join(map(str, outside))} outside the 95 % interval, "
+                first += f"at most {apart:.4f} apart."
+        return " ".join([first, *(self._spread(goal) for goal in GOALS if self.other_seeds)])
+
+    def _spread(self, goal: str) -> str:
+        values = [one[goal] for one in self.other_seeds.values()]
+        mean = sum(values) / len(values)
+        count = f"{len(values)} other seed{'' if len(values) == 1 else 's'}"
+        return f"{goal} over {count}: mean {mean:.4f}, from {min(values):.4f} to {max(values):.4f}."
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "sweep": self.sweep,
+            "trial": self.trial,
+            "state": self.state,
+            "seed": self.seed,
+            "recorded": self.recorded,
+            "intervals": self.intervals,
+            "again": self.again,
+            "other_seeds": self.other_seeds,
+            "reproduced": self.reproduced,
+            "conclusion": self.conclusion(),
+        }
+
+
+def rerun_trial(
+    folder: SweepFolder, spec: Spec, number: int, *, seeds: int, device: str | None, echo: Callable[[str], None]
+) -> Rerun:
+    """Trains the trial with its own seed and with the ``seeds`` seeds that follow it, in a temporary folder.
+
+    Raises UserError where there is no such trial, its model or images cannot be had, or it fails again.
+    """
+    from trainables.numerics import flushed_denormals
+    from trainables.settings.task import TrialSettings
+    from trainables.workbench import Workbench
+
+    record = _record(folder, spec, number)
+    path = folder.trial_path(number) / "trial.json"
+    if not path.exists():
+        raise UserError(f"trial {number} of sweep {folder.name} has not begun: {path} is not there")
+    trial = TrialSettings.model_validate(json.loads(path.read_text()))
+    on = device_named(device)
+    try:
+        echo(f"preparing {', '.join(trial.task.sets)} for {trial.task.model.architecture} on {on}")
+        with flushed_denormals():
+            bench = Workbench(trial.task, data_seed=trial.data_seed, cache=folder.cache_path, device=on)
+            for line in _differences(folder, bench, on):
+                echo(line)
+            again = _train(bench, trial, trial.seed, echo)
+            others = {seed: _train(bench, trial, seed, echo) for seed in range(trial.seed + 1, trial.seed + 1 + seeds)}
+    except (ValueError, ArithmeticError) as error:
+        raise UserError(f"trial {number} cannot be run again: {error}") from error
+    recorded = None if record.values is None else {goal: record.values[goal] for goal in GOALS}
+    images = [len(one.attacked.labels) for one in bench.search_sets]
+    return Rerun(
+        sweep=folder.name,
+        trial=number,
+        state=record.state,
+        seed=trial.seed,
+        recorded=recorded,
+        intervals=validation_intervals(recorded or {}, images),
+        again=again,
+        other_seeds=others,
+    )
+
+
+def _record(folder: SweepFolder, spec: Spec, number: int) -> TrialRecord:
+    trials: Sequence[TrialRecord] = read_trials(folder, spec)
+    if number >= len(trials):
+        raise UserError(f"sweep {folder.name} has no trial {number}; it has {len(trials)} so far")
+    return trials[number]
+
+
+def _differences(folder: SweepFolder, bench: Workbench, device: torch.device) -> list[str]:
+    """What may keep the result from coming back."""
+    before = folder.untouched() or {}
+    now = {"weights_digest": bench.clip.digest, "data_digest": bench.data_digest()}
+    lines = [
+        f"warning: {name.replace('_', ' ')} was {before[name][:12]} and is now {digest[:12]}: model or images changed"
+        for name, digest in now.items()
+        if name in before and before[name] != digest
+    ]
+    if "device" in before and (before["device"] == "cpu") != (device.type == "cpu"):
+        lines.append(f"note: the sweep ran on {before['device']}, this runs on {device}: sums round differently")
+    return lines
+
+
+def _train(bench: Workbench, trial: Any, seed: int, echo: Callable[[str], None]) -> Values:
+    from trainables.training.checkpoint import TrialFolder
+    from trainables.training.trial import Hooks, run_trial
+
+    def report(line: dict[str, Any]) -> None:
+        goals = f"clean {line['clean_accuracy']:.3f}  robust {line['robust_accuracy']:.3f}"
+        echo(f"seed {seed}  epoch {line['epoch']}/{line['epochs']}  loss {line['loss']:.4f}  {goals} (validation)")
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, hooks = TrialFolder(Path(scratch)), Hooks(report=report)
+        result = run_trial(bench, trial.parameters, seed=seed, folder=folder, hooks=hooks)
+    return {goal: result["values"][goal] for goal in GOALS}

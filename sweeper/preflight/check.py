@@ -1,0 +1,198 @@
+"""``sweeper check``: everything a sweep needs, tried before a GPU is taken."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from sweeper.errors import UnavailableError, UserError
+from sweeper.run.usage import check_device, go_with
+from sweeper.spec.quantities import parse_budget
+from sweeper.spec.spec import Spec
+from trainables.data.readers.class_names import listed
+from trainables.settings.task import Expectation
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trainables.models.clip import Clip
+    from trainables.workbench import Workbench
+
+CONNECT_S = 3.0
+EXPECT_IMAGES = 4000
+"""``model.expect`` is measured on so many images at most: this is before a GPU is taken."""
+LEAST_FREE_BYTES = 2 * 2**30
+
+
+def check_sweep(
+    spec: Spec,
+    storage: Path,
+    *,
+    gpus: float | None,
+    address: str | None,
+    tracking_uri: str | None,
+    echo: Callable[[str], None],
+) -> None:
+    """Says what was found, a line each. Raises UserError or UnavailableError at the first thing that will not do."""
+    echo(f"spec: {spec.name}, {spec.search.trials} trials, seed {spec.search.seed}")
+    _check_storage(storage, echo)
+    _check_tracker(storage, tracking_uri, echo)
+    check_model_and_images(spec, echo)
+    _check_capacity(spec, gpus, address, echo)
+
+
+def _check_storage(storage: Path, echo: Callable[[str], None]) -> None:
+    parent = next(path for path in (storage, *storage.parents) if path.exists())
+    if not os.access(parent, os.W_OK):
+        raise UnavailableError(f"storage {storage}: {parent} cannot be written to; name another with --storage")
+    free_bytes = shutil.disk_usage(parent).free
+    if free_bytes < LEAST_FREE_BYTES:
+        raise UnavailableError(
+            f"storage {storage}: only {free_bytes / 2**30:.1f} GiB free; name another with --storage"
+        )
+    echo(f"storage: {storage}, {free_bytes / 2**30:.0f} GiB free")
+
+
+def _check_tracker(storage: Path, tracking_uri: str | None, echo: Callable[[str], None]) -> None:
+    from sweeper.tracking.runs import find_store
+
+    store = find_store(storage, tracking_uri)
+    if store.is_server:
+        parts = urlsplit(store.uri)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        try:
+            socket.create_connection((parts.hostname or "", port), timeout=CONNECT_S).close()
+        except OSError as error:
+            raise UnavailableError(f"MLflow does not answer at {store.shown_uri}: {error}") from error
+    echo(f"MLflow: {store.shown_uri}")
+
+
+def check_model_and_images(spec: Spec, echo: Callable[[str], None]) -> None:
+    """The part of ``check_sweep`` that loads the model and reads the images. Raises UserError."""
+    import torch
+
+    from trainables.numerics import flushed_denormals
+    from trainables.workbench import Workbench
+
+    with tempfile.TemporaryDirectory() as scratch, flushed_denormals():
+        try:
+            bench = Workbench(
+                spec.task_settings(), data_seed=spec.search.seed, cache=Path(scratch), device=torch.device("cpu")
+            )
+            _check_model(spec, bench.clip, echo)
+            pairs = bench.pairs
+            count, without = len(pairs.attacked.labels), _without_images(pairs.clean.labels, pairs.class_names)
+            echo(f"training: {count} preference pairs over {len(pairs.class_names)} classes{without}")
+            for what, sets in (
+                ("validation", bench.search_sets),
+                ("test", [*bench.test_sets, *bench.typographic_sets]),
+            ):
+                for one in sets:
+                    without = "" if one.clean is None else _without_images(one.clean.labels, one.class_names)
+                    echo(f"{what}: {one.name}, {len(one.keys)} images, {len(one.class_names)} classes{without}")
+            for split, images in bench.broken().items():
+                echo(f"{split}: {len(images)} images cannot be read and are left out, first {images[0]}")
+            if spec.model.expect is not None:
+                _check_expectation(bench, spec.model.expect, echo)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+
+def _without_images(labels: Tensor, class_names: Sequence[str]) -> str:
+    """Classes of a split without images: those of a folder that only another split has, often misspelt."""
+    there = set(labels.tolist())
+    missing = [name for i, name in enumerate(class_names) if i not in there]
+    return f", no images of {listed(missing)}" if missing else ""
+
+
+def _check_model(spec: Spec, clip: Clip, echo: Callable[[str], None]) -> None:
+    from trainables.models.towers import check_checkpointing, split_blocks
+    from trainables.models.transform import foldable
+
+    echo(
+        f"model: {spec.model.architecture}, embedding width {clip.embed_dim}, images of {clip.image_size} px, "
+        f"weights {clip.digest[:12]}"
+    )
+    if clip.assumed is not None:
+        echo(f"model, assumed: {clip.assumed}; model.expect would show whether that is right")
+    scopes = _values(spec, "tune")
+    reason = foldable(clip.model)
+    if "transform" in scopes and reason is not None:
+        echo(f"model: a transform can be trained but not exported as an open_clip folder: {reason}")
+    if spec.training.gradient_checkpointing and scopes != {"transform"}:
+        check_checkpointing(clip.model, text=clip.trains_text or "all" in scopes)
+    parts = split_blocks(clip.model.visual)
+    if "last_blocks" in scopes and parts is None:
+        tower = type(getattr(clip.model.visual, "trunk", clip.model.visual)).__name__
+        raise ValueError(f"parameters.tune: the blocks of a {tower} image tower are not known; leave last_blocks out")
+    limits = {
+        "rank": (clip.embed_dim, "the embedding width"),
+        "blocks": (len(parts or ()), "blocks of the image tower"),
+    }
+    for name, (limit, what) in limits.items():
+        highest = max((int(value) for value in _values(spec, name)), default=0)
+        if highest > limit:
+            raise ValueError(f"parameters.{name}: {highest} is above {limit}, {what} of this model")
+
+
+def _values(spec: Spec, name: str) -> set[Any]:
+    """What a parameter may be in this sweep: bounds and choices, starting points, the baseline."""
+    branches = spec.parameters.branches.get(name, ())
+    values = {value for branch in branches for value in branch.domain.examples()}
+    points = [*spec.points, *([spec.paint.parameters()] if spec.paint is not None else [])]
+    return values | {point[name] for point in points if point.get(name) is not None}
+
+
+def _check_expectation(bench: Workbench, expect: Expectation, echo: Callable[[str], None]) -> None:
+    """The untouched model on clean images. All of a small set are measured and the tolerance is taken as it is; of a
+    large set a sample is, and the tolerance is widened by its sampling error."""
+    from trainables.evaluation.measure import zero_shot_scores
+    from trainables.evaluation.metrics import bootstrap_interval
+
+    scores, classes, total = zero_shot_scores(bench, expect.set, EXPECT_IMAGES)
+    measured, (low, high) = float(scores.mean()), bootstrap_interval([scores])
+    sampled = len(scores) < total
+    images = f"{len(scores)} of its {total} images" if sampled else f"all {total} images"
+    found = f"{measured:.4f} (95 % interval {low:.4f} to {high:.4f}, {images})"
+    slack = (high - low) / 2 if sampled else 0.0
+    if abs(measured - expect.accuracy) <= expect.tolerance + slack:
+        echo(f"model.expect: {expect.set} {found}, expected {expect.accuracy} +- {expect.tolerance}")
+        return
+    if measured > expect.accuracy:
+        likely = "Likely other images, fewer classes or better templates than the number was measured with"
+    elif measured < 3 / classes:
+        likely = (
+            f"That is near chance (1 of {classes}): likely class names in another order than the folders, class names "
+            "that are no words, or a checkpoint that is not of this architecture"
+        )
+    else:
+        likely = (
+            "A few points are lost by the wrong activation (quick_gelu) or preprocessing (mean, std, resize_mode), by "
+            "class names that are not words, and by another template than the number was measured with"
+        )
+    raise ValueError(f"model.expect: {expect.set} gives {found}, not {expect.accuracy} +- {expect.tolerance}. {likely}")
+
+
+def _check_capacity(spec: Spec, gpus: float | None, address: str | None, echo: Callable[[str], None]) -> None:
+    from sweeper.execution import capacity, cluster
+
+    resources = spec.resources
+    cluster.connect(address)
+    try:
+        plan = capacity.plan(
+            cluster.nodes(),
+            gpus,
+            resources.workers_per_trial,
+            1.0 if resources.gpus_per_worker is None else resources.gpus_per_worker,
+            resources.cpus_per_worker,
+        )
+    finally:
+        cluster.disconnect()
+    check_device(None if spec.limits.budget is None else parse_budget(spec.limits.budget), go_with(plan))
+    echo(f"capacity: {plan.text}")

@@ -1,0 +1,213 @@
+"""Which trials are stopped early: multi-objective ASHA, a pure decision over what trials have reported.
+
+Stopping variant of multi-objective asynchronous successive halving (Schmucker et al. 2021, arXiv 2106.12639), trials
+ranked by non-dominated layers and, inside a layer, by an epsilon-net (Salinas et al. 2021).
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sweeper.records import GOALS
+from sweeper.spec.spec import Spec
+
+Direction = Literal["maximize", "minimize"]
+Cost = tuple[float, ...]
+"""A point's goals, all minimised."""
+
+_ROUNDING = 1e-9
+"""A rung is reached by a progress this little below it: both are quotients of integers rounded in different ways."""
+
+
+class MultiObjectiveAsha:
+    """Asked at each report of a trial whether to stop it; at each rung the best 1 / ``reduction_factor`` go on.
+
+    A trial that reaches a rung is ranked among all that have reached it so far, itself among them, and is stopped where
+    more than that share of them rank before it: the first one at a rung always goes on, and a decision is never taken
+    back. What it answers depends on nothing but the reports so far and their order: a rule made anew and given the same
+    reports answers the same.
+    """
+
+    def __init__(
+        self,
+        *,
+        rungs: Sequence[float],
+        reduction_factor: float,
+        directions: Sequence[Direction],
+        floors: Sequence[float | None],
+    ) -> None:
+        """``rungs``: rising fractions of a trial; ``directions`` and ``floors``: one per goal, floors in its own units.
+
+        A trial that misses a floor (for a goal that is minimised: exceeds it) ranks behind all that miss none, and
+        among its like by the sum of what they miss. None of the floors: the published rule.
+
+        Raises ValueError for rungs that are not rising fractions in (0, 1), for a reduction factor of 1 or less, and
+        for floors that are not one per goal.
+        """
+        rising = all(low < high for low, high in zip(rungs, rungs[1:], strict=False))
+        if not (rungs and rising and rungs[0] > 0 and rungs[-1] < 1):
+            raise ValueError(f"rungs must be rising fractions of a trial between 0 and 1, got {list(rungs)}")
+        if not (math.isfinite(reduction_factor) and reduction_factor > 1):
+            raise ValueError(f"the reduction factor must be above 1, got {reduction_factor}")
+        if not directions or len(floors) != len(directions):
+            raise ValueError(f"each goal needs a direction and a floor or None, got {list(directions)}, {list(floors)}")
+        self.rungs = tuple(float(rung) for rung in rungs)
+        self._signs = _signs(directions)
+        self._share = 1 / reduction_factor
+        # As costs: all goals minimised.
+        self._limits = [math.inf if f is None else s * f for s, f in zip(self._signs, floors, strict=True)]
+        self._recorded = [_Rung() for _ in self.rungs]
+
+    def report(self, trial: int, progress: float, values: Sequence[float]) -> bool:
+        """Takes a trial's report at ``progress`` (share of its steps done) and tells whether to stop it.
+
+        A report counts for the highest rung that it has reached. Where the trial has been recorded there before (later
+        in the trial, or again after a resume) it answers what it answered then. A rung that a trial has passed without
+        a report is left out for it: at a later report it would be compared with trials that had trained less. A
+        finished trial (progress 1) is never stopped.
+
+        Raises ValueError for another number of values than goals and for values or progress that are not finite.
+        """
+        if len(values) != len(self._signs) or not all(map(math.isfinite, [*values, progress])):
+            raise ValueError(
+                f"trial {trial} must report {len(self._signs)} finite values at a finite progress, "
+                f"got {list(values)} at {progress}"
+            )
+        reached = sum(progress + _ROUNDING >= rung for rung in self.rungs)
+        if reached == 0 or progress >= 1:
+            return False
+        rung = self._recorded[reached - 1]
+        if trial not in rung.decisions:
+            cost = tuple(sign * float(value) for sign, value in zip(self._signs, values, strict=True))
+            shortfall = sum(max(0.0, c - limit) for c, limit in zip(cost, self._limits, strict=True))
+            ahead = self._share * (len(rung.decisions) + 1)
+            rung.decisions[trial] = not rung.add(cost, shortfall, ahead)
+        return rung.decisions[trial]
+
+
+def stopping_rule(spec: Spec, untouched: Mapping[str, float]) -> MultiObjectiveAsha | None:
+    """A new rule as the spec says, given the untouched model's goals; None where every trial is trained to its end."""
+    if not spec.stops:
+        return None
+    floors = spec.goals.floors(untouched)
+    return MultiObjectiveAsha(
+        rungs=spec.stopping.shares(),
+        reduction_factor=spec.stopping.reduction_factor,
+        directions=[getattr(spec.goals, goal).direction for goal in GOALS],
+        floors=[floors.get(goal) for goal in GOALS],
+    )
+
+
+class _Rung:
+    """What trials have reported at one rung, all goals minimised."""
+
+    def __init__(self) -> None:
+        self.decisions: dict[int, bool] = {}
+        self._shortfalls: list[float] = []
+        """Of those below a floor, rising."""
+        self._layers: list[list[tuple[int, Cost]]] = []
+        """Of the others: what none dominates, what only these dominate, and so on, with their order of arrival."""
+        self._feasible = 0
+
+    def add(self, cost: Cost, shortfall: float, most_ahead: float) -> bool:
+        """Returns whether at most ``most_ahead`` of those that came before rank before it (see ``priorities``)."""
+        if shortfall > 0:
+            position = bisect_right(self._shortfalls, shortfall)
+            self._shortfalls.insert(position, shortfall)
+            return self._feasible + position <= most_ahead
+        layers = self._layers
+        # Who is dominated in a layer is dominated in all before it.
+        level = bisect_left(
+            range(len(layers)), True, key=lambda i: not any(_dominates(other, cost) for _, other in layers[i])
+        )
+        self._insert(level, (self._feasible, cost))
+        self._feasible += 1
+        before = sum(map(len, layers[:level]))
+        if before > most_ahead or before + len(layers[level]) - 1 <= most_ahead:
+            return before <= most_ahead  # wherever in its layer
+        layer = sorted(layers[level])
+        own = next(i for i, (number, _) in enumerate(layer) if number == self._feasible - 1)
+        order = _epsilon_net(np.array([c for _, c in layer]))
+        return before + order.index(own) <= most_ahead
+
+    def _insert(self, level: int, newcomer: tuple[int, Cost]) -> None:
+        """Whoever a newcomer dominates moves one layer on, and so does whoever these dominate there."""
+        arriving = [newcomer]
+        while arriving:
+            if level == len(self._layers):
+                self._layers.append([])
+            stays: list[tuple[int, Cost]] = []
+            leaves: list[tuple[int, Cost]] = []
+            for one in self._layers[level]:
+                (leaves if any(_dominates(cost, one[1]) for _, cost in arriving) else stays).append(one)
+            self._layers[level] = stays + arriving
+            arriving, level = leaves, level + 1
+
+
+def priorities(values: Sequence[Sequence[float]], directions: Sequence[Direction]) -> list[int]:
+    """Position of each point in the order in which they are to be kept, 0 the best.
+
+    ``values`` is [points, goals]. First come the points that no other dominates, then those that only these dominate,
+    and so on. Inside such a layer the first is the best in the first goal; each further one is the one farthest from
+    those before it (Euclidean, in the goals' own units), so that any number of the first ones is spread over the layer.
+    Of equal points, and of points equally far, the one given first comes first.
+
+    Raises ValueError for values that are not finite or not one per goal.
+    """
+    signs = _signs(directions)
+    if not all(len(value) == len(signs) and all(map(math.isfinite, value)) for value in values):
+        raise ValueError(f"each point needs {len(signs)} finite values, got {[list(value) for value in values]}")
+    costs = np.array(values, dtype=float).reshape(len(values), len(signs)) * signs
+    in_order = [int(index) for layer in _layers(costs) for index in layer[_epsilon_net(costs[layer])]]
+    positions = [0] * len(values)
+    for position, index in enumerate(in_order):
+        positions[index] = position
+    return positions
+
+
+def _dominates(one: Cost, other: Cost) -> bool:
+    if one == other:
+        return False
+    for a, b in zip(one, other, strict=True):  # noqa: SIM110  three times as fast as all()
+        if a > b:
+            return False
+    return True
+
+
+def _signs(directions: Sequence[Direction]) -> list[float]:
+    unknown = [direction for direction in directions if direction not in ("maximize", "minimize")]
+    if unknown:
+        raise ValueError(f"a goal's direction is maximize or minimize, got {unknown[0]!r}")
+    return [1.0 if direction == "minimize" else -1.0 for direction in directions]
+
+
+def _layers(costs: NDArray[np.float64]) -> list[NDArray[np.intp]]:
+    """Indices of the non-dominated points, of those non-dominated without them, and so on; each rising. O(n^2)."""
+    no_worse = np.logical_and.reduce([goal[:, None] <= goal for goal in costs.T])
+    dominates = no_worse & ~no_worse.T
+    dominated_by = dominates.sum(axis=0)
+    left = np.ones(len(costs), dtype=bool)
+    layers = []
+    while left.any():
+        layer = np.flatnonzero(left & (dominated_by == 0))
+        layers.append(layer)
+        left[layer] = False
+        dominated_by -= dominates[layer].sum(axis=0)
+    return layers
+
+
+def _epsilon_net(costs: NDArray[np.float64]) -> list[int]:
+    """Indices of points [points, goals], farthest first (Clarkson 2005, page 17), from the lowest in the first goal."""
+    order = [int(np.argmin(costs[:, 0]))]
+    distances = np.full(len(costs), np.inf)
+    while len(order) < len(costs):
+        distances = np.minimum(distances, np.sqrt(((costs - costs[order[-1]]) ** 2).sum(axis=1)))
+        distances[order] = -1.0  # Duplicates of a point that is in are 0 away and still to come.
+        order.append(int(np.argmax(distances)))
+    return order

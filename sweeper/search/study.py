@@ -1,0 +1,375 @@
+"""The durable record of a sweep: an Optuna study in SQLite with this module as its only writer.
+
+A suggestion depends on nothing but the sweep's seed, the trial's number and what the study holds: a study opened again
+after a kill suggests what the unkilled one would have.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from sweeper.errors import UserError
+from sweeper.records import GOALS, Point, TrialRecord
+from sweeper.records import TrialState as State
+from sweeper.search.sampler import STOPPED_AS, Known, Sampler, StoppedAs, Suggester, distributions, quiet
+from sweeper.spec.domains import Value
+from sweeper.spec.space import Space
+from sweeper.spec.spec import Spec
+from sweeper.storage.sweep_folder import SweepFolder
+
+if TYPE_CHECKING:
+    pass
+
+
+_NAME = "sweep"
+_STATES: dict[TrialState, State] = {
+    TrialState.RUNNING: "running",
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "stopped",
+    TrialState.FAIL: "failed",
+}
+
+
+class Study:
+    """Ask and tell. A trial enters in one transaction; a kill while it is told leaves it running, to be told again.
+
+    For one thread of one process at a time: what the file holds is read once.
+    """
+
+    def __init__(
+        self,
+        file: optuna.Study | None,
+        space: Space,
+        settings: Mapping[str, Any],
+        *,
+        stopped_as: StoppedAs = STOPPED_AS,
+    ) -> None:
+        """For ``create``, ``open`` and ``in_memory``."""
+        self._file = file
+        self._space = space
+        self.seed: int = settings["seed"]
+        self.startup_trials: int = settings["startup_trials"]
+        self.sampler: Sampler = settings.get("sampler", "tpe")  # sweeps of earlier versions knew no other
+        self.goals: tuple[str, ...] = tuple(settings["goals"])
+        self._suggester = Suggester(
+            space,
+            goals=len(self.goals),
+            sampler=self.sampler,
+            startup_trials=self.startup_trials,
+            stopped_as=stopped_as,
+        )
+        self._suggester.learn([Known(**known) for known in settings.get("known", ())])
+        self._records: list[TrialRecord] = []
+        self._located: list[Mapping[str, Value]] = []
+        """By trial: the searched parameters by name in the study; none of what the sampler does not see."""
+        self._ids: list[int] = []
+        """By trial: Optuna's own."""
+        for frozen in [] if file is None else file.get_trials(deepcopy=False):
+            self._ids.append(frozen._trial_id)
+            in_space = frozen.user_attrs["in_space"]
+            self._take(self._read(frozen), frozen.params if in_space else {}, frozen.constraints.get("floor", 0.0))
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        space: Space,
+        *,
+        seed: int,
+        startup_trials: int,
+        sampler: Sampler = "tpe",
+        goals: Sequence[str] = GOALS,
+        known: Sequence[Known] = (),
+    ) -> Study:
+        """A new study in a file that must not exist.
+
+        ``random`` never learns; ``tpe`` draws at random until ``startup_trials`` are complete. ``known``: finished
+        trials of earlier sweeps, which the sampler learns from as from its own.
+
+        Raises UserError where the file exists.
+        """
+        if path.exists():
+            raise UserError(f"{path} exists already; resume its sweep or take another name")
+        unfinished = path.with_name(path.name + ".new")
+        unfinished.unlink(missing_ok=True)
+        with _storage(unfinished) as storage:
+            study = optuna.create_study(storage=storage, study_name=_NAME, directions=["maximize"] * len(goals))
+            study.set_metric_names(list(goals))
+            study.set_user_attr("settings", _settings(seed, startup_trials, sampler, goals, known))
+        os.replace(unfinished, path)
+        return cls.open(path, space)
+
+    @classmethod
+    def open(cls, path: Path, space: Space) -> Study:
+        """The study in a file that ``create`` made. Raises UserError where there is none."""
+        if not path.is_file():
+            raise UserError(f"there is no study at {path}")
+        try:
+            with quiet():
+                file = optuna.load_study(storage=optuna.storages.RDBStorage(_url(path)), study_name=_NAME)
+                return cls(file, space, file.user_attrs["settings"])
+        except Exception as error:
+            # SQLAlchemy, Alembic and Optuna each have exceptions of their own for a file that is not theirs.
+            raise UserError(f"{path} holds no study of a sweep: {error}") from error
+
+    @classmethod
+    def in_memory(
+        cls,
+        space: Space,
+        *,
+        seed: int,
+        startup_trials: int,
+        sampler: Sampler = "tpe",
+        goals: Sequence[str] = GOALS,
+        stopped_as: StoppedAs = STOPPED_AS,
+    ) -> Study:
+        """The same without a file, gone with the process: for simulations."""
+        return cls(None, space, _settings(seed, startup_trials, sampler, goals, ()), stopped_as=stopped_as)
+
+    def close(self) -> None:
+        """Lets the file go."""
+        if self._file is not None:
+            self._file._storage.remove_session()
+
+    def ask(self) -> TrialRecord:
+        """Suggests a trial and enters it as running. Raises nothing of its own."""
+        number = len(self._records)
+        parameters, located = self._suggester.suggest(_seed("suggestion", self.seed, number))
+        return self._enter(parameters, located)
+
+    def add(self, parameters: Mapping[str, Any], baseline: str | None = None) -> TrialRecord:
+        """Enters a chosen point as a running trial.
+
+        A baseline may lie outside the space: the sampler then never sees it. Raises ValueError for any other point
+        outside.
+        """
+        if baseline is not None and not self._space.contains(parameters):
+            return self._enter(dict(parameters), {}, baseline=baseline)
+        located = self._space.locate(parameters)
+        return self._enter(self._space.complete(parameters), located, baseline=baseline)
+
+    def retrain(self, number: int, seed: int) -> TrialRecord:
+        """Enters a finished trial once more, with another seed, as a running trial that the sampler never sees."""
+        return self._enter(self._records[number].parameters, {}, confirms=number, seed=seed)
+
+    def tell(
+        self,
+        number: int,
+        values: Mapping[str, float],
+        points: Sequence[Point],
+        duration_s: float,
+        slot: int | None,
+        violation: float = 0.0,
+        cost_s: float | None = None,
+    ) -> None:
+        """Ends a running trial with its values on validation.
+
+        ``violation`` is by how much it misses the goals' floors, 0 where it does not; the sampler prefers any trial
+        above the floors to it. ``cost_s``: for how long it held a slot.
+
+        Raises ValueError for values that are missing or not finite, and for a trial that is not running.
+        """
+        told = self._told(number, values)
+        if not math.isfinite(violation):
+            raise ValueError(f"trial {number} misses its floors by {violation}; a finite number is needed")
+        record = self._running(number)
+        result = {"points": [asdict(point) for point in points], "duration_s": duration_s, "slot": slot}
+        self._write(number, TrialState.COMPLETE, result | {"cost_s": cost_s}, list(told.values()), max(0.0, violation))
+        ended = replace(record, state="complete", values=told, points=tuple(points))
+        self._take(replace(ended, duration_s=duration_s, slot=slot, cost_s=cost_s), self._located[number], violation)
+
+    def fail(
+        self,
+        number: int,
+        reason: str,
+        *,
+        duration_s: float | None = None,
+        slot: int | None = None,
+        cost_s: float | None = None,
+    ) -> None:
+        """Ends a running trial that failed; the sampler ignores it. Raises ValueError for a trial not running."""
+        about: dict[str, Any] = {"reason": reason, "duration_s": duration_s, "slot": slot, "cost_s": cost_s}
+        record = self._running(number)
+        self._write(number, TrialState.FAIL, about)
+        self._take(replace(record, state="failed", **about), self._located[number])
+
+    def stop(
+        self,
+        number: int,
+        reason: str,
+        *,
+        stopped_at: float,
+        values: Mapping[str, float],
+        duration_s: float | None = None,
+        slot: int | None = None,
+        cost_s: float | None = None,
+    ) -> None:
+        """Ends a running trial that the stopping rule ended at ``stopped_at``, the share of its steps done.
+
+        ``values``, its goals at that time, are for the sampler alone (``StoppedAs``): they are no values of the trial.
+
+        Raises ValueError for a trial that is not running, and for values that are missing or not finite.
+        """
+        about: dict[str, Any] = {"stopped_at": stopped_at, "values_then": self._told(number, values)}
+        about |= {"reason": reason, "duration_s": duration_s, "slot": slot, "cost_s": cost_s}
+        record = self._running(number)
+        self._write(number, TrialState.PRUNED, about)
+        self._take(replace(record, state="stopped", **about), self._located[number])
+
+    def trials(self) -> list[TrialRecord]:
+        """All trials by number."""
+        return list(self._records)
+
+    def trial(self, number: int) -> TrialRecord:
+        return self._records[number]
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def _told(self, number: int, values: Mapping[str, float]) -> dict[str, float]:
+        told = {goal: float(values[goal]) if goal in values else math.nan for goal in self.goals}
+        if not all(math.isfinite(value) for value in told.values()):
+            raise ValueError(f"trial {number} can only be told finite values of {', '.join(self.goals)}, got {values}")
+        return told
+
+    def _running(self, number: int) -> TrialRecord:
+        if not 0 <= number < len(self._records):
+            raise ValueError(f"there is no trial {number}; the study has {len(self._records)}")
+        if self._records[number].state != "running":
+            raise ValueError(f"trial {number} is {self._records[number].state} already")
+        return self._records[number]
+
+    def _write(
+        self,
+        number: int,
+        state: TrialState,
+        result: Mapping[str, Any],
+        values: Sequence[float] | None = None,
+        violation: float | None = None,
+    ) -> None:
+        """Ends a trial in the file."""
+        if self._file is None:
+            return
+        trial = optuna.trial.Trial(self._file, self._ids[number])
+        trial.set_user_attr("result", dict(result))
+        # A kill between this line and the next leaves it set; the earlier record wins.
+        if violation is not None and not trial.constraints:
+            trial.set_constraint("floor", violation)
+        self._file.tell(number, values, state=state)
+
+    def _enter(
+        self,
+        parameters: dict[str, Value],
+        located: Mapping[str, Value],
+        *,
+        baseline: str | None = None,
+        confirms: int | None = None,
+        seed: int | None = None,
+    ) -> TrialRecord:
+        number = len(self._records)
+        record = TrialRecord(
+            number=number,
+            state="running",
+            parameters=parameters,
+            seed=_seed("trial", self.seed, number) if seed is None else seed,
+            baseline=baseline,
+            confirms=confirms,
+        )
+        if self._file is not None:
+            about = {name: getattr(record, name) for name in ("parameters", "seed", "baseline", "confirms")}
+            self._file.add_trial(
+                create_trial(
+                    state=TrialState.RUNNING,
+                    params=dict(located),
+                    distributions=distributions(self._space, parameters) if located else {},
+                    user_attrs=about | {"in_space": bool(located)},
+                )
+            )
+            storage = self._file._storage
+            entered = storage.get_trial_id_from_study_id_trial_number(self._file._study_id, number)
+            assert storage.get_trial(entered).user_attrs["parameters"] == parameters, "somebody else writes here"
+            self._ids.append(entered)
+        return self._take(record, located)
+
+    def _take(self, record: TrialRecord, located: Mapping[str, Value], violation: float = 0.0) -> TrialRecord:
+        """Brings what is known of a trial up to date."""
+        if record.number == len(self._records):
+            self._records.append(record)
+            self._located.append(located)
+        else:
+            self._records[record.number] = record
+        # The sampler sees neither a baseline that it cannot place nor what was trained again.
+        if located:
+            self._suggester.reflect(record, located, violation)
+        return record
+
+    def _read(self, frozen: FrozenTrial) -> TrialRecord:
+        entered = frozen.user_attrs
+        ended = dict(entered.get("result", {})) if frozen.state.is_finished() else {}
+        return TrialRecord(
+            number=frozen.number,
+            state=_STATES[frozen.state],
+            parameters=dict(entered["parameters"]),
+            seed=entered["seed"],
+            values=dict(zip(self.goals, frozen.values, strict=True)) if frozen.values is not None else None,
+            points=tuple(Point(**point) for point in ended.pop("points", ())),
+            baseline=entered["baseline"],
+            confirms=entered.get("confirms"),
+            **ended,
+        )
+
+
+def _settings(
+    seed: int, startup_trials: int, sampler: Sampler, goals: Sequence[str], known: Sequence[Known]
+) -> dict[str, Any]:
+    settings = {"seed": seed, "startup_trials": startup_trials, "sampler": sampler, "goals": list(goals)}
+    return settings | {"known": [asdict(one) for one in known]}
+
+
+def _seed(purpose: str, seed: int, number: int) -> int:
+    """A number below 2**31 that differs for each purpose, sweep seed and trial."""
+    digest = hashlib.sha256(f"{purpose}/{seed}/{number}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
+
+
+def _url(path: Path) -> str:
+    if "?" in str(path):
+        raise UserError(f"{path}: a study's path must not hold a question mark")
+    return f"sqlite:///{path.absolute()}"
+
+
+@contextlib.contextmanager
+def _storage(path: Path) -> Iterator[optuna.storages.RDBStorage]:
+    with quiet():
+        storage = optuna.storages.RDBStorage(_url(path))
+        try:
+            yield storage
+        finally:
+            storage.remove_session()
+            storage.engine.dispose()
+
+
+def searched(trials: Sequence[TrialRecord]) -> int:
+    """How many trials of the search have ended."""
+    return sum(trial.state != "running" and trial.confirms is None for trial in trials)
+
+
+def read_trials(folder: SweepFolder, spec: Spec) -> list[TrialRecord]:
+    """All trials of a sweep; none where it has not come so far."""
+    if not folder.study_path.exists():
+        return []
+    study = Study.open(folder.study_path, spec.parameters)
+    try:
+        return study.trials()
+    finally:
+        study.close()

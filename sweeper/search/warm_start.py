@@ -1,0 +1,106 @@
+"""What an earlier sweep knows that a new one can use: its finished trials as points of the new space. Knows no Ray."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sweeper.errors import UserError
+from sweeper.records import GOALS, TrialRecord
+from sweeper.search.sampler import Known
+from sweeper.search.study import read_trials
+from sweeper.spec.domains import Choices, Range, Value
+from sweeper.spec.sections import Goals
+from sweeper.spec.space import Space
+from sweeper.spec.spec import Spec
+from sweeper.storage.sweep_folder import SweepFolder
+from trainables.settings.parameters import Parameters
+
+Untouched = Mapping[str, Any]
+"""What a sweep measured of the untouched model: ``validation`` (its goals), ``weights_digest``,
+``validation_digest``."""
+
+
+def check_warm_start(storage: Path, names: Sequence[str], spec: Spec) -> None:
+    """Raises UserError for sweeps that a new one cannot learn from."""
+    if names and spec.search.sampler != "tpe":
+        raise UserError(f"--warm-start is for the sampler tpe; {spec.search.sampler} does not learn, leave it out")
+    for name in names:
+        folder = SweepFolder(storage, name)
+        if not any(trial.state == "complete" for trial in read_trials(folder, folder.spec())):
+            raise UserError(f"--warm-start {name}: no trial of it is complete; see `sweeper trials {name}`")
+
+
+def known_of(earlier: SweepFolder, spec: Spec, untouched: Untouched) -> tuple[list[Known], list[str]]:
+    """``known_trials`` of a sweep on disk. Raises UserError where there is none."""
+    trials, before = read_trials(earlier, earlier.spec()), earlier.untouched()
+    assert before is not None, "it has trials"
+    return known_trials(
+        earlier.name, trials, space=spec.parameters, goals=spec.goals, untouched=untouched, before=before
+    )
+
+
+def known_trials(
+    name: str,
+    trials: Sequence[TrialRecord],
+    *,
+    space: Space,
+    goals: Goals,
+    untouched: Untouched,
+    before: Untouched,
+) -> tuple[list[Known], list[str]]:
+    """Finished trials of sweep ``name`` for the sampler of a new sweep, and a line about each thing left behind.
+
+    Parameters are matched by name; what a trial or the space does not name has its default. A trial that no point of
+    the new space stands for is left behind. Goals are counted from the untouched model of each sweep, so that
+    another model or other images shift them and no more.
+
+    Args:
+        space, goals, untouched: of the new sweep.
+        before: ``untouched`` of the earlier one.
+    """
+    finished = [trial for trial in trials if trial.state == "complete" and trial.confirms is None]
+    known, reasons = [], Counter[str]()
+    for trial in finished:
+        try:
+            parameters = _placed(trial.parameters, space)
+        except ValueError as error:
+            reasons[str(error)] += 1
+            continue
+        assert trial.values is not None, "complete trials have values"
+        values = {
+            goal: trial.values[goal] - before["validation"][goal] + untouched["validation"][goal] for goal in GOALS
+        }
+        known.append(
+            Known(
+                parameters=parameters,
+                values=tuple(values[goal] for goal in GOALS),
+                violation=goals.violation(values, untouched["validation"]),
+            )
+        )
+    notes = [f"warm start: {len(known)} of {len(finished)} finished trials of {name} are known to the search"]
+    notes += [f"warm start: {count} left behind: {reason}" for reason, count in reasons.most_common()]
+    for what, words in (("weights_digest", "model"), ("validation_digest", "validation images")):
+        if known and untouched[what] != before[what]:
+            notes.append(f"warm start: {name} had another {words}; its goals count from its own untouched model")
+    return known, notes
+
+
+def _placed(parameters: Mapping[str, Any], space: Space) -> dict[str, Value]:
+    """The point of the space with the same meaning. Raises ValueError where there is none."""
+    whole = Parameters.model_validate(parameters).model_dump()
+
+    def same(name: str, domain: Choices | Range) -> Value:
+        value = domain.match(whole[name.partition("[")[0]])
+        if value is None:
+            raise ValueError(f"`{name}` was not {domain}")
+        return value
+
+    placed = space.draw(same)
+    found = Parameters.model_validate(placed).model_dump()
+    different = [f"`{name}`" for name in whole if found[name] != whole[name]]
+    if different:
+        raise ValueError(f"{', '.join(different)} cannot be here what it was there")
+    return placed

@@ -1,0 +1,223 @@
+"""What one parameter may be: a fixed value, a choice or a range."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeGuard, get_args, get_origin
+
+from pydantic import TypeAdapter, ValidationError
+
+from sweeper.spec.problems import Problem, ProblemsError, did_you_mean, rule, shown
+from trainables.settings.parameters import Parameters
+
+Value = str | int | float
+
+
+def same(one: object, other: object) -> bool:
+    """Equality of parameter values: 1 equals 1.0, but true is no 1."""
+    return type(one) is type(other) and one == other or _is_number(one) and _is_number(other) and one == other
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Not searched."""
+
+    value: Value
+
+    def match(self, value: object) -> Value | None:
+        """The value in the domain's own type, None where it lies outside."""
+        return self.value if same(value, self.value) else None
+
+    def examples(self) -> list[Value]:
+        """Every value of a finite domain, the bounds of a range."""
+        return [self.value]
+
+    def located(self) -> list[tuple[tuple[str | int, ...], Value]]:
+        """The values as written and where under the parameter they stand."""
+        return [(("value",), self.value)]
+
+    def __str__(self) -> str:
+        return f"always {self.value}"
+
+
+@dataclass(frozen=True)
+class Choices:
+    """One of several values."""
+
+    values: tuple[Value, ...]
+
+    def match(self, value: object) -> Value | None:
+        return next((choice for choice in self.values if same(choice, value)), None)
+
+    def examples(self) -> list[Value]:
+        return list(self.values)
+
+    def located(self) -> list[tuple[tuple[str | int, ...], Value]]:
+        return [(("choices", index), value) for index, value in enumerate(self.values)]
+
+    def __str__(self) -> str:
+        return "one of " + ", ".join(str(value) for value in self.values)
+
+
+@dataclass(frozen=True)
+class Range:
+    """From low to high, both included: whole numbers where both bounds are, otherwise real numbers."""
+
+    low: int | float
+    high: int | float
+    log: bool = False
+    step: int | float | None = None
+
+    @property
+    def integer(self) -> bool:
+        return isinstance(self.low, int)
+
+    def match(self, value: object) -> Value | None:
+        if not _is_number(value) or not self.low <= value <= self.high:
+            return None
+        if self.integer and value != int(value):
+            return None
+        if self.step is not None and not _whole((value - self.low) / self.step):
+            return None
+        return int(value) if self.integer else float(value)
+
+    def examples(self) -> list[Value]:
+        return [self.low, self.high]
+
+    def at(self, place: float) -> Value:
+        """The value at a place in [0, 1] of the way from low to high, by the logarithm where it is drawn so."""
+        value = self.low * (self.high / self.low) ** place if self.log else self.low + (self.high - self.low) * place
+        if self.step is not None:
+            value = self.low + round((value - self.low) / self.step) * self.step
+        return round(value) if self.integer else min(max(float(value), self.low), self.high)
+
+    def located(self) -> list[tuple[tuple[str | int, ...], Value]]:
+        return [(("low",), self.low), (("high",), self.high)]
+
+    def __str__(self) -> str:
+        kind = "a whole number" if self.integer else "a number"
+        return f"{kind} from {self.low} to {self.high}" + (f" in steps of {self.step}" if self.step else "")
+
+
+Domain = Fixed | Choices | Range
+
+
+def parse_domain(raw: Any, where: str) -> Domain:
+    """Reads a plain value, ``{value}``, ``{choices}`` or ``{low, high, log, step}`` (without ``when``).
+
+    ``where`` names it in messages. Raises ProblemsError.
+    """
+    if not isinstance(raw, Mapping):
+        if not isinstance(raw, str | int | float) or isinstance(raw, bool):
+            message = f"`{where}` is {shown(raw)}; write a value, {{choices: [...]}} or {{low: ..., high: ...}}"
+            raise ProblemsError([Problem((), message)])
+        return Fixed(raw)
+    forms = {"value": {"value"}, "choices": {"choices"}, "low": {"low", "high", "log", "step"}}
+    if "high" in raw and "low" not in raw:
+        raise ProblemsError([Problem((), f"`{where}` has a `high` but no `low`")])
+    form = next((allowed for key, allowed in forms.items() if key in raw), None)
+    if form is None:
+        known = ["choices", "low", "high", "log", "step", "value", "when"]
+        hint = did_you_mean(next(iter(raw), ""), known)
+        message = f"`{where}` says not what it may be; write {{low, high}}, {{choices: [...]}} or a plain value"
+        raise ProblemsError([Problem((), message + hint)])
+    problems = [
+        Problem((key,), f"`{where}`: unknown key `{key}`" + did_you_mean(key, [*sorted(form), "when"]), at_key=True)
+        for key in raw
+        if key not in form
+    ]
+    if problems:
+        raise ProblemsError(problems)
+    if "value" in raw:
+        return parse_domain(raw["value"], where) if not isinstance(raw["value"], Mapping) else _refuse_value(where)
+    return _choices(raw["choices"], where) if "choices" in raw else _range(raw, where)
+
+
+def _refuse_value(where: str) -> Domain:
+    raise ProblemsError([Problem(("value",), f"`{where}`: `value` is one plain value, not a mapping")])
+
+
+def _choices(raw: Any, where: str) -> Choices:
+    if not isinstance(raw, list) or not raw:
+        message = f"`{where}`: `choices` is a list of values ([a, b]), not {shown(raw)}"
+        raise ProblemsError([Problem(("choices",), message)])
+    problems = []
+    for index, value in enumerate(raw):
+        if not isinstance(value, str | int | float) or isinstance(value, bool):
+            problems.append(Problem(("choices", index), f"`{where}`: a choice is text or a number, not {shown(value)}"))
+        elif any(same(value, other) for other in raw[:index]):
+            problems.append(Problem(("choices", index), f"`{where}`: the choice {shown(value)} stands there twice"))
+    if problems:
+        raise ProblemsError(problems)
+    if all(_is_number(value) for value in raw) and any(isinstance(value, float) for value in raw):
+        return Choices(tuple(float(value) for value in raw))
+    return Choices(tuple(raw))
+
+
+def _range(raw: Mapping[str, Any], where: str) -> Range:
+    problems = []
+    for key in ("low", "high", "step"):
+        value = raw.get(key)
+        if key == "step" and value is None:
+            continue
+        if key not in raw:
+            problems.append(Problem((), f"`{where}` has a `low` but no `high`"))
+        elif value == "embed_dim":
+            message = "the model's embedding width is not known here; write the number"
+            problems.append(Problem((key,), f"`{where}`: {message}"))
+        elif not _is_number(value) or not math.isfinite(value):
+            problems.append(Problem((key,), f"`{where}`: `{key}` must be a finite number, not {shown(value)}"))
+    if not isinstance(raw.get("log", False), bool):
+        problems.append(Problem(("log",), f"`{where}`: `log` is true or false, not {shown(raw['log'])}"))
+    if problems:
+        raise ProblemsError(problems)
+    low, high, log, step = raw["low"], raw["high"], raw.get("log", False), raw.get("step")
+    if low >= high:
+        hint = "write it as a plain value" if low == high else "swap them"
+        raise ProblemsError([Problem(("low",), f"`{where}`: low {low} is not below high {high}; {hint}")])
+    if log and low <= 0:
+        message = f"`{where}`: a log range starts above 0, not at {low}; raise `low` or drop `log`"
+        raise ProblemsError([Problem(("low",), message)])
+    if not (isinstance(low, int) and isinstance(high, int)):
+        low, high = float(low), float(high)
+    elif isinstance(step, float):
+        raise ProblemsError([Problem(("step",), f"`{where}`: steps between whole bounds are whole, not {step}")])
+    if step is not None:
+        if log:
+            raise ProblemsError([Problem(("step",), f"`{where}`: a log range has no `step`; drop one of the two")])
+        if step <= 0:
+            raise ProblemsError([Problem(("step",), f"`{where}`: `step` must be above 0, not {step}")])
+        if not _whole((high - low) / step):
+            last = low + math.floor((high - low) / step) * step
+            message = f"`{where}`: steps of {step} from {low} never come to {high}; end, for instance, at {last:g}"
+            raise ProblemsError([Problem(("high",), message)])
+    return Range(low, high, log, step)
+
+
+def field_problem(parameter: str, value: object) -> str | None:
+    """What is wrong with a value of one of the fields of Parameters, looked at alone."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{shown(value)} must be a finite number"
+    field = Parameters.model_fields[parameter]
+    annotated: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+    try:
+        TypeAdapter(annotated).validate_python(value, strict=True)
+    except ValidationError as error:
+        return f"{shown(value)} {rule(error.errors()[0])}"
+    return None
+
+
+def legal_values(parameter: str) -> list[Value]:
+    """The values of a field of Parameters that names its choices, otherwise none."""
+    annotation = Parameters.model_fields[parameter].annotation
+    return list(get_args(annotation)) if get_origin(annotation) is Literal else []
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _whole(number: float) -> bool:
+    return abs(number - round(number)) < 1e-9 * max(1.0, abs(number))

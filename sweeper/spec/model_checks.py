@@ -1,0 +1,97 @@
+"""Checks of the model that a spec names, as far as files tell without torch; weights are for `sweeper check`."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import trainables
+from sweeper.spec.problems import Problem, closest
+from trainables.models.model_files import refuse_architecture
+from trainables.settings.task import WEIGHT_SUFFIXES
+
+_FOLDER_WEIGHTS = (".safetensors", ".bin", ".pth")
+"""What open_clip takes for the weights of a folder; .pt is not among them."""
+
+
+def embedding_width(model: Any) -> int | None:
+    """Of the model that a spec's `model` mapping names; None where it cannot be known before the model is loaded."""
+    config = _config_file(str(model.get("architecture", "world"))) if isinstance(model, dict) else None
+    width = _model_config(config).get("embed_dim") if config is not None else None
+    return width if isinstance(width, int) else None
+
+
+def model_problems(raw: Any) -> list[Problem]:
+    """What is wrong with the model that a spec's `model` mapping names; not with the mapping itself."""
+    if not isinstance(raw, dict):
+        return []
+    problems = []
+    architecture, pretrained = raw.get("architecture"), raw.get("pretrained")
+    if isinstance(architecture, str) and (message := _architecture_problem(architecture)):
+        problems.append(Problem(("model", "architecture"), f"`model.architecture`: {message}"))
+    if isinstance(pretrained, str) and pretrained.endswith(WEIGHT_SUFFIXES) and not Path(pretrained).is_file():
+        problems.append(Problem(("model", "pretrained"), f"`model.pretrained`: {_missing_file(Path(pretrained))}"))
+    return problems
+
+
+def _config_file(architecture: str) -> Path | None:
+    if architecture == "world":
+        assert trainables.__file__ is not None
+        return Path(trainables.__file__).parent / "world" / "model" / "open_clip_config.json"
+    if architecture.startswith("local-dir:"):
+        return Path(architecture.removeprefix("local-dir:")) / "open_clip_config.json"
+    return _named_models().get(architecture.replace("/", "-"))
+
+
+def _model_config(file: Path) -> dict[str, Any]:
+    """The ``model_cfg`` of a configuration file; empty where it cannot be read."""
+    try:
+        content = json.loads(file.read_text())
+        config = content.get("model_cfg", content)
+    except (OSError, ValueError, AttributeError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def _named_models() -> dict[str, Path]:
+    """open_clip's models by name; finding the package does not import it (and torch with it)."""
+    package = importlib.util.find_spec("open_clip")
+    folders = package.submodule_search_locations if package is not None else None
+    return {file.stem: file for folder in folders or () for file in Path(folder, "model_configs").glob("*.json")}
+
+
+def _architecture_problem(name: str) -> str | None:
+    file = _config_file(name)
+    folder = Path(name.removeprefix("local-dir:")) if name.startswith("local-dir:") else None
+    if folder is not None:
+        if not folder.is_dir():
+            return f"the folder {folder} does not exist"
+        if not (folder / "open_clip_config.json").is_file():
+            return f"{folder} holds no open_clip_config.json; is it a folder that open_clip has written?"
+        if embedding_width({"architecture": name}) is None:
+            return f"{folder}/open_clip_config.json is no model configuration with an embed_dim"
+        if not any(file.suffix in _FOLDER_WEIGHTS for file in folder.iterdir()):
+            return (
+                f"{folder} holds no weights where open_clip looks for them (*.safetensors, *.bin or *.pth); "
+                "rename a state dict that ends in .pt to open_clip_pytorch_model.bin"
+            )
+    elif name != "world" and not name.startswith("hf-hub:") and file is None:
+        near = difflib.get_close_matches(name, _named_models(), n=3, cutoff=0.5)
+        guess = f"did you mean {', '.join(near)}? " if near else ""
+        return f"open_clip has no {name!r}; {guess}(there are also local-dir:FOLDER, hf-hub:NAME and world)"
+    config = _model_config(file) if file is not None else {}
+    try:
+        if config:
+            refuse_architecture(config, folder)
+    except ValueError as error:
+        return f"{name}: {error}"
+    return None
+
+
+def _missing_file(file: Path) -> str:
+    siblings = [other.name for other in file.parent.iterdir() if other.is_file()] if file.parent.is_dir() else []
+    guess = closest(file.name, siblings)
+    return f"the file {file} does not exist" + (f"; did you mean {file.parent / guess}?" if guess else "")

@@ -1,0 +1,71 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+Device = Literal["gpu", "cpu"]
+
+
+HOUR_S = 3600.0
+
+
+_BUDGET = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(gpu|cpu)-h")
+
+
+_TIME = re.compile(r"(?:(\d+(?:\.\d*)?|\.\d+)h)?\s*(?:(\d+(?:\.\d*)?|\.\d+)m)?\s*(?:(\d+(?:\.\d*)?|\.\d+)s)?")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Device hours over the whole life of a sweep."""
+
+    hours: float
+    device: Device
+
+    def __str__(self) -> str:
+        return f"{self.hours:g}{self.device}-h"
+
+
+def parse_budget(text: str) -> Budget:
+    """``200gpu-h`` or ``12.5cpu-h``. Raises ValueError with what follows the text in a message."""
+    match = _BUDGET.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(
+            "is no budget; write hours and their device: for instance 200gpu-h, or 12cpu-h for a sweep on CPUs"
+        )
+    if float(match[1]) <= 0:
+        raise ValueError(f"buys nothing; write a number above 0, for instance 12{match[2]}-h")
+    return Budget(float(match[1]), "gpu" if match[2] == "gpu" else "cpu")
+
+
+def parse_time(text: str) -> float:
+    """``8h``, ``90m``, ``2h30m``, ``45s`` in seconds. Raises ValueError as ``parse_budget``."""
+    match = _TIME.fullmatch(text.strip())
+    seconds = 0.0
+    if match is not None:
+        seconds = sum(float(part or 0) * unit for part, unit in zip(match.groups(), (HOUR_S, 60.0, 1.0), strict=True))
+    if seconds <= 0:
+        raise ValueError("is no time; write hours, minutes or seconds: for instance 8h, 90m or 2h30m")
+    return seconds
+
+
+def hours(value: float) -> str:
+    """Three significant digits, whole numbers from 100 on."""
+    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
+
+
+def rounded_up(value: float) -> float:
+    """To two significant digits."""
+    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return round(math.ceil(value / unit - 1e-9) * unit, 6)
+
+
+def duration(seconds: float) -> str:
+    """``45 s``, ``12 min``, ``3.4 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s" if seconds >= 9.5 else f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

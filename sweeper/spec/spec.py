@@ -1,0 +1,261 @@
+"""The spec of a sweep: what a user writes in YAML, checked before anything is started."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import (
+    PlainSerializer,
+    PlainValidator,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+
+from sweeper.errors import UserError
+from sweeper.spec.model_checks import embedding_width, model_problems
+from sweeper.spec.problems import Problem, ProblemsError, from_validation
+from sweeper.spec.sections import Confirm, Goals, Limits, Paint, Resources, Search, Stopping
+from sweeper.spec.set_checks import class_problems, set_problems
+from sweeper.spec.space import Space
+from sweeper.spec.yaml_document import Document
+from trainables.settings.parameters import Parameters
+from trainables.settings.task import TaskSettings, absolute_paths
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+_RESERVED = ("cache", "mlartifacts", "mlflow.db")
+
+CHANGEABLE = ("search.trials", "confirm", "resources", "limits", "training.checkpoint_every_s")
+"""What a resumed sweep may change."""
+
+
+def _space(raw: Any, info: ValidationInfo) -> Space:
+    return raw if isinstance(raw, Space) else Space.parse(raw, (info.context or {}).get("embed_dim"))
+
+
+class Spec(TaskSettings):
+    """Everything about a sweep: what all trials share (TaskSettings), and what is searched and how."""
+
+    name: str
+    goals: Goals = Goals()
+    parameters: Annotated[
+        Space,
+        PlainValidator(_space),
+        PlainSerializer(lambda space: space.raw),
+        WithJsonSchema({"type": "object", "propertyNames": {"enum": list(Parameters.model_fields)}}),
+    ]
+    points: list[dict[str, Any]] = []
+    """Tried first; the fixed parameters may be left out."""
+    paint: Paint | None = Paint()
+    """The first trial of the sweep, unless null."""
+    search: Search = Search()
+    stopping: Stopping = Stopping()
+    confirm: Confirm | None = None
+    resources: Resources = Resources()
+    limits: Limits = Limits()
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_folder_name(cls, value: str) -> str:
+        if not _NAME.fullmatch(value):
+            raise ValueError("is no name for a sweep; use small letters, digits and . _ - (a letter or digit first)")
+        if value in _RESERVED:
+            raise ValueError("is the name of something else in the storage; choose another")
+        return value
+
+    @model_validator(mode="after")
+    def _points_lie_in_the_space(self) -> Self:
+        problems = []
+        for index, point in enumerate(self.points):
+            try:
+                self.parameters.complete(point)
+            except ValueError as error:
+                problems.append(Problem(("points", index), f"this point cannot be tried: {error}"))
+        if problems:
+            raise ProblemsError(problems)
+        return self
+
+    @model_validator(mode="after")
+    def _copies_and_images_can_be_had(self) -> Self:
+        problems = [
+            *self._above_the_task("copies", self.train.copies, "set train.copies: {most}"),
+            *self._above_the_task("images", self.train.images, "set train.images: {most}, or leave it out"),
+        ]
+        if problems:
+            raise ProblemsError(problems)
+        return self
+
+    @model_validator(mode="after")
+    def _plan_has_so_many_trials(self) -> Self:
+        if not self.search.planned:
+            return self
+        if self.search.sampler == "soup" and self.evaluate.front.strengths == [1.0]:
+            message = "`evaluate.front.strengths`: a soup interpolates; name others than 1, for instance [0.25, 0.5, 1]"
+            raise ProblemsError([Problem(("evaluate", "front", "strengths"), message)])
+        try:
+            whole = self.planned_trials()
+        except ProblemsError as error:
+            raise ProblemsError(Problem(("parameters", *p.path), p.message, p.at_key) for p in error.problems) from None
+        if "trials" not in self.search.model_fields_set:
+            return self.model_copy(update={"search": self.search.model_copy(update={"trials": whole})})
+        if self.search.trials > whole:
+            raise ProblemsError([Problem(("search", "trials"), f"`search.trials`: {self._beyond_plan(whole)}")])
+        return self
+
+    def _above_the_task(self, name: str, limit: int | None, cure: str) -> Iterator[Problem]:
+        for branch in self.parameters.branches.get(name, ()):
+            path, most = max(branch.domain.located(), key=lambda located: located[1])
+            if limit is not None and int(most) > limit:
+                message = f"`{name}`: {most} is above train.{name}, which is {limit}; {cure.format(most=most)}"
+                yield Problem(("parameters", *branch.path, *path), message)
+
+    def _beyond_plan(self, whole: int) -> str:
+        whole_plan = f"the whole {self.search.sampler}, which has {whole} trials ({self._plan_parts()})"
+        return f"{self.search.trials} is more than {whole_plan}"
+
+    def _plan_parts(self) -> str:
+        parts = ["PAINT"] * (self.paint is not None)
+        points, combinations = len(self.points), len(self.chosen()) - len(self.points)
+        parts += [f"{points} point" + "s" * (points > 1)] * (points > 0)
+        return " + ".join([*parts, f"{combinations} {'anchors' if self.search.sampler == 'soup' else 'combinations'}"])
+
+    def chosen(self) -> list[dict[str, Any]]:
+        """What is tried before (``tpe``, ``random``) or instead of (``grid``, ``soup``) suggestions: the points as
+        written, then the combinations of a grid or the anchors of a soup that are none of them."""
+        if not self.search.planned:
+            return self.points
+        tried = [self.parameters.complete(point) for point in self.points]
+        planned = self.parameters.grid() if self.search.sampler == "grid" else self.parameters.anchors()
+        return self.points + [one for one in planned if one not in tried]
+
+    def planned_trials(self) -> int:
+        """Of a grid or a soup: the baseline, the points and every combination or anchor. Raises ProblemsError as
+        ``Space.grid``."""
+        return (self.paint is not None) + len(self.chosen())
+
+    def with_trials(self, trials: int) -> Spec:
+        """The same sweep with another total of trials. Raises UserError for more than a grid or a soup has."""
+        spec = self.model_copy(update={"search": self.search.model_copy(update={"trials": trials})})
+        if self.search.planned and trials > (whole := self.planned_trials()):
+            raise UserError(spec._beyond_plan(whole))
+        return spec
+
+    @property
+    def stops(self) -> bool:
+        """Whether trials may be stopped: the few anchors of a soup never are."""
+        return self.stopping.kind != "none" and self.search.sampler != "soup"
+
+    def task_settings(self) -> TaskSettings:
+        """What all trials share."""
+        return TaskSettings(**{name: getattr(self, name) for name in TaskSettings.model_fields})
+
+    def resolved(self) -> dict[str, Any]:
+        """JSON-able; ``from_resolved`` makes the same spec of it, wherever and whenever."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    @classmethod
+    def from_resolved(cls, resolved: Mapping[str, Any]) -> Spec:
+        """Raises UserError for what no ``resolved`` of this version has written."""
+        try:
+            return cls.model_validate_json(json.dumps(resolved), strict=True)
+        except ValidationError as error:
+            found = "\n".join(problem.message for problem in from_validation(error, resolved, cls))
+            raise UserError(f"this spec was resolved by another version of sweeper:\n{found}") from error
+
+
+def load_spec(path: Path | str, overrides: Sequence[str] = ()) -> Spec:
+    """Reads and checks a spec; ``overrides`` are ``dotted.key=value``, the value in YAML.
+
+    Raises UserError with every problem found, one a line, each with its place in the file.
+    """
+    document = Document(Path(path))
+    for override in overrides:
+        document.override(override)
+    data = absolute_paths(document.data, Path(path).parent.absolute())
+    if "name" not in data:
+        data["name"] = re.sub(r"[^a-z0-9._-]+", "-", Path(path).stem.lower()).strip("._-")
+    problems = model_problems(data.get("model", {}))
+    if isinstance(data.get("sets"), dict):
+        problems += [problem for name, raw in data["sets"].items() for problem in set_problems(name, raw)]
+    spec = None
+    try:
+        context = {"embed_dim": embedding_width(data.get("model", {}))}
+        spec = Spec.model_validate_json(json.dumps(data), strict=True, context=context)
+    except ValidationError as error:
+        problems += from_validation(error, data, Spec)
+    if spec is not None and not problems:
+        problems += class_problems(spec.train, spec.sets[spec.train.set.partition("/")[0]])
+        problems += _paint_problems(spec, context["embed_dim"])
+        if not any(override.partition("=")[0].strip() == "search.trials" for override in overrides):
+            problems += _plan_problems(spec) + _confirm_problems(spec)
+    if problems:
+        lines = {f"{document.place(problem.path, problem.at_key)}: {problem.message}": None for problem in problems}
+        raise UserError("\n".join(sorted(lines, key=_position)))
+    assert spec is not None
+    return spec
+
+
+def spec_difference(old: Spec, new: Spec) -> list[str]:
+    """What differs and may not when a sweep is resumed, as ``key: old -> new``; empty where the sweep can go on."""
+    before, after = _flat(old.resolved()), _flat(new.resolved())
+    return [
+        f"{key}: {before.get(key, 'nothing')} -> {after.get(key, 'nothing')}"
+        for key in dict.fromkeys([*before, *after])
+        if before.get(key) != after.get(key) and not any(key == c or key.startswith(c + ".") for c in CHANGEABLE)
+    ]
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema of a spec, for editors."""
+    found = Spec.model_json_schema()
+    found["required"].remove("name")
+    return found
+
+
+def _paint_problems(spec: Spec, embed_dim: int | None) -> list[Problem]:
+    rank = spec.paint.rank if spec.paint is not None else None
+    if rank is None or embed_dim is None or rank <= embed_dim:
+        return []
+    return [Problem(("paint", "rank"), f"`paint.rank`: {rank} is above {embed_dim}, the model's embedding width")]
+
+
+def _plan_problems(spec: Spec) -> list[Problem]:
+    """A file says the whole grid or soup; the first trials of it alone are for the command line, to try it out."""
+    if not spec.search.planned or spec.search.trials == (whole := spec.planned_trials()):
+        return []
+    message = (
+        f"`search.trials`: {spec.search.trials} is less than the whole {spec.search.sampler}, which has {whole} "
+        f"trials ({spec._plan_parts()}); leave it out, or run the first ones with --trials {spec.search.trials}"
+    )
+    return [Problem(("search", "trials"), message)]
+
+
+def _confirm_problems(spec: Spec) -> list[Problem]:
+    """As for the grid, the command line may say fewer trials, to try things out."""
+    confirm, trials = spec.confirm, spec.search.trials
+    if confirm is None or spec.limits.budget is not None or (most := confirm.most_trainings(trials)) >= confirm.seeds:
+        return []
+    enough = math.ceil(100 * confirm.seeds / (trials + confirm.seeds)) / 100
+    message = (
+        f"`confirm.share`: {confirm.share:g} allows {most} re-training{'s' * (most != 1)} after {trials} trials, but "
+        f"one member takes {confirm.seeds}; write {enough:g} or more, or raise search.trials"
+    )
+    return [Problem(("confirm", "share"), message)]
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, str]:
+    if isinstance(value, dict) and value:
+        return {key: text for name, item in value.items() for key, text in _flat(item, f"{prefix}.{name}").items()}
+    return {prefix.lstrip("."): json.dumps(value)}
+
+
+def _position(line: str) -> tuple[int, int, str]:
+    place = re.match(r".*?:(\d+):(\d+): ", line)
+    return (int(place[1]), int(place[2]), line) if place else (0, 0, line)

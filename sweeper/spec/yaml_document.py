@@ -1,0 +1,195 @@
+"""A YAML file as plain data that remembers where each value stands.
+
+Read as YAML 1.2: ``1e-4`` is a number, ``on`` and ``no`` are words, a date is text (YAML 1.1, PyYAML's dialect, has all
+three otherwise). Keys are text, as in JSON. A key that stands twice is an error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sweeper.errors import UserError
+from sweeper.spec.problems import Key, dotted
+
+_LARGEST = 200_000
+"""Bytes of a file and values after aliases: far above any spec, far below what would hang."""
+
+_INTEGER = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_SPECIAL: dict[str, bool | None] = {"null": None, "Null": None, "NULL": None, "~": None, "": None}
+_SPECIAL |= {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+_INFINITE = re.compile(r"([-+]?)\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+
+
+class Document:
+    """Plain data (``data``) and the place of every value in it."""
+
+    def __init__(self, path: Path) -> None:
+        """Reads a file. Raises UserError, with the place where there is one, for anything that is no YAML mapping."""
+        self.path = path
+        self._places: dict[tuple[Key, ...], str] = {}
+        self._keys: dict[tuple[Key, ...], str] = {}
+        self._override: str | None = None
+        self._values = 0
+        self._open: list[yaml.Node] = []
+        text = _text(path)
+        try:
+            node = yaml.compose(text, Loader=yaml.SafeLoader)
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            raise UserError(f"{self._at(mark)}: {_plain(error)}") from error
+        except (yaml.YAMLError, RecursionError) as error:
+            raise UserError(f"{path}: this is no YAML: {' '.join(str(error).split())}") from error
+        if node is None:
+            raise UserError(f"{path}: the file is empty; `sweeper init` writes a spec to start from")
+        if not isinstance(node, yaml.MappingNode):
+            raise UserError(f"{self._at(node.start_mark)}: a spec is a mapping (key: value lines), not {_kind(node)}")
+        self.data: dict[str, Any] = self._read(node, ())
+
+    def override(self, setting: str) -> None:
+        """Sets one value: ``search.trials=8``, ``points.0.beta=1.5``. Raises UserError where a path leads nowhere."""
+        dotted_path, equals, text = setting.partition("=")
+        names = dotted_path.strip().split(".")
+        if not equals or not all(names):
+            raise UserError(f"--set {setting}: write key=value, for instance search.trials=8")
+        try:
+            node = yaml.compose(text, Loader=yaml.SafeLoader)
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {setting}: the value is no YAML: {' '.join(str(error).split())}") from error
+        path: tuple[Key, ...] = ()
+        parent: Any = self.data
+        for position, name in enumerate(names):
+            last = position == len(names) - 1
+            if isinstance(parent, list):
+                if not name.isdigit() or int(name) >= len(parent):
+                    raise UserError(f"--set {setting}: {dotted(path)} is a list; write an index below {len(parent)}")
+                key: Key = int(name)
+            elif isinstance(parent, dict):
+                key = name
+                if not last and parent.get(key) is None:
+                    parent[key] = {}
+                    self._places[(*path, key)] = self._keys[(*path, key)] = f"--set {dotted_path}"
+            else:
+                raise UserError(f"--set {setting}: {dotted(path)} is a plain value, it holds no `{name}`")
+            path = (*path, key)
+            if last:
+                self._forget(path)
+                self._override = f"--set {dotted(path)}"
+                parent[key] = self._read(node, path) if node is not None else None
+                self._places[path] = self._keys[path] = self._override
+                self._override = None
+            else:
+                parent = parent[key]
+
+    def place(self, path: Iterable[Key], at_key: bool = False) -> str:
+        """``file:line:column`` of a value, of its key, or of the nearest value around it."""
+        path = tuple(path)
+        if at_key and path in self._keys:
+            return self._keys[path]
+        while path and path not in self._places:
+            path = path[:-1]
+        return self._places.get(path, str(self.path))
+
+    def _forget(self, path: tuple[Key, ...]) -> None:
+        for places in (self._places, self._keys):
+            for inner in [other for other in places if other[: len(path)] == path]:
+                del places[inner]
+
+    def _read(self, node: yaml.Node, path: tuple[Key, ...]) -> Any:
+        self._values += 1
+        if self._values > _LARGEST or node in self._open:
+            raise UserError(f"{self._at(node.start_mark)}: aliases (*name) that grow without end")
+        self._places[path] = self._at(node.start_mark)
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node)
+        if node.tag not in ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"):
+            raise UserError(f"{self._at(node.start_mark)}: the tag {node.tag} is not allowed; write plain values")
+        self._open.append(node)
+        try:
+            if isinstance(node, yaml.SequenceNode):
+                return [self._read(item, (*path, index)) for index, item in enumerate(node.value)]
+            return self._mapping(node, path)
+        finally:
+            self._open.pop()
+
+    def _mapping(self, node: yaml.Node, path: tuple[Key, ...]) -> dict[str, Any]:
+        mapping: dict[str, Any] = {}
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise UserError(f"{self._at(key.start_mark)}: a key is plain text, this is {_kind(key)}")
+            name = key.value
+            if name in mapping:
+                first = self._keys[(*path, name)]
+                raise UserError(f"{self._at(key.start_mark)}: `{name}` stands here twice (first at {first}); keep one")
+            self._keys[(*path, name)] = self._at(key.start_mark)
+            mapping[name] = self._read(value, (*path, name))
+        return mapping
+
+    def _scalar(self, node: yaml.ScalarNode) -> Any:
+        text = node.value
+        if node.tag not in _SCALAR_TAGS:
+            raise UserError(f"{self._at(node.start_mark)}: the tag {node.tag} is not allowed; write plain values")
+        if node.style is not None:
+            return text
+        if text in _SPECIAL:
+            return _SPECIAL[text]
+        if _INTEGER.fullmatch(text):
+            return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+        if _FLOAT.fullmatch(text):
+            return float(text)
+        if infinite := _INFINITE.fullmatch(text):
+            return float("nan") if infinite[3] else float(f"{infinite[1]}inf")
+        return text
+
+    def _at(self, mark: yaml.Mark | None) -> str:
+        if self._override is not None:
+            return self._override
+        return f"{self.path}:{mark.line + 1}:{mark.column + 1}" if mark is not None else str(self.path)
+
+
+_SCALAR_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "timestamp")}
+_SCALAR_TAGS |= {"tag:yaml.org,2002:merge", "tag:yaml.org,2002:value"}
+
+
+def _text(path: Path) -> str:
+    try:
+        size = path.stat().st_size
+        if path.is_dir():
+            raise UserError(f"{path} is a folder; name the spec file in it")
+        if size > _LARGEST:
+            raise UserError(f"{path} has {size} bytes; that is no spec")
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError as error:
+        near = sorted(str(other) for other in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
+        hint = f"; in this folder are {', '.join(near[:5])}" if near else ""
+        raise UserError(f"{path} does not exist{hint}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no text in UTF-8 (byte {error.start}); is it really a spec?") from error
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path} cannot be read: {error}") from error
+
+
+def _kind(node: yaml.Node) -> str:
+    kinds = {yaml.SequenceNode: "a list", yaml.MappingNode: "a mapping", yaml.ScalarNode: "a plain value"}
+    return kinds[type(node)]
+
+
+def _plain(error: yaml.MarkedYAMLError) -> str:
+    message = " ".join(part for part in (error.context, error.problem) if part)
+    if "'\\t'" in message:
+        return "a tab; YAML wants spaces for indentation"
+    hints = {
+        "mapping values are not allowed here": "is the indentation right, and is text with a colon in quotes?",
+        "expected ',' or": "is a bracket or a comma missing?",
+        "could not find expected ':'": "is a colon missing after the key?",
+        "expected <block end>": "is the indentation the same as in the lines above?",
+    }
+    hint = next((hint for part, hint in hints.items() if part in message), "")
+    return f"this is no YAML: {message}" + (f"; {hint}" if hint else "")

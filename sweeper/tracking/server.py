@@ -1,0 +1,144 @@
+"""Opens MLflow on the sweeps: the server, and links that lead straight to a sweep and its front."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from sweeper.errors import UnavailableError, UserError
+from sweeper.tracking import Runs, Store, find_runs, find_store
+
+_START_S = 180.0
+_PORTS = 100
+
+
+def ui(
+    storage: Path, name: str | None, tracking_uri: str | None, host: str, port: int, echo: Callable[[str], None]
+) -> None:
+    """Starts ``mlflow server`` on the store of the sweeps and says where to look; returns after Ctrl-C.
+
+    Where the store is a server already, only its links are told. Without ``name`` all sweeps of ``storage`` are.
+    Raises UserError for a name or store without runs, UnavailableError where the server does not start.
+    """
+    store = find_store(storage, tracking_uri)
+    sweeps = _sweeps(storage, name, store)
+    if store.is_server:
+        _tell(sweeps, store.shown_uri, echo)
+        return
+    free = free_port(host, port)
+    if free != port:
+        echo(f"port {port} is taken, using {free}")
+    echo(f"starting mlflow server on {store.shown_uri} (about 20 s)")
+    with serving(store, storage, host, free) as server:
+        local = "localhost" if host in ("0.0.0.0", "::") else host
+        _tell(sweeps, f"http://{local}:{free}", echo)
+        echo("from another machine, first:")
+        echo(f"  ssh -N -L {free}:{'127.0.0.1' if local == 'localhost' else local}:{free} {_account()}")
+        echo("Ctrl-C ends the server")
+        with contextlib.suppress(KeyboardInterrupt):
+            code = server.wait()
+            raise UnavailableError(f"mlflow server ended by itself with exit code {code}; see {_log(storage)}")
+
+
+def _sweeps(storage: Path, name: str | None, store: Store) -> dict[str, Runs]:
+    if name is not None and not (storage / name).is_dir():
+        raise UserError(f"no sweep {name!r} in {storage}; `sweeper list` shows those there are")
+    folders = [storage / name] if name is not None else sorted(path for path in storage.glob("*/") if path.is_dir())
+    known = {folder.name: runs for folder in folders if (runs := find_runs(folder)) is not None}
+    here = {sweep: runs for sweep, runs in known.items() if runs.uri == store.shown_uri}
+    if here:
+        return here
+    elsewhere = sorted({runs.uri for runs in known.values()})
+    if elsewhere:
+        raise UserError(f"tracked elsewhere: try --tracking-uri {' or --tracking-uri '.join(elsewhere)}")
+    what = f"sweep {name!r} has" if name is not None else f"the sweeps in {storage} have"
+    raise UserError(f"{what} no MLflow runs yet; start one with `sweeper run`, or wait a few seconds after its start")
+
+
+def _tell(sweeps: dict[str, Runs], base: str, echo: Callable[[str], None]) -> None:
+    for name, runs in sweeps.items():
+        echo(f"{name}:")
+        for what, address in runs.links(base).items():
+            echo(f"  {what + ':':20} {address}")
+
+
+def free_port(host: str, port: int) -> int:
+    """Returns the first free port from ``port`` on; raises UnavailableError where none of the next hundred is."""
+    for candidate in range(port, min(port + _PORTS, 65536)):
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, candidate))
+            except PermissionError as error:
+                raise UserError(f"port {candidate} needs root's rights; choose one above 1023") from error
+            except socket.gaierror as error:
+                raise UserError(f"host {host!r} is no address of this machine: {error.strerror}") from error
+            except OSError:
+                continue
+            return candidate
+    raise UnavailableError(f"no free port from {port} to {port + _PORTS - 1} on {host}; choose another with --port")
+
+
+@contextlib.contextmanager
+def serving(store: Store, storage: Path, host: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """An ``mlflow server`` that answers, as long as the context lasts; it logs to ``<storage>/mlflow-server.log``.
+
+    Raises UnavailableError where it does not come up within three minutes.
+    """
+    command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", store.uri]
+    if store.artifacts is not None:
+        command += ["--artifacts-destination", str(store.artifacts)]
+    # Jobs (MLflow's judges) would cost a second process and nothing here needs them.
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with _log(storage).open("wb") as log:
+        server = subprocess.Popen(
+            command, cwd=storage, env={**os.environ, **quiet}, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        _wait(server, f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}/health", _log(storage))
+        yield server
+    finally:
+        # The server is a group of processes, in a session of its own.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
+        try:
+            server.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+
+
+def _wait(server: subprocess.Popen[bytes], address: str, log: Path) -> None:
+    deadline = time.monotonic() + _START_S
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            with opener.open(address, timeout=5) as answer:
+                if answer.status == 200:
+                    return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    tail = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
+    raise UnavailableError(f"mlflow server does not answer at {address}; the end of {log}:\n{tail}")
+
+
+def _log(storage: Path) -> Path:
+    return storage / "mlflow-server.log"
+
+
+def _account() -> str:
+    try:
+        return f"{getpass.getuser()}@{socket.gethostname()}"
+    except (KeyError, OSError):
+        return socket.gethostname()

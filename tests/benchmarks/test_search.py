@@ -1,0 +1,53 @@
+"""The simulated searches that benchmarks/search.py compares: one clock and one bill for all of them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import optuna
+import pytest
+
+from benchmarks.search.methods import clean, cost_epochs, robust, run_peer, run_sweep
+from benchmarks.search.problems import EPOCHS, SEARCHED, analytic
+from sweeper.front.pareto import hypervolume
+
+BUDGET_EPOCHS = 60.0
+
+
+@pytest.mark.parametrize("problem", analytic(), ids=lambda problem: problem.name)
+def test_the_attainable_hypervolume_is_that_of_the_front(problem) -> None:  # type: ignore[no-untyped-def]
+    front = []
+    for place in np.linspace(0, 1, 2001):
+        coordinates = np.array([place, *([0.4] * (len(SEARCHED) - 1))])
+        front.append(problem.final(coordinates))
+    assert hypervolume(front, problem.reference) == pytest.approx(problem.attainable, rel=1e-3)
+
+
+def test_a_trial_costs_its_epochs_and_its_evaluations() -> None:
+    problem = analytic()[0]
+    parameters = dict.fromkeys(SEARCHED, 0.1)
+    one = problem.evaluation_epochs(parameters)
+    assert cost_epochs(problem, parameters, (), 1.0) == (EPOCHS, pytest.approx(EPOCHS * one))
+    assert cost_epochs(problem, parameters, (1 / 9, 1 / 3), 1 / 9) == (pytest.approx(EPOCHS / 9), pytest.approx(one))
+    assert cost_epochs(problem, parameters, (1 / 9, 1 / 3), 1 / 3)[1] == pytest.approx(2 * one), "an epoch ends there"
+    assert cost_epochs(problem, parameters, (1 / 9, 1 / 3), 1.0)[1] == pytest.approx((EPOCHS + 1) * one)
+
+
+def test_sweeps_and_peers_are_billed_alike() -> None:
+    problem = analytic()[0]
+    ours = run_sweep(problem, 0, 4, BUDGET_EPOCHS, sampler="random", stopping=False)
+    sampler = optuna.samplers.RandomSampler(seed=0)
+    theirs = run_peer(problem, 0, 4, BUDGET_EPOCHS, sampler=sampler, merits=[clean, robust])
+    trial_epochs = sum(cost_epochs(problem, {}, (), 1.0))
+    whole = 4 * math.floor(BUDGET_EPOCHS / 4 / trial_epochs)
+    assert [spent for spent, _ in ours] == pytest.approx([spent for spent, _ in theirs])
+    assert len(ours) == len(theirs) == whole
+
+
+def test_a_search_that_stops_begins_more_trials_and_finishes_fewer_for_the_same_epochs() -> None:
+    problem = analytic()[0]
+    stopped = run_sweep(problem, 0, 4, BUDGET_EPOCHS, sampler="random")
+    whole = run_sweep(problem, 0, 4, BUDGET_EPOCHS, sampler="random", stopping=False)
+    assert 0 < len(stopped) < len(whole)
+    assert all(spent <= BUDGET_EPOCHS * (1 + 1e-6) for spent, _ in stopped)

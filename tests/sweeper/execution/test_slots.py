@@ -1,0 +1,289 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from sweeper.errors import UserError
+from sweeper.execution.capacity import SlotPlan
+from sweeper.execution.task_queue import Limits
+from sweeper.records import Outcome, Report, Task
+from tests.helpers import runners
+from tests.helpers.runners import Trials, patience
+from tests.paths import ROOT
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+LIMITS = Limits(stall_s=10.0, grace_s=60.0)
+
+
+def a_plan(slots: int, workers: int = 1) -> SlotPlan:
+    return SlotPlan(slots=slots, workers_per_trial=workers, cpus_per_worker=1, gpus_per_worker=0, text="")
+
+
+@pytest.fixture(scope="module")
+def two_slots(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    from sweeper.execution.slots import Slots
+
+    with Slots(a_plan(2), runners.make, tmp_path_factory.mktemp("slots"), LIMITS) as slots:
+        yield slots
+
+
+@pytest.fixture(scope="module")
+def pair(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """One slot of two workers."""
+    from sweeper.execution.slots import Slots
+
+    with Slots(a_plan(1, workers=2), runners.make, tmp_path_factory.mktemp("pair"), LIMITS) as slots:
+        yield slots
+
+
+keys = iter(range(10**6))
+
+
+def children() -> list[str]:
+    """Names of all processes below this one."""
+    names = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            names.append(process.name())
+    return names
+
+
+def titles() -> dict[int, str]:
+    """What processes below this one call themselves, by their number."""
+    found = {}
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            found[process.pid] = " ".join(process.cmdline())
+    return found
+
+
+def do(slots: Any, **payload: Any) -> Outcome:
+    outcome: Outcome = slots.submit(Task(kind="measure", key=next(keys), attempt=1, payload=payload)).result(240)
+    return outcome
+
+
+def search(slots: Any, trials: Any, folder: Path) -> None:
+    from sweeper.execution.tune import run_trials
+
+    run_trials(slots, lambda: trials, folder)
+
+
+def folders(tmp_path: Path, count: int) -> list[str]:
+    for number in range(count):
+        (tmp_path / str(number)).mkdir()
+    return [str(tmp_path / str(number)) for number in range(count)]
+
+
+def test_many_trials_share_two_slots(two_slots: Any, tmp_path: Path) -> None:
+    relays = set()
+
+    class Watch(Trials):
+        def on_end(self, key: int, outcome: Outcome) -> None:
+            relays.update(pid for pid, title in titles().items() if title.startswith("ray::ResourceTrainable"))
+            super().on_end(key, outcome)
+
+    trials = Watch([{"do": "epochs", "epochs": 3, "folder": f} for f in folders(tmp_path, 20)])
+    search(two_slots, trials, tmp_path)
+    assert len(relays) == 2, "Tune starts trial actors between trials"
+    assert {key: outcome.kind for key, outcome in trials.outcomes.items()} == dict.fromkeys(range(20), "complete")
+    assert {outcome.slot for outcome in trials.outcomes.values()} <= {0, 1}
+    assert len({outcome.result["pid"] for outcome in trials.outcomes.values()}) <= 2, "slots are not kept warm"
+    assert all([r["step"] for r in trials.reports[key]] == [1, 2, 3] for key in range(20))
+
+
+def test_a_failure_is_a_result_and_the_slot_serves_on(two_slots: Any, tmp_path: Path) -> None:
+    [folder] = folders(tmp_path, 1)
+    trials = Trials([{"do": "fail"}] * 3 + [{"do": "epochs", "epochs": 1, "folder": folder}])
+    search(two_slots, trials, tmp_path)
+    assert [trials.outcomes[key].kind for key in range(4)] == ["failed", "failed", "failed", "complete"]
+    assert trials.outcomes[0].reason == "ArithmeticError: the loss is nan"
+    assert "raise ArithmeticError" in (trials.outcomes[0].traceback or "")
+    assert trials.outcomes[3].attempt == 1
+
+
+def test_a_killed_worker_is_replaced_under_the_same_trial(two_slots: Any, tmp_path: Path) -> None:
+    class Killer(Trials):
+        def on_report(self, key: int, report: Report) -> bool:
+            if report["step"] == 2 and report["attempt"] == 1:
+                with contextlib.suppress(ProcessLookupError):  # the report may come a second time
+                    os.kill(report["pid"], signal.SIGKILL)
+            return super().on_report(key, report)
+
+    [folder] = folders(tmp_path, 1)
+    trials = Killer([{"do": "epochs", "epochs": 4, "folder": folder, "pause_after": 2}])
+    search(two_slots, trials, tmp_path)
+    outcome = trials.outcomes[0]
+    assert (outcome.kind, outcome.attempt, outcome.result["resumed_from"]) == ("complete", 2, 2)
+    assert [(r["step"], r["attempt"]) for r in trials.reports[0]] == [(1, 1), (2, 1), (3, 2), (4, 2)]
+
+
+def test_a_hanging_worker_is_ended_by_its_watchdog(two_slots: Any) -> None:
+    outcome = do(two_slots, do="hang_once")
+    assert (outcome.kind, outcome.attempt) == ("complete", 2)
+
+
+def test_a_killed_trial_actor_of_tune_does_not_end_its_trial(two_slots: Any, tmp_path: Path) -> None:
+    class Killer(Trials):
+        killed = 0
+
+        def on_report(self, key: int, report: Report) -> bool:
+            relays = [p for p in psutil.process_iter(["name"]) if "Relay" in p.info["name"]]
+            relays = [p for p in relays if psutil.Process().pid in [a.pid for a in p.parents()]]
+            if self.killed == 0:
+                for relay in relays:
+                    relay.kill()
+                    self.killed += 1
+            return super().on_report(key, report)
+
+    [folder] = folders(tmp_path, 1)
+    trials = Killer([{"do": "epochs", "epochs": 3, "folder": folder, "rungs": True}])
+    search(two_slots, trials, tmp_path)
+    assert trials.killed >= 1
+    assert (trials.outcomes[0].kind, trials.outcomes[0].attempt) == ("complete", 1)
+    assert [r["step"] for r in trials.reports[0]] == [1, 2, 3]
+
+
+def test_interrupted_tasks_write_a_checkpoint_and_waiting_ones_end(two_slots: Any, tmp_path: Path) -> None:
+    places = [Path(folder) for folder in folders(tmp_path, 3)]
+    futures = [
+        two_slots.submit(Task(kind="measure", key=next(keys), attempt=1, payload={"do": "wait", "folder": str(place)}))
+        for place in places
+    ]
+    with patience(240, "both slots to begin") as again:
+        while sum((place / "log.txt").exists() for place in places) < 2 and again():
+            pass
+    two_slots.interrupt()
+    assert [future.result(120).kind for future in futures] == ["interrupted"] * 3
+    assert [(place / "checkpoint").exists() for place in places] == [True, True, False]
+    assert (places[0] / "log.txt").read_text() == "begun\n"
+
+
+def test_a_verdict_stops_a_trial(two_slots: Any, tmp_path: Path) -> None:
+    class Judge(Trials):
+        def on_report(self, key: int, report: Report) -> bool:
+            super().on_report(key, report)
+            return bool(key == 0 and report["step"] == 2)
+
+    trials = Judge([{"do": "epochs", "epochs": 4, "folder": f, "rungs": True} for f in folders(tmp_path, 2)])
+    search(two_slots, trials, tmp_path)
+    assert [trials.outcomes[key].kind for key in (0, 1)] == ["stopped", "complete"]
+    assert [len(trials.reports[key]) for key in (0, 1)] == [2, 4]
+
+
+@pytest.mark.parametrize("place", ["next_task", "on_report", "on_end", "on_tick"])
+def test_what_the_source_raises_reaches_the_caller(two_slots: Any, tmp_path: Path, place: str) -> None:
+    def broken(*_: Any) -> Any:
+        raise LookupError(place)
+
+    [folder] = folders(tmp_path, 1)
+    trials = Trials([{"do": "epochs", "epochs": 1, "folder": folder}])
+    setattr(trials, place, broken)
+    with pytest.raises(LookupError, match=place):
+        search(two_slots, trials, tmp_path)
+    assert do(two_slots, do="fail").kind == "failed", "the slots are not usable any more"
+
+
+def test_two_workers_of_a_trial_reduce_together(pair: Any) -> None:
+    outcome = do(pair, do="sum")
+    assert outcome.kind == "complete"
+    assert (outcome.result["sum"], outcome.result["world_size"], outcome.result["rank"]) == (3.0, 2, 0)
+
+
+def test_a_failure_of_all_ranks_keeps_the_processes(pair: Any) -> None:
+    before = do(pair, do="sum").result["pid"]
+    assert do(pair, do="fail").reason == "ArithmeticError: the loss is nan"
+    assert do(pair, do="sum").result["pid"] == before
+
+
+def test_a_failure_of_one_rank_replaces_the_group(pair: Any) -> None:
+    before = do(pair, do="sum").result["pid"]
+    outcome = do(pair, do="one_fails")
+    assert (outcome.kind, outcome.reason, outcome.attempt) == ("failed", "ArithmeticError: only here", 1)
+    after = do(pair, do="sum")
+    assert after.result["sum"] == 3.0
+    assert after.result["pid"] != before
+
+
+def test_bad_input_of_a_runner_reaches_the_driver(tmp_path: Path) -> None:
+    from sweeper.execution.slots import Slots
+
+    with Slots(a_plan(1), runners.make_badly, tmp_path, LIMITS) as slots:
+        future = slots.submit(Task(kind="measure", key=0, attempt=1, payload={}))
+        with pytest.raises(UserError, match=r"^no image in /nowhere; give a folder with images$"):
+            future.result(240)
+        with pytest.raises(UserError, match="no image"):
+            slots.check()
+        with pytest.raises(UserError, match="no image"):
+            search(slots, Trials([{"do": "fail"}]), tmp_path)
+
+
+def test_closing_leaves_nothing_behind(two_slots: Any, pair: Any) -> None:
+    import ray
+
+    assert any("Train" in name for name in children())
+    two_slots.close()
+    pair.close()
+    with patience(60, "the CPUs to become free") as again:
+        while ray.available_resources().get("CPU") != 6 and again():
+            pass
+    assert {group["state"] for group in ray.util.placement_group_table().values()} == {"REMOVED"}
+    with patience(60, "the processes of Train to end") as again:
+        while any("Train" in name for name in children()) and again():
+            pass
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from tests.helpers import runners
+from sweeper import cluster
+cluster.connect(num_cpus=1)
+from sweeper.mailbox import Limits
+from sweeper.records import Task
+from sweeper.slots import Slots
+plan = cluster.plan(cluster.nodes(), None, 1, 1, 1)
+slots = Slots(plan, runners.make, Path({folder!r}), Limits())
+slots.start()
+slots.submit(Task(kind="measure", key=0, attempt=1, payload=dict(do="wait", folder={folder!r}))).result()
+"""
+
+
+def test_a_killed_driver_leaves_no_processes(tmp_path: Path) -> None:
+    mark, root = uuid.uuid4().hex, str(ROOT)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    environment |= {"SWEEPER_TEST_MARK": mark, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": root}
+    code = DRIVER.format(root=root, folder=str(tmp_path))
+    driver = subprocess.Popen([sys.executable, "-c", code], env=environment, start_new_session=True)
+
+    def alive() -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("SWEEPER_TEST_MARK") == mark and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    with patience(240, "the task to begin") as again:
+        while not (tmp_path / "log.txt").exists() and again():
+            assert driver.poll() is None, "the driver ended"
+    assert len(alive()) > 4
+    driver.kill()
+    driver.wait()
+    with patience(60, "all processes of the killed driver to end") as again:
+        while alive() and again():
+            pass

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from scipy.stats import spearmanr
+
+from sweeper.front.correlation import correlations, lines, spearman
+from sweeper.records import Front, FrontPoint
+
+NUMBERS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=3, max_size=30)
+
+
+@given(NUMBERS)
+def test_spearman_is_that_of_scipy(pairs: list[tuple[int, int]]) -> None:
+    x, y = ([float(value) for value in values] for values in zip(*pairs, strict=True))
+    assume(len(set(x)) > 1 and len(set(y)) > 1)
+    assert spearman(x, y) == pytest.approx(spearmanr(x, y).statistic, abs=1e-12)
+
+
+def front(measured: list[tuple[float, float | None]]) -> Front:
+    """Points by robust accuracy on validation and on the set ``rta``; the untouched model, far off, beside them."""
+    points = []
+    for number, (validation, test) in enumerate([(0.0, 1.0), *measured]):
+        values = None if test is None else {"robust_accuracy": 0.5, "rta/robust_accuracy": test}
+        points.append(
+            FrontPoint(
+                trial=number - 1 if number else None,
+                weights="last",
+                strength=1.0,
+                parameters={},
+                validation={"clean_accuracy": 0.5, "robust_accuracy": validation},
+                values=values,
+            )
+        )
+    return Front(
+        sweep="s", points=tuple(points), others=(), hypervolume=0.0, reference_point=(0.0, 0.0), finished=1, trials=1
+    )
+
+
+def test_correlation_is_over_measured_points_and_leaves_the_untouched_model_out() -> None:
+    found = correlations(front([(0.1, 0.2), (0.2, 0.3), (0.3, 0.4), (0.4, 0.35), (0.5, None)]))
+    assert [(one.set, one.points) for one in found] == [("rta", 4)]
+    assert found[0].spearman == pytest.approx(0.8)
+    assert found[0].interval is not None and found[0].interval[0] < 0 < found[0].interval[1] <= 1
+
+
+def test_few_points_say_nothing() -> None:
+    assert correlations(front([(0.1, 0.2), (0.2, 0.3)]))[0].spearman is None
+    assert "too few" in lines(front([(0.1, 0.2), (0.2, 0.3)]))[1]
+    assert lines(front([(0.1, None)])) == []
+
+
+def test_four_points_in_one_order_are_no_proof() -> None:
+    (found,) = correlations(front([(0.1, 0.2), (0.2, 0.3), (0.3, 0.4), (0.4, 0.5)]))
+    assert found.spearman == 1.0
+    assert found.interval is not None and found.interval[0] < 0 and found.interval[1] == 1.0
+    (found,) = correlations(front([(i / 20, i / 20) for i in range(20)]))
+    assert found.interval is not None and 0.9 < found.interval[0] < 1.0

@@ -1,0 +1,127 @@
+"""The contact sheet shows the pixels that a sweep trains and evaluates on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sweeper.errors import UserError
+from sweeper.preflight.preview import Preview, Row, contact_sheet, preview
+from sweeper.spec.spec import Spec, load_spec
+from tests.helpers.tiny import write_clip, write_images
+from trainables.data.views import EvaluationSet
+from trainables.workbench import Workbench
+
+SPEC = """\
+model: {architecture: "local-dir:clip"}
+sets:
+  photos:
+    kind: image_folder
+    train: photos/train
+    validation: photos/validation
+    test: photos/test
+    max_broken_share: 0.5
+    templates: ["a photo of a {}."]
+  real: {kind: rta100, path: real}
+train: {set: photos, classes: [cat, dog, owl], copies: 2, images: 9}
+evaluate: {search: {sets: [photos]}, test: {sets: [photos, real]}}
+parameters: {objective: dpo, beta: 1.0, tune: transform, learning_rate: {low: 0.01, high: 0.1}}
+search: {seed: 7}
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("home")
+    write_clip(home / "clip", "vit")
+    for seed, split in enumerate(("train", "validation", "test")):
+        write_images(home / "photos" / split, ["cat", "dog", "emu", "owl"], 5, seed=seed)
+    (home / "photos" / "validation" / "cat" / "0.png").write_bytes(b"no image")
+    write_images(home, ["real"], 2, seed=3)
+    (home / "real" / "0.png").rename(home / "real" / "label=cat_text=taxi.png")
+    (home / "real" / "1.png").rename(home / "real" / "label=dog_text=cat.png")
+    (home / "demo.yaml").write_text(SPEC)
+    return home
+
+
+@pytest.fixture(scope="module")
+def spec(home: Path) -> Spec:
+    return load_spec(home / "demo.yaml")
+
+
+@pytest.fixture(scope="module")
+def found(spec: Spec) -> Preview:
+    return preview(spec, 4)
+
+
+@pytest.fixture(scope="module")
+def bench(spec: Spec, tmp_path_factory: pytest.TempPathFactory) -> Workbench:
+    """What a sweep makes of the same spec."""
+    cache, cpu = tmp_path_factory.mktemp("cache"), torch.device("cpu")
+    return Workbench(spec.task_settings(), data_seed=spec.search.seed, cache=cache, device=cpu)
+
+
+def row(found: Preview, title: str) -> Row:
+    (one,) = [row for row in found.rows if row.title.startswith(title)]
+    return one
+
+
+def shows(row: Row, images: torch.Tensor, names: tuple[str, ...], written: torch.Tensor | None) -> bool:
+    """Whether every image of a row is one of ``images``, under its written word."""
+    words = [""] * len(images) if written is None else [names[i] if i >= 0 else "(no class)" for i in written.tolist()]
+    known = [(image.tobytes(), word) for image, word in zip(images.numpy(), words, strict=True)]
+    return all(shown in known for shown in zip((i.tobytes() for i in row.images), row.written, strict=True))
+
+
+def test_training_pairs_are_those_of_the_sweep(found: Preview, bench: Workbench) -> None:
+    pairs = bench.pairs
+    assert len(pairs.clean.labels) == 9 and len(row(found, "training: photos/train, clean").images) == 4
+    assert shows(row(found, "training: photos/train, clean"), pairs.clean.images, pairs.class_names, None)
+    for copy in range(2):
+        part = slice(copy * 9, copy * 9 + 9)
+        shown = row(found, f"training: photos/train, attacked, copy {copy + 1} of 2")
+        assert pairs.attacked.written is not None
+        assert shows(shown, pairs.attacked.images[part], pairs.class_names, pairs.attacked.written[part])
+        assert set(shown.true) | set(shown.written) <= {"cat", "dog", "owl"}
+
+
+def test_evaluation_images_are_those_of_the_sweep(found: Preview, bench: Workbench) -> None:
+    def check(title: str, one: EvaluationSet) -> None:
+        assert shows(row(found, title), one.attacked.images, one.class_names, one.attacked.written)
+
+    check("test: photos/test, attacked", bench.test_sets[0])
+    for variant, sets in bench.variant_sets.items():
+        check(f"test, {variant}", sets[0])
+    real = row(found, "test: real/test, words really there")
+    assert list(zip(real.true, real.written, strict=True)) == [("cat", "taxi"), ("dog", "cat")]
+    pixels = {image.tobytes() for image in bench.typographic_sets[0].attacked.images.numpy()}
+    assert {image.tobytes() for image in real.images} == pixels
+
+
+def test_sets_are_counted_and_broken_images_named(found: Preview) -> None:
+    assert found.lines[0] == "train: photos/train, 9 images, 3 classes"
+    start = "validation: photos/validation, 20 images, 4 classes, 1 of 5 opened images are broken: cat/0.png"
+    assert found.lines[1].startswith(start)
+    assert found.lines[3] == "test: real/test, 2 images, 3 classes"
+
+
+def test_nothing_can_be_opened(home: Path) -> None:
+    text = SPEC.replace("validation: photos/validation", "validation: broken")
+    for name in ("cat", "dog", "emu", "owl"):
+        (home / "broken" / name).mkdir(parents=True)
+        (home / "broken" / name / "0.png").write_bytes(b"no image")
+    (home / "broken.yaml").write_text(text)
+    with pytest.raises(UserError, match="photos/validation: none of the images"):
+        preview(load_spec(home / "broken.yaml"), 2)
+
+
+def test_sheet_has_all_images_as_they_are() -> None:
+    red, blue = (np.full((48, 48, 3), colour, np.uint8) for colour in ((255, 0, 0), (0, 0, 255)))
+    rows = (Row("training", [red, blue], ["cat", "dog"], ["", ""]), Row("test", [blue], ["x" * 300], ["owl"]))
+    sheet = contact_sheet(Preview(rows, ()), "demo " * 100)
+    colours = {colour: count for count, colour in Image.Image.getcolors(sheet, 10**6) or []}
+    assert colours[(255, 0, 0)] == 144**2 and colours[(0, 0, 255)] == 2 * 144**2, "whole multiples, no smoothing"

@@ -1,0 +1,109 @@
+"""What is probed of a sweep, and what is made of the measurements."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sweeper.preflight.probe import Scope, expected_share, scopes, stopped_cost_s, trial_cost
+from sweeper.spec.spec import Spec, load_spec
+from tests.helpers.finished_sweep import SPEC
+from tests.helpers.tiny import write_clip
+from trainables.settings.parameters import Parameters
+from trainables.training.timing import probe_trial
+from trainables.workbench import Workbench
+
+SEARCHED = """\
+sets:
+  world: {kind: world, train: 64, validation: 60, test: 40}
+train: {set: world, copies: 4}
+attack: {recipe: sign}
+evaluate: {search: {sets: [world]}, front: {strengths: [0.5, 1.0]}, test: {sets: [world]}}
+parameters:
+  objective: {choices: [dpo, cross_entropy, kto]}
+  beta: {when: {objective: [dpo, kto]}, low: 0.1, high: 2.0}
+  tune: {choices: [transform, last_blocks]}
+  rank: {when: {tune: transform}, low: 4, high: 32}
+  blocks: {when: {tune: last_blocks}, choices: [1, 2]}
+  copies: {choices: [1, 2, 3]}
+  learning_rate:
+    - {when: {tune: transform}, low: 1.0e-3, high: 1.0e-1, log: true}
+    - {when: {tune: last_blocks}, low: 1.0e-6, high: 1.0e-4, log: true}
+search: {trials: 11}
+training: {epochs: 3}
+"""
+
+
+def searched(folder: Path, *changes: str) -> Spec:
+    (folder / "demo.yaml").write_text(SEARCHED)
+    return load_spec(folder / "demo.yaml", changes)
+
+
+def test_each_scope_is_probed_at_its_costliest_corner_and_weighs_what_it_will(tmp_path: Path) -> None:
+    transform, last_blocks, visual = scopes(searched(tmp_path))
+    assert transform.parameters == {
+        "objective": "kto", "beta": 0.1, "tune": "transform", "rank": 32, "copies": 3, "learning_rate": 1e-3,
+    }  # fmt: skip
+    assert last_blocks.parameters["blocks"] == 2 and last_blocks.parameters["learning_rate"] == 1e-6
+    assert visual.parameters["objective"] == "cross_entropy", "PAINT's, which the space does not hold"
+    assert [scope.share for scope in (transform, last_blocks, visual)] == pytest.approx([5 / 11, 5 / 11, 1 / 11])
+    assert [scope.pairs_share for scope in (transform, last_blocks, visual)] == pytest.approx([2 / 3, 2 / 3, 1])
+
+
+def test_what_a_trial_costs_with_and_without_stopping(tmp_path: Path) -> None:
+    scope = Scope(tune="visual", share=1.0, parameters={}, pairs_share=0.5)
+    measured = {"steps": 100, "step_s": 2.0, "evaluation_s": 5.0}
+    plain = trial_cost(searched(tmp_path), scope, measured)
+    assert (plain.train_s, plain.evaluation_s) == (100.0, 5.0 * (3 + 2))  # epochs; strength 0.5 and averaged
+    assert stopped_cost_s(searched(tmp_path), plain) == 125.0
+    stopped = searched(tmp_path, "stopping.kind=moasha")
+    cost = trial_cost(stopped, scope, measured)
+    assert cost.evaluation_s == 5.0 * (3 + 2 + 2)
+    share = 1 / 9 + (2 / 9) / 2 + (2 / 3) / 4
+    assert stopped_cost_s(stopped, cost) == pytest.approx(share * (100.0 + 25.0) + 10.0 / 4)
+
+
+def test_expected_share_of_two_rungs() -> None:
+    assert expected_share([1 / 9, 1 / 3], 3.0) == pytest.approx(7 / 27)
+    assert expected_share([], 3.0) == 1.0
+
+
+@given(rungs=st.lists(st.floats(0.01, 0.99), min_size=1, max_size=5, unique=True), factor=st.floats(1.01, 10))
+def test_stopping_leaves_at_least_the_first_rung_and_less_than_everything(rungs: list[float], factor: float) -> None:
+    share = expected_share(sorted(rungs), factor)
+    assert min(rungs) <= share < 1.0
+    assert expected_share(sorted(rungs), factor + 1) < share
+
+
+def out_of_memory_above_20_images(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+    if torch.is_grad_enabled() and len(inputs[0]) > 20:
+        raise torch.OutOfMemoryError("pretended")
+
+
+@pytest.mark.parametrize("scope", [{"tune": "transform", "rank": 12}, {"tune": "visual"}])
+def test_a_probed_trial_is_timed_and_the_model_is_left_as_it_was(tmp_path: Path, scope: dict[str, Any]) -> None:
+    write_clip(tmp_path / "clip", "vit")
+    (tmp_path / "demo.yaml").write_text(SPEC)
+    spec = load_spec(
+        tmp_path / "demo.yaml", ["training.epochs=1000", "sets.world.train=32", "sets.world.validation=40"]
+    )
+    bench = Workbench(spec.task_settings(), data_seed=0, cache=tmp_path / "cache", device=torch.device("cpu"))
+    before = {name: value.clone() for name, value in bench.clip.model.state_dict().items()}
+    parameters = Parameters(objective="dpo", beta=0.5, learning_rate=1e-3, **scope)
+    if parameters.tune == "visual":
+        small = bench.clip.model.visual.ln_post.register_forward_pre_hook(out_of_memory_above_20_images)
+    found = probe_trial(bench, parameters, seconds=0.1, folder=tmp_path / "scratch")
+    if parameters.tune == "visual":
+        small.remove()
+        assert found["micro_batch_size"] == 8
+    pairs = len(bench.pairs.attacked.labels)
+    assert found["steps"] == 1000 * -(-pairs // 16)
+    assert found["images_per_step"] == pytest.approx(2 * pairs / -(-pairs // 16))
+    assert found["step_s"] > 0 and found["evaluation_s"] > 0
+    assert 0 < found["peak_bytes"] < found["total_bytes"]
+    assert all(torch.equal(value, before[name]) for name, value in bench.clip.model.state_dict().items())

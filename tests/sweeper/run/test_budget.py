@@ -1,0 +1,268 @@
+"""What a sweep is charged, when it may begin another trial, and how it is forecast."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sweeper.cli.options import time_limit_s, with_budget
+from sweeper.errors import UserError
+from sweeper.records import TrialRecord
+from sweeper.run.budget import Account, Bill, Forecast, Go, costs, saved_s
+from sweeper.run.usage import SAVE_S, Meter, read_bill
+from sweeper.spec.quantities import Budget, parse_budget, parse_time
+from sweeper.spec.spec import load_spec, spec_difference
+from sweeper.storage.sweep_folder import SweepFolder
+from tests.sweeper.search.test_simulator import make_spec
+
+HOUR_S = 3600.0
+seconds = st.floats(0, 1e5, allow_subnormal=False)
+
+
+def trial(number: int, state: Any = "complete", cost_s: float | None = None, **about: Any) -> TrialRecord:
+    return TrialRecord(number=number, state=state, parameters={}, seed=0, cost_s=cost_s, **about)
+
+
+@pytest.mark.parametrize(
+    ("text", "hours", "device"), [("200gpu-h", 200.0, "gpu"), ("12.5cpu-h", 12.5, "cpu"), (" .5 gpu-h ", 0.5, "gpu")]
+)
+def test_budgets_are_read(text: str, hours: float, device: str) -> None:
+    budget = parse_budget(text)
+    assert (budget.hours, budget.device) == (hours, device)
+    assert parse_budget(str(budget)) == budget
+
+
+@pytest.mark.parametrize("text", ["200", "200h", "gpu-h", "-3gpu-h", "1e3gpu-h", "3tpu-h", "0gpu-h", ""])
+def test_what_is_no_budget_is_answered_with_what_is(text: str) -> None:
+    with pytest.raises(ValueError, match=r"\d+(gpu|cpu)-h"):
+        parse_budget(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "in_seconds"),
+    [("8h", 28800.0), ("90m", 5400.0), ("2h30m", 9000.0), ("1h 0.5m 3s", 3633.0), ("1.5h", 5400.0)],
+)
+def test_times_are_read(text: str, in_seconds: float) -> None:
+    assert parse_time(text) == in_seconds
+
+
+@pytest.mark.parametrize("text", ["8", "30m2h", "-1h", "0h", "", "h", "2d"])
+def test_what_is_no_time_is_answered_with_what_is(text: str) -> None:
+    with pytest.raises(ValueError, match="2h30m"):
+        parse_time(text)
+
+
+def test_options_and_specs_that_are_wrong_are_answered_with_the_rule(tmp_path: Path) -> None:
+    spec = make_spec(limits={"budget": "12cpu-h"})
+    assert with_budget(spec, None) is spec
+    assert with_budget(spec, "300 gpu-h").limits.budget == "300gpu-h"
+    assert spec_difference(spec, with_budget(spec, "300gpu-h")) == [], "a resumed sweep may have another budget"
+    with pytest.raises(UserError, match=r"--budget 3: is no budget; .* 200gpu-h"):
+        with_budget(spec, "3")
+    with pytest.raises(UserError, match=r"--time 8: is no time; .* 2h30m"):
+        time_limit_s("8")
+    (tmp_path / "demo.yaml").write_text("limits: {budget: 200h}\n")
+    with pytest.raises(UserError, match=r"demo\.yaml:1:\d+: `limits\.budget`: '200h' is no budget"):
+        load_spec(tmp_path / "demo.yaml")
+
+
+def account(**about: Any) -> Account:
+    return Account(**{"slots": 4, "devices_per_slot": 0.5, "now_s": 1000.0, **about})
+
+
+def test_slots_are_charged_from_the_start_idle_or_not() -> None:
+    taken = account(before_device_s=100.0)
+    assert taken.taken_device_s(1000.0) == 100.0
+    assert taken.taken_device_s(1060.0) == 100.0 + 4 * 0.5 * 60
+
+
+def test_a_trial_begins_only_if_a_mean_one_fits() -> None:
+    one = account(budget=Budget(1.0, "gpu"), ended_s=[600.0, 200.0])  # a mean of 400 s; 2 GPUs use it up in 1800 s
+    assert one.may_start(1000.0 + 1400)
+    assert not one.may_start(1000.0 + 1401)
+    one.trial_started(2, 1000.0)
+    one.trial_ended(2, 100.0)  # a mean of 300 s
+    assert one.may_start(1000.0 + 1401)
+    assert not one.used_up(1000.0 + 1799.9)
+    assert one.used_up(1000.0 + 1800)
+
+
+def test_a_share_of_the_budget_may_be_kept_for_later() -> None:
+    one = account(budget=Budget(1.0, "gpu"))
+    assert one.may_start(1000.0 + 1439, share=0.8)
+    assert not one.may_start(1000.0 + 1441, share=0.8)
+    assert one.may_start(1000.0 + 1441)
+
+
+def test_before_any_trial_has_ended_one_begins_while_anything_is_left() -> None:
+    one = account(budget=Budget(1.0, "gpu"))
+    assert one.may_start(1000.0 + 1799)
+    assert not one.may_start(1000.0 + 1800)
+
+
+def test_an_interrupted_trial_does_not_count_as_the_cost_of_one() -> None:
+    one = account()
+    one.trial_started(0, 1000.0)
+    one.trial_ended(0, None)
+    assert one.mean_s is None
+
+
+def test_the_time_belongs_to_this_go_and_the_budget_to_the_sweep() -> None:
+    timed = account(before_device_s=1e9, time_s=60.0)
+    assert timed.may_start(1059.0)
+    assert timed.used_up(1060.0)
+    spent = account(before_device_s=HOUR_S, budget=Budget(1.0, "gpu"), time_s=60.0)
+    assert spent.used_up(1000.0)
+
+
+@given(
+    slots=st.integers(1, 50),
+    share=st.floats(0.1, 8),
+    hours=st.floats(0.01, 1000),
+    goes_s=st.lists(seconds, max_size=6),
+)
+def test_however_often_a_sweep_is_resumed_it_is_interrupted_when_its_budget_is_used(
+    slots: int, share: float, hours: float, goes_s: list[float]
+) -> None:
+    """Goes of any length: the sum of what they take is the budget at most, but for the last instant."""
+    before_device_s, budget = 0.0, Budget(hours, "gpu")
+    for wall_s in goes_s:
+        go = Account(slots=slots, devices_per_slot=share, now_s=0.0, before_device_s=before_device_s, budget=budget)
+        held_s = min(wall_s, go.left_s(0.0))
+        assert held_s == wall_s or go.used_up(held_s + 1e-6)
+        before_device_s = go.taken_device_s(held_s)
+    assert before_device_s <= hours * HOUR_S * (1 + 1e-9)
+
+
+@given(
+    ended_s=st.lists(st.floats(0.1, 1e4), max_size=20),
+    hours=st.floats(0.01, 100),
+    elapsed_s=seconds,
+    later_s=seconds,
+)
+def test_what_may_not_begin_now_may_not_begin_later(
+    ended_s: list[float], hours: float, elapsed_s: float, later_s: float
+) -> None:
+    one = account(now_s=0.0, budget=Budget(hours, "gpu"), ended_s=ended_s)
+    assert one.may_start(elapsed_s) or not one.may_start(elapsed_s + later_s)
+    if one.may_start(elapsed_s):
+        assert not one.used_up(elapsed_s)
+        mean_s = sum(ended_s) / len(ended_s) if ended_s else 0.0
+        assert one.taken_device_s(elapsed_s + mean_s) <= hours * HOUR_S * (1 + 1e-9)
+
+
+def test_forecast_packs_what_is_left_on_the_slots() -> None:
+    one = account(slots=2, devices_per_slot=1.0, ended_s=[100.0])
+    assert account().forecast(1000.0, waiting=3) is None
+    one.trial_started(1, 1000.0)
+    one.trial_started(2, 1000.0)
+    one.trial_reported(2, progress=0.5, spent_s=30.0, now_s=1040.0)  # 30 s more at its pace, until 1070
+    # Slot A: trial 1 until 1100, then one until 1200. Slot B: trial 2 until 1070, then 1170, then 1270.
+    assert one.forecast(1050.0, waiting=3) == Forecast(left_s=220.0, device_s=2 * 270.0, all_trials=True)
+    short = account(slots=2, devices_per_slot=1.0, ended_s=[100.0], budget=Budget(0.1, "gpu"))
+    assert short.forecast(1000.0, waiting=4) == Forecast(left_s=180.0, device_s=360.0, all_trials=False)
+
+
+def test_a_forecast_can_be_made_of_trials_that_have_not_ended() -> None:
+    one = account(slots=1, devices_per_slot=1.0)
+    one.trial_started(0, 1000.0)
+    one.trial_reported(0, progress=0.25, spent_s=10.0, now_s=1010.0)
+    assert one.forecast(1020.0, waiting=1) == Forecast(left_s=60.0, device_s=80.0, all_trials=True)
+
+
+@given(
+    slots=st.integers(1, 8),
+    waiting=st.integers(0, 40),
+    mean_s=st.floats(1, 1000),
+    running=st.lists(st.floats(0, 2000, allow_subnormal=False), max_size=8),
+)
+def test_a_forecast_lies_between_perfect_packing_and_one_trial_more(
+    slots: int, waiting: int, mean_s: float, running: list[float]
+) -> None:
+    """Graham's bounds of list scheduling."""
+    one = account(slots=slots, devices_per_slot=1.0, now_s=0.0, ended_s=[mean_s])
+    running = running[:slots]
+    for number, elapsed_s in enumerate(running):
+        one.trial_started(number, 2000.0 - elapsed_s)
+    rests_s = [max(0.0, mean_s - elapsed_s) for elapsed_s in running]
+    found = one.forecast(2000.0, waiting)
+    assert found is not None
+    work_s, longest_s = sum(rests_s) + waiting * mean_s, max([*rests_s, mean_s * (waiting > 0)], default=0.0)
+    assert max(work_s / slots, longest_s) - 1e-6 <= found.left_s <= work_s / slots + longest_s + 1e-6
+
+
+def test_what_stopping_has_saved() -> None:
+    stopped = trial(0, "stopped", 10.0, stopped_at=0.25)
+    assert saved_s(stopped) == 30.0
+    assert saved_s(trial(1, "complete", 10.0)) == 0.0
+    found = costs([stopped, trial(1, "complete", 50.0), trial(2, "failed", 3.0), trial(3, "running")])
+    assert (found.trials_s, found.saved_s, found.mean_s) == (63.0, 30.0, 21.0)
+    assert costs([]).mean_s is None
+
+
+class Clock:
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+GO = Go(started_s=0.0, device="gpu", slots=4, devices_per_slot=0.5, wall_s=0.0)
+
+
+def meter(folder: SweepFolder, clock: Clock, trials: list[TrialRecord] | None = None, **about: Any) -> Meter:
+    return Meter(folder, GO, trials or [], planned=6, clock=clock, **about)
+
+
+def test_a_kill_loses_the_last_seconds_of_the_bill_only(tmp_path: Path) -> None:
+    folder, clock = SweepFolder(tmp_path, "demo"), Clock()
+    first = meter(folder, clock, budget=Budget(1.0, "gpu"))
+    while clock.now_s < 1799:
+        clock.now_s += 1
+        first.tick()
+    assert not first.used_up()
+    kept_s = read_bill(folder).device_s
+    assert 2 * (1799 - SAVE_S) <= kept_s <= 2 * 1799
+    second = meter(folder, clock, budget=Budget(1.0, "gpu"))
+    assert second.may_start()
+    clock.now_s += SAVE_S + 1
+    assert second.used_up()
+    with pytest.raises(UserError, match=r"6 of 6 trials are not done.*sweeper resume demo --budget 1\.3gpu-h"):
+        second.check()
+    second.close()
+    clock.now_s += 100
+    second.close()
+    assert read_bill(folder).device_s == kept_s + 2 * (SAVE_S + 1), "nothing is charged once the slots are given back"
+    assert meter(folder, clock, budget=Budget(2.0, "gpu")).may_start()
+
+
+def test_the_bill_in_words_and_numbers(tmp_path: Path) -> None:
+    folder, clock = SweepFolder(tmp_path, "demo"), Clock()
+    one = meter(folder, clock, [trial(0, "complete", 900.0)], budget=Budget(2.0, "gpu"))
+    one.started(trial(1, "running"))
+    clock.now_s = 360.0
+    one.reported(trial(1, "running"), {"progress": 0.2, "train_s": 80.0, "evaluation_s": 20.0})
+    stopped = trial(1, "stopped", 100.0, stopped_at=0.2)
+    one.ended(stopped)
+    assert one.costs(stopped) == {"cost/device_h": 50 / HOUR_S, "cost/saved_device_h": 200 / HOUR_S}
+    assert one.costs(trial(2, "complete", 36.0)) == {"cost/device_h": 18 / HOUR_S}
+    assert one.totals() == pytest.approx(
+        {"cost/device_h": 0.2, "cost/trials_device_h": 500 / HOUR_S, "cost/saved_device_h": 200 / HOUR_S}
+    )
+    assert one.line() == ("0.2 of 2 gpu-h, 0.0556 more saved by stopping, at 2 GPUs; forecast 0.478 gpu-h in 8 min")
+    one.save()
+    assert read_bill(folder).line([stopped], None) == "0.2 gpu-h, 0.0556 more saved by stopping"
+
+
+def test_hours_of_the_other_device_are_refused_and_not_added_up(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"runs on GPUs \(2 GPUs\); write the budget as 3gpu-h"):
+        meter(SweepFolder(tmp_path, "demo"), Clock(), budget=Budget(3.0, "cpu"))
+    cpu = Go(started_s=0.0, device="cpu", slots=1, devices_per_slot=2.0, wall_s=50.0)
+    gpu = Go(started_s=0.0, device="gpu", slots=1, devices_per_slot=1.0, wall_s=7.0)
+    assert Bill(goes=(cpu, gpu)).device_s == 7.0
+    assert Bill(goes=(cpu, gpu, cpu)).device_s == 200.0
+    assert cpu.devices == "2 CPUs" and gpu.devices == "1 GPU"

@@ -1,0 +1,171 @@
+"""Whole sweeps under a virtual clock: stopping, kills and resumes, without training anything."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sweeper.front.pareto import hypervolume
+from sweeper.records import TrialRecord
+from sweeper.search.simulator import Course, MemoryFiles, Simulation
+from sweeper.search.study import Study
+from sweeper.spec.spec import Spec
+
+UNTOUCHED = {"clean_accuracy": 0.9, "robust_accuracy": 0.3}
+EPOCH_S, LOOK_S = 1.0, 0.1
+
+
+def make_spec(**changes: Any) -> Spec:
+    return Spec.model_validate(
+        {
+            "name": "demo",
+            "sets": {"world": {"kind": "world"}},
+            "train": {"set": "world"},
+            "evaluate": {"search": {"sets": ["world"]}, "test": {"sets": ["world"]}},
+            "parameters": {
+                "objective": "dpo",
+                "beta": {"low": 0.1, "high": 2.0, "log": True},
+                "lambda_reg": {"low": 0.01, "high": 10.0, "log": True},
+                "tune": "transform",
+                "learning_rate": 0.01,
+            },
+            "paint": None,
+            "search": {"trials": 24, "seed": 1, "startup_trials": 6},
+            "stopping": {"kind": "moasha"},
+            **changes,
+        }
+    )
+
+
+def course(trial: TrialRecord, rungs: Sequence[float]) -> Course:
+    """Lambda trades clean against robust accuracy; a beta far from 0.5 costs both, and shows early."""
+    place = (math.log10(trial.parameters["lambda_reg"]) + 2) / 3
+    loss = 0.4 * abs(math.log(trial.parameters["beta"] / 0.5))
+
+    def goals(progress: float) -> dict[str, float]:
+        return {
+            "clean_accuracy": 0.5 + (0.4 * place - loss) * progress,
+            "robust_accuracy": 0.3 + (0.5 * (1 - place**2) - loss) * progress,
+        }
+
+    reports = [
+        {
+            "step": round(90 * rung),
+            "progress": rung,
+            **goals(rung),
+            "train_s": 9 * EPOCH_S * rung,
+            "evaluation_s": LOOK_S * (number + 1),
+        }
+        for number, rung in enumerate(rungs)
+    ]
+    values = goals(1.0)
+    points = [{"weights": "last", "strength": 1.0, "values": values}]
+    whole = {"values": values, "points": points, "train_s": 9 * EPOCH_S, "evaluation_s": LOOK_S * (len(rungs) + 1)}
+    return Course(reports=reports, result=whole)
+
+
+def make_study(spec: Spec, path: Path | None = None) -> Study:
+    settings: dict[str, Any] = {"seed": spec.search.seed, "startup_trials": spec.search.startup()}
+    if path is None:
+        return Study.in_memory(spec.parameters, **settings)
+    return Study.create(path, spec.parameters, **settings)
+
+
+def run(spec: Spec, **options: Any) -> Simulation:
+    simulation = Simulation(spec, make_study(spec), course, untouched=UNTOUCHED, **options)
+    simulation.run()
+    return simulation
+
+
+def volume(simulation: Simulation) -> float:
+    values = [one.trial.values for one in simulation.ended_trials if one.trial.values is not None]
+    return hypervolume([(v["clean_accuracy"], v["robust_accuracy"]) for v in values], (0.5, 0.3))
+
+
+@pytest.mark.parametrize("slots", [1, 4])
+def test_a_sweep_with_stopping_costs_less_and_ends_its_trials(slots: int) -> None:
+    stopping = {"kind": "moasha", "reduction_factor": 3}
+    stopped, whole = (
+        run(make_spec(stopping=stopping), slots=slots),
+        run(make_spec(stopping={"kind": "none"}), slots=slots),
+    )
+    assert len(stopped.ended_trials) == len(whole.ended_trials) == 24
+    assert {one.trial.state for one in whole.ended_trials} == {"complete"}
+    assert whole.ended_trials[-1].spent_s == pytest.approx(24 * (9 * EPOCH_S + LOOK_S))
+    states = [one.trial.state for one in stopped.ended_trials]
+    assert states.count("stopped") > 8 and states.count("complete") > 2
+    for one in stopped.ended_trials:
+        if one.trial.state == "stopped":
+            assert one.trial.stopped_at in (1 / 9, 1 / 3) and one.trial.values is None
+            looks = 1 if one.trial.stopped_at == 1 / 9 else 2
+            assert one.trial.cost_s == pytest.approx(9 * EPOCH_S * one.trial.stopped_at + looks * LOOK_S, abs=2e-3)
+    assert stopped.ended_trials[-1].spent_s < 0.6 * whole.ended_trials[-1].spent_s
+    wall_s = stopped.ended_trials[-1].now_s
+    assert stopped.ended_trials[-1].spent_s <= slots * wall_s * (1 + 1e-9)
+
+
+def test_virtual_slots_work_side_by_side() -> None:
+    one, four = (run(make_spec(stopping={"kind": "none"}), slots=slots) for slots in (1, 4))
+    assert four.ended_trials[-1].now_s == pytest.approx(one.ended_trials[-1].now_s / 4)
+
+
+@settings(max_examples=12)
+@given(kills=st.lists(st.integers(min_value=1, max_value=9), min_size=1, max_size=4))
+def test_killed_and_resumed_with_one_slot_it_ends_as_if_left_alone(kills: list[int]) -> None:
+    """A kill falls after a metric line, before its verdict, or after the study was told."""
+    spec = make_spec(search={"trials": 14, "seed": 2, "startup_trials": 4})
+    alone = make_study(spec)
+    Simulation(spec, alone, course, untouched=UNTOUCHED).run()
+    killed, files = make_study(spec), MemoryFiles()
+    for records in kills:
+        Simulation(spec, killed, course, untouched=UNTOUCHED, files=files).run(records)
+    Simulation(spec, killed, course, untouched=UNTOUCHED, files=files).run()
+    assert [told(one) for one in killed.trials()] == [told(one) for one in alone.trials()]
+
+
+def told(trial: TrialRecord) -> tuple[Any, ...]:
+    return trial.number, trial.state, trial.parameters, trial.values, trial.stopped_at
+
+
+def test_a_resumed_sweep_condemns_whom_the_unkilled_one_would_have(tmp_path: Path) -> None:
+    """Whatever the moment: the rungs of the killed driver are those rebuilt from the lines."""
+    spec = make_spec(search={"trials": 14, "seed": 2, "startup_trials": 4})
+    for records, slots in ((2, 1), (9, 3), (16, 3)):
+        files, path = MemoryFiles(), tmp_path / f"{records}.db"
+        study = make_study(spec, path)
+        Simulation(spec, study, course, untouched=UNTOUCHED, slots=slots, files=files).run(records)
+        ended = {one.number: told(one) for one in study.trials() if one.state != "running"}
+        study.close()
+        study = Study.open(path, spec.parameters)
+        Simulation(spec, study, course, untouched=UNTOUCHED, slots=slots, files=files).run()
+        after = {one.number: told(one) for one in study.trials()}
+        assert len(after) == 14 and not any(one[1] == "running" for one in after.values())
+        assert {number: after[number] for number in ended} == ended, "what has ended stays as it is"
+        stopped = [one for one in study.trials() if one.state == "stopped"]
+        assert all(files.lines[one.number][-1]["progress"] == one.stopped_at for one in stopped)
+        study.close()
+
+
+def test_the_baseline_and_the_points_of_a_spec_are_never_stopped() -> None:
+    paint = {"learning_rate": 1e-3, "tune": "visual"}
+    points = [{"beta": 1.9, "lambda_reg": 0.1}, {"beta": 0.11, "lambda_reg": 0.1}]
+    spec = make_spec(paint=paint, points=points, stopping={"kind": "moasha", "reduction_factor": 50})
+
+    def hopeless_at_first(trial: TrialRecord, rungs: Sequence[float]) -> Course:
+        if trial.number > 2:
+            return course(trial, rungs)
+        assert not rungs
+        values = {"clean_accuracy": 0.0, "robust_accuracy": 0.0}
+        return Course(reports=[], result={"values": values, "points": [], "train_s": 9.0, "evaluation_s": 0.1})
+
+    simulation = Simulation(spec, make_study(spec), hopeless_at_first, untouched=UNTOUCHED, slots=2)
+    simulation.run()
+    states = {one.trial.number: one.trial.state for one in simulation.ended_trials}
+    assert [states[number] for number in range(3)] == ["complete"] * 3
+    assert [one.trial.state for one in simulation.ended_trials].count("stopped") > 12

@@ -1,0 +1,250 @@
+"""Specs: what is read, what is refused and how it is said."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sweeper.errors import UserError
+from sweeper.spec.sections import Goals
+from sweeper.spec.spec import Spec, load_spec, schema, spec_difference
+from tests.paths import ROOT
+from trainables.settings.parameters import Parameters
+from trainables.settings.task import TaskSettings
+
+QUICKSTART = ROOT / "search_spaces" / "quickstart.yaml"
+
+BASE = """\
+name: base
+model: {architecture: ViT-B-32, pretrained: openai}
+sets:
+  photos:
+    kind: image_folder
+    train: photos/train
+    validation: {from: train, per_class: 1}
+    test: photos/test
+train: {set: photos}
+evaluate:
+  search: {sets: [photos]}
+  test: {sets: [photos]}
+goals:
+  clean_accuracy: {floor: untouched - 0.05}
+parameters:
+  objective: {choices: [dpo, ipo, cross_entropy]}
+  beta: {low: 0.05, high: 5.0, log: true, when: {objective: [dpo, ipo]}}
+  tune: {choices: [transform, visual]}
+  rank: {low: 16, high: embed_dim, log: true, when: {tune: transform}}
+  learning_rate: {low: 1e-6, high: 1e-2, log: true}
+points:
+  - {objective: cross_entropy, tune: visual, learning_rate: 1e-4}
+search:
+  trials: 8
+  seed: 0
+limits: {max_failed_share: 0.2}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for split in ("train", "test"):
+        for name in ("cat", "sea_lion"):
+            (tmp_path / "photos" / split / name).mkdir(parents=True)
+            (tmp_path / "photos" / split / name / "1.jpg").write_bytes(b"")
+    (tmp_path / "empty" / "cat").mkdir(parents=True)
+    (tmp_path / "single" / "cat").mkdir(parents=True)
+    (tmp_path / "single" / "cat" / "1.png").write_bytes(b"")
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "open_clip_config.json").write_text('{"model_cfg": {"embed_dim": 32}}')
+    (tmp_path / "names.json").write_text('{"cat": "cat"}')
+    (tmp_path / "broken.json").write_text("{cat")
+    return tmp_path
+
+
+def load(folder: Path, text: str, *overrides: str) -> Spec:
+    (folder / "spec.yaml").write_text(text)
+    return load_spec(folder / "spec.yaml", overrides)
+
+
+def complaints(folder: Path, text: str, *overrides: str) -> list[str]:
+    with pytest.raises(UserError) as caught:
+        load(folder, text, *overrides)
+    return str(caught.value).replace(f"{folder}/", "").splitlines()
+
+
+CASES = yaml.safe_load(((ROOT / "tests") / "broken_specs.yaml").read_text())
+
+
+@pytest.mark.parametrize("case", CASES, ids=[repr(case["by"][:40]) for case in CASES])
+def test_a_mistake_is_named_with_its_place(folder: Path, case: dict[str, str]) -> None:
+    assert case["replace"] in BASE
+    found = complaints(folder, BASE.replace(case["replace"], case["by"], 1))
+    assert any(line.startswith(f"spec.yaml:{case['at']}: {case['says']}") for line in found), found
+
+
+def test_the_base_of_these_cases_is_right(folder: Path) -> None:
+    spec = load(folder, BASE)
+    assert spec.parameters.raw["rank"]["high"] == 512
+    assert spec.sets["photos"].test == [folder / "photos" / "test"]
+    assert spec.points[0]["learning_rate"] == 1e-4
+    assert isinstance(spec.task_settings(), TaskSettings) and not isinstance(spec.task_settings(), Spec)
+
+
+def test_all_mistakes_are_named_at_once_in_the_order_of_the_file(folder: Path) -> None:
+    text = BASE.replace("name: base", "name: Base").replace("trials: 8", "trails: 8").replace("high: 5.0", "high: x")
+    text = text.replace("test: photos/test", "test: nowhere")
+    places = [line.split(": ")[0] for line in complaints(folder, text)]
+    assert places == ["spec.yaml:1:7", "spec.yaml:8:11", "spec.yaml:17:27", "spec.yaml:24:3"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "spec.yaml: the file is empty; `sweeper init` writes a spec to start from"),
+        (b"# nothing yet\n", "spec.yaml: the file is empty; `sweeper init` writes a spec to start from"),
+        (b"- a\n- b\n", "spec.yaml:1:1: a spec is a mapping (key: value lines), not a list"),
+        (b"hello", "spec.yaml:1:1: a spec is a mapping (key: value lines), not a plain value"),
+        (b"\x80\x81\x82", "spec.yaml is no text in UTF-8 (byte 0); is it really a spec?"),
+        (b"a: \x00", "spec.yaml: this is no YAML: "),
+        (b"a: 1\n---\nb: 2\n", "spec.yaml:2:1: this is no YAML: expected a single document"),
+        (b"a: &b [*b]\n", "spec.yaml:1:4: aliases (*name) that grow without end"),
+        (b"[" * 5000, "spec.yaml: this is no YAML: "),
+        (b"a: " + b"x" * 200_001, "spec.yaml has 200004 bytes; that is no spec"),
+    ],
+)
+def test_what_is_no_spec_at_all(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "spec.yaml").write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        load_spec(tmp_path / "spec.yaml")
+    assert str(caught.value).replace(f"{tmp_path}/", "").startswith(message)
+
+
+def test_aliases_that_explode_are_refused(tmp_path: Path) -> None:
+    doubling = ["a0: &a0 [1, 1]"] + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 10)]
+    (tmp_path / "spec.yaml").write_text("\n".join(doubling))
+    with pytest.raises(UserError, match="aliases .* grow without end"):
+        load_spec(tmp_path / "spec.yaml")
+
+
+def test_missing_file_and_folder(tmp_path: Path) -> None:
+    (tmp_path / "other.yaml").write_text("a: 1")
+    with pytest.raises(UserError, match=r"spec.yaml does not exist; in this folder are .*other.yaml"):
+        load_spec(tmp_path / "spec.yaml")
+    with pytest.raises(UserError, match="is a folder; name the spec file in it"):
+        load_spec(tmp_path)
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_read(folder: Path) -> None:
+    (folder / "spec.yaml").write_bytes(b"\xef\xbb\xbf" + BASE.replace("\n", "\r\n").encode())
+    assert load_spec(folder / "spec.yaml") == load(folder, BASE)
+
+
+def test_numbers_are_those_of_yaml_1_2(folder: Path) -> None:
+    text = BASE.replace("high: 1e-2", "high: 1.0E-2").replace("max_failed_share: 0.2", "trial_hours: 1e1")
+    spec = load(
+        folder, text.replace("photos:\n    kind", "on:\n    kind").replace("photos]", "on]").replace("photos}", "on}")
+    )
+    assert spec.parameters.raw["learning_rate"] == {"low": 1e-6, "high": 1e-2, "log": True}
+    assert spec.limits.trial_hours == 10.0
+    assert list(spec.sets) == ["on"]
+
+
+def test_overrides_win_and_are_named_in_complaints(folder: Path) -> None:
+    spec = load(
+        folder, BASE, "search.trials=3", "parameters.learning_rate=1e-4", "points.0.objective=cross_entropy",
+        "resources.workers_per_trial=2", "paint=null",
+    )  # fmt: skip
+    assert (spec.search.trials, spec.resources.workers_per_trial, spec.paint) == (3, 2, None)
+    assert spec.parameters.draw(lambda name, domain: domain.examples()[0])["learning_rate"] == 1e-4
+    assert complaints(folder, BASE, "search.trials=x") == [
+        "--set search.trials: `search.trials`: 'x' must be a whole number"
+    ]
+    assert complaints(folder, BASE, "serch.trials=1")[0].startswith(
+        "--set serch.trials: unknown key `serch`; did you mean `search`?"
+    )
+    assert complaints(folder, BASE, "parameters.beta.low=9")[0].startswith("--set parameters.beta.low: `beta`: low 9")
+    for wrong in ("search.trials", "=3", "points.7.beta=1", "name.first=x", "search..x=1", "name=[a"):
+        assert complaints(folder, BASE, wrong)[0].startswith(f"--set {wrong}: ")
+
+
+def test_a_spec_without_a_name_is_called_like_its_file(folder: Path) -> None:
+    (folder / "My Sweep.yaml").write_text(BASE.removeprefix("name: base\n"))
+    assert load_spec(folder / "My Sweep.yaml").name == "my-sweep"
+
+
+def test_resolved_makes_the_same_spec_elsewhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = load(folder, BASE)
+    text = json.dumps(spec.resolved())
+    monkeypatch.chdir("/")
+    again = Spec.from_resolved(json.loads(text))
+    assert again == spec and again.parameters.branches == spec.parameters.branches
+    assert spec_difference(spec, again) == []
+    with pytest.raises(UserError, match="another version"):
+        Spec.from_resolved({**spec.resolved(), "colour": "red"})
+
+
+def test_what_a_resumed_sweep_may_change(folder: Path) -> None:
+    old = load(folder, BASE)
+    new = load(
+        folder, BASE, "search.trials=99", "resources.workers_per_trial=4", "limits.trial_hours=2",
+        "training.checkpoint_every_s=60",
+    )  # fmt: skip
+    assert spec_difference(old, new) == []
+    refused = load(
+        folder, BASE, "search.seed=1", "parameters.beta.high=9.0", "train.copies=2", "points=[]", "paint=null"
+    )
+    assert [line.split(":")[0] for line in spec_difference(old, refused)] == [
+        "train.copies", "parameters.beta.high", "points", "paint.objective", "paint.tune", "paint.learning_rate",
+        "paint.lambda_reg", "paint.weight_decay", "paint.rank", "paint.penalty", "paint.blocks", "search.seed", "paint",
+    ]  # fmt: skip
+    assert "search.seed: 0 -> 1" in spec_difference(old, refused)
+
+
+def test_floors() -> None:
+    goals = Goals.model_validate({"clean_accuracy": {"floor": "untouched - 0.10"}, "robust_accuracy": {"floor": 0.5}})
+    untouched = {"clean_accuracy": 0.9, "robust_accuracy": 0.3}
+    assert goals.floors(untouched) == {"clean_accuracy": pytest.approx(0.8), "robust_accuracy": 0.5}
+    assert goals.violation({"clean_accuracy": 0.85, "robust_accuracy": 0.6}, untouched) == 0.0
+    assert goals.violation({"clean_accuracy": 0.7, "robust_accuracy": 0.4}, untouched) == pytest.approx(0.2)
+    assert Goals().floors(untouched) == {} and Goals().violation({}, untouched) == 0.0
+
+
+def test_the_baseline_is_on_unless_it_is_null(folder: Path) -> None:
+    paint = load(folder, BASE).paint
+    assert paint is not None
+    parameters = Parameters.model_validate(paint.parameters())
+    assert (parameters.objective, parameters.lambda_reg, parameters.learning_rate) == ("cross_entropy", 0.0, 2e-5)
+    assert load(folder, BASE + "paint: null\n").paint is None
+
+
+def test_the_schema_describes_the_quickstart() -> None:
+    described = schema()
+    assert set(described["required"]) <= {"sets", "train", "evaluate", "parameters"}
+    assert {"model", "goals", "search", "paint"} <= set(described["properties"])
+
+
+def test_the_quickstart_is_short_and_draws_valid_trials() -> None:
+    assert len(QUICKSTART.read_text().splitlines()) <= 25
+    spec = load_spec(QUICKSTART)
+    assert spec.name == "quickstart" and spec.model.architecture == "world"
+    objectives = {"dpo", "ipo", "kto", "cross_entropy"}
+    seen = set()
+    for objective in objectives:
+        for tune in ("transform", "visual"):
+            wanted = {"objective": objective, "tune": tune}
+            drawn = spec.parameters.draw(lambda name, domain: wanted.get(name, domain.examples()[-1]))  # noqa: B023
+            seen.add(Parameters.model_validate(drawn).objective)
+    assert seen == objectives
+
+
+def test_reading_a_spec_imports_nothing_heavy() -> None:
+    heavy = "'torch', 'optuna', 'mlflow', 'ray', 'open_clip', 'matplotlib', 'plotly'"
+    code = f"import sys; from sweeper.spec.spec import load_spec; load_spec({str(QUICKSTART)!r}); "
+    code += f"print(sorted({{{heavy}}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=QUICKSTART.parent.parent)
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "[]\n")

@@ -1,0 +1,332 @@
+"""MLflow as a projection: real SQLite stores, a real server, real kills."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sweeper.errors import UserError
+from sweeper.records import Front, FrontPoint, Point, TrialRecord
+from sweeper.tracking import Store, Tracker, find_runs, find_store
+from sweeper.tracking.outbox import Outbox
+from sweeper.tracking.projection import create_store
+from sweeper.tracking.server import free_port, serving, ui
+from tests.paths import ROOT
+
+FLUSH_S = 120.0
+EPOCHS = 3
+
+
+@pytest.fixture
+def storage(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    (tmp_path / "quickstart").mkdir()
+    return tmp_path
+
+
+@pytest.fixture
+def new_tracker(storage: Path) -> Iterator[Callable[..., Tracker]]:
+    """Makes trackers of one sweep as its successive drivers do; closed at the end."""
+    made: list[Tracker] = []
+
+    def new(tracking_uri: str | None = None) -> Tracker:
+        if made:
+            made[-1].close()
+        made.append(Tracker(storage / "quickstart", tracking_uri, storage, "quickstart", "id-1"))
+        return made[-1]
+
+    yield new
+    for tracker in made:
+        tracker.close()
+
+
+def parameters(number: int) -> dict[str, Any]:
+    return {"objective": "kto", "tune": "visual", "learning_rate": 0.001 * (number + 1), "rank": None}
+
+
+def report(number: int, epoch: int) -> dict[str, Any]:
+    goals = {"clean_accuracy": 0.9, "robust_accuracy": 0.1 * epoch, "text_confusion_rate": 0.2}
+    return {"step": epoch, "epoch": epoch, "epochs": EPOCHS, **goals, "loss": 1.0 / epoch, "train_s": 0.5 + number}
+
+
+def record(number: int) -> TrialRecord:
+    about: dict[str, Any] = {"number": number, "parameters": parameters(number), "seed": 100 + number}
+    about["duration_s"] = 2.5
+    if number == 1:
+        return TrialRecord(state="failed", reason="RuntimeError: out of memory", **about)
+    values = {"clean_accuracy": 0.9, "robust_accuracy": 0.1 * EPOCHS}
+    half = Point(weights="last", strength=0.5, values={"clean_accuracy": 0.92, "robust_accuracy": 0.25})
+    return TrialRecord(state="complete", values=values, points=(half,), slot=0, **about)
+
+
+def front(finished: int, measured: bool = False) -> Front:
+    member = FrontPoint(
+        trial=0, weights="last", strength=0.5, parameters=parameters(0), name="knee",
+        validation={"clean_accuracy": 0.92, "robust_accuracy": 0.25},
+        values={"clean_accuracy": 0.91, "robust_accuracy": 0.24} if measured else None,
+        intervals={"clean_accuracy": (0.9, 0.92), "robust_accuracy": (0.22, 0.26)} if measured else None,
+    )  # fmt: skip
+    return Front(
+        sweep="quickstart", points=(member,), others=(), hypervolume=0.01 * finished, reference_point=(0.8, 0.1),
+        finished=finished, trials=4,
+    )  # fmt: skip
+
+
+def tell_story(tracker: Tracker, folder: Path, trials: int = 3) -> None:
+    """What a driver of a sweep says, from its start to its end; said again by every driver that resumes it."""
+    tracker.sweep_started({"name": "quickstart", "trials": trials}, {"mlflow.source.git.commit": "c0ffee"})
+    for number in range(trials):
+        tracker.trial_started(number, parameters(number), 100 + number, 0, {"sweeper.version.torch": "2.14"})
+        for epoch in range(1, EPOCHS + 1):
+            tracker.trial_reported(number, report(number, epoch))
+        tracker.trial_ended(record(number))
+        (folder / "front").mkdir(exist_ok=True)
+        (folder / "front" / "front.html").write_text(f"<p>{number}</p>")
+        tracker.front_updated(front(number + 1))
+    tracker.front_updated(front(trials, measured=True))
+    tracker.sweep_ended("complete")
+
+
+def runs_of(client: Any) -> tuple[Any, dict[str, Any]]:
+    """The only parent, and the children by trial number; fails where a number has two runs."""
+    experiment = client.get_experiment_by_name("sweeper")
+    found = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in found if "mlflow.parentRunId" not in run.data.tags]
+    children = [run for run in found if run is not parent]
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} <= {parent.info.run_id}
+    by_number = {run.data.tags["sweeper.trial"]: run for run in children}
+    assert len(by_number) == len(children)
+    return parent, by_number
+
+
+def history(client: Any, run: Any, key: str) -> list[tuple[int, float]]:
+    return [(metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, key)]
+
+
+def check_story(client: Any, trials: int = 3) -> None:
+    parent, children = runs_of(client)
+    assert parent.info.status == "FINISHED"
+    assert parent.info.run_name == "quickstart"
+    assert parent.data.tags["sweeper.state"] == "complete"
+    assert parent.data.tags["mlflow.source.git.commit"] == "c0ffee"
+    assert "knee" in parent.data.tags["mlflow.note.content"]
+    steps = sorted(set(history(client, parent, "hypervolume")))
+    assert steps == [(number, pytest.approx(0.01 * number)) for number in range(1, trials + 1)]
+
+    def artifacts(run: Any, folder: str | None = None) -> set[str]:
+        return {file.path for file in client.list_artifacts(run.info.run_id, folder)}
+
+    assert "spec.resolved.json" in artifacts(parent)
+    assert artifacts(parent, "front") == {"front/front.html", "front/table.json"}
+    page = Path(client.download_artifacts(parent.info.run_id, "front/front.html"))
+    assert page.read_text() == f"<p>{trials - 1}</p>"
+
+    assert set(children) == {str(number) for number in range(trials)}
+    for number in range(trials):
+        run = children[str(number)]
+        expected = {key: str(value) for key, value in parameters(number).items() if value is not None}
+        assert run.data.params == {**expected, "seed": str(100 + number)}
+        epochs = [(epoch, pytest.approx(0.1 * epoch)) for epoch in range(1, EPOCHS + 1)]
+        assert history(client, run, "validation/robust_accuracy") == epochs
+        assert [step for step, _ in history(client, run, "train/loss")] == [1, 2, 3]
+        assert history(client, run, "duration_s") == [(0, 2.5)]
+        assert run.data.tags["sweeper.slot"] == "0"
+        assert run.data.tags["sweeper.on_front"] == ("true" if number == 0 else "false")
+    assert children["1"].info.status == "FAILED"
+    assert children["1"].data.tags["sweeper.reason"] == "RuntimeError: out of memory"
+    complete = children["0"]
+    assert complete.info.status == "FINISHED"
+    assert complete.data.tags["sweeper.front_name"] == "knee"
+    assert history(client, complete, "robust_accuracy") == [(0, pytest.approx(0.3))]
+    assert history(client, complete, "strength/robust_accuracy") == [(50, 0.25)]
+    assert history(client, complete, "test/robust_accuracy") == [(50, 0.24)]
+
+
+def test_a_story_is_told_once_however_often_it_is_said(
+    storage: Path, empty_database: Path, new_tracker: Callable[..., Tracker]
+) -> None:
+    folder = storage / "quickstart"
+    tracker = new_tracker()
+    tell_story(tracker, folder)
+    assert tracker.flush(FLUSH_S), tracker.problem()
+    client = create_store(find_store(storage))
+    check_story(client)
+    runs = find_runs(folder)
+    assert runs is not None
+    assert runs.parent == runs_of(client)[0].info.run_id
+    assert {str(number): run for number, run in runs.trials.items()} == {
+        number: run.info.run_id for number, run in runs_of(client)[1].items()
+    }
+
+    lines = len(Outbox(folder).read())
+    resumed = new_tracker()
+    (folder / "tracking.cursor").unlink()  # all lines are sent again
+    tell_story(resumed, folder)
+    assert resumed.flush(FLUSH_S), resumed.problem()
+    check_story(client)
+    repeated = [event["kind"] for event, _ in Outbox(folder).read()[lines:]]
+    assert set(repeated) == {"sweep", "front", "sweep_end"}  # fronts: only the newest is known
+
+    client._tracking_client.store._dispose_engine()
+    shutil.copy(empty_database, storage / "mlflow.db")  # somebody has lost the store
+    again = new_tracker()
+    again.sweep_started({"name": "quickstart"}, {"mlflow.source.git.commit": "c0ffee"})
+    again.sweep_ended("complete")
+    assert again.flush(FLUSH_S), again.problem()
+    check_story(create_store(find_store(storage)))
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from test_tracking import tell_story
+from sweeper.tracking import Tracker
+storage = Path(sys.argv[1])
+tracker = Tracker(storage / "quickstart", None, storage, "quickstart", "id-1")
+tell_story(tracker, storage / "quickstart", trials=12)
+print(tracker.flush(120), flush=True)
+input()
+"""
+
+
+def test_killed_drivers_leave_one_run_per_trial(storage: Path, new_tracker: Callable[..., Tracker]) -> None:
+    """Killed while the first runs are being made, and while later ones are."""
+    folder = storage / "quickstart"
+    here = ROOT / "tests"
+    path = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
+    for trials in (1, 5):
+        driver = subprocess.Popen(
+            [sys.executable, "-c", DRIVER, str(storage)], env={**os.environ, "PYTHONPATH": path},
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        deadline = time.monotonic() + FLUSH_S
+        while (runs := find_runs(folder)) is None or len(runs.trials) < trials:
+            assert driver.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        driver.send_signal(signal.SIGKILL)
+        driver.communicate()
+    # Its sender ended with it, or the next one would wait for the lock for ever.
+    tracker = new_tracker()
+    tell_story(tracker, folder, trials=12)
+    assert tracker.flush(FLUSH_S), tracker.problem()
+    check_story(create_store(find_store(storage)), trials=12)
+
+
+def test_what_a_kill_or_a_late_answer_leaves_is_mended(storage: Path, new_tracker: Callable[..., Tracker]) -> None:
+    """Runs made but not yet noted, a twin, a line nobody can read, a torn line, and a change MLflow will never take."""
+    folder = storage / "quickstart"
+    client = create_store(find_store(storage))
+    experiment = client.create_experiment("sweeper", (storage / "mlartifacts").as_uri())
+    parent = client.create_run(experiment, tags={"sweeper.sweep_id": "id-1"})
+    child = {"sweeper.sweep_id": "id-1", "sweeper.trial": "0", "mlflow.parentRunId": parent.info.run_id}
+    first = client.create_run(experiment, start_time=1000, tags=child)
+    client.create_run(experiment, start_time=2000, tags=child)
+    (folder / "tracking.jsonl").write_text('{"time": 1, "kind": "sw\nnot json\n{"time": 1, "ki')
+
+    tracker = new_tracker()
+    tracker.sweep_started({"name": "quickstart"}, {})
+    tracker.trial_started(0, parameters(0), 100, None, {})
+    assert tracker.flush(FLUSH_S), tracker.problem()
+    tracker.trial_started(0, parameters(1), 100, None, {})  # MLflow's params are for ever
+    tracker.trial_started(2, parameters(2), 102, None, {})
+    tracker.trial_reported(0, report(0, 1))
+    tracker.sweep_ended("interrupted")
+    assert tracker.flush(FLUSH_S), tracker.problem()
+
+    found, children = runs_of(client)
+    assert found.info.run_id == parent.info.run_id
+    assert children["0"].info.run_id == first.info.run_id
+    assert history(client, children["0"], "validation/robust_accuracy") == [(1, 0.1)]
+    assert children["2"].data.params["seed"] == "102"
+    for run in (found, *children.values()):
+        assert run.info.status == "KILLED"
+        assert run.data.tags["sweeper.state"] == "interrupted"
+    refused = [json.loads(line)["event"] for line in (folder / "tracking.rejected.jsonl").read_text().splitlines()]
+    assert [event["kind"] for event in refused] == ["unreadable", "unreadable", "trial"]
+
+
+def test_a_dead_server_stops_nothing_and_loses_nothing(storage: Path, new_tracker: Callable[..., Tracker]) -> None:
+    port = free_port("127.0.0.1", 20000 + os.getpid() % 10000)
+    base = f"http://127.0.0.1:{port}"
+    tracker = new_tracker(base)
+    tell_story(tracker, storage / "quickstart")
+    deadline = time.monotonic() + FLUSH_S
+    while tracker.problem() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert not tracker.flush(0.5)
+    assert base in str(tracker.problem())
+
+    local = find_store(storage)
+    with serving(local, storage, "127.0.0.1", port):
+        assert tracker.flush(FLUSH_S), tracker.problem()
+        assert tracker.problem() is None
+        check_story(create_store(Store(uri=base)))
+        assert tracker.run_links()["sweep"].startswith(f"{base}/#/experiments/")
+        with urllib.request.urlopen(f"{base}/") as page:
+            assert page.status == 200
+        views = create_store(Store(uri=base)).get_experiment_by_name("sweeper").tags
+        keys = {link.partition("viewStateShareKey=")[2] for link in tracker.run_links().values()} - {""}
+        assert {f"mlflow.sharedViewState.{key}" for key in keys} == views.keys() - {"mlflow.note.content"}
+    told: list[str] = []
+    ui(storage, "quickstart", base, "127.0.0.1", port, told.append)
+    assert any(line.endswith("artifacts/front/front.html?workflowType=machine_learning") for line in told)
+
+
+def test_the_driver_never_imports_mlflow() -> None:
+    code = "import sys, sweeper.tracking, sweeper.ui, sweeper.progress, sweeper.report; print(*sys.modules)"
+    root = ROOT
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert not {"mlflow", "matplotlib", "plotly", "ray", "torch", "optuna"} & set(done.stdout.split())
+
+
+@settings(deadline=None, max_examples=50)
+@given(events=st.lists(st.integers(), min_size=1, max_size=6), cut=st.integers(min_value=0))
+def test_a_torn_line_costs_nothing_but_itself(
+    tmp_path_factory: pytest.TempPathFactory, events: list[int], cut: int
+) -> None:
+    outbox = Outbox(tmp_path_factory.mktemp("outbox"))
+    for value in events:
+        outbox.append({"kind": "x", "value": value})
+    size = cut % (outbox.size() + 1)
+    with outbox.path.open("rb+") as file:
+        file.truncate(size)
+    whole = outbox.path.read_bytes().count(b"\n")
+    outbox.mend()
+    outbox.append({"kind": "x", "value": "new"})
+    assert [event["value"] for event, _ in outbox.read()] == [*events[:whole], "new"]
+    assert outbox.read()[-1][1] == outbox.size()
+
+
+def test_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert find_store(tmp_path).uri == f"sqlite:///{tmp_path}/mlflow.db"
+    assert find_store(tmp_path).artifacts == tmp_path / "mlartifacts"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracker:5000/")
+    assert find_store(tmp_path) == Store(uri="http://tracker:5000")
+    assert find_store(tmp_path, "https://me:secret@tracker/x").shown_uri == "https://tracker/x"
+    for uri in ("./mlruns", "file:///tmp/mlruns", "ftp://tracker"):
+        with pytest.raises(UserError, match="leave --tracking-uri"):
+            find_store(tmp_path, uri)
+
+
+def test_ui_refuses_what_it_cannot_show(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no sweep 'nosuch'"):
+        ui(tmp_path, "nosuch", None, "127.0.0.1", 5000, print)
+    with pytest.raises(UserError, match="no MLflow runs yet"):
+        ui(tmp_path, None, None, "127.0.0.1", 5000, print)

@@ -1,0 +1,118 @@
+"""Answers image by image: what follows from them, and their files, ours and other people's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainables.evaluation.answers import Answers, read_answers, write_answers
+
+SCAM = (
+    "type,id,object_label,attack_word,postit_area_pct,"
+    "object_similarities,attack_similarities,object_prob,attack_prob"
+    """
+SCAM,SCAM_0001_cup,cup,taxi,4.2,26.5,24.1,0.9,0.1
+SCAM,SCAM_0002_pen,pen,love,3.1,20.0,27.5,0.0,1.0
+SCAM,SCAM_0003_key,key,hate,3.1,22.0,22.0,0.5,0.5
+"""
+)
+
+
+def example() -> Answers:
+    return Answers(
+        set="mine/test",
+        view="attacked",
+        images=("a", "b", "c", "d"),
+        true=("dog", "dog", "cat", "cat"),
+        written=("cat", "cat", "dog", ""),
+        answer=("dog", "cat", "owl", "cat"),
+        margin=np.array([1.5, -0.5, 0.0, np.nan]),
+        reference_kl=np.array([0.0, 0.5, 1.0, 2.5]),
+    )
+
+
+def test_measures() -> None:
+    found = {name: scores.tolist() for name, scores in example().measures().items()}
+    assert found == {
+        "accuracy": [1, 0, 0, 1],
+        "text_confusion_rate": [0, 1, 0],  # the fourth shows no word of a class
+        "two_way_accuracy": [1, 0, 0],  # a tie is no preference for the true class
+        "reference_kl": [0.0, 0.5, 1.0, 2.5],
+    }
+
+
+@pytest.mark.parametrize("name", ["answers.csv", "answers.csv.gz"])
+def test_written_and_read_again(name: str, tmp_path: Path) -> None:
+    clean = Answers(
+        set="mine/test", view="clean", images=("a, b", "c\n"), true=("x", "y"), written=("", ""), answer=("x", "x")
+    )
+    write_answers(tmp_path / name, [example(), clean])
+    found = read_answers(tmp_path / name)
+    for ours, theirs in zip([example(), clean], found, strict=True):
+        assert (ours.set, ours.view, ours.true, ours.answer) == (theirs.set, theirs.view, theirs.true, theirs.answer)
+        for name, scores in ours.measures().items():
+            np.testing.assert_allclose(theirs.measures()[name], scores)
+
+
+def test_published_results_of_scam(tmp_path: Path) -> None:
+    (tmp_path / "SCAM--ViT-B-32--laion2b_s34b_b79k.csv").write_text(SCAM)
+    (tmp_path / "clean.csv").write_text(SCAM.replace("SCAM", "NoSCAM"))
+    attacked = read_answers(tmp_path / "SCAM--ViT-B-32--laion2b_s34b_b79k.csv")[0]
+    clean = read_answers(tmp_path / "clean.csv")[0]
+    assert (attacked.view, clean.view) == ("attacked", "clean")
+    assert attacked.images == clean.images == ("0001_cup", "0002_pen", "0003_key")
+    assert attacked.measures()["two_way_accuracy"].tolist() == [1, 0, 0]
+    assert set(clean.measures()) == {"two_way_accuracy"}, "who answered among all classes is not known"
+
+
+@pytest.mark.parametrize("lines", [True, False])
+def test_json_says_the_same(lines: bool, tmp_path: Path) -> None:
+    rows = [
+        {"image": 1, "true": "dog", "written": "cat", "score_true": 25.5, "score_written": 26.0},
+        {"image": 2, "true": "cat", "written": "dog", "score_true": 0.3, "score_written": 0.2},
+    ]
+    path = tmp_path / ("theirs.jsonl" if lines else "theirs.json")
+    path.write_text("\n".join(map(json.dumps, rows)) if lines else json.dumps(rows))
+    found = read_answers(path)[0]
+    assert (found.set, found.view, found.images) == ("theirs", "attacked", ("1", "2"))
+    assert found.measures()["two_way_accuracy"].tolist() == [0, 1]
+    path.write_text("[1, 2]")
+    with pytest.raises(ValueError, match="expected a list of objects"):
+        read_answers(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image,answer\na,dog\n", r"answers.csv:1: expected the columns image, true and answer"),
+        ("", r"answers.csv:1: .*found nothing"),
+        ("image,true,answer\n", r"has no answers"),
+        ("image,true,answer\na,dog,\n", r"answers.csv:2: neither an answer nor a margin"),
+        ("image,true,answer\na,dog,dog\na,dog,cat\n", r"the image a appears twice"),
+        ("image,true,answer,margin\na,dog,dog,x\n", r"answers.csv:2: margin is 'x', no number"),
+        ("image,true,answer,margin\na,dog,dog,1\nb,dog,,1\n", r"the image b has no answer, others have one"),
+        (SCAM.replace("27.5", ""), r"answers.csv:3: object_similarities and attack_similarities must be numbers"),
+    ],
+)
+def test_what_is_no_file_of_answers(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "answers.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_answers(tmp_path / "answers.csv")
+
+
+WORDS = st.sampled_from(["dog", "cat", "a, b", 'the "owl"', "red\ncar"])
+
+
+@given(rows=st.lists(st.tuples(WORDS, WORDS, WORDS), min_size=1, max_size=8))
+def test_any_words_survive_the_file(rows: list[tuple[str, str, str]], tmp_path_factory: pytest.TempPathFactory) -> None:
+    true, written, answer = (tuple(words) for words in zip(*rows, strict=True))
+    images = tuple(str(i) for i in range(len(rows)))
+    path = tmp_path_factory.getbasetemp() / "any.csv"
+    write_answers(path, [Answers(set="s", view="attacked", images=images, true=true, written=written, answer=answer)])
+    found = read_answers(path)[0]
+    assert (found.true, found.written, found.answer) == (true, written, answer)

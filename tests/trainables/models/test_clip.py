@@ -1,0 +1,262 @@
+"""Loading models: bare checkpoint files of every format, what goes wrong, what `sweeper check` says of a model."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from sweeper.errors import UserError
+from sweeper.preflight.check import check_model_and_images
+from sweeper.spec.model_checks import model_problems
+from sweeper.spec.spec import Spec
+from tests.helpers.tiny import parameters, write_clip
+from tests.helpers.tiny_towers import IMAGES, TEXT, VIT, images_for, timm_tower
+from trainables.evaluation.measure import untouched_policy
+from trainables.models.clip import load_clip
+from trainables.models.export import export_model
+from trainables.models.model_files import preprocessing, started_from
+from trainables.models.policy import Policy
+from trainables.settings.task import ModelSettings
+from trainables.workbench import Workbench
+
+
+def write_checkpoint(model: nn.Module, file: Path) -> Path:
+    """In the format that the name stands for."""
+    state = model.state_dict()
+    if file.suffix == ".safetensors":
+        save_file({name: value.contiguous() for name, value in state.items()}, file)
+    elif file.name == "epoch_3.pt":
+        wrapped = {f"module.{name}": value for name, value in state.items()}
+        torch.save({"epoch": 3, "name": "run", "state_dict": wrapped, "optimizer": {}}, file)
+    elif file.name == "script.pt":  # as OpenAI published its models
+        model = copy.deepcopy(model)
+        model.attn_mask = None
+        model.register_buffer("input_resolution", torch.tensor(32))
+        torch.jit.save(
+            torch.jit.trace_module(model, {"encode_image": torch.zeros(1, 3, 32, 32)}, check_trace=False), file
+        )
+    else:
+        torch.save(state, file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def architectures(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Small architectures under names of their own, as a user of open_clip may add them."""
+    folder = tmp_path_factory.mktemp("configs")
+    text = {**TEXT, "context_length": 16, "vocab_size": 49408}
+    plain = {"embed_dim": 24, "vision_cfg": VIT, "text_cfg": text}
+    for name, config in {
+        "tiny": plain,
+        "tiny-wide": {**plain, "vision_cfg": {**VIT, "width": 48}},
+        "tiny-words": {**plain, "text_cfg": {**text, "width": 48}},
+        "tiny-quickgelu": {**plain, "quick_gelu": True},
+        "tiny-timm": {**plain, "vision_cfg": timm_tower("sweeper_tiny_siglip", "map", "none", 32)},
+    }.items():
+        (folder / f"{name}.json").write_text(json.dumps(config))
+    open_clip.add_model_config(folder)
+
+
+def bare(file: Path, **changes: Any) -> ModelSettings:
+    settings = {"architecture": "tiny", "quick_gelu": False, "preprocess": "inception", **changes}
+    return ModelSettings.model_validate({"pretrained": str(file), **settings})
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("name", ["state.pt", "epoch_3.pt", "script.pt", "model.safetensors", "pytorch_model.bin"])
+def test_bare_checkpoint_of_every_format(architectures: None, name: str, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    model = open_clip.create_model("tiny")
+    clip = load_clip(bare(write_checkpoint(model.eval(), tmp_path / name)))
+    pixels = clip.pixels(images_for(clip))
+    torch.testing.assert_close(clip.model.encode_image(pixels), model.encode_image(pixels))
+    assert clip.mean == clip.std == (0.5, 0.5, 0.5)
+
+
+def test_stated_activation_and_preprocessing_decide_and_are_exported(architectures: None, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    quick = open_clip.create_model("tiny-quickgelu").eval()
+    file = write_checkpoint(quick, tmp_path / "state.pt")
+    looks = {"mean": [0.1, 0.2, 0.3], "std": [1, 1, 2], "interpolation": "bilinear", "resize_mode": "squash"}
+    clip = load_clip(bare(file, quick_gelu=True, preprocess=looks))
+    other = load_clip(bare(file, quick_gelu=False, preprocess=looks))
+    pixels = clip.pixels(images_for(clip))
+    torch.testing.assert_close(
+        pixels[0, :, 0, 0], IMAGES[0, 0, 0] / 255 / torch.tensor(looks["std"]) - torch.tensor([0.1, 0.2, 0.15])
+    )
+    torch.testing.assert_close(clip.model.encode_image(pixels), quick.encode_image(pixels))
+    assert (other.model.encode_image(pixels) - quick.encode_image(pixels)).abs().max() > 1e-3
+    assert clip.digest != other.digest and clip.assumed is None
+    policy = Policy(clip, parameters(), embeddings=torch.eye(24))
+    export_model(clip, policy, policy.tuned(), 1.0, tmp_path / "out")
+    exported, _, shown = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}/out")
+    image, theirs = (one.eval().encode_image(pixels, normalize=True) for one in (clip.model, exported))
+    torch.testing.assert_close(theirs @ theirs.T, image @ image.T, atol=1e-5, rtol=0)
+    kept = exported.visual.preprocess_cfg
+    assert (tuple(kept["mean"]), kept["interpolation"], kept["resize_mode"]) == ((0.1, 0.2, 0.3), "bilinear", "squash")
+
+
+def test_sigmoid_bias_and_image_size_of_a_bare_checkpoint(architectures: None, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    model = open_clip.create_model("tiny", init_logit_bias=-7.0, force_custom_text=True)
+    file = write_checkpoint(model, tmp_path / "sigmoid.pt")
+    looks = {"mean": [0.5] * 3, "std": [0.5] * 3, "size": 48}
+    clip = load_clip(bare(file, preprocess=looks))
+    assert clip.model.logit_bias.item() == -7.0 and clip.image_size == 48
+    assert clip.assumed is not None and "32 px images interpolated to 48 px" in clip.assumed
+    policy = Policy(clip, parameters(tune="visual"))
+    export_model(clip, policy, policy.tuned(), 1.0, tmp_path / "out")
+    exported = open_clip.create_model(f"local-dir:{tmp_path}/out").eval()
+    pixels = clip.pixels(IMAGES[:, :48, :48])
+    torch.testing.assert_close(exported.encode_image(pixels), clip.model.encode_image(pixels))
+    assert exported.logit_bias.item() == -7.0
+
+
+def run_folder(folder: Path, **arguments: Any) -> Path:
+    """A training run as open_clip leaves it; its checkpoint."""
+    torch.manual_seed(1)
+    (folder / "checkpoints").mkdir(parents=True)
+    said = {"model": "tiny", "force_quick_gelu": False, "image_mean": None, "pretrained": "", **arguments}
+    (folder / "params.txt").write_text("".join(f"{name}: {value}\n" for name, value in said.items()))
+    return write_checkpoint(open_clip.create_model("tiny"), folder / "checkpoints" / "epoch_3.pt")
+
+
+def test_preprocessing_of_a_training_run(architectures: None, tmp_path: Path) -> None:
+    said = {"image_mean": [0.5, 0.5, 0.5], "image_std": (0.25, 0.25, 0.25), "image_resize_mode": "squash"}
+    file = run_folder(tmp_path / "run", **said)
+    clip = load_clip(bare(file, preprocess=None))
+    assert (clip.mean, clip.std, clip.geometry) == ((0.5,) * 3, (0.25,) * 3, [(32, 32), "bicubic", "squash"])
+    assert clip.assumed is not None and "params.txt" in clip.assumed and "interpolation bicubic" in clip.assumed
+    alone = write_checkpoint(clip.model, tmp_path / "epoch_3.pt")
+    copied = load_clip(bare(alone, preprocess=None))
+    assert copied.mean == open_clip.OPENAI_DATASET_MEAN
+    assert copied.assumed is not None and "mean (0.481455, " in copied.assumed
+
+
+def test_training_run_that_began_with_a_tag_takes_its_preprocessing(architectures: None, tmp_path: Path) -> None:
+    file = run_folder(tmp_path / "run", model="ViT-B/32", pretrained="laion2b_e16", image_interpolation="bilinear")
+    assert started_from(file) == ("ViT-B-32", "laion2b_e16")
+    tag = {"mean": (0.1,) * 3, "std": (0.2,) * 3, "interpolation": "bicubic", "resize_mode": "squash"}
+    chosen, assumed = preprocessing(bare(file, preprocess=None), tag)
+    assert chosen == {**tag, "interpolation": "bilinear"}
+    assert assumed is not None and "default" not in assumed
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"force_quick_gelu": True}, "quick_gelu is false, but .*params.txt.*force_quick_gelu True"),
+        ({"model": "tiny-wide"}, "architecture is tiny, but .* says tiny-wide"),
+        ({"image_mean": [0.4, 0.4, 0.4]}, r"says mean \(0.5, 0.5, 0.5\), but .* says \(0.4, 0.4, 0.4\)"),
+    ],
+)
+def test_training_run_contradicts_the_spec(
+    architectures: None, said: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_clip(bare(run_folder(tmp_path / "run", **said)))
+
+
+def test_weights_that_do_not_fit_are_explained(architectures: None, tmp_path: Path) -> None:
+    file = write_checkpoint(open_clip.create_model("tiny-wide"), tmp_path / "wide.pt")
+    with pytest.raises(
+        ValueError, match=r"do not fit it: \d+ have another shape \(visual.* Is it tiny-wide\?"
+    ) as error:
+        load_clip(bare(file))
+    assert len(str(error.value)) < 600
+    with pytest.raises(ValueError, match="keys are missing .* unexpected"):
+        load_clip(bare(file, architecture="tiny-timm"))
+    with pytest.raises(ValueError, match=r"the weights do not fit it: .* Is it tiny-wide\?"):
+        load_clip(bare(file, architecture="tiny-words"))  # open_clip stops at the position embeddings
+    with pytest.raises(ValueError, match="QuickGELU by its name; with quick_gelu: false, name tiny"):
+        load_clip(bare(file, architecture="tiny-quickgelu"))
+    file = write_checkpoint(open_clip.create_model("tiny-timm"), tmp_path / "timm.pt")
+    with pytest.raises(ValueError, match="takes images of 32 px, not of 48"):
+        looks = {"mean": [0.5] * 3, "std": [0.5] * 3, "size": 48}
+        load_clip(bare(file, architecture="tiny-timm", preprocess=looks))
+
+
+def test_files_that_are_no_weights(architectures: None, tmp_path: Path) -> None:
+    (tmp_path / "text.pt").write_text("hello")
+    torch.save(nn.Linear(2, 2), tmp_path / "pickled.pt")
+    torch.save({"epoch": 3}, tmp_path / "empty.pt")
+    for name, message in [
+        ("text.pt", "cannot be read as weights"),
+        ("pickled.pt", "Unsupported global.*Pickled code is never run"),
+        ("empty.pt", "no state dict; what it holds: epoch"),
+        ("missing.pt", "does not exist"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            load_clip(bare(tmp_path / name))
+
+
+def test_tags_are_known_before_anything_is_downloaded() -> None:
+    with pytest.raises(ValueError, match="no tag of it; did you mean laion2b_s34b_b79k.*It has: openai, "):
+        load_clip(ModelSettings(architecture="ViT-B-32", pretrained="laion2b_s34b_b79"))
+    with pytest.raises(ValueError, match="only CLIPs of two towers"):
+        load_clip(ModelSettings(architecture="coca_ViT-B-32", pretrained="laion2b_s13b_b90k"))
+    (problem,) = model_problems({"architecture": "coca_ViT-B-32", "pretrained": "laion2b_s13b_b90k"})
+    assert problem.path == ("model", "architecture") and "two towers" in problem.message
+
+
+@pytest.mark.skipif(importlib.util.find_spec("transformers") is not None, reason="transformers is installed")
+def test_tokenizer_of_a_siglip_needs_a_package() -> None:
+    with pytest.raises(ValueError, match="ViT-B-16-SigLIP needs the package transformers.*pip install"):
+        load_clip(ModelSettings(architecture="ViT-B-16-SigLIP", pretrained="webli"))
+
+
+def spec_of(**model: Any) -> Spec:
+    task = {
+        "model": {"architecture": "world", **model},
+        "sets": {"world": {"kind": "world", "train": 64, "validation": 40, "test": 60}},
+        "train": {"set": "world", "classes": 0.5},
+        "evaluate": {"search": {"sets": ["world"]}, "test": {"sets": ["world"]}},
+    }
+    space = {
+        "objective": "dpo",
+        "tune": "last_blocks",
+        "beta": 1.0,
+        "learning_rate": 1e-3,
+        "blocks": {"choices": [1, 2]},
+    }
+    return Spec.model_validate({**task, "name": "x", "parameters": space})
+
+
+def test_check_measures_what_the_model_is_expected_to_reach(tmp_path: Path) -> None:
+    bench = Workbench(spec_of().task_settings(), data_seed=0, cache=tmp_path, device=torch.device("cpu"))
+    policy, one = untouched_policy(bench), bench.test_sets[0]
+    with torch.no_grad():
+        assert one.clean is not None
+        logits = policy(bench.inputs(policy, one.clean), bench.prompts(policy, one.class_names, one.templates))
+    accuracy = float((logits.argmax(-1) == one.clean.labels).double().mean())
+    lines: list[str] = []
+    check_model_and_images(spec_of(expect={"set": "world", "accuracy": round(accuracy, 4)}), lines.append)
+    assert any(f"model.expect: world {accuracy:.4f} (95 % interval" in line and "all 60" in line for line in lines)
+    with pytest.raises(UserError, match="not 1.0 .*wrong activation .quick_gelu."):
+        check_model_and_images(spec_of(expect={"set": "world", "accuracy": 1.0}), lines.append)
+
+
+def test_check_refuses_more_blocks_than_the_tower_has() -> None:
+    spec = spec_of()
+    with pytest.raises(UserError, match=r"parameters.blocks: 99 is above \d+, blocks of the image tower"):
+        raw = {**spec.parameters.raw, "blocks": {"choices": [1, 99]}}
+        check_model_and_images(Spec.model_validate({**spec.resolved(), "parameters": raw}), lambda line: None)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+
+    folder = write_clip(tmp_path / "clip", "vit")
+    weights = load_file(folder / "open_clip_model.safetensors")
+    weights["visual.proj"][0, 0] = float("nan")
+    save_file(weights, folder / "open_clip_model.safetensors")
+    with pytest.raises(ValueError, match=r"1 of its weights hold values that are not finite \(visual.proj\)"):
+        load_clip(ModelSettings(architecture=f"local-dir:{folder}"))

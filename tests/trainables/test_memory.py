@@ -1,0 +1,136 @@
+"""Out of memory: smaller micro-batches, the same step; and what the background writer of checkpoints promises."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.helpers.tiny import memory_for, parameters
+from tests.trainables.training.test_trial import OBJECTIVES, make_bench, one_thread
+from trainables.memory import OutOfMemory, in_parts
+from trainables.settings.parameters import Parameters
+from trainables.training.checkpoint import CheckpointWriter, Superseded, TrialFolder
+from trainables.training.trial import Hooks, run_trial
+from trainables.workbench import Workbench
+
+assert one_thread  # a fixture
+
+VISUAL: dict[str, Any] = {"tune": "visual", "learning_rate": 1e-3}
+SCOPES: list[dict[str, Any]] = [
+    *({**VISUAL, **objective} for objective in OBJECTIVES),
+    {"tune": "last_blocks", "blocks": 1, "learning_rate": 1e-3, "objective": "kto", "beta": 1.0},
+]
+
+
+@torch.no_grad()
+def embedded(bench: Workbench, trial: Parameters, weights: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Of the attacked images: the weights themselves differ where only rounding moves them (biases of keys)."""
+    policy = bench.policy(trial)
+    policy.set_weights(weights)
+    found = policy.image_embeddings(bench.inputs(policy, bench.pairs.attacked))
+    policy.restore()
+    return found
+
+
+@pytest.fixture(scope="module")
+def cached(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("memory")
+
+
+@pytest.fixture
+def bench(cached: Path) -> Workbench:
+    """Knows nothing yet of what fits."""
+    return make_bench(cached, "vit", epochs=1)
+
+
+@pytest.mark.parametrize("choice", SCOPES, ids=lambda choice: f"{choice['tune']}-{choice['objective']}")
+def test_smaller_micro_batches_train_the_same(choice: dict[str, Any], bench: Workbench, tmp_path: Path) -> None:
+    trial, folder, said = parameters(**choice), TrialFolder(tmp_path / "short"), list[str]()
+    whole = run_trial(bench, trial, seed=7, folder=TrialFolder(tmp_path / "whole"))
+    with memory_for(bench, 15) as sizes:  # 16 pairs a step: 32 images, then 16, 8
+        result = run_trial(bench, trial, seed=7, folder=folder, hooks=Hooks(log=said.append))
+    assert max(sizes) <= 15 and [re.findall(r"of (\d+) pairs", line) for line in said] == [["8"], ["4"]]
+    for kind in ("last", "averaged"):
+        first, second = (
+            embedded(bench, trial, TrialFolder(tmp_path / name).weights(kind)) for name in ("whole", "short")
+        )
+        torch.testing.assert_close(second, first, atol=1e-6, rtol=0)
+    assert result["values"] == whole["values"]
+    for step, line in TrialFolder(tmp_path / "whole").metrics().items():
+        for loss in ("loss", "preference_loss", "reference_kl"):
+            assert folder.metrics()[step][loss] == pytest.approx(line[loss], abs=1e-6)
+
+
+def test_what_fitted_is_remembered_for_the_scope(bench: Workbench, tmp_path: Path) -> None:
+    trial, said = parameters(**VISUAL), list[str]()
+    hooks = Hooks(log=said.append)
+    with memory_for(bench, 16):
+        run_trial(bench, trial, seed=7, folder=TrialFolder(tmp_path / "a"), hooks=hooks)
+        run_trial(bench, trial, seed=8, folder=TrialFolder(tmp_path / "b"), hooks=hooks)
+    assert len(said) == 1 and "step 1 of 4: micro-batches of 8 pairs" in said[0]
+    assert bench.micro_batch_size(trial) == 8
+    assert bench.micro_batch_size(parameters(tune="last_blocks", blocks=1)) is None
+
+
+def test_an_attempt_begins_with_what_an_earlier_one_found(bench: Workbench, tmp_path: Path) -> None:
+    folder, said = TrialFolder(tmp_path / "trial"), list[str]()
+    folder.claim()
+    folder.save_micro_batch_size(3)
+    with memory_for(bench, 6):
+        run_trial(bench, parameters(**VISUAL), seed=7, folder=folder, hooks=Hooks(log=said.append))
+    assert said == []
+
+
+def test_one_pair_that_does_not_fit_fails_with_what_to_do(bench: Workbench, tmp_path: Path) -> None:
+    with memory_for(bench, 1), pytest.raises(OutOfMemory, match="gradient_checkpointing"):
+        run_trial(bench, parameters(**VISUAL), seed=7, folder=TrialFolder(tmp_path / "trial"))
+
+
+def test_parts_keep_their_order() -> None:
+    def work(rows: torch.Tensor) -> list[int]:
+        if len(rows) > 3:
+            raise torch.OutOfMemoryError
+        return rows.tolist()
+
+    parts, size = in_parts(torch.arange(20), 16, work)
+    assert sum(parts, []) == list(range(20)) and size <= 3
+
+
+def test_checkpoint_holds_the_state_at_its_time(tmp_path: Path) -> None:
+    folder = TrialFolder(tmp_path)
+    folder.claim()
+    writer, weights = CheckpointWriter(folder), torch.zeros(1000)
+    writer.save({"policy": {"w": weights}, "optimizer": {"state": [{"a": weights}]}, "step": 1})
+    weights.fill_(1.0)  # training goes on
+    writer.wait()
+    state = folder.load_checkpoint(torch.device("cpu"))
+    assert state is not None and state["step"] == 1
+    assert not state["policy"]["w"].any() and not state["optimizer"]["state"][0]["a"].any()
+
+
+def test_an_error_of_the_background_is_raised_in_the_trial(cached: Path, tmp_path: Path) -> None:
+    folder = TrialFolder(tmp_path)
+
+    def overtaken(line: dict[str, Any]) -> None:
+        TrialFolder(tmp_path, attempt=2).claim()
+
+    bench = make_bench(cached, "vit", epochs=2)
+    with pytest.raises(Superseded):
+        run_trial(bench, parameters(), seed=0, folder=folder, hooks=Hooks(report=overtaken))
+    assert max(folder.metrics()) == 4, "no line of the second epoch before its checkpoint"
+
+
+def test_a_line_is_never_before_its_checkpoint(bench: Workbench, tmp_path: Path) -> None:
+    folder, seen = TrialFolder(tmp_path), list[tuple[int, int]]()
+
+    def look(line: dict[str, Any]) -> None:
+        state = folder.load_checkpoint(torch.device("cpu"))
+        assert state is not None
+        seen.append((state["step"], max(folder.metrics())))
+
+    run_trial(bench, parameters(), seed=0, folder=folder, hooks=Hooks(report=look), rungs=[0.5])
+    assert seen == [(2, 2), (4, 4)]

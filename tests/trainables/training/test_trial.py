@@ -1,0 +1,293 @@
+"""One trial: starts at the reference, repeats to the bit, resumes to the same result, splits over workers."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import nullcontext
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from tests.helpers.tiny import memory_for, parameters, world_task, write_clip
+from trainables.distributed import WorkerGroup
+from trainables.memory import MicroBatchReduced
+from trainables.settings.parameters import Parameters
+from trainables.settings.task import TaskSettings
+from trainables.training.checkpoint import Superseded, TrialFolder
+from trainables.training.trial import Hooks, Interrupted, NonFiniteLoss, run_trial
+from trainables.workbench import Workbench
+
+CPU = torch.device("cpu")
+SCOPES: list[dict[str, Any]] = [
+    {"tune": "transform"},
+    {"tune": "transform", "rank": 8, "penalty": 0.01},
+    {"tune": "last_blocks", "blocks": 1},
+    {"tune": "visual"},
+    {"tune": "all"},
+]
+OBJECTIVES: list[dict[str, Any]] = [
+    {"objective": "dpo", "beta": 1.0},
+    {"objective": "ipo", "beta": 0.1},
+    {"objective": "kto", "beta": 1.0},
+    {"objective": "cross_entropy"},
+]
+
+
+@pytest.fixture(scope="module", params=["vit", "resnet"])
+def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Workbench:
+    return make_bench(tmp_path_factory.mktemp(request.param), request.param)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def make_bench(folder: Path, tower: str, **training: Any) -> Workbench:
+    task = world_task(write_clip(folder / "model", tower), **training)
+    return Workbench(task, data_seed=0, cache=folder / "cache", device=CPU)
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return {**TrialFolder(folder).weights("last"), **TrialFolder(folder).weights("averaged")}
+
+
+def without_times(result: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in result.items() if not name.endswith("_s")}
+
+
+@pytest.mark.parametrize("scope", SCOPES, ids=lambda scope: "-".join(map(str, scope.values())))
+def test_policy_starts_as_the_reference(bench: Workbench, scope: dict[str, Any]) -> None:
+    policy = bench.policy(parameters(**scope))
+    pairs = bench.pairs
+    with torch.no_grad():
+        logits = policy(bench.inputs(policy, pairs.clean), bench.prompts(policy, pairs.class_names, pairs.templates))
+    policy.restore()
+    reference = bench.reference_logits(bench.embeddings(pairs.clean), bench.text(pairs.class_names, pairs.templates))
+    if scope.get("rank") is None:
+        torch.testing.assert_close(logits, reference, atol=2e-4, rtol=0)
+    else:  # below full rank W keeps the main directions only
+        assert (logits - reference).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("scope", SCOPES, ids=lambda scope: "-".join(map(str, scope.values())))
+def test_training_changes_the_scope_and_nothing_else(bench: Workbench, scope: dict[str, Any], tmp_path: Path) -> None:
+    before = {name: value.clone() for name, value in bench.clip.model.state_dict().items()}
+    result = run_trial(bench, parameters(**scope), seed=1, folder=TrialFolder(tmp_path))
+    after = bench.clip.model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before), "the process's CLIP is put back"
+    trained = TrialFolder(tmp_path).weights("last")
+    policy = bench.policy(parameters(**scope))
+    reference = {name: value.detach().clone() for name, value in policy.tuned().items()}
+    policy.restore()
+    assert set(trained) == set(reference)
+    assert any(not torch.equal(trained[name], reference[name]) for name in trained)
+    assert [(point["weights"], point["strength"]) for point in result["points"]] == [
+        ("last", 1.0),
+        ("last", 0.5),
+        ("averaged", 1.0),
+    ]
+
+
+@pytest.mark.parametrize("scope", [SCOPES[1], SCOPES[2], SCOPES[3]], ids=["transform", "last_blocks", "visual"])
+def test_repeats_to_the_bit(bench: Workbench, scope: dict[str, Any], tmp_path: Path) -> None:
+    results = [run_trial(bench, parameters(**scope), seed=3, folder=TrialFolder(tmp_path / name)) for name in "ab"]
+    assert without_times(results[0]) == without_times(results[1])
+    first, second = tensors(tmp_path / "a"), tensors(tmp_path / "b")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    other = run_trial(bench, parameters(**scope), seed=4, folder=TrialFolder(tmp_path / "c"))
+    assert without_times(other) != without_times(results[0]) or not all(
+        torch.equal(first[name], tensor) for name, tensor in tensors(tmp_path / "c").items()
+    )
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 4, 7], ids=lambda step: f"step{step}")
+@pytest.mark.parametrize("scope", [SCOPES[0], SCOPES[3]], ids=["transform", "visual"])
+def test_resumes_to_the_result_of_an_undisturbed_trial(
+    bench: Workbench, scope: dict[str, Any], stop_at: int, tmp_path: Path
+) -> None:
+    whole = run_trial(bench, parameters(**scope), seed=5, folder=TrialFolder(tmp_path / "whole"))
+    steps = 0
+
+    def interrupted() -> bool:
+        nonlocal steps
+        steps += 1
+        return steps == stop_at
+
+    folder = tmp_path / "stopped"
+    with pytest.raises(Interrupted):
+        run_trial(bench, parameters(**scope), seed=5, folder=TrialFolder(folder), hooks=Hooks(interrupted=interrupted))
+    assert not (folder / "result.json").exists()
+    resumed = run_trial(bench, parameters(**scope), seed=5, folder=TrialFolder(folder, attempt=2))
+    assert without_times(resumed) == without_times(whole)
+    first, second = tensors(tmp_path / "whole"), tensors(folder)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not (folder / "checkpoint.pt").exists(), "no optimiser state once finished"
+
+
+def test_killed_between_checkpoint_and_metric_line(bench: Workbench, tmp_path: Path) -> None:
+    whole = run_trial(bench, parameters(), seed=5, folder=TrialFolder(tmp_path / "whole"))
+
+    class Killed(BaseException):
+        pass
+
+    def die(line: dict[str, Any]) -> None:
+        raise Killed
+
+    folder = tmp_path / "killed"
+    with pytest.raises(Killed):
+        run_trial(bench, parameters(), seed=5, folder=TrialFolder(folder), hooks=Hooks(report=die))
+    (folder / "metrics.jsonl").write_text('{"step": 4, "clean_acc')  # the line was cut off
+    resumed = run_trial(bench, parameters(), seed=5, folder=TrialFolder(folder, attempt=2))
+    assert without_times(resumed) == without_times(whole)
+    assert sorted(TrialFolder(folder).metrics()) == [4, 8]
+
+
+@pytest.mark.parametrize("scope", [SCOPES[0], SCOPES[3]], ids=["transform", "visual"])
+def test_looking_at_rungs_changes_nothing_but_the_lines(
+    bench: Workbench, scope: dict[str, Any], tmp_path: Path
+) -> None:
+    plain = run_trial(bench, parameters(**scope), seed=5, folder=TrialFolder(tmp_path / "plain"))
+    reports: list[dict[str, Any]] = []
+    looked = run_trial(
+        bench,
+        parameters(**scope),
+        seed=5,
+        folder=TrialFolder(tmp_path / "looked"),
+        hooks=Hooks(report=reports.append),
+        rungs=(1 / 9, 1 / 3, 0.5, 0.99),  # of 8 steps: 1, 3, 4 (the end of an epoch), and the last one is none
+    )
+    assert without_times(looked) == without_times(plain)
+    assert [(line["step"], line["epoch"], line.get("rung", False)) for line in reports] == [
+        (1, 0.25, True),
+        (3, 0.75, True),
+        (4, 1.0, True),
+        (8, 2.0, False),
+    ]
+    assert list(TrialFolder(tmp_path / "looked").metrics()) == [1, 3, 4, 8]
+
+
+def test_a_trial_stopped_at_a_rung_goes_on_from_there_and_says_it_again(bench: Workbench, tmp_path: Path) -> None:
+    whole = run_trial(bench, parameters(), seed=5, folder=TrialFolder(tmp_path / "whole"), rungs=(1 / 3,))
+
+    class Stopped(Exception):
+        pass
+
+    def stop(line: dict[str, Any]) -> None:
+        raise Stopped
+
+    folder, reports = tmp_path / "stopped", []
+    with pytest.raises(Stopped):
+        run_trial(bench, parameters(), seed=5, folder=TrialFolder(folder), hooks=Hooks(report=stop), rungs=(1 / 3,))
+    assert list(TrialFolder(folder).metrics()) == [3] and not (folder / "result.json").exists()
+    again = Hooks(report=lambda line: reports.append(line["step"]))
+    resumed = run_trial(bench, parameters(), seed=5, folder=TrialFolder(folder, attempt=2), hooks=again, rungs=(1 / 3,))
+    assert reports == [3, 4, 8]
+    assert without_times(resumed) == without_times(whole)
+
+
+def test_finished_trial_is_not_trained_again(bench: Workbench, tmp_path: Path) -> None:
+    result = run_trial(bench, parameters(), seed=5, folder=TrialFolder(tmp_path))
+    reports: list[dict[str, Any]] = []
+    hooks = Hooks(report=reports.append)
+    again = run_trial(bench, parameters(), seed=5, folder=TrialFolder(tmp_path, attempt=2), hooks=hooks)
+    assert again == json.loads(json.dumps(result)) and reports == []
+
+
+def test_older_attempt_cannot_write(bench: Workbench, tmp_path: Path) -> None:
+    TrialFolder(tmp_path, attempt=2).claim()
+    with pytest.raises(Superseded):
+        run_trial(bench, parameters(), seed=5, folder=TrialFolder(tmp_path, attempt=1))
+
+
+def test_a_loss_that_is_not_finite_ends_the_trial(bench: Workbench, tmp_path: Path) -> None:
+    wild = parameters(objective="ipo", beta=1e-38, learning_rate=1e30)
+    with pytest.raises(NonFiniteLoss, match="step 1 of 8"):
+        run_trial(bench, wild, seed=0, folder=TrialFolder(tmp_path))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: objective["objective"])
+def test_micro_batches_do_not_change_the_loss(objective: dict[str, Any], tmp_path: Path) -> None:
+    lines = []
+    for name, micro in (("whole", None), ("micro", 3)):
+        bench = make_bench(tmp_path / name, "vit", micro_batch_size=micro)
+        run_trial(bench, parameters(tune="visual", **objective), seed=7, folder=TrialFolder(tmp_path / name / "trial"))
+        lines.append(TrialFolder(tmp_path / name / "trial").metrics())
+    for step in (4, 8):
+        for metric in ("loss", "preference_loss", "reference_kl"):
+            assert lines[1][step][metric] == pytest.approx(lines[0][step][metric], rel=2e-4, abs=1e-6)
+
+
+def test_two_workers_train_as_one(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path, "vit")
+    trials = [parameters(tune="visual", learning_rate=1e-3, **objective) for objective in OBJECTIVES]
+    for trial in trials:
+        run_trial(bench, trial, seed=7, folder=TrialFolder(tmp_path / "one" / trial.objective))
+    short = trials[2].model_copy(update={"lambda_reg": 1.0})
+    run_trial(bench, short, seed=7, folder=TrialFolder(tmp_path / "one" / "short"))
+    mp.spawn(_worker, args=([free_port(), free_port(), free_port()], tmp_path, bench.task, trials, short), nprocs=2)
+    short_of_memory = TrialFolder(tmp_path / "two" / "short", attempt=2)
+    assert short_of_memory.micro_batch_size() == 2
+    for step, line in TrialFolder(tmp_path / "one" / "short").metrics().items():
+        assert short_of_memory.metrics()[step]["loss"] == pytest.approx(line["loss"], rel=5e-4, abs=1e-6)
+    start = {name: value.detach().clone() for name, value in bench.policy(trials[0]).tuned().items()}
+    for trial in trials:
+        one, two = (TrialFolder(tmp_path / name / trial.objective) for name in ("one", "two"))
+        for step in (4, 8):
+            for metric in ("loss", "preference_loss", "reference_kl"):
+                assert two.metrics()[step][metric] == pytest.approx(one.metrics()[step][metric], rel=5e-4, abs=1e-6)
+        first, second = one.weights("last"), two.weights("last")
+        moved = sum((first[name] - start[name]).square().sum() for name in first)
+        apart = sum((first[name] - second[name]).square().sum() for name in first)
+        assert apart < 1e-2 * moved, trial.objective
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+def _join(rank: int, port: int, patience_s: float = 180.0) -> None:
+    patience = timedelta(seconds=patience_s)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2, timeout=patience)
+
+
+def _worker(
+    rank: int, ports: list[int], folder: Path, task: TaskSettings, trials: list[Parameters], short: Parameters
+) -> None:
+    """All trials; then one in which memory runs out in the second worker while the first waits for it."""
+    torch.set_num_threads(1)
+    _join(rank, ports[0])
+    bench = Workbench(task, data_seed=0, cache=folder / "cache", device=CPU)
+    group = WorkerGroup(rank=rank, world_size=2, device=CPU)
+    for trial in trials:
+        run_trial(bench, trial, seed=7, folder=TrialFolder(folder / "two" / trial.objective), group=group)
+    dist.destroy_process_group()
+    # 8 pairs each in a step; the first worker loses its peer, cannot know why, and waits for it.
+    _join(rank, ports[1], patience_s=30.0)
+    with memory_for(bench, 5) if rank == 1 else nullcontext():
+        with pytest.raises(MicroBatchReduced if rank == 1 else RuntimeError):
+            run_trial(bench, short, seed=7, folder=TrialFolder(folder / "two" / "short"), group=group)
+        dist.destroy_process_group()
+        _join(rank, ports[2])
+        run_trial(bench, short, seed=7, folder=TrialFolder(folder / "two" / "short", attempt=2), group=group)
+    dist.destroy_process_group()
+
+
+def test_rank_and_blocks_beyond_the_model_are_refused(bench: Workbench, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="rank 25 is above the embedding width 24"):
+        run_trial(bench, parameters(rank=25), seed=0, folder=TrialFolder(tmp_path))
+    with pytest.raises(ValueError, match="blocks: 9"):
+        run_trial(bench, parameters(tune="last_blocks", blocks=9), seed=0, folder=TrialFolder(tmp_path))

@@ -1,0 +1,116 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainables.attack.rendering import generator
+from trainables.data.cache import Allocate, Store, digest_of
+from trainables.settings.task import TrainSettings
+
+IN_MEMORY_BYTES = 64 * 2**20
+"""Chosen images up to this size are copied for each process."""
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """One split of a set."""
+
+    name: str
+    images: Tensor
+    """(N, H, W, 3) uint8."""
+    labels: Tensor
+    """(N,) int64, indices into ``class_names``."""
+    keys: tuple[str, ...]
+    """Names an image for its attack: independent of order and of the other images."""
+    class_names: tuple[str, ...]
+    templates: tuple[str, ...]
+    digest: str
+    """Of pixels, labels and keys: equal digest, equal images in equal order, wherever they lie."""
+    written: Tensor | None = None
+    """(N,) int64: of real typographic sets, the class of the word in the picture."""
+    broken: tuple[str, ...] = ()
+    """Images that could not be decoded and are left out, each with its reason."""
+
+    def take(
+        self, index: Sequence[int], class_names: tuple[str, ...], labels: Tensor, store: Store | None = None
+    ) -> ImageSet:
+        """The images at ``index`` with new labels over ``class_names``.
+
+        All images, or the first ones, stay where they are; other choices are copied: into memory, or into ``store``
+        where they are large.
+        """
+        chosen = torch.as_tensor(list(index), dtype=torch.int64)
+        digest = digest_of([self.digest, chosen.tolist(), class_names])
+        if chosen.equal(torch.arange(len(chosen))):
+            images = self.images[: len(chosen)]
+        elif store is None or len(chosen) * self.images[:1].nbytes <= IN_MEMORY_BYTES:
+            images = self.images[chosen]
+        else:
+            images = store.filled({"taken": digest}, lambda allocate: self._copy(chosen, allocate))["images"]
+        keys = tuple(self.keys[i] for i in index)
+        written = None if self.written is None else self.written[chosen]
+        return ImageSet(self.name, images, labels, keys, class_names, self.templates, digest, written, self.broken)
+
+    def _copy(self, chosen: Tensor, allocate: Allocate) -> dict[str, np.ndarray]:
+        pixels = allocate("images", (len(chosen), *self.images.shape[1:]), np.uint8)
+        for start in range(0, len(chosen), 256):
+            pixels[start : start + 256] = self.images[chosen[start : start + 256]].numpy()
+        return {}
+
+
+@dataclass(frozen=True)
+class AttackedImages:
+    """Copies of an image set with words on them, copy after copy: row ``c * N + i`` is copy c of image i."""
+
+    images: Tensor
+    """(copies * N, H, W, 3) uint8."""
+    written: Tensor
+    """(copies * N,) int64: index of the written class; -1 where the word names no class."""
+    digest: str
+
+
+def preference_classes(settings: TrainSettings, class_names: Sequence[str]) -> list[int]:
+    """Indices of the classes that preference data cover.
+
+    Raises ValueError for unknown names or fewer than two classes.
+    """
+    if settings.classes == "all":
+        chosen = list(range(len(class_names)))
+    elif isinstance(settings.classes, float):
+        share = settings.classes
+        chosen = [i for i in range(len(class_names)) if math.ceil((i + 1) * share) > math.ceil(i * share)]
+    else:
+        unknown = [name for name in settings.classes if name not in class_names]
+        if unknown:
+            raise ValueError(f"train.classes: no class {', '.join(unknown)}; there are {', '.join(class_names)}")
+        chosen = sorted(class_names.index(name) for name in set(settings.classes))
+    if len(chosen) < 2:
+        raise ValueError("preference data need at least two classes: one to prefer, another to be written")
+    return chosen
+
+
+def preference_images(images: ImageSet, settings: TrainSettings, *, seed: int, store: Store | None = None) -> ImageSet:
+    """The images of the preference classes, relabelled over those classes; at most ``settings.images`` of them."""
+    chosen = preference_classes(settings, images.class_names)
+    position = {label: i for i, label in enumerate(chosen)}
+    index = [i for i, label in enumerate(images.labels.tolist()) if label in position]
+    if settings.images is not None and settings.images < len(index):
+        order = generator(seed, "subset").permutation(len(index))[: settings.images]
+        index = [index[i] for i in sorted(order)]
+    labels = torch.tensor([position[int(images.labels[i])] for i in index], dtype=torch.int64)
+    return images.take(index, tuple(images.class_names[label] for label in chosen), labels, store)
+
+
+def subset(images: ImageSet, count: int | None, *, seed: int, store: Store | None = None) -> ImageSet:
+    """At most ``count`` images, drawn with ``seed``."""
+    if count is None or count >= len(images.labels):
+        return images
+    index = sorted(generator(seed, "subset", images.name).permutation(len(images.labels))[:count].tolist())
+    return images.take(index, images.class_names, images.labels[torch.tensor(index)], store)

@@ -1,0 +1,145 @@
+"""WebDataset shards: tar files whose members ``<key>.jpg`` and ``<key>.cls`` (or ``<key>.txt``) belong together.
+
+Only the headers are read to list them; an image is then read from its place in the shard, by whichever process.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import posixpath
+import re
+import tarfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+
+from trainables.data.listing import Listing
+from trainables.data.readers.class_names import SetError, checked, counted, words_in
+from trainables.data.readers.samples import Sample, hold_back, listing_of
+from trainables.data.readers.templates import templates_of
+from trainables.settings.sets import HeldBack, Split, WebDatasetSet
+
+IMAGES = ("jpg", "jpeg", "png", "webp")
+CLASS_INDEX, CLASS_NAME = "cls", "txt"
+_NUMBERS = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_NAMES = re.compile(r"\{([^{}]*,[^{}]*)\}")
+_INDEX = "index "
+"""Marks a class id that is an index (of a ``cls`` member) until the names are known."""
+READING_THREADS = 8
+
+
+def shards_of(patterns: Sequence[str], split: str) -> list[Path]:
+    """The files that patterns name: ``{000..127}`` and ``{a,b}`` as in a shell, then ``*``. Raises SetError."""
+    found: list[Path] = []
+    for index, pattern in enumerate(patterns):
+        for path in _braces(pattern):
+            matches = sorted(glob.glob(path)) if glob.has_magic(path) else [path]
+            files = [Path(match) for match in matches if os.path.isfile(match)]
+            if not files:
+                raise SetError(f"no shard {path}" + (f" (from {pattern})" if path != pattern else ""), split, index)
+            found += files
+    return found
+
+
+def given_names(settings: WebDatasetSet) -> tuple[str, ...] | None:
+    """The words that the settings say; None where the shards say them. Raises SetError."""
+    if isinstance(settings.class_names, Path):
+        return tuple(words_in(settings.class_names))
+    return checked(settings.class_names) if settings.class_names is not None else None
+
+
+def list_images(settings: WebDatasetSet, split: Split) -> Listing:
+    """Classes are ``class_names``; without it the words in ``txt`` members of all splits, sorted. Raises SetError."""
+    names = given_names(settings)
+    if names is None:
+        splits: list[Split] = ["train", "validation", "test"]
+        labels = {sample.class_id for one in splits for sample in _read(settings, one)}
+        if any(label.startswith(_INDEX) for label in labels):
+            raise SetError("the shards hold class indices (.cls); say their words in class_names")
+        names = tuple(sorted(labels))
+        if len(names) < 2:
+            raise SetError(f"only one class ({', '.join(names)}); two classes or more are needed")
+    held_back = settings.validation if isinstance(settings.validation, HeldBack) else None
+    samples = [_named(one, names) for one in _read(settings, "train" if held_back and split != "test" else split)]
+    if held_back is not None and split != "test":
+        samples = hold_back(samples, held_back, split)
+    if not samples:
+        raise SetError(f"no images in the {split} shards", split)
+    return listing_of(samples, names, names, templates_of(settings.templates))
+
+
+def _braces(pattern: str) -> list[str]:
+    found = _NUMBERS.search(pattern) or _NAMES.search(pattern)
+    if found is None:
+        return [pattern]
+    if found.re is _NUMBERS:
+        parts = [str(number).zfill(len(found[1])) for number in range(int(found[1]), int(found[2]) + 1)]
+    else:
+        parts = found[1].split(",")
+    before, after = pattern[: found.start()], pattern[found.end() :]
+    return [path for part in parts for path in _braces(before + part + after)]
+
+
+def _named(sample: Sample, names: tuple[str, ...]) -> Sample:
+    if not sample.class_id.startswith(_INDEX):
+        if sample.class_id not in names:
+            raise SetError(f"{sample.file}, {sample.key}: {sample.class_id!r} is none of class_names", "class_names")
+        return sample
+    index = int(sample.class_id.removeprefix(_INDEX))
+    if index >= len(names):
+        message = f"{sample.file}, {sample.key}: class {index}, but class_names has {counted(len(names), 'name')}"
+        raise SetError(message, "class_names")
+    return sample._replace(class_id=names[index])
+
+
+def _read(settings: WebDatasetSet, split: Split) -> list[Sample]:
+    patterns = getattr(settings, split)
+    if not isinstance(patterns, list):
+        return []
+    shards = shards_of(patterns, split)
+    with ThreadPoolExecutor(READING_THREADS) as pool:
+        parts = pool.map(lambda shard: _members(shard, *_version(shard)), shards)
+        return [sample for part in parts for sample in part]
+
+
+def _version(shard: Path) -> tuple[int, int]:
+    stat = shard.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+@lru_cache(maxsize=4096)
+def _members(shard: Path, size: int, changed_ns: int) -> tuple[Sample, ...]:
+    """Samples of one shard; class ids are the text of their ``cls`` or ``txt`` member."""
+    images: dict[str, tuple[int, int]] = {}
+    texts: dict[str, dict[str, str]] = {CLASS_INDEX: {}, CLASS_NAME: {}}
+    try:
+        with tarfile.open(shard, "r:") as archive:
+            for member in archive:
+                name = os.path.basename(member.name)
+                if not member.isfile() or name.startswith("."):
+                    continue
+                stem, _, suffix = name.partition(".")
+                key, suffix = posixpath.normpath(posixpath.join(posixpath.dirname(member.name), stem)), suffix.lower()
+                if suffix in IMAGES:
+                    images[key] = member.offset_data, member.size
+                elif suffix in (CLASS_INDEX, CLASS_NAME):
+                    content = archive.extractfile(member)
+                    assert content is not None
+                    texts[suffix][key] = content.read().decode().strip()
+    except (OSError, tarfile.TarError, UnicodeDecodeError) as error:
+        raise SetError(f"{shard} cannot be read as an uncompressed tar: {error}") from error
+    if wrong := [f"{key}: {text!r}" for key, text in texts[CLASS_INDEX].items() if not text.isdecimal()]:
+        raise SetError(f"{shard}: the .cls member of {wrong[0]} is no class index (names belong into .txt)")
+    # Where a sample has both, its txt is a caption.
+    labels = texts[CLASS_NAME] | {key: _INDEX + text for key, text in texts[CLASS_INDEX].items()}
+    for key in images:
+        if not labels.get(key):
+            raise SetError(f"{shard}: the image {key} has no .cls and no .txt member that says its class")
+    if orphans := [key for key in labels if key not in images]:
+        raise SetError(f"{shard}: {orphans[0]} has a class but no image ({', '.join(IMAGES)})")
+    return tuple(
+        Sample(f"{shard.name}/{key}", labels[key], str(shard), offset, length)
+        for key, (offset, length) in images.items()
+    )

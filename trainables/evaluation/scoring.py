@@ -1,0 +1,194 @@
+"""Any model on any image sets: one that open_clip loads, or a function that scores images against prompts."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from trainables.data.cache import Store
+from trainables.data.image_set import subset
+from trainables.data.source import DataSource, held_out_variants, trained_attack
+from trainables.data.views import EvaluationSet, View, pasted_set, typographic_set
+from trainables.evaluation.answers import ATTACKED, CLEAN, Answers
+from trainables.evaluation.measure import image_kl, judged, margins
+from trainables.models.clip import Clip
+from trainables.models.policy import mixed_precision, prompt_embeddings
+from trainables.settings.sets import ImageSetSettings, Split, TypographicSet
+from trainables.settings.task import AttackSettings
+
+SCORING_BATCH = 64
+CALLABLE_SIDE_PX = 224
+
+
+class Scorer(Protocol):
+    """A model that can be asked."""
+
+    crop: Callable[[Any], Any]
+    """PIL image -> PIL image of ``image_size``."""
+    image_size: int
+    geometry: list[Any]
+    """JSON-able: what ``crop`` depends on."""
+
+    def logits(self, images: Tensor, prompts: Sequence[Sequence[str]]) -> Tensor:
+        """(B, H, W, 3) uint8 and C lists of T prompts -> (B, C) float32 on the CPU."""
+        ...
+
+
+class ClipScorer:
+    """A CLIP with its own preprocessing; T prompts of a class are averaged as normalised embeddings."""
+
+    def __init__(self, clip: Clip, *, bf16: bool = False) -> None:
+        self._clip, self._bf16 = clip, bf16
+        self.crop, self.image_size = clip.crop, clip.image_size
+        self.geometry = clip.geometry
+        self._text: dict[tuple[tuple[str, ...], ...], Tensor] = {}
+
+    @torch.no_grad()
+    def logits(self, images: Tensor, prompts: Sequence[Sequence[str]]) -> Tensor:
+        key = tuple(map(tuple, prompts))
+        model = self._clip.model
+        with mixed_precision(self._clip.device, self._bf16):
+            if key not in self._text:
+                by_template = [list(one) for one in zip(*key, strict=True)]
+                tokens = torch.stack([self._clip.tokens(one) for one in by_template])
+                self._text[key] = prompt_embeddings(model, tokens)
+            image = model.encode_image(self._clip.pixels(images), normalize=True).float()
+        logits = model.logit_scale.exp() * image @ self._text[key].T
+        bias = getattr(model, "logit_bias", None)
+        return (logits if bias is None else logits + bias).float().cpu()
+
+
+class CallableScorer:
+    """A function ``scores(images, prompts)``: PIL images and C lists of T prompts -> (B, C), higher is likelier.
+
+    Images are 224 px, cropped as OpenAI's CLIP crops; the model's own preprocessing is the function's business.
+    """
+
+    def __init__(self, scores: Callable[[list[Image.Image], list[list[str]]], Any]) -> None:
+        from open_clip.transform import PreprocessCfg
+
+        from trainables.models.clip import cropping
+
+        self._scores = scores
+        preprocess = PreprocessCfg(size=CALLABLE_SIDE_PX)
+        self.crop, self.image_size = cropping(preprocess), CALLABLE_SIDE_PX
+        self.geometry = [CALLABLE_SIDE_PX, preprocess.interpolation, preprocess.resize_mode]
+
+    def logits(self, images: Tensor, prompts: Sequence[Sequence[str]]) -> Tensor:
+        """Raises ValueError where the function fails, or where its answer has another shape or is not a number."""
+        pictures = [Image.fromarray(image) for image in images.numpy()]
+        try:
+            found = self._scores(pictures, [list(one) for one in prompts])
+        except Exception as error:  # other people's code: anything
+            raise ValueError(f"the model failed to score images: {_where(error)}") from error
+        logits = torch.as_tensor(found if isinstance(found, Tensor) else np.asarray(found)).detach().float().cpu()
+        if logits.shape != (len(images), len(prompts)):
+            raise ValueError(
+                f"the model scored {len(images)} images against {len(prompts)} classes with an array of shape "
+                f"{tuple(logits.shape)}; expected {(len(images), len(prompts))}"
+            )
+        if logits.isnan().any():
+            raise ValueError("the model scored some images with NaN, which is no answer")
+        return logits
+
+
+def load_callable(name: str) -> CallableScorer:
+    """``package.module:load``, where ``load()`` returns the function that scores. The working folder is searched too.
+
+    Raises ValueError where there is no such function, or where loading fails.
+    """
+    module_name, _, function_name = name.partition(":")
+    if (folder := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # other people's code: anything
+        raise ValueError(f"{name}: the module cannot be imported: {_where(error)}") from error
+    load = vars(module).get(function_name)
+    if not callable(load):
+        raise ValueError(f"{name}: {module_name} has no function {function_name}")
+    try:
+        scores = load()
+    except Exception as error:
+        raise ValueError(f"{name}: {function_name}() failed: {_where(error)}") from error
+    if not callable(scores):
+        raise ValueError(
+            f"{name}: {function_name}() returned a {type(scores).__name__}; expected a function "
+            "scores(images, prompts) that returns an array (images, classes)"
+        )
+    return CallableScorer(scores)
+
+
+def _where(error: Exception) -> str:
+    """An error in somebody else's code, with the line it came from."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{place}"
+
+
+def score_set(
+    scorer: Scorer,
+    name: str,
+    settings: ImageSetSettings,
+    split: Split,
+    *,
+    attack: AttackSettings,
+    store: Store,
+    seed: int = 0,
+    count: int | None = None,
+    variants: bool = False,
+    reference: Scorer | None = None,
+) -> tuple[list[Answers], tuple[str, ...]]:
+    """What a model answers on a set, clean and attacked, every image of it; and the images that cannot be read.
+
+    Args:
+        count: at most so many images, drawn with ``seed``.
+        variants: also under the attacks that preference data never show (sets whose words are pasted).
+        reference: also KL(reference || model) on clean images.
+
+    Raises ValueError for images that cannot be had.
+    """
+    source = DataSource(store, scorer.crop, scorer.image_size, scorer.geometry)
+    loaded = source.load(name, settings, split)
+    images = subset(loaded, count, seed=seed)
+    views: list[tuple[str, View]] = []
+    if isinstance(settings, TypographicSet):
+        one = typographic_set(source, name, settings, images)
+    else:
+        one = pasted_set(source, images, trained_attack(attack), seed=seed)
+    if one.clean is not None:
+        views.append((CLEAN, one.clean))
+    views.append((ATTACKED, one.attacked))
+    if variants and not isinstance(settings, TypographicSet):
+        for variant_name, variant in held_out_variants(attack).items():
+            views.append((variant_name, pasted_set(source, images, variant, seed=seed).attacked))
+    found = [_score(scorer, one, view, shown, reference if view == CLEAN else None) for view, shown in views]
+    return found, loaded.broken
+
+
+def _score(scorer: Scorer, one: EvaluationSet, view_name: str, view: View, reference: Scorer | None) -> Answers:
+    prompts = [[template.format(name) for template in one.templates] for name in one.class_names]
+    answer, margin, kl = [], [], []
+    for rows in torch.arange(len(view.labels)).split(SCORING_BATCH):
+        logits = scorer.logits(view.images[rows], prompts)
+        answer.append(logits.argmax(-1))
+        margin.append(margins(logits, view.labels[rows], None if view.written is None else view.written[rows]))
+        if reference is not None:
+            kl.append(image_kl(logits, reference.logits(view.images[rows], prompts)))
+    return judged(
+        one,
+        view,
+        view_name,
+        torch.cat(answer).numpy(),
+        torch.cat(margin).double().numpy(),
+        torch.cat(kl).numpy() if kl else None,
+    )

@@ -1,0 +1,311 @@
+"""The CLIP that is tuned: loading through open_clip, and what its images must look like."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainables.models.model_files import (
+    check_training_settings,
+    is_torchscript,
+    likely_architectures,
+    preprocessing,
+    refuse_architecture,
+    resizing,
+    started_from,
+    tensor_shapes,
+)
+from trainables.models.towers import OpenClip, is_resnet
+from trainables.settings.task import WEIGHT_SUFFIXES, ModelSettings
+
+CONFIG_FILE = "open_clip_config.json"
+WEIGHTS_FILE = "open_clip_model.safetensors"
+MERGES_FILE = "bpe_simple_vocab.txt.gz"
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A loaded CLIP in evaluation mode, float32: batch-norm statistics stay frozen, so policy = reference at step 0."""
+
+    model: OpenClip
+    tokenizer: Callable[[list[str]], Tensor]
+    crop: Callable[[Any], Any]
+    """PIL image -> PIL image of the model's size: its own resizing and cropping, without normalisation."""
+    image_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    embed_dim: int
+    config: dict[str, Any]
+    """``open_clip_config.json`` as a folder of this model holds it."""
+    merges: Path | None
+    """The tokenizer's own merge file, where the model has one."""
+    digest: str
+    """Of the weights, the activation and the normalisation: of what an embedding depends on."""
+    assumed: str | None = None
+    """What neither the spec nor the files say of the weights, and was taken for granted; to be told to the user."""
+    trains_text: bool = False
+    """``last_blocks`` and ``visual`` train the text tower and the logit scale too (``model.text: trained``)."""
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.model.logit_scale.device
+        return device
+
+    @property
+    def geometry(self) -> list[Any]:
+        """What ``crop`` depends on: JSON-able."""
+        return [self.config["preprocess_cfg"].get(key) for key in ("size", "interpolation", "resize_mode")]
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """(B, H, W, 3) uint8 -> (B, 3, H, W) float32 on the model's device, normalised."""
+        images = images.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
+        mean = torch.tensor(self.mean, device=self.device).view(3, 1, 1)
+        std = torch.tensor(self.std, device=self.device).view(3, 1, 1)
+        images = images.sub_(mean).div_(std)
+        return images.contiguous(
+            memory_format=torch.channels_last if self.is_convolutional else torch.contiguous_format
+        )
+
+    def tokens(self, prompts: list[str]) -> Tensor:
+        """C prompts -> (C, L) token ids on the model's device."""
+        return self.tokenizer(prompts).to(self.device)
+
+    @property
+    def is_convolutional(self) -> bool:
+        return is_resnet(self.model.visual)
+
+    def to(self, device: torch.device) -> Clip:
+        self.model.to(device)
+        return self
+
+
+_CONFIGURED = {"init_logit_bias": "init_logit_bias", "custom_text": "force_custom_text"}
+"""What the configuration of an exported folder must say of how the weights were loaded: its key -> open_clip's."""
+
+
+def load_clip(settings: ModelSettings) -> Clip:
+    """Loads model, tokenizer and preprocessing through open_clip, weights always included.
+
+    Raises:
+        ValueError: the model or its weights cannot be had or do not fit, with what to do about it.
+    """
+    import open_clip
+    from open_clip.transform import PreprocessCfg
+
+    name = settings.architecture
+    if name == "world":
+        from trainables.world import WORLD_MODEL_FOLDER
+
+        name = f"local-dir:{WORLD_MODEL_FOLDER}"
+    folder = Path(name.removeprefix("local-dir:")) if name.startswith("local-dir:") else None
+    if folder is None and not name.startswith("hf-hub:"):
+        name = name.replace("/", "-")
+    merges = folder / MERGES_FILE if folder is not None and (folder / MERGES_FILE).is_file() else None
+    with _open_clip_speaking() as said:
+        try:
+            config = open_clip.get_model_config(name)
+            if config is None:
+                raise ValueError("open_clip has no such architecture")
+            refuse_architecture(config, folder)
+            options, assumed = _weights_options(settings, name, config)
+            model = open_clip.create_model(name, pretrained=settings.pretrained, require_pretrained=True, **options)
+            tokenizer = open_clip.get_tokenizer(name, **({"bpe_path": str(merges)} if merges else {}))
+        except Exception as error:  # open_clip raises RuntimeError, OSError, ValueError, KeyError and hub errors alike
+            raise ValueError(_why_not(settings, name, error, said)) from error
+    model = model.float().eval()
+    broken = [key for key, value in model.state_dict().items() if not torch.isfinite(value).all()]
+    if broken:
+        raise ValueError(
+            f"model {settings.architecture}: {len(broken)} of its weights hold values that are not finite "
+            f"({_few(broken)}); the file is damaged or the training diverged"
+        )
+    if is_resnet(model.visual):
+        model.visual.to(memory_format=torch.channels_last)
+    preprocess_config = dict(model.visual.preprocess_cfg)
+    preprocess = PreprocessCfg(**preprocess_config)
+    size = preprocess.size if isinstance(preprocess.size, int) else preprocess.size[0]
+    if not isinstance(preprocess.size, int) and len(set(preprocess.size)) != 1:
+        raise ValueError(f"model {settings.architecture!r} takes {preprocess.size} images; only square ones are served")
+    config |= {"quick_gelu": True} if options.get("force_quick_gelu") else {}
+    config |= {key: options[option] for key, option in _CONFIGURED.items() if option in options}
+    if "force_image_size" in options:
+        config["vision_cfg"]["image_size"] = size
+    looks = (bool(config.get("quick_gelu")), [float(value) for value in (*preprocess.mean, *preprocess.std)])
+    return Clip(
+        model=model,
+        tokenizer=tokenizer,
+        crop=cropping(preprocess),
+        image_size=size,
+        mean=tuple(preprocess.mean),
+        std=tuple(preprocess.std),
+        embed_dim=int(config["embed_dim"]),
+        config={"model_cfg": config, "preprocess_cfg": preprocess_config},
+        merges=merges,
+        digest=hashlib.sha256(f"{weights_digest(model.state_dict())}{looks}".encode()).hexdigest(),
+        assumed=assumed,
+        trains_text=settings.text == "trained",
+    )
+
+
+def _weights_options(
+    settings: ModelSettings, name: str, config: Mapping[str, Any]
+) -> tuple[dict[str, Any], str | None]:
+    """How open_clip is to load the weights, and what was assumed of them."""
+    import open_clip
+
+    if settings.is_bare_file:
+        return _bare_file_options(settings, config)
+    if settings.pretrained is None:
+        return {}, _unstated(Path(name.removeprefix("local-dir:"))) if name.startswith("local-dir:") else None
+    tag = open_clip.get_pretrained_cfg(name, settings.pretrained)
+    if not tag:
+        tags = open_clip.list_pretrained_tags_by_model(name)
+        near = difflib.get_close_matches(settings.pretrained.lower().replace("-", "_"), tags, n=1)
+        raise ValueError(
+            f"{settings.pretrained!r} is no tag of it"
+            + (f"; did you mean {near[0]}?" if near else "." if tags else "")
+            + (f" It has: {', '.join(tags)}" if tags else ": it has none, give a checkpoint file")
+            + f". (Checkpoint files end in {', '.join(WEIGHT_SUFFIXES)})"
+        )
+    if tag.get("quick_gelu") and not config.get("quick_gelu"):
+        # open_clip 3.3 only warns, and loads such weights with the wrong activation.
+        return {"force_quick_gelu": True}, f"the tag {settings.pretrained} was trained with QuickGELU, which is used"
+    return {}, None
+
+
+def _unstated(folder: Path) -> str | None:
+    """What the configuration of a model folder leaves to open_clip's defaults of preprocessing."""
+    stated = read_config(folder).get("preprocess_cfg") or {}
+    missing = [key for key in ("mean", "std", "interpolation", "resize_mode") if stated.get(key) is None]
+    if not missing:
+        return None
+    return f"{CONFIG_FILE} has no preprocess_cfg {', '.join(missing)}: open_clip's defaults are used"
+
+
+def _bare_file_options(settings: ModelSettings, config: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
+    import open_clip
+
+    assert settings.pretrained is not None
+    file, vision = Path(settings.pretrained), config["vision_cfg"]
+    if not file.is_file():
+        raise ValueError(f"the file {file} does not exist")
+    if config.get("quick_gelu") and not settings.quick_gelu:
+        plain = settings.architecture.removesuffix("-quickgelu")
+        raise ValueError(f"its activation is QuickGELU by its name; with quick_gelu: false, name {plain}")
+    check_training_settings(settings, _named_configs())
+    shapes, start = tensor_shapes(file), started_from(file)
+    looks, assumed = preprocessing(settings, open_clip.get_pretrained_cfg(*start) if start else {})
+    size = looks.pop("size", None)
+    options = {
+        "force_quick_gelu": bool(settings.quick_gelu),
+        "force_preprocess_cfg": looks,
+        "weights_only": not is_torchscript(file),
+    }
+    if size not in (None, vision.get("image_size", 224)):
+        if "timm_model_name" in vision:
+            raise ValueError(f"its timm tower takes images of {vision.get('image_size', 224)} px, not of {size}")
+        options["force_image_size"] = size
+    if "logit_bias" in shapes and config.get("init_logit_bias") is None:
+        options["init_logit_bias"] = 0.0  # trained with a sigmoid loss: the parameter must exist to be loaded
+    if any(key.startswith("text.") for key in shapes) and not config.get("custom_text"):
+        options["force_custom_text"] = True
+    notes = [note for note in (assumed, resizing(shapes, config, size)) if note is not None]
+    return options, "; ".join(notes) or None
+
+
+def _named_configs() -> dict[str, Mapping[str, Any]]:
+    import open_clip
+
+    return {name: open_clip.get_model_config(name) for name in open_clip.list_models()}
+
+
+def _why_not(settings: ModelSettings, name: str, error: Exception, said: list[str]) -> str:
+    reason = str(error) or type(error).__name__
+    # open_clip interpolates position embeddings before it loads weights, and trips over those of another tower.
+    if "loading state_dict" in reason or isinstance(error, AssertionError | TypeError | IndexError):
+        reason = f"the weights do not fit it: {_mismatch(reason) or reason}"
+        if settings.is_bare_file:
+            assert settings.pretrained is not None
+            likely = likely_architectures(tensor_shapes(Path(settings.pretrained)), _named_configs())
+            if likely and name not in likely:
+                reason += f". Is it {' or '.join(likely)}?"
+    elif "download" in reason or "connect" in reason or name.startswith("hf-hub:"):
+        reason = " ".join([*reason.split(), *(line for line in said if line not in reason)]).rstrip(".")
+        reason += (
+            ". Where the hub cannot be reached: fill the Hugging Face cache elsewhere and name it in HF_HOME "
+            "(HF_HUB_OFFLINE=1 spares the retries), or give a checkpoint file or local-dir:FOLDER"
+        )
+    weights = f" with {settings.pretrained}" if settings.pretrained is not None else ""
+    return f"model {settings.architecture}{weights} cannot be loaded: {reason}"
+
+
+def _mismatch(message: str) -> str:
+    """torch's lines of missing, unexpected and differently shaped keys in a sentence."""
+    parts = []
+    for what, start in (("missing", "Missing key"), ("unexpected", "Unexpected key")):
+        keys = [key for line in message.splitlines() if start in line for key in re.findall(r'"([^"]+)"', line)]
+        if keys:
+            parts.append(f"{len(keys)} keys are {what} ({_few(keys)})")
+    shape = r"size mismatch for (\S+): .*?torch\.Size\(\[([^\]]*)\]\).*?torch\.Size\(\[([^\]]*)\]\)"
+    sizes = [f"{key} [{file}] instead of [{ours}]" for key, file, ours in re.findall(shape, message)]
+    if sizes:
+        parts.append(f"{len(sizes)} have another shape ({_few(sizes)})")
+    return "; ".join(parts)
+
+
+def _few(words: list[str]) -> str:
+    return ", ".join(words[:3]) + (f" and {len(words) - 3} more" if len(words) > 3 else "")
+
+
+@contextlib.contextmanager
+def _open_clip_speaking() -> Iterator[list[str]]:
+    """open_clip narrates on the root logger: its warnings are kept for error messages, nothing of it is shown."""
+    said: list[str] = []
+
+    def keep(record: logging.LogRecord) -> bool:
+        ours = "open_clip" in Path(record.pathname).parts
+        if ours and record.levelno >= logging.WARNING:
+            said.append(record.getMessage())
+        return not ours
+
+    logging.getLogger().addFilter(keep)
+    try:
+        yield said
+    finally:
+        logging.getLogger().removeFilter(keep)
+
+
+def weights_digest(state: dict[str, Tensor]) -> str:
+    """sha256 over names, shapes and values of a state dict."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(f"{name}{tuple(state[name].shape)}".encode())
+        digest.update(state[name].detach().cpu().contiguous().float().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def cropping(preprocess: Any) -> Callable[[Any], Any]:
+    """Resizing and cropping of open_clip's ``PreprocessCfg``: PIL image -> PIL image."""
+    from open_clip.transform import image_transform_v2
+    from torchvision.transforms import Compose, ToTensor
+
+    steps = image_transform_v2(preprocess, is_train=False).transforms
+    geometric = list(steps[: next(i for i, step in enumerate(steps) if isinstance(step, ToTensor))])
+    return Compose(geometric)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """``open_clip_config.json`` of a model folder."""
+    config: dict[str, Any] = json.loads((folder / CONFIG_FILE).read_text())
+    return config

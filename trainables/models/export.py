@@ -1,0 +1,95 @@
+"""A tuned policy as a folder that plain open_clip loads with ``local-dir:``, W folded into the projections."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from trainables.models.clip import CONFIG_FILE, MERGES_FILE, WEIGHTS_FILE, Clip
+from trainables.models.policy import Policy
+from trainables.models.towers import OpenClip
+from trainables.models.transform import fold
+
+LOGITS_TOLERANCE = 1e-4
+
+
+def export_model(clip: Clip, policy: Policy, weights: Mapping[str, Tensor], strength: float, folder: Path) -> None:
+    """Writes config, weights and, where the model has its own tokenizer, the files of that.
+
+    Raises:
+        ValueError: the folder exists and is not empty, or W cannot be folded into this architecture.
+    """
+    from open_clip.tokenizer import HFTokenizer
+    from safetensors.torch import save_file
+
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} exists and is not empty; name a new folder")
+    config = copy.deepcopy(clip.config)
+    policy.set_weights(weights, strength)
+    try:
+        if policy.tune == "transform":
+            model, config["model_cfg"] = fold(clip.model, config["model_cfg"], policy.matrix)
+        else:
+            model = copy.deepcopy(clip.model).cpu()
+    finally:
+        policy.restore()
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: value.detach().clone().contiguous() for name, value in model.state_dict().items()}
+    save_file(state, folder / WEIGHTS_FILE)
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+    shutil.copymode(folder / CONFIG_FILE, folder / WEIGHTS_FILE)  # safetensors writes files that only their owner reads
+    if clip.merges is not None:
+        shutil.copyfile(clip.merges, folder / MERGES_FILE)
+    if isinstance(clip.tokenizer, HFTokenizer):  # open_clip looks for its files in the folder, not on the hub
+        clip.tokenizer.save_pretrained(str(folder))
+
+
+@torch.no_grad()
+def largest_logit_difference(
+    clip: Clip,
+    policy: Policy,
+    weights: Mapping[str, Tensor],
+    strength: float,
+    folder: Path,
+    images: Tensor,
+    text: Tensor,
+) -> float:
+    """How far the exported folder's logits are from the trial's, in float32.
+
+    Args:
+        images: (N, H, W, 3) uint8.
+        text: token ids (C, L).
+    """
+    import open_clip
+
+    exported = open_clip.create_model(f"local-dir:{folder}").eval().to(clip.device)
+    ours = _policy_logits(clip, policy, weights, strength, images, text)
+    image = exported.encode_image(clip.pixels(images), normalize=True)
+    theirs = _logits(exported, image, exported.encode_text(text, normalize=True))
+    return float((ours - theirs).abs().max())
+
+
+def _policy_logits(
+    clip: Clip, policy: Policy, weights: Mapping[str, Tensor], strength: float, images: Tensor, text: Tensor
+) -> Tensor:
+    policy.set_weights(weights, strength)
+    try:
+        image = clip.model.encode_image(clip.pixels(images), normalize=True)
+        prompts = clip.model.encode_text(text, normalize=True)
+        if policy.tune == "transform":
+            image, prompts = policy.image_embeddings(image), policy.text_embeddings(prompts)
+        return _logits(clip.model, image, prompts)
+    finally:
+        policy.restore()
+
+
+def _logits(model: OpenClip, image: Tensor, text: Tensor) -> Tensor:
+    logits: Tensor = model.logit_scale.exp() * image @ text.T
+    bias = getattr(model, "logit_bias", None)
+    return logits if bias is None else logits + bias

@@ -1,0 +1,276 @@
+"""What a trial needs to know: the task all trials of a sweep share, and the parameters of one of them.
+
+Both are read from YAML or JSON. Everything is checked here, before torch is imported, so that a mistake costs seconds.
+Relative paths are taken from the folder of the file they stand in (see ``absolute_paths``).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, cast, get_args
+
+from pydantic import Field, field_validator, model_validator
+
+from trainables.settings.parameters import Parameters, Positive
+from trainables.settings.sets import ImageSetSettings, Settings, Share, Split, TypographicSet
+
+WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
+
+
+_OPEN_CLIP_EPOCH = re.compile(r"epoch_(\d+|latest)\.pt")
+
+
+class Preprocess(Settings):
+    """What a model's images must look like."""
+
+    mean: tuple[float, float, float]
+    std: tuple[Positive, Positive, Positive]
+    size: Annotated[int, Field(ge=1)] | None = None
+    """Side in pixels; the architecture's own when left out."""
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    resize_mode: Literal["shortest", "longest", "squash"] = "shortest"
+
+
+class Expectation(Settings):
+    """What the untouched model is known to reach: measured by ``sweeper check``, which so catches a wrong activation,
+    wrong preprocessing and wrong class names."""
+
+    set: str
+    """``name`` (its test split) or ``name/split``; clean images."""
+    accuracy: Share
+    tolerance: Share = 0.01
+
+
+class ModelSettings(Settings):
+    """Which CLIP is tuned. ``architecture`` is an open_clip name, ``hf-hub:...``, ``local-dir:...`` or ``world``."""
+
+    architecture: str = "world"
+    pretrained: str | None = None
+    """An open_clip tag or a checkpoint file; not for ``local-dir:``, ``hf-hub:`` and ``world``, which bring weights."""
+    quick_gelu: bool | None = None
+    """Activation of a bare checkpoint file, which does not say it; tags and folders know theirs."""
+    preprocess: Literal["openai", "inception", "imagenet"] | Preprocess | None = None
+    """Of a bare checkpoint file: mean and deviation of OpenAI, of 0.5 throughout, of ImageNet, or written out. An
+    ``epoch_N.pt`` of open_clip's training may leave it out: that training takes ``openai`` unless told otherwise."""
+    expect: Expectation | None = None
+    text: Literal["frozen", "trained"] = "frozen"
+    """``trained``: ``last_blocks`` and ``visual`` train the text tower and logit_scale too, as the authors' released
+    code does (the paper's text freezes them). ``tune: all`` does so either way, ``transform`` never."""
+
+    @model_validator(mode="after")
+    def _weights_from_one_place(self) -> Self:
+        own = self.architecture == "world" or self.architecture.startswith(("local-dir:", "hf-hub:"))
+        if own and self.pretrained is not None:
+            raise ValueError(f"architecture {self.architecture!r} brings its own weights; leave `pretrained` out")
+        if not own and self.pretrained is None:
+            raise ValueError(
+                f"architecture {self.architecture!r} needs `pretrained`: an open_clip tag (for instance "
+                "laion2b_s34b_b79k) or a checkpoint file; an untrained model cannot be tuned"
+            )
+        if self.is_bare_file:
+            assert self.pretrained is not None
+            missing = [] if self.quick_gelu is not None else ["`quick_gelu` (true or false)"]
+            if self.preprocess is None and not _OPEN_CLIP_EPOCH.fullmatch(Path(self.pretrained).name):
+                missing.append("`preprocess` (openai, inception, imagenet, or its mean and std)")
+            if missing:
+                raise ValueError(
+                    f"the checkpoint file {self.pretrained} does not say how its model was trained; state "
+                    + " and ".join(missing)
+                )
+        elif self.quick_gelu is not None or self.preprocess is not None:
+            raise ValueError(
+                "quick_gelu and preprocess are for bare checkpoint files; tags, folders and hub models know theirs"
+            )
+        return self
+
+    @property
+    def is_bare_file(self) -> bool:
+        """Whether ``pretrained`` is a checkpoint file."""
+        return self.pretrained is not None and self.pretrained.endswith(WEIGHT_SUFFIXES)
+
+
+class TrainSettings(Settings):
+    """Where preference data come from."""
+
+    set: str
+    classes: Literal["all"] | Annotated[float, Field(gt=0.0, lt=1.0)] | Annotated[list[str], Field(min_length=2)] = (
+        "all"
+    )
+    """All classes, a list of names, or a share: 0.5 takes every second class, the others are never trained on."""
+    copies: Annotated[int, Field(ge=1)] = 1
+    """Attacked copies per image, each with its own word and place (the paper's num_typo)."""
+    images: Annotated[int, Field(ge=1)] | None = None
+    """At most so many images, drawn with the sweep's seed."""
+
+
+class AttackSettings(Settings):
+    """How words are written on images: ``sign`` (a boxed word) or ``defense_prefix`` (coloured, outlined letters)."""
+
+    recipe: Literal["sign", "defense_prefix"] = "defense_prefix"
+
+
+class SearchEvaluation(Settings):
+    """Told after each epoch."""
+
+    sets: Annotated[list[str], Field(min_length=1)]
+    """``name`` (its validation split) or ``name/split``."""
+    images: Annotated[int, Field(ge=1)] | None = None
+
+
+class FrontEvaluation(Settings):
+    """Measured at the end of a trial, on validation."""
+
+    strengths: list[Annotated[float, Field(ge=-2.0, le=2.0)]] = [0.25, 0.5, 0.75, 1.0]
+    """t of W^t, or alpha between reference and policy weights; 0 is the untouched model, which every front shows."""
+    averaged: bool = True
+    """Also measure the Beta-averaged weights."""
+
+    @field_validator("strengths")
+    @classmethod
+    def _not_untouched(cls, value: list[float]) -> list[float]:
+        if 0.0 in value:
+            raise ValueError("strength 0 is the untouched model, which every front shows anyway; leave it out")
+        if len(set(value)) != len(value):
+            raise ValueError("a strength is named twice")
+        return value
+
+
+class HeldOutEvaluation(Settings):
+    """Measured once for front members."""
+
+    sets: Annotated[list[str], Field(min_length=1)]
+    """``name`` (its test split) or ``name/split``."""
+    images: Annotated[int, Field(ge=1)] | None = None
+    variants: bool = True
+    """Also report unseen fonts, positions and words, two words, and the reading of words on images without object, on
+    at most 2000 images of each set."""
+
+
+class EvaluateSettings(Settings):
+    search: SearchEvaluation
+    front: FrontEvaluation = FrontEvaluation()
+    test: HeldOutEvaluation
+
+
+class TrainingSettings(Settings):
+    """How every trial is trained."""
+
+    epochs: Annotated[int, Field(ge=1)] = 3
+    global_batch_size: Annotated[int, Field(ge=1)] = 512
+    """Pairs (clean image, attacked copy) per step over all workers of the trial."""
+    micro_batch_size: Annotated[int, Field(ge=1)] | None = None
+    """Pairs per forward pass and worker; the loss is that of the global batch whatever this is."""
+    optimizer: Literal["adamax", "adamw"] = "adamax"
+    warmup_share: Share = 0.0
+    gradient_checkpointing: bool = False
+    """Activations of the trained towers are recomputed in the backward pass: less memory, about a third more time."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """``auto``: bf16 on GPU, fp32 on CPU. Goals are always measured in the training precision of the trial."""
+    averaging_beta: Positive = 0.7
+    """The authors' moving average weighs step i of n by the Beta(b, b) density at i / n."""
+    checkpoint_every_s: Positive = 600.0
+    """Within long epochs; every epoch ends with a checkpoint anyway."""
+
+
+class TaskSettings(Settings):
+    """What all trials of a sweep share."""
+
+    task: Literal["typographic"] = "typographic"
+    model: ModelSettings = ModelSettings()
+    sets: Annotated[dict[str, ImageSetSettings], Field(min_length=1)]
+    train: TrainSettings
+    attack: AttackSettings = AttackSettings()
+    evaluate: EvaluateSettings
+    training: TrainingSettings = TrainingSettings()
+
+    @model_validator(mode="after")
+    def _sets_exist(self) -> Self:
+        for name in self.sets:
+            if not re.fullmatch(r"[A-Za-z0-9_.-]+", name) or name == "transfer":
+                raise ValueError(f"sets: {name!r} is no name for a set; use letters, digits, _ . - (not `transfer`)")
+        named = [("train.set", self.train.set, "train")]
+        named += [("evaluate.search.sets", name, "validation") for name in self.evaluate.search.sets]
+        named += [("evaluate.test.sets", name, "test") for name in self.evaluate.test.sets]
+        for where, reference, default in named:
+            name, split = split_of(reference, default)
+            if name not in self.sets:
+                raise ValueError(f"{where} names the set {name!r}; defined are {', '.join(self.sets)}")
+            if split not in get_args(Split):
+                raise ValueError(f"{where}: {reference!r} names the split {split!r}; there are train, validation, test")
+            if not self.sets[name].has(cast(Split, split)):
+                raise ValueError(f"{where}: the set {name!r} has no {split} split")
+        if any(split_of(name, "validation")[1] == "test" for name in self.evaluate.search.sets):
+            raise ValueError("evaluate.search.sets must not name a test split: the search would be tuned on it")
+        used = {split_of(name, "validation") for name in self.evaluate.search.sets} | {(self.train.set, "train")}
+        if self.model.expect is not None:
+            named_set, split = split_of(self.model.expect.set, "test")
+            if named_set not in self.sets or split not in get_args(Split):
+                raise ValueError(
+                    f"model.expect.set names {self.model.expect.set!r}; defined are {', '.join(self.sets)}"
+                )
+        tested = [self.sets[split_of(name, "test")[0]] for name in self.evaluate.test.sets]
+        if all(isinstance(one, TypographicSet) for one in tested):
+            raise ValueError(
+                "evaluate.test.sets names only photographs of written words; clean accuracy needs a set without"
+            )
+        for name in self.evaluate.test.sets:
+            if split_of(name, "test") in used:
+                raise ValueError(f"evaluate.test.sets: {name!r} is trained or searched on; a test needs other images")
+        return self
+
+
+def split_of(reference: str, default: str) -> tuple[str, str]:
+    """``"in100/test"`` -> ``("in100", "test")``; without a slash the default split."""
+    name, slash, split = reference.partition("/")
+    return name, split if slash else default
+
+
+class TrialSettings(Settings):
+    """All that ``python -m trainables`` needs to run one trial alone."""
+
+    task: TaskSettings
+    parameters: Parameters
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of this trial: order of the batches."""
+    data_seed: Annotated[int, Field(ge=0)] = 0
+    """Of the sweep: attacks, subsets; the same for all its trials."""
+
+
+def absolute_paths(value: Any, folder: Path) -> Any:
+    """Returns a task mapping (as parsed from YAML) whose relative paths are taken from ``folder``.
+
+    Paths are the splits, ``class_names``, ``classes``, ``root`` and ``path`` of sets, ``local-dir:`` architectures and
+    checkpoint files (``pretrained`` ending in .pt, .pth, .bin or .safetensors).
+    """
+    if not isinstance(value, dict):
+        return value
+    value = dict(value)
+    model = value.get("model")
+    if isinstance(model, dict):
+        model = dict(model)
+        architecture, pretrained = model.get("architecture"), model.get("pretrained")
+        if isinstance(architecture, str) and architecture.startswith("local-dir:"):
+            model["architecture"] = "local-dir:" + str(folder / architecture.removeprefix("local-dir:"))
+        if isinstance(pretrained, str) and pretrained.endswith(WEIGHT_SUFFIXES):
+            model["pretrained"] = str(folder / pretrained)
+        value["model"] = model
+    if isinstance(value.get("sets"), dict):
+        value["sets"] = {name: _set_paths(settings, folder) for name, settings in value["sets"].items()}
+    return value
+
+
+def _set_paths(settings: Any, folder: Path) -> Any:
+    if not isinstance(settings, dict):
+        return settings
+    settings = dict(settings)
+    for key in ("train", "validation", "test"):
+        split = settings.get(key)
+        if isinstance(split, str):
+            settings[key] = str(folder / split)
+        elif isinstance(split, list):
+            settings[key] = [str(folder / part) if isinstance(part, str) else part for part in split]
+    for key in ("class_names", "classes", "root", "path"):
+        if isinstance(settings.get(key), str) and settings[key] != "imagenet":
+            settings[key] = str(folder / settings[key])
+    return settings

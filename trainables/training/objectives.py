@@ -1,0 +1,127 @@
+"""The preference objectives, as pure functions of logits over class prompts.
+
+CLIP is a policy: pi(y|x) = softmax over class prompts of its logits. ``chosen`` is the true label of an attacked image,
+``rejected`` the label written on it. Gradients flow to the policy's logits alone.
+
+Source: Afzali et al., ICLR 2025, arXiv 2411.08923, and the authors' released losses. The paper's total loss (13) is
+``objective + lambda_reg * reference_kl``, the second term on the clean originals.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainables.settings.parameters import Parameters
+
+
+def dpo(
+    policy_logits: Tensor,
+    reference_logits: Tensor,
+    chosen: Tensor,
+    rejected: Tensor,
+    *,
+    beta: float,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Direct preference optimisation (Rafailov et al. 2023): mean of -logsigmoid(beta h).
+
+    Args:
+        policy_logits, reference_logits: (B, C) over class prompts, of the attacked images.
+        chosen, rejected: (B,) class indices.
+        label_smoothing: probability that a preference is flipped (conservative DPO).
+
+    Returns: scalar.
+    """
+    h = beta * _margin(policy_logits, reference_logits, chosen, rejected)
+    return (-(1 - label_smoothing) * F.logsigmoid(h) - label_smoothing * F.logsigmoid(-h)).mean()
+
+
+def ipo(policy_logits: Tensor, reference_logits: Tensor, chosen: Tensor, rejected: Tensor, *, beta: float) -> Tensor:
+    """Identity preference optimisation (Azar et al. 2023): mean of (h - 1 / (2 beta))^2; beta is that paper's tau.
+
+    Shapes as in ``dpo``. Returns: scalar.
+    """
+    return (_margin(policy_logits, reference_logits, chosen, rejected) - 1 / (2 * beta)).square().mean()
+
+
+def kto(
+    policy_logits: Tensor,
+    reference_logits: Tensor,
+    chosen: Tensor,
+    rejected: Tensor,
+    *,
+    beta: float,
+    kl: Tensor,
+    desirable_weight: float = 1.0,
+    undesirable_weight: float = 1.0,
+) -> Tensor:
+    """Kahneman-Tversky optimisation (Ethayarajh et al. 2024) with z0 = ``kl``, mean over both terms of all pairs.
+
+    Args:
+        kl: scalar, KL(reference || policy) over the clean images of the global batch; detached here.
+
+    Other shapes as in ``dpo``. Returns: scalar.
+    """
+    policy, reference = policy_logits.log_softmax(-1), reference_logits.detach().log_softmax(-1)
+    chosen_ratio = _take(policy, chosen) - _take(reference, chosen)
+    rejected_ratio = _take(policy, rejected) - _take(reference, rejected)
+    z0 = kl.detach()
+    desirable = desirable_weight * (1 - torch.sigmoid(beta * (chosen_ratio - z0)))
+    undesirable = undesirable_weight * (1 - torch.sigmoid(beta * (z0 - rejected_ratio)))
+    return torch.cat([desirable, undesirable]).mean()
+
+
+def cross_entropy(policy_logits: Tensor, chosen: Tensor) -> Tensor:
+    """The baseline: mean of -log pi(chosen | attacked image). (B, C) logits, (B,) indices. Returns: scalar."""
+    return F.cross_entropy(policy_logits, chosen)
+
+
+def reference_kl(policy_logits: Tensor, reference_logits: Tensor) -> Tensor:
+    """KL(reference || policy) of (B, C) logits on clean images, mean over the batch. Returns: scalar."""
+    reference = reference_logits.detach().log_softmax(-1)
+    return F.kl_div(policy_logits.log_softmax(-1), reference, log_target=True, reduction="batchmean")
+
+
+def preference_loss(
+    parameters: Parameters,
+    policy_logits: Tensor,
+    reference_logits: Tensor,
+    chosen: Tensor,
+    rejected: Tensor,
+    *,
+    kl: Tensor | None,
+) -> Tensor:
+    """The objective that a trial's parameters name, on attacked images; shapes as in ``dpo``, ``kl`` as in ``kto``.
+
+    Returns: scalar.
+    """
+    if parameters.objective == "cross_entropy":
+        return cross_entropy(policy_logits, chosen)
+    pair, beta = (policy_logits, reference_logits, chosen, rejected), parameters.beta
+    assert beta is not None
+    if parameters.objective == "dpo":
+        return dpo(*pair, beta=beta, label_smoothing=parameters.label_smoothing)
+    if parameters.objective == "ipo":
+        return ipo(*pair, beta=beta)
+    assert kl is not None
+    return kto(
+        *pair,
+        beta=beta,
+        kl=kl,
+        desirable_weight=parameters.desirable_weight,
+        undesirable_weight=parameters.undesirable_weight,
+    )
+
+
+def _margin(policy_logits: Tensor, reference_logits: Tensor, chosen: Tensor, rejected: Tensor) -> Tensor:
+    """h (B,): how much further apart chosen and rejected are than in the reference; softmax's normaliser cancels."""
+    reference_logits = reference_logits.detach()
+    return (_take(policy_logits, chosen) - _take(policy_logits, rejected)) - (
+        _take(reference_logits, chosen) - _take(reference_logits, rejected)
+    )
+
+
+def _take(values: Tensor, index: Tensor) -> Tensor:
+    return values.gather(-1, index.unsqueeze(-1)).squeeze(-1)
