@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweeper.errors import UserError
+from sweeper.version import __version__
 
 if TYPE_CHECKING:
     import torch
-import subprocess
-from pathlib import Path
 
-import sweeper
 
 _PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "numpy", "pillow", "pydantic")
 
@@ -62,7 +62,7 @@ PACKAGES = ("ray", "optuna", "mlflow")
 
 def versions() -> dict[str, str]:
     """Package -> version, without importing them."""
-    found = {"sweeper": sweeper.__version__}
+    found = {"sweeper": __version__}
     for package in PACKAGES:
         try:
             found[package] = version(package)

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The errors that the command line prints as one message, without a traceback."""
 
 from __future__ import annotations
 

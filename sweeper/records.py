@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
-
-if TYPE_CHECKING:
-    pass
-
+from typing import Any, Literal
 
 GOALS = ("clean_accuracy", "robust_accuracy")
 """Both are maximised."""
-
-
 TrialState = Literal["running", "complete", "stopped", "failed"]
-
-
 OutcomeKind = Literal["complete", "stopped", "failed", "interrupted"]
-
-
 Report = dict[str, Any]
 """What a trial says after each epoch and at rungs: ``step`` (updates done), ``steps``, ``epoch`` (epochs done),
 ``epochs``, ``progress`` (share of its steps), ``rung: True`` where the stopping rule is asked, ``time_s`` (clock),

@@ -49,8 +49,8 @@ def _switches() -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow store without runs: to be copied, because its migration takes five seconds."""
-    from sweeper.tracking import find_store
     from sweeper.tracking.projection import create_store
+    from sweeper.tracking.runs import find_store
 
     folder = tmp_path_factory.mktemp("store")
     create_store(find_store(folder, f"sqlite:///{folder / 'mlflow.db'}"))

@@ -47,7 +47,7 @@ from sweeper.spec.domains import Choices, Range, Value
 from sweeper.spec.space import Space
 from sweeper.spec.spec import Spec, load_spec
 from sweeper.storage.sweep_folder import SweepFolder
-from sweeper.tracking import Tracker
+from sweeper.tracking.tracker import Tracker
 
 SPEC = Path(__file__).resolve().parents[2] / "search_spaces" / "quickstart.yaml"
 UNTOUCHED = {"clean_accuracy": 0.91, "robust_accuracy": 0.31, "text_confusion_rate": 0.55}

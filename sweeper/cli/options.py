@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sweeper.cli.tables import Format
 from sweeper.errors import UserError
 
 if TYPE_CHECKING:
     from sweeper.spec.spec import Spec
     from sweeper.storage.sweep_folder import SweepFolder
-from sweeper.cli.tables import Format
 
 Storage = Annotated[
     Path | None,
@@ -21,8 +21,6 @@ Storage = Annotated[
         "--storage", help="Folder of all sweeps. Default: $SWEEPER_STORAGE, else ./sweeps.", show_default=False
     ),
 ]
-
-
 TrackingUri = Annotated[
     str | None,
     typer.Option(
@@ -31,37 +29,23 @@ TrackingUri = Annotated[
         show_default=False,
     ),
 ]
-
-
 Gpus = Annotated[
     float | None,
     typer.Option(
         "--gpus", help="GPUs the sweep may use. Default: all; without GPUs it plans by CPU.", show_default=False
     ),
 ]
-
-
 Address = Annotated[
     str | None,
     typer.Option("--address", help="host:port of a Ray cluster that is up. Default: a Ray of its own on this machine."),
 ]
-
-
 Name = Annotated[str, typer.Argument(help="The sweep's name; `sweeper list` shows them.")]
-
-
 Number = Annotated[int, typer.Argument(help="The trial's number.", min=0)]
-
-
 Changes = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change one entry of the spec, for instance training.epochs=5."),
 ]
-
-
 Output = Annotated[Format, typer.Option("--format", help="How to print.")]
-
-
 BudgetHours = Annotated[
     str | None,
     typer.Option(
@@ -72,14 +56,10 @@ BudgetHours = Annotated[
         show_default=False,
     ),
 ]
-
-
 Time = Annotated[
     str | None,
     typer.Option("--time", metavar="TIME", help="Wall-clock time for this go at the sweep: 8h, 90m, 2h30m."),
 ]
-
-
 WarmStart = Annotated[
     list[str] | None,
     typer.Option(

@@ -1,17 +1,13 @@
-"""TODO."""
+"""Rows printed as a table, CSV or JSON."""
 
 from __future__ import annotations
 
-import json
-from enum import StrEnum
-from typing import TYPE_CHECKING
-
-import typer
-
-if TYPE_CHECKING:
-    pass
 import csv
 import io
+import json
+from enum import StrEnum
+
+import typer
 
 
 class Format(StrEnum):

@@ -1,4 +1,4 @@
-"""TODO."""
+"""How many trials run at once on the free CPUs and GPUs of each node. Pure; knows no Ray."""
 
 from __future__ import annotations
 

@@ -14,17 +14,9 @@ from sweeper.errors import UnavailableError, UserError
 from sweeper.execution.capacity import NodeResources
 
 CONNECT_S = 2.0
-
-
 SETTLE_S = 5.0
-
-
 START_ATTEMPTS = 3
-
-
 UNITS = ("CPU", "GPU")
-
-
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "1",
@@ -43,12 +35,8 @@ QUIET = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
 """Environment of Ray, Train and Tune in the driver, unless the user has set it otherwise."""
-
-
 _GCS_WAIT = "RAY_gcs_server_port_wait_time_s"
 """For how many seconds Ray asks for the head again; 20 by default."""
-
-
 _variables_before: dict[str, str | None] = {}
 """Environment variables that ``connect`` has set, as they were before; None: not set."""
 

@@ -15,8 +15,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from sweeper.front.intervals import LEVEL, interval
 from sweeper.front.pareto import hypervolume, non_dominated
-from sweeper.records import GOALS, Confirmation, Front, FrontPoint, PointName, TrialRecord
+from sweeper.records import GOALS, Confirmation, Front, FrontPoint, PointName, Retraining, TrialRecord
 from sweeper.spec.sections import Confirm, Goals
 from sweeper.spec.spec import Spec
 from trainables.settings.sets import TypographicSet
@@ -24,8 +25,6 @@ from trainables.settings.task import split_of
 
 if TYPE_CHECKING:
     import numpy as np
-from sweeper.front.intervals import LEVEL, interval
-from sweeper.records import Retraining
 
 Hits = Mapping[str, Sequence["np.ndarray"]]
 """Goal -> per test set whether an image is answered right (N,)."""

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Confidence intervals of a recipe (a trial's parameters trained again with fresh seeds) on fresh images."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""TODO."""
+"""The front of finished or running sweeps, read from their folders."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from sweeper.errors import UserError
 from sweeper.front.build import build_front, confirmed, merged
@@ -11,9 +10,6 @@ from sweeper.records import Front
 from sweeper.search.study import Study
 from sweeper.spec.spec import Spec
 from sweeper.storage.sweep_folder import SweepFolder
-
-if TYPE_CHECKING:
-    pass
 
 
 def load_front(folder: SweepFolder, spec: Spec) -> Front | None:

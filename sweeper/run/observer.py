@@ -10,7 +10,7 @@ from sweeper.front.report.writer import FrontFiles
 from sweeper.records import Front, Report, TrialRecord
 from sweeper.run.progress import Progress
 from sweeper.run.usage import Meter
-from sweeper.tracking import Tracker
+from sweeper.tracking.tracker import Tracker
 
 
 class Observer:

@@ -1,13 +1,9 @@
-"""TODO."""
+"""Ctrl-C and SIGTERM during a sweep."""
 
 from __future__ import annotations
 
 import os
 import signal
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 
 class Interruption:

@@ -16,34 +16,29 @@ from typing import TYPE_CHECKING, Any
 from sweeper.errors import UserError
 from sweeper.front.build import build_front, confirmed, point_name
 from sweeper.front.confirm import plan
+from sweeper.front.load import load_front
 from sweeper.front.report.writer import FrontFiles
 from sweeper.records import Front, Retraining, TrialRecord
 from sweeper.run.budget import LeftOut
 from sweeper.run.measurements import Interrupted, Measurements
 from sweeper.run.observer import Observer
 from sweeper.run.progress import Progress
+from sweeper.run.signals import Interruption
 from sweeper.run.usage import Meter, go_with, trainings_to_confirm
 from sweeper.search.scheduler import Trials
-from sweeper.search.study import Study, read_trials
+from sweeper.search.study import Study, read_trials, searched
 from sweeper.search.trial_files import FolderFiles
 from sweeper.search.warm_start import known_of
 from sweeper.spec.quantities import parse_budget
 from sweeper.spec.spec import Spec
 from sweeper.storage.sweep_folder import SweepFolder
-from sweeper.tracking import Tracker
+from sweeper.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
     from sweeper.execution.slots import Slots
-from sweeper.front.load import load_front
-from sweeper.run.signals import Interruption
-from sweeper.search.study import searched
 
 CLOSE_S = 60.0
-
-
 INTERRUPTED_CLOSE_S = 10.0
-
-
 MLFLOW_FLUSH_S = 60.0
 
 

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -26,10 +26,6 @@ from sweeper.spec.domains import Value
 from sweeper.spec.space import Space
 from sweeper.spec.spec import Spec
 from sweeper.storage.sweep_folder import SweepFolder
-
-if TYPE_CHECKING:
-    pass
-
 
 _NAME = "sweep"
 _STATES: dict[TrialState, State] = {

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The files of the trials of a sweep, as the scheduler uses them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Device hours and durations as users write them: ``200gpu-h``, ``8h``, ``2h30m``."""
 
 from __future__ import annotations
 
@@ -8,14 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Device = Literal["gpu", "cpu"]
-
-
 HOUR_S = 3600.0
-
-
 _BUDGET = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(gpu|cpu)-h")
-
-
 _TIME = re.compile(r"(?:(\d+(?:\.\d*)?|\.\d+)h)?\s*(?:(\d+(?:\.\d*)?|\.\d+)m)?\s*(?:(\d+(?:\.\d*)?|\.\d+)s)?")
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from sweeper.errors import UnavailableError, UserError
-from sweeper.tracking import Runs, Store, find_runs, find_store
+from sweeper.tracking.runs import Runs, Store, find_runs, find_store
 
 _START_S = 180.0
 _PORTS = 100

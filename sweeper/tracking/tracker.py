@@ -1,4 +1,9 @@
-"""The driver's side of tracking."""
+"""The driver's side of tracking: MLflow as a projection of a sweep, exactly once, whatever dies.
+
+The driver's ``Tracker`` only appends events to the sweep's outbox. A process of its own (``sender``) sends the events
+in order, so that neither MLflow's import (5 s) nor an absent server costs the sweep anything. Whatever is sent can be
+sent again: runs are found by their tags before they are made, metrics carry the event's time, the rest is overwritten.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""An image set in memory or in a memory-mapped file, and the subsets that preference data are taken from."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class DataSource:
 
         def build() -> dict[str, np.ndarray]:
             if isinstance(settings, WorldSet):
-                from trainables.world import empty_scenes
+                from trainables.world.scenes import empty_scenes
 
                 blank = self._cropped(empty_scenes("test", settings.seed, count))
             else:
@@ -96,7 +96,8 @@ class DataSource:
         )
 
     def _world(self, name: str, settings: WorldSet, split: Split) -> ImageSet:
-        from trainables.world import CLASSES, scenes
+        from trainables.world.icons import CLASSES
+        from trainables.world.scenes import scenes
 
         count = {"train": settings.train, "validation": settings.validation, "test": settings.test}[split]
         key = {"world": settings.seed, "split": split, "count": count, "crop": self._preprocessing}

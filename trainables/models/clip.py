@@ -105,7 +105,7 @@ def load_clip(settings: ModelSettings) -> Clip:
 
     name = settings.architecture
     if name == "world":
-        from trainables.world import WORLD_MODEL_FOLDER
+        from trainables.world.files import WORLD_MODEL_FOLDER
 
         name = f"local-dir:{WORLD_MODEL_FOLDER}"
     folder = Path(name.removeprefix("local-dir:")) if name.startswith("local-dir:") else None

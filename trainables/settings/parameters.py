@@ -1,4 +1,4 @@
-"""TODO."""
+"""The parameters of one trial: what a search varies."""
 
 from __future__ import annotations
 
@@ -9,14 +9,8 @@ from pydantic import Field, model_validator
 from trainables.settings.sets import Settings
 
 Objective = Literal["dpo", "ipo", "kto", "cross_entropy"]
-
-
 Tune = Literal["transform", "last_blocks", "visual", "all"]
-
-
 Weights = Literal["last", "averaged"]
-
-
 Positive = Annotated[float, Field(gt=0.0)]
 
 

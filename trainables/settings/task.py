@@ -16,8 +16,6 @@ from trainables.settings.parameters import Parameters, Positive
 from trainables.settings.sets import ImageSetSettings, Settings, Share, Split, TypographicSet
 
 WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
-
-
 _OPEN_CLIP_EPOCH = re.compile(r"epoch_(\d+|latest)\.pt")
 
 

@@ -27,9 +27,10 @@ import torch
 from torch import Tensor
 
 from trainables.attack.rendering import RECIPES, Variant, attack_image, generator, write
-from trainables.world import CLASSES, SIDE_PX, WORLD_MODEL_FOLDER, empty_scenes, scenes
 from trainables.world.captions import OBJECT_TEMPLATES, Mix, contents, draw_example, vocabulary
-from trainables.world.scenes import render_all
+from trainables.world.files import WORLD_MODEL_FOLDER
+from trainables.world.icons import CLASSES
+from trainables.world.scenes import SIDE_PX, empty_scenes, render_all, scenes
 from trainables.world.vocabulary import MERGES_FILE, write_merges
 
 log = logging.getLogger("pretrain")

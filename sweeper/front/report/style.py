@@ -1,4 +1,4 @@
-"""TODO."""
+"""Names and colours of a front's points, the same in table, plot and HTML page."""
 
 from __future__ import annotations
 
@@ -6,11 +6,7 @@ from sweeper.records import Front, FrontPoint
 
 COLOURS = {"dpo": "#0072B2", "ipo": "#E69F00", "kto": "#009E73", "cross_entropy": "#CC79A7"}
 """Per objective, after Okabe and Ito: told apart by colour-blind readers too."""
-
-
 OTHER_COLOUR = "#666666"
-
-
 UNTOUCHED_COLOUR = "#D55E00"
 
 

@@ -117,8 +117,6 @@ def summary(front: Front) -> str:
 
 _OF_A_SET = (*GOALS, "text_confusion_rate", "two_way_accuracy", "reference_kl")
 """Metrics that ``SET/metric`` gives of one test set."""
-
-
 _HEADER = (
     "point", "trial", "objective", "tune", "weights", "strength",
     "validation clean", "validation robust", "test clean (95 %)", "test robust (95 %)",
@@ -152,8 +150,6 @@ def _number(value: float | None) -> str:
 
 
 _CONFIRMED = "trained again with new seeds: means, and what to expect of a fresh seed on fresh images"
-
-
 _CONFIRMED_HEADER = (
     "point", "trial", "weights", "strength", "seeds",
     "validation clean", "validation robust", "test clean (95 %)", "test robust (95 %)", "stays",

@@ -25,10 +25,9 @@ from sweeper.records import Front
 from sweeper.search.study import read_trials
 from sweeper.spec.spec import Spec, load_spec
 from sweeper.storage.sweep_folder import SweepFolder
-from sweeper.tracking import find_runs, find_store
 from sweeper.tracking.projection import Projection, create_store
 from sweeper.tracking.registry import check_names, default_alias, register
-from sweeper.tracking.runs import Runs, save_runs
+from sweeper.tracking.runs import Runs, find_runs, find_store, save_runs
 from tests.helpers.finished_sweep import finished_sweep
 from tests.paths import ROOT
 from trainables.__main__ import main as run_alone

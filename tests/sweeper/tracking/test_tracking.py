@@ -20,10 +20,11 @@ from hypothesis import strategies as st
 
 from sweeper.errors import UserError
 from sweeper.records import Front, FrontPoint, Point, TrialRecord
-from sweeper.tracking import Store, Tracker, find_runs, find_store
 from sweeper.tracking.outbox import Outbox
 from sweeper.tracking.projection import create_store
+from sweeper.tracking.runs import Store, find_runs, find_store
 from sweeper.tracking.server import free_port, serving, ui
+from sweeper.tracking.tracker import Tracker
 from tests.paths import ROOT
 
 FLUSH_S = 120.0
@@ -194,7 +195,7 @@ DRIVER = """
 import sys
 from pathlib import Path
 from test_tracking import tell_story
-from sweeper.tracking import Tracker
+from sweeper.tracking.tracker import Tracker
 storage = Path(sys.argv[1])
 tracker = Tracker(storage / "quickstart", None, storage, "quickstart", "id-1")
 tell_story(tracker, storage / "quickstart", trials=12)

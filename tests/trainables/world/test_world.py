@@ -12,20 +12,10 @@ import pytest
 
 import trainables
 from trainables.attack.rendering import generator
-from trainables.world import (
-    CLASSES,
-    COLOURS,
-    SIDE_PX,
-    WORLD_MODEL_FOLDER,
-    captions,
-    colours,
-    empty_scenes,
-    pretrain,
-    scenes,
-    vocabulary,
-)
-from trainables.world.icons import ICONS
-from trainables.world.scenes import Content, render, render_all
+from trainables.world import captions, pretrain, vocabulary
+from trainables.world.files import WORLD_MODEL_FOLDER
+from trainables.world.icons import CLASSES, ICONS
+from trainables.world.scenes import COLOURS, SIDE_PX, Content, colours, empty_scenes, render, render_all, scenes
 
 
 def digests(images: np.ndarray) -> list[str]:

@@ -62,7 +62,7 @@ def known_class_names(settings: ImageSetSettings) -> tuple[str, ...] | None:
     Raises SetError.
     """
     if isinstance(settings, WorldSet):
-        from trainables.world import CLASSES
+        from trainables.world.icons import CLASSES
 
         return tuple(CLASSES)
     if isinstance(settings, ImageFolderSet):
