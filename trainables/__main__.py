@@ -75,12 +75,12 @@ def run(trial: TrialSettings, output: Path, device_name: str | None) -> int:
     from trainables.evaluation.measure import measurement, test_answers, test_scores
     from trainables.training.checkpoint import TrialFolder
     from trainables.training.trial import Hooks, run_trial
-    from trainables.workbench import Workbench
+    from trainables.trial_context import TrialContext
 
     device = torch.device(device_name or ("cuda" if torch.cuda.is_available() else "cpu"))
     group = WorkerGroup(device=device)
     print(f"preparing {', '.join(trial.task.sets)} for {trial.task.model.architecture} on {device}", file=sys.stderr)
-    bench = Workbench(trial.task, data_seed=trial.data_seed, cache=output / "cache", device=device)
+    bench = TrialContext(trial.task, data_seed=trial.data_seed, cache=output / "cache", device=device)
     folder = TrialFolder(output)
 
     def report(line: dict[str, Any]) -> None:

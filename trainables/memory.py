@@ -33,7 +33,7 @@ def in_memory(work: Callable[[], Result]) -> Result | None:
     return None
 
 
-def halved(size: int) -> int:
+def halve(size: int) -> int:
     """Half of a number of rows, rounded up.
 
     Raises:
@@ -58,7 +58,7 @@ def in_parts(rows: Tensor, size: int, work: Callable[[Tensor], Result]) -> tuple
         part = rows[:size]
         result = in_memory(lambda part=part: work(part))  # type: ignore[misc]
         if result is None:
-            size = halved(len(part))
+            size = halve(len(part))
         else:
             found.append(result)
             rows = rows[len(part) :]

@@ -31,7 +31,7 @@ from sweeper.front.build import build_front, confirmed
 from sweeper.front.confirm import Hits, confirm_seed, confirmations, plan, retrained
 from sweeper.models.model_card import validation_intervals
 from sweeper.records import GOALS, Front, FrontPoint, Outcome, PointName, Report, Task, TrialRecord
-from sweeper.search.scheduler import Trials
+from sweeper.search.scheduler import TrialScheduler
 from sweeper.search.study import Study
 from sweeper.spec.spec import Spec
 from trainables.distributed import WorkerGroup
@@ -41,7 +41,7 @@ from trainables.models.policy import Policy
 from trainables.settings.parameters import Parameters
 from trainables.training.checkpoint import TrialFolder
 from trainables.training.trial import NonFiniteLoss, run_trial
-from trainables.workbench import Workbench
+from trainables.trial_context import TrialContext
 
 PICKS = ("knee", "most robust")
 TRUTH_SEEDS = 8
@@ -78,7 +78,7 @@ def spec(seed: int) -> Spec:
 
 
 class Nobody:
-    """Implements ``trials.Listener``."""
+    """Implements ``trials.TrialListener``."""
 
     def started(self, trial: TrialRecord) -> None: ...
 
@@ -131,7 +131,7 @@ class Sweep:
         confirm = self._spec.confirm
         assert confirm is not None
         most, seed = confirm.most_trainings(self._spec.search.trials), self._spec.search.seed
-        trials = Trials(
+        trials = TrialScheduler(
             self._spec,
             self._study,
             Files(),
@@ -256,7 +256,7 @@ def _sweeps(count: int, keep: Path | None, cache: Path) -> list[dict[str, Any]]:
         if seed not in known:
             if pool is None:
                 task = spec(0).task_settings()
-                pool = Workbench(task, data_seed=0, cache=cache, device=torch.device("cpu"))
+                pool = TrialContext(task, data_seed=0, cache=cache, device=torch.device("cpu"))
             with tempfile.TemporaryDirectory() as folder:
                 known[seed] = Sweep(Draw(pool, cache, seed), seed, Path(folder)).run()
             if keep is not None:

@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainables.workbench import EvaluationSet, PreferencePairs, View, Workbench
+from trainables.trial_context import EvaluationSet, PreferencePairs, TrialContext, View
 
 POOL = {"train": 12000, "validation": 20, "test": 24000}
 PAIRS, VALIDATION, TEST = 256, 500, 1000
 
 
-class Draw(Workbench):
+class Draw(TrialContext):
     """The pool, of which one sweep sees some images. Embeddings are those of the pool."""
 
-    def __init__(self, pool: Workbench, cache: Path, seed: int) -> None:
+    def __init__(self, pool: TrialContext, cache: Path, seed: int) -> None:
         super().__init__(pool.task, data_seed=seed, cache=cache, device=pool.device)
         self._pool, self._rows = pool, np.random.default_rng([seed, 7])
         self._drawn: dict[str, Tensor] = {}

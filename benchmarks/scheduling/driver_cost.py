@@ -39,10 +39,10 @@ from sweeper.records import Front, Outcome, Task, TrialRecord
 from sweeper.run.budget import Go
 from sweeper.run.observer import Observer
 from sweeper.run.progress import Progress
-from sweeper.run.usage import Meter
-from sweeper.search.scheduler import Trials
+from sweeper.run.usage import UsageMeter
+from sweeper.search.scheduler import TrialScheduler
 from sweeper.search.study import Study
-from sweeper.search.trial_files import FolderFiles
+from sweeper.search.trial_files import FolderTrialFiles
 from sweeper.spec.domains import Choices, Range, Value
 from sweeper.spec.space import Space
 from sweeper.spec.spec import Spec, load_spec
@@ -162,7 +162,7 @@ class Mark:
     study_bytes: int
 
 
-def run_slots(trials: Trials, slots: int) -> Iterator[int]:
+def run_slots(trials: TrialScheduler, slots: int) -> Iterator[int]:
     """Virtual slots: a trial takes about 100 units of time. Yields the number of trials ended after each."""
     noise = random.Random(0)
     events: list[tuple[float, int, Task, int, int]] = []
@@ -199,7 +199,7 @@ def measure(home: Path, spec: Spec, slots: int, at: list[int], peer: Connection 
     files = FrontFiles(folder.front_path, tracker.front_updated)
 
     go = Go(started_s=time.time(), device="cpu", slots=slots, devices_per_slot=1.0, wall_s=0.0)
-    bill = Meter(folder, go, [], planned=search.trials)
+    bill = UsageMeter(folder, go, [], planned=search.trials)
     progress.charge(bill.line, bill.left_s)
 
     def build(trials: Sequence[TrialRecord]) -> Front:
@@ -210,7 +210,7 @@ def measure(home: Path, spec: Spec, slots: int, at: list[int], peer: Connection 
 
     front, tags = meter.watched("front", build), {"sweeper.version.torch": "2.14"}
     observer = Observer(progress, tracker, files, front, study.trials, tags, bill)
-    trials = Trials(spec, study, FolderFiles(folder, spec), UNTOUCHED, observer)
+    trials = TrialScheduler(spec, study, FolderTrialFiles(folder, spec), UNTOUCHED, observer)
     meter.watch(study, "ask", "ask")
     meter.watch(study, "add", "add")
     meter.watch(study, "tell", "tell")

@@ -24,8 +24,8 @@ from benchmarks.common.machine import environment, publish
 from benchmarks.scheduling.timed import Timed
 from sweeper.execution import cluster
 from sweeper.execution.capacity import SlotPlan
+from sweeper.execution.job_queue import JobLimits
 from sweeper.execution.runner import make_runner
-from sweeper.execution.task_queue import Limits
 from sweeper.execution.worker import Channel, Runner, WorkerContext
 from sweeper.records import Outcome, Report, Task
 from sweeper.spec.spec import load_spec
@@ -63,7 +63,7 @@ def make_both(context: WorkerContext, *, task: dict[str, Any], cache: Path) -> R
     return run
 
 
-class Trials:
+class TrialScheduler:
     """So many trials of one kind, for ``run_trials``."""
 
     def __init__(self, payloads: list[dict[str, Any]], first_key: int) -> None:
@@ -93,7 +93,7 @@ class Trials:
 def on_warm_slots(slots: Any, home: Path, payloads: list[dict[str, Any]]) -> list[Span]:
     from sweeper.execution.tune import run_trials
 
-    trials = Trials(payloads, first_key=time.time_ns())
+    trials = TrialScheduler(payloads, first_key=time.time_ns())
     run_trials(slots, lambda: trials, home / "tune")
     return trials.spans
 
@@ -172,7 +172,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path, default=None, help="a Markdown file")
     options = parser.parse_args()
-    from sweeper.execution.slots import Slots
+    from sweeper.execution.slots import SlotPool
 
     task = load_spec(SPEC).task_settings().model_dump(mode="json", by_alias=True)
     load = [os.getloadavg()[0]]
@@ -180,7 +180,7 @@ def main() -> None:
         home = Path(text)
         cluster.connect(num_cpus=4)
         plan = SlotPlan(slots=1, workers_per_trial=1, cpus_per_worker=1, gpus_per_worker=0, text="")
-        with Slots(plan, partial(make_both, task=task, cache=home / "cache"), home / "ray", Limits()) as slots:
+        with SlotPool(plan, partial(make_both, task=task, cache=home / "cache"), home / "ray", JobLimits()) as slots:
             ways: dict[str, Callable[[], list[Span]]] = {
                 "warm slots": lambda: on_warm_slots(slots, home, [{} for _ in range(10)]),
                 "warm slots, real trials": lambda: on_warm_slots(slots, home, real_payloads(home, 10)),

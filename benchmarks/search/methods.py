@@ -17,8 +17,8 @@ import optuna
 
 from benchmarks.search.problems import EPOCHS, Goals, Parameters, Problem
 from sweeper.records import GOALS, TrialRecord
-from sweeper.search.sampler import STOPPED_AS, StoppedAs
-from sweeper.search.simulator import Course, Simulation
+from sweeper.search.sampler import STOPPED_TRIAL_POLICY, StoppedTrialPolicy
+from sweeper.search.simulator import SimulatedTrial, Simulation
 from sweeper.search.stopping import MultiObjectiveAsha
 from sweeper.search.study import Study
 from sweeper.spec.domains import Choices, Range, Value
@@ -52,7 +52,7 @@ def run_sweep(
     sampler: Literal["tpe", "random"] = "tpe",
     stopping: bool = True,
     factor: float = FACTOR,
-    stopped_as: StoppedAs = STOPPED_AS,
+    stopped_trial_policy: StoppedTrialPolicy = STOPPED_TRIAL_POLICY,
 ) -> Found:
     """A sweep as it is run, under a virtual clock that counts epochs as seconds."""
     rule = {"kind": "moasha", "rungs": ["1/9", "1/3"], "reduction_factor": factor} if stopping else {"kind": "none"}
@@ -73,10 +73,14 @@ def run_sweep(
         }
     )
     study = Study.in_memory(
-        problem.space, seed=seed, startup_trials=STARTUP_TRIALS, sampler=sampler, stopped_as=stopped_as
+        problem.space,
+        seed=seed,
+        startup_trials=STARTUP_TRIALS,
+        sampler=sampler,
+        stopped_trial_policy=stopped_trial_policy,
     )
 
-    def course(trial: TrialRecord, rungs: Sequence[float]) -> Course:
+    def course(trial: TrialRecord, rungs: Sequence[float]) -> SimulatedTrial:
         draw = _draw(seed, trial.number)
 
         def line(progress: float) -> dict[str, Any]:
@@ -96,7 +100,7 @@ def run_sweep(
         ]
         result = {"values": {goal: end[goal] for goal in GOALS}, "points": points}
         result |= {"train_s": end["train_s"], "evaluation_s": end["evaluation_s"]}
-        return Course(reports=[line(rung) for rung in rungs], result=result)
+        return SimulatedTrial(reports=[line(rung) for rung in rungs], result=result)
 
     untouched = dict(zip(GOALS, problem.reference, strict=True))
     simulation = Simulation(spec, study, course, untouched=untouched, slots=slots)
@@ -246,7 +250,11 @@ METHODS = (
     Method("TPE, ASHA on robust accuracy", _asha_on(robust)),
     Method("TPE, ASHA on their mean", _asha_on(mean)),
 )
-TOLD = tuple(Method(way, partial(run_sweep, stopped_as=way)) for way in get_args(StoppedAs) if way != STOPPED_AS)
+TOLD = tuple(
+    Method(way, partial(run_sweep, stopped_trial_policy=way))
+    for way in get_args(StoppedTrialPolicy)
+    if way != STOPPED_TRIAL_POLICY
+)
 """Ours, stopped trials being told to the sampler in other ways."""
 
 

@@ -30,7 +30,7 @@ from trainables.settings.parameters import Parameters
 from trainables.settings.task import TaskSettings
 from trainables.training.checkpoint import TrialFolder
 from trainables.training.trial import Hooks, run_trial
-from trainables.workbench import Workbench
+from trainables.trial_context import TrialContext
 
 EPOCHS, BATCH = 3, 64
 RUNGS = {"transform": [i / 9 for i in range(1, 9)], "visual": [1 / 9, 1 / 3], "authors": [1 / 9, 1 / 3]}
@@ -129,7 +129,7 @@ def world_task(*, copies: int = 1) -> TaskSettings:
 class Recorder:
     """Trains trials on one workbench and writes down their course."""
 
-    def __init__(self, bench: Workbench) -> None:
+    def __init__(self, bench: TrialContext) -> None:
         self.bench = bench
         self._group = WorkerGroup(device=bench.device)
         one = bench.search_sets[0]
@@ -228,7 +228,7 @@ def record(parts: list[Part], output: Path, cache: Path, most: int | None) -> No
         copies = 1 if point.get("copies", 1) == 1 else max(AUTHORS_COPIES)
         if copies not in benches:
             task = world_task(copies=copies)
-            benches[copies] = Recorder(Workbench(task, data_seed=0, cache=cache, device=torch.device("cpu")))
+            benches[copies] = Recorder(TrialContext(task, data_seed=0, cache=cache, device=torch.device("cpu")))
         return benches[copies]
 
     if output.exists():

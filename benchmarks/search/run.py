@@ -41,7 +41,7 @@ from benchmarks.search.methods import (
 )
 from benchmarks.search.problems import EPOCHS, Goals, Problem, World, analytic
 from sweeper.front.pareto import hypervolume
-from sweeper.search.sampler import STOPPED_AS
+from sweeper.search.sampler import STOPPED_TRIAL_POLICY
 
 SHARES = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 STEPS = 200
@@ -51,7 +51,7 @@ TABLE = Path(__file__).parents[1] / "results" / "response_table.csv.gz"
 
 
 @dataclass(frozen=True)
-class Course:
+class SimulatedTrial:
     """One search with one seed."""
 
     volumes: list[float]
@@ -73,7 +73,7 @@ _settings: list[Setting] = []
 """For the processes that run them: problems and methods do not travel."""
 
 
-def run(job: tuple[int, int]) -> Course:
+def run(job: tuple[int, int]) -> SimulatedTrial:
     """One search; ``job``: number of the setting, seed."""
     setting, seed = _settings[job[0]], job[1]
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -82,7 +82,7 @@ def run(job: tuple[int, int]) -> Course:
     full = full_search(_problems.index(problem), seed, setting.trials, slots)
     budget_epochs = full[-1][0]
     found = full if setting.method is UNSTOPPED else setting.method.run(problem, seed, slots, budget_epochs)
-    return Course(volumes(problem, found, budget_epochs), budget_epochs, len(found))
+    return SimulatedTrial(volumes(problem, found, budget_epochs), budget_epochs, len(found))
 
 
 @cache
@@ -101,14 +101,14 @@ def volumes(problem: Problem, found: Found, budget_epochs: float) -> list[float]
     return course
 
 
-def kept(path: Path | None) -> dict[str, Course]:
+def kept(path: Path | None) -> dict[str, SimulatedTrial]:
     if path is None or not path.exists():
         return {}
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return {line["search"]: Course(**line["course"]) for line in lines}
+    return {line["search"]: SimulatedTrial(**line["course"]) for line in lines}
 
 
-def mean_course(courses: Sequence[Course]) -> list[float]:
+def mean_course(courses: Sequence[SimulatedTrial]) -> list[float]:
     return [statistics.fmean(course) for course in zip(*(one.volumes for one in courses), strict=True)]
 
 
@@ -117,7 +117,7 @@ def reached(course: Sequence[float], volume: float) -> float | None:
     return next((part / STEPS for part, one in enumerate(course) if one >= volume), None)
 
 
-def row(name: str, courses: Sequence[Course], target: float) -> str:
+def row(name: str, courses: Sequence[SimulatedTrial], target: float) -> str:
     cells = []
     for share in SHARES:
         at = [course.volumes[round(share * STEPS)] for course in courses]
@@ -127,13 +127,13 @@ def row(name: str, courses: Sequence[Course], target: float) -> str:
     return f"| {name} | {' | '.join(cells)} | {needed} | {statistics.fmean(one.finished for one in courses):.0f} |"
 
 
-def table(courses: dict[str, list[Course]]) -> list[str]:
+def table(courses: dict[str, list[SimulatedTrial]]) -> list[str]:
     target = ENOUGH * mean_course(courses[UNSTOPPED.name])[-1]
     head = ["| search |", *(f" {share:.0%} |" for share in SHARES), f" {ENOUGH:.0%} of the full search at | finished |"]
     return ["".join(head), "|" + " --- |" * (len(SHARES) + 3), *(row(name, c, target) for name, c in courses.items())]
 
 
-def ours_against_full(courses: dict[str, list[Course]]) -> str:
+def ours_against_full(courses: dict[str, list[SimulatedTrial]]) -> str:
     full = mean_course(courses[UNSTOPPED.name])[-1]
     at = {share: mean_course(courses[OURS.name])[round(share * STEPS)] / full for share in (0.4, 1.0)}
     return (
@@ -142,7 +142,7 @@ def ours_against_full(courses: dict[str, list[Course]]) -> str:
     )
 
 
-def against_the_authors(world: World, courses: Sequence[Course]) -> list[str]:
+def against_the_authors(world: World, courses: Sequence[SimulatedTrial]) -> list[str]:
     trials = world.table.part("authors")
     objectives = sorted({str(trial.parameters["objective"]) for trial in trials})
     cost_epochs, points = world.authors()
@@ -203,7 +203,7 @@ def main() -> None:
             if options.keep is not None:
                 with options.keep.open("a", encoding="utf-8") as file:
                     file.write(json.dumps({"search": name, "course": asdict(course)}) + "\n")
-    courses: dict[tuple[str, str], list[Course]] = {}
+    courses: dict[tuple[str, str], list[SimulatedTrial]] = {}
     for name, (number, _) in jobs.items():
         setting = _settings[number]
         courses.setdefault((setting.problem.name, setting.method.name), []).append(done[name])
@@ -232,10 +232,13 @@ def main() -> None:
         if isinstance(problem, World):
             lines += ["", *against_the_authors(problem, mine[OURS.name])]
     lines += ["", "## What the sampler is told of stopped trials", ""]
-    lines += [f"TPE, MO-ASHA in each of the ways of `sweeper.suggester.StoppedAs`; the default is `{STOPPED_AS}`."]
+    lines += [
+        "TPE and MO-ASHA under each `StoppedTrialPolicy` of sweeper/search/sampler.py; the default is "
+        f"`{STOPPED_TRIAL_POLICY}`."
+    ]
     for problem in _problems:
         told = {name: courses[problem.name, name] for name in (UNSTOPPED.name, *(method.name for method in TOLD))}
-        told[STOPPED_AS] = courses[problem.name, OURS.name]
+        told[STOPPED_TRIAL_POLICY] = courses[problem.name, OURS.name]
         lines += ["", f"### {problem.name}", "", *table(told)]
     options.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))

@@ -24,7 +24,7 @@ from trainables.settings.parameters import Parameters
 from trainables.training.checkpoint import TrialFolder
 from trainables.training.objectives import cross_entropy, reference_kl
 from trainables.training.trial import Hooks, run_trial, schedule
-from trainables.workbench import Workbench
+from trainables.trial_context import TrialContext
 
 Weights = dict[str, Tensor]
 Value = tuple[float, float]
@@ -35,7 +35,7 @@ BACKWARD = 3
 
 
 @dataclass
-class Bill:
+class Usage:
     """What was spent."""
 
     image_steps: int = 0
@@ -81,11 +81,11 @@ class _Enough(Exception):
 class Kitchen:
     """One workbench, one training seed; everything that is trained or looked at is on the bill."""
 
-    bench: Workbench
+    bench: TrialContext
     seed: int
     trained: dict[Key, Trained]
     """Of this seed, by whatever recipe: none is trained twice."""
-    bill: Bill = field(default_factory=Bill)
+    bill: Usage = field(default_factory=Usage)
 
     def __post_init__(self) -> None:
         self._group = WorkerGroup(device=self.bench.device)
@@ -274,7 +274,7 @@ def lines(
             yield f"{i} to {j} by {place:g} at {strength:g}", mix(untouched, [first, second], shares)
 
 
-def _words(bench: Workbench) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _words(bench: TrialContext) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return bench.pairs.class_names, bench.pairs.templates
 
 

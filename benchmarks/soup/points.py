@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from benchmarks.soup.mixing import Bill, Value
+from benchmarks.soup.mixing import Usage, Value
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Served:
     """What one recipe came to with one seed."""
 
     seed: int
-    bill: Bill
+    bill: Usage
     validation: float
     """Hypervolume."""
     test: float
@@ -29,7 +29,7 @@ class Served:
     def loaded(cls, text: str) -> Served:
         found = json.loads(text)
         front = [Point(tuple(one["validation"]), tuple(one["test"])) for one in found.pop("front")]
-        return cls(bill=Bill(**found.pop("bill")), front=front, **found)
+        return cls(bill=Usage(**found.pop("bill")), front=front, **found)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from benchmarks.soup.points import Compared, Point, Served, Swept
 from benchmarks.soup.strategies import RECIPES, STRENGTHS, TRANSFORM_RECIPES, Cook, Scope
 from sweeper.front.pareto import hypervolume, non_dominated
 from trainables.settings.parameters import Parameters
-from trainables.workbench import Workbench
+from trainables.trial_context import TrialContext
 
 TRIALS = 64
 """Of the full sweep."""
@@ -133,7 +133,7 @@ def small_sweep(table: Table, untouched: Point, trials: int) -> Cook:
 
 
 def cooked(
-    bench: Workbench, recipe: Cook, scope: Scope, seed: int, untouched: Point, trained: dict[Key, Trained]
+    bench: TrialContext, recipe: Cook, scope: Scope, seed: int, untouched: Point, trained: dict[Key, Trained]
 ) -> Served:
     kitchen = Kitchen(bench, seed, trained)
     mixes = recipe(kitchen, scope)
@@ -153,7 +153,7 @@ def cooked(
 @dataclass(frozen=True)
 class Study:
     table: Table
-    bench: Workbench
+    bench: TrialContext
     scope: Scope
     cache: Path
 
@@ -258,7 +258,7 @@ def main() -> None:
     scopes: dict[Part, int] = {"visual": options.visual_seeds, "transform": options.transform_seeds}
     with tempfile.TemporaryDirectory() as folder:
         cache = options.cache or Path(folder)
-        bench = Workbench(world_task(), data_seed=0, cache=cache, device=torch.device("cpu"))
+        bench = TrialContext(world_task(), data_seed=0, cache=cache, device=torch.device("cpu"))
         studies = {
             tune: Study(table, bench, Scope(tune), cache / "soup").run(seeds) for tune, seeds in scopes.items() if seeds
         }

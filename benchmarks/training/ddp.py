@@ -28,7 +28,7 @@ from trainables.distributed import WorkerGroup
 from trainables.settings.parameters import Parameters
 from trainables.training.checkpoint import TrialFolder
 from trainables.training.trial import Hooks, run_trial
-from trainables.workbench import Workbench
+from trainables.trial_context import TrialContext
 
 PATIENCE = timedelta(seconds=600)
 
@@ -47,7 +47,7 @@ def work(rank: int, workers: int, port: int, folder: Path, options: argparse.Nam
             "nccl" if cuda else "gloo", init_method=address, rank=rank, world_size=workers, timeout=PATIENCE
         )
     task = task_of(folder, options.batch, options.precision)
-    bench = Workbench(task, data_seed=0, cache=folder / "cache", device=device)
+    bench = TrialContext(task, data_seed=0, cache=folder / "cache", device=device)
     watch = Stopwatch(device, options.warmup, options.steps, time.perf_counter)
     with contextlib.suppress(Enough):
         run_trial(

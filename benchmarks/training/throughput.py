@@ -33,7 +33,7 @@ from trainables.settings.parameters import Parameters
 from trainables.settings.task import TaskSettings
 from trainables.training.checkpoint import TrialFolder
 from trainables.training.trial import Hooks, run_trial
-from trainables.workbench import Workbench
+from trainables.trial_context import TrialContext
 
 CLASSES = open_clip.IMAGENET_CLASSNAMES[:100]
 TEMPLATE = "a photo of a {}."
@@ -121,7 +121,7 @@ class Bench:
         self._pairs = options.batch * (options.warmup + options.steps + 1)
         write_images(folder / "train", self._pairs)
         write_images(folder / "validation", VALIDATION)
-        self._workbenches: dict[tuple[bool, bool], Workbench] = {}
+        self._workbenches: dict[tuple[bool, bool], TrialContext] = {}
         self._theirs = self._authors()
         self._trials = 0
 
@@ -172,11 +172,11 @@ class Bench:
             pass
         gc.collect()
 
-    def _workbench(self, row: Row) -> Workbench:
+    def _workbench(self, row: Row) -> TrialContext:
         key = (row.bf16, row.compiled)
         if key not in self._workbenches:
             task = task_of(self._folder, self._options.batch, "bf16" if row.bf16 else "fp32")
-            bench = Workbench(task, data_seed=0, cache=self._folder / "cache", device=self.device)
+            bench = TrialContext(task, data_seed=0, cache=self._folder / "cache", device=self.device)
             if row.compiled:
                 for part in split_blocks(bench.clip.model.visual) or ():
                     part.compile()

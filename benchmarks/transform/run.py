@@ -29,7 +29,7 @@ from trainables.__main__ import read_trial
 from trainables.models.transform import power
 from trainables.settings.parameters import Parameters
 from trainables.settings.task import ModelSettings, TaskSettings
-from trainables.workbench import Workbench
+from trainables.trial_context import TrialContext
 
 RANKS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 128, 256, 512, 768, 1024)
 STRENGTHS = tuple(i / 4 for i in range(-8, 9))
@@ -130,7 +130,7 @@ def _study(options: argparse.Namespace, cache: Path) -> Study:
             task, data_seed = _world_task(seed), seed
         if options.model:
             task = task.model_copy(update={"model": _model(options.model)})
-        data.append(embed(Workbench(task, data_seed=data_seed, cache=cache, device=torch.device("cpu"))))
+        data.append(embed(TrialContext(task, data_seed=data_seed, cache=cache, device=torch.device("cpu"))))
     how = task.training
     return Study(tuple(data), parameters, how.epochs, how.global_batch_size, how.warmup_share)
 

@@ -25,7 +25,7 @@ from trainables.settings.parameters import Parameters
 from trainables.settings.task import TaskSettings
 from trainables.training.checkpoint import TrialFolder
 from trainables.training.trial import run_trial
-from trainables.workbench import Workbench
+from trainables.trial_context import TrialContext
 
 EPOCHS, BATCH, WARMUP_SHARE = 3, 128, 0.1
 TASK = TaskSettings.model_validate(
@@ -64,7 +64,7 @@ def measure(number: int, folder: Path, trials: int) -> tuple[Times, Times]:
     """In one process: run_trial and the plain loop, a trial each in turn, after one of each that is not timed."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # as the workers of a sweep do
-    bench = Workbench(TASK, data_seed=0, cache=folder / "cache", device=torch.device("cpu"))
+    bench = TrialContext(TASK, data_seed=0, cache=folder / "cache", device=torch.device("cpu"))
     data = embed(bench)
     images = torch.cat([data.clean, data.attacked])
     ours: Times = []
@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        Workbench(TASK, data_seed=0, cache=Path(name) / "cache", device=torch.device("cpu")).pairs  # noqa: B018
+        TrialContext(TASK, data_seed=0, cache=Path(name) / "cache", device=torch.device("cpu")).pairs  # noqa: B018
         with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
             jobs = [(number, Path(name), options.trials) for number in range(options.processes)]
             parts = pool.starmap(measure, jobs)

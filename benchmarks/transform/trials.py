@@ -25,7 +25,7 @@ from trainables.models.transform import (
 from trainables.settings.parameters import Parameters
 from trainables.training.objectives import cross_entropy, dpo, ipo, kto, reference_kl
 from trainables.training.trial import schedule
-from trainables.workbench import Workbench
+from trainables.trial_context import TrialContext
 
 Start = Literal[
     "images", "images centred", "images and texts", "preference texts", "all class texts", "random", "I + BA"
@@ -84,7 +84,7 @@ class Embeddings:
         return self.scale * apply_transform(w, images) @ apply_transform(w, text).T + self.bias
 
 
-def embed(bench: Workbench) -> Embeddings:
+def embed(bench: TrialContext) -> Embeddings:
     """Everything once, through the library's own cache."""
     pairs, model = bench.pairs, bench.clip.model
     assert pairs.attacked.written is not None
@@ -110,7 +110,7 @@ def embed(bench: Workbench) -> Embeddings:
     )
 
 
-def _measured(bench: Workbench, one: EvaluationSet, preference_classes: tuple[str, ...]) -> Measured:
+def _measured(bench: TrialContext, one: EvaluationSet, preference_classes: tuple[str, ...]) -> Measured:
     assert one.clean is not None and one.attacked.written is not None
     seen = torch.tensor([name in preference_classes for name in one.class_names])
     return Measured(

@@ -337,7 +337,7 @@ def _run(folder: SweepFolder, spec: Spec, options: Options, format: Format, *, m
     """``made``: what this command has made so far; it goes again if the sweep cannot even start."""
     import shutil
 
-    from sweeper.cli.run_summary import closing_lines
+    from sweeper.cli.run_summary import summary_lines
     from sweeper.front.report.table import table
     from sweeper.run.sweep import run_sweep
     from sweeper.storage.sweep_folder import names
@@ -354,7 +354,7 @@ def _run(folder: SweepFolder, spec: Spec, options: Options, format: Format, *, m
         raise
     if ending.front is not None:
         typer.echo(table(ending.front, format.value), nl=False)
-    for line in closing_lines(folder, ending, where):
+    for line in summary_lines(folder, ending, where):
         typer.echo(line, err=True)
     raise typer.Exit(EXIT_CODES[ending.state])
 

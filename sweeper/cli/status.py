@@ -10,7 +10,7 @@ from sweeper.errors import UserError
 from sweeper.front.load import load_front
 from sweeper.front.report.table import summary
 from sweeper.records import Front, TrialRecord
-from sweeper.run.usage import read_bill
+from sweeper.run.usage import read_usage
 from sweeper.search.study import read_trials, searched
 from sweeper.spec.quantities import duration, parse_budget
 from sweeper.spec.spec import Spec
@@ -49,7 +49,7 @@ def status_text(folder: SweepFolder, spec: Spec) -> str:
     if len(search) < len(trials):
         ended = sum(trial.state != "running" for trial in trials) - searched(trials)
         lines.append(f"confirm phase: {ended} of {len(trials) - len(search)} re-trainings begun have ended")
-    bill, budget = read_bill(folder), spec.limits.budget
+    bill, budget = read_usage(folder), spec.limits.budget
     if bill.goes:
         lines.append(f"cost: {bill.line(trials, None if budget is None else parse_budget(budget))}")
     forecast = bill.forecast_line()
@@ -131,7 +131,7 @@ def _state(folder: SweepFolder, spec: Spec, trials: list[TrialRecord]) -> str:
 
 def _cost_fields(folder: SweepFolder, spec: Spec, trials: list[TrialRecord]) -> Row:
     """Device hours so far; the forecast while it runs."""
-    bill = read_bill(folder)
+    bill = read_usage(folder)
     numbers = {name: round(value, 4) for name, value in bill.numbers(trials).items()}
     forecast = bill.forecast if folder.is_running() else None
     return {

@@ -10,18 +10,18 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
-from sweeper.execution.task_queue import AttemptName, Limits, MailRoom, News, Refusal, TaskName
+from sweeper.execution.job_queue import AttemptName, JobLimits, JobName, JobQueue, JobUpdate, SetupError
 from sweeper.records import Outcome, Report, Task
 
 Answer = TypeVar("Answer")
 
 
-class Desk:
-    """Takes and hands out what a ``MailRoom`` holds. Calls that wait do so without holding up others."""
+class Dispatcher:
+    """Takes and hands out what a ``JobQueue`` holds. Calls that wait do so without holding up others."""
 
-    def __init__(self, slots: int, workers: int, limits: Limits) -> None:
-        self._room = MailRoom(slots, workers, limits)
-        self._bells: dict[int | TaskName, asyncio.Event] = {}
+    def __init__(self, slots: int, workers: int, limits: JobLimits) -> None:
+        self._room = JobQueue(slots, workers, limits)
+        self._bells: dict[int | JobName, asyncio.Event] = {}
         self._controllers: dict[int, Any] = {}
         """Slot -> handle of Train's controller."""
         self._groups: dict[int, Any] = {}
@@ -35,14 +35,14 @@ class Desk:
         self._room.offer(task, time.monotonic())
         self._ring()
 
-    async def follow(self, name: TaskName, seen: int) -> News | Refusal:
+    async def follow(self, name: JobName, seen: int) -> JobUpdate | SetupError:
         """What came in after the first ``seen`` reports: waits for something."""
 
-        def probe() -> News | Refusal | None:
+        def probe() -> JobUpdate | SetupError | None:
             return self._room.refusal() or self._room.news(name, seen)
 
         while True:
-            news: News | Refusal | None = await self._wait(name, probe, 60.0)
+            news: JobUpdate | SetupError | None = await self._wait(name, probe, 60.0)
             if news is not None:
                 return news
 
@@ -56,17 +56,17 @@ class Desk:
     async def release(self) -> None:
         self._released.set()
 
-    async def forget(self, name: TaskName) -> None:
+    async def forget(self, name: JobName) -> None:
         self._room.forget(name)
         self._ring()
 
-    async def perform(self, task: Task) -> Outcome | Refusal:
+    async def perform(self, task: Task) -> Outcome | SetupError:
         """Offers a task and waits for its outcome."""
         await self.offer(task)
         name, seen = (task.kind, task.key), 0
         while True:
             news = await self.follow(name, seen)
-            if isinstance(news, Refusal):
+            if isinstance(news, SetupError):
                 return news
             notes, outcome = news
             if outcome is not None:
@@ -74,7 +74,7 @@ class Desk:
                 return outcome
             seen += len(notes)
 
-    async def judge(self, name: TaskName, attempt: int, number: int, stop: bool) -> None:
+    async def judge(self, name: JobName, attempt: int, number: int, stop: bool) -> None:
         self._room.judge(name, attempt, number, stop)
         self._ring()
 
@@ -86,7 +86,7 @@ class Desk:
         self._room.close(time.monotonic())
         self._ring()
 
-    async def state(self) -> tuple[int, Refusal | None]:
+    async def state(self) -> tuple[int, SetupError | None]:
         """How many slots are warm, and why none ever will be."""
         return sum(box.warm for box in self._room.boxes), self._room.refusal()
 
@@ -118,7 +118,7 @@ class Desk:
         self._room.join(slot, group, time.monotonic())
         self._ring()
 
-    async def refuse(self, slot: int, refusal: Refusal) -> None:
+    async def refuse(self, slot: int, refusal: SetupError) -> None:
         self._room.refuse(slot, refusal)
         self._ring()
 
@@ -169,7 +169,7 @@ class Desk:
             self._ring()
 
     def _ring(self) -> None:
-        names: list[int | TaskName] = [*self._room.touched_slots, *self._room.touched_tasks]
+        names: list[int | JobName] = [*self._room.touched_slots, *self._room.touched_tasks]
         for name in names:
             bell = self._bells.pop(name, None)
             if bell is not None:
@@ -177,7 +177,7 @@ class Desk:
         self._room.touched_slots.clear()
         self._room.touched_tasks.clear()
 
-    async def _wait(self, name: int | TaskName, probe: Callable[[], Answer | None], timeout_s: float) -> Answer | None:
+    async def _wait(self, name: int | JobName, probe: Callable[[], Answer | None], timeout_s: float) -> Answer | None:
         """What ``probe`` has to say, asked again whenever the slot or task is touched; None after the timeout."""
         until = time.monotonic() + timeout_s
         while (answer := probe()) is None:

@@ -15,7 +15,7 @@ from sweeper.records import Task
 if TYPE_CHECKING:
     from trainables.distributed import WorkerGroup
     from trainables.models.policy import Policy
-    from trainables.workbench import Workbench
+    from trainables.trial_context import TrialContext
 
 
 def make_runner(context: WorkerContext, *, task: dict[str, Any], data_seed: int, cache: Path) -> Runner:
@@ -27,10 +27,10 @@ def make_runner(context: WorkerContext, *, task: dict[str, Any], data_seed: int,
 
     from trainables.distributed import WorkerGroup
     from trainables.settings.task import TaskSettings
-    from trainables.workbench import Workbench
+    from trainables.trial_context import TrialContext
 
     device = torch.device(context.device)
-    bench = Workbench(TaskSettings.model_validate(task), data_seed=data_seed, cache=cache, device=device)
+    bench = TrialContext(TaskSettings.model_validate(task), data_seed=data_seed, cache=cache, device=device)
     for view in (bench.pairs.clean, bench.pairs.attacked):
         bench.embeddings(view)
     for one in bench.search_sets:
@@ -41,7 +41,7 @@ def make_runner(context: WorkerContext, *, task: dict[str, Any], data_seed: int,
 
 
 class _TrialRunner:
-    def __init__(self, bench: Workbench, group: WorkerGroup) -> None:
+    def __init__(self, bench: TrialContext, group: WorkerGroup) -> None:
         self._bench, self._group = bench, group
 
     def __call__(self, task: Task, channel: Channel) -> dict[str, Any]:

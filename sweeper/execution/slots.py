@@ -30,8 +30,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sweeper.errors import UnavailableError, UserError
 from sweeper.execution.capacity import SlotPlan
-from sweeper.execution.dispatcher import Desk
-from sweeper.execution.task_queue import Limits, Refusal, TaskName
+from sweeper.execution.dispatcher import Dispatcher
+from sweeper.execution.job_queue import JobLimits, JobName, SetupError
 from sweeper.execution.worker import MakeRunner, Worker, WorkerContext
 from sweeper.records import Outcome, Task
 
@@ -75,7 +75,7 @@ class _Trainer(TorchTrainer):
     """Without what slots have no use for (Ray 2.60).
 
     PlacementGroupCleaner polls the State API once a second and outlives a killed driver where there is none;
-    ``Slots.close`` removes the groups instead. DatasetsCallback starts an actor per slot, five seconds of CPU, even
+    ``SlotPool.close`` removes the groups instead. DatasetsCallback starts an actor per slot, five seconds of CPU, even
     where there are no datasets.
     """
 
@@ -109,10 +109,10 @@ def serve(config: dict[str, Any]) -> None:
         worker.serve(config["make_runner"])
 
 
-class Slots:
+class SlotPool:
     """The warm slots of a sweep. A context manager: leaving it closes them."""
 
-    def __init__(self, plan: SlotPlan, make_runner: MakeRunner, folder: Path, limits: Limits) -> None:
+    def __init__(self, plan: SlotPlan, make_runner: MakeRunner, folder: Path, limits: JobLimits) -> None:
         """``folder``: where Train and Tune may keep their own files; on shared storage if there are several nodes."""
         self.plan = plan
         self.limits = limits
@@ -125,7 +125,7 @@ class Slots:
         # Beside the driver: if that node is lost, so is the sweep's driver.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.desk: ActorHandle = (
-            ray.remote(Desk)
+            ray.remote(Dispatcher)
             .options(num_cpus=0, max_concurrency=10_000, scheduling_strategy=here)
             .remote(plan.slots, plan.workers_per_trial, limits)
         )
@@ -149,11 +149,11 @@ class Slots:
         """Has a task of the driver's own done on the next free slot. The future raises as ``check`` does."""
         future: Future[Outcome] = Future()
 
-        def pass_on(answer: Future[Outcome | Refusal]) -> None:
+        def pass_on(answer: Future[Outcome | SetupError]) -> None:
             error = answer.exception()
             outcome = None if error is not None else answer.result()
-            if isinstance(outcome, Refusal):
-                error = refused(outcome)
+            if isinstance(outcome, SetupError):
+                error = setup_exception(outcome)
             if error is not None:
                 future.set_exception(error)
             else:
@@ -174,11 +174,11 @@ class Slots:
     def release(self) -> None:
         self.desk.release.remote()
 
-    def judge(self, name: TaskName, attempt: int, number: int, stop: bool) -> None:
+    def judge(self, name: JobName, attempt: int, number: int, stop: bool) -> None:
         """Gives the verdict on a report."""
         self.desk.judge.remote(name, attempt, number, stop)
 
-    def forget(self, name: TaskName) -> None:
+    def forget(self, name: JobName) -> None:
         """Says that the outcome of an offered task was received."""
         self.desk.forget.remote(name)
 
@@ -208,7 +208,7 @@ class Slots:
         with suppress(OSError):  # somebody else's files are in it
             self.folder.rmdir()
 
-    def __enter__(self) -> Slots:
+    def __enter__(self) -> SlotPool:
         self.start()
         return self
 
@@ -225,7 +225,7 @@ class Slots:
                 "the actor that holds the sweep's mailboxes died (was the machine out of memory?); resume the sweep"
             ) from error
         if refusal is not None:
-            raise refused(refusal)
+            raise setup_exception(refusal)
         return warm
 
     def _run(self, slot: int) -> None:
@@ -262,7 +262,7 @@ class Slots:
             self._failures.append(error)
 
 
-def refused(refusal: Refusal) -> Exception:
+def setup_exception(refusal: SetupError) -> Exception:
     """A refusal as the exception to raise."""
     if refusal.user:
         return UserError(refusal.reason)

@@ -7,15 +7,15 @@ from typing import Any
 import ray
 from ray import tune
 
-from sweeper.execution.task_queue import Refusal
+from sweeper.execution.job_queue import SetupError
 
 NEWS = "news"
 """Key of a result: what came in of the trial."""
-STANDBY = "standby"
+WARM_UP = "standby"
 """Kind of what is no trial: it waits until all relays have started."""
 
 
-class Relay(tune.Trainable):
+class TrialActor(tune.Trainable):
     """One step is the next news of a trial that runs in a slot. It serves trial after trial and may die any time."""
 
     def setup(self, config: dict[str, Any], desk: Any = None) -> None:
@@ -27,11 +27,11 @@ class Relay(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        if self._name[0] == STANDBY:
+        if self._name[0] == WARM_UP:
             ray.get(self._desk.stand_by.remote())
             return {NEWS: ([], None), "done": True}
         news = ray.get(self._desk.follow.remote(self._name, self._seen))
-        if isinstance(news, Refusal):
+        if isinstance(news, SetupError):
             return {NEWS: news, "done": True}
         notes, outcome = news
         self._seen += len(notes)

@@ -18,16 +18,16 @@ from typing import Any, Protocol
 from ray import tune
 from ray.tune.search import Searcher
 
-from sweeper.execution.slots import Slots, refused
-from sweeper.execution.task_queue import News, Refusal
-from sweeper.execution.trial_actor import NEWS, STANDBY, Relay
+from sweeper.execution.job_queue import JobUpdate, SetupError
+from sweeper.execution.slots import SlotPool, setup_exception
+from sweeper.execution.trial_actor import NEWS, WARM_UP, TrialActor
 from sweeper.records import Outcome, Report, Task
 
 CHECK_S = 1.0
-RELAYS_LOST = 10
+MAX_ACTOR_FAILURES = 10
 
 
-class Source(Protocol):
+class TrialSource(Protocol):
     """Where trials come from and what becomes of them. All calls come from the thread that called ``run_trials``."""
 
     def next_task(self) -> Task | None:
@@ -48,23 +48,23 @@ class Source(Protocol):
         """Several times a second."""
 
 
-def run_trials(slots: Slots, prepare: Callable[[], Source | None], folder: Path) -> None:
+def run_trials(slots: SlotPool, prepare: Callable[[], TrialSource | None], folder: Path) -> None:
     """Runs trials until their source is exhausted. Re-raises what ``prepare``, the source or ``slots.check`` raises.
 
     ``prepare``: asked several times a second for the source, while Tune starts; None: not yet. ``folder``: for Tune's
     own files, which nobody needs afterwards.
     """
     slots.hold()
-    conductor = _Conductor(slots, prepare)
+    conductor = _TuneBridge(slots, prepare)
     name = f"tune-{time.time_ns()}"
     relay = tune.with_resources(
-        tune.with_parameters(Relay, desk=slots.desk),
+        tune.with_parameters(TrialActor, desk=slots.desk),
         {"node:__internal_head__": 0.001},  # proxies must not take the CPUs of the workers
     )
     tuner = tune.Tuner(
         relay,
         tune_config=tune.TuneConfig(
-            search_alg=_Ask(conductor),
+            search_alg=_BridgeSearcher(conductor),
             num_samples=-1,
             reuse_actors=True,
             trial_name_creator=lambda trial: trial.trial_id,
@@ -73,7 +73,7 @@ def run_trials(slots: Slots, prepare: Callable[[], Source | None], folder: Path)
         run_config=tune.RunConfig(
             name=name,
             storage_path=str(folder.absolute()),
-            callbacks=[_Tell(conductor)],
+            callbacks=[_BridgeCallback(conductor)],
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             verbose=0,
         ),
@@ -90,7 +90,7 @@ def run_trials(slots: Slots, prepare: Callable[[], Source | None], folder: Path)
 
 
 @dataclass
-class _Live:
+class _LiveTrial:
     """A trial that Tune has and that has not ended."""
 
     task: Task
@@ -98,21 +98,21 @@ class _Live:
     """How many of its reports the source has."""
 
 
-class _Conductor:
+class _TuneBridge:
     """What the searcher and the callback share: which trials live, and the source."""
 
-    def __init__(self, slots: Slots, prepare: Callable[[], Source | None]) -> None:
+    def __init__(self, slots: SlotPool, prepare: Callable[[], TrialSource | None]) -> None:
         self._slots = slots
         self._prepare = prepare
-        self._source: Source | None = None
-        self._standbys: set[str] = set()
+        self._source: TrialSource | None = None
+        self._warming: set[str] = set()
         """What Tune runs to have its actors started, one per slot."""
         self._up: set[str] = set()
         """Those whose actor has started."""
         self._released = False
-        self._live: dict[str, _Live] = {}
+        self._live: dict[str, _LiveTrial] = {}
         """By Tune's id of the trial."""
-        self._orphans: list[_Live] = []
+        self._detached: list[_LiveTrial] = []
         """Their relay died; they go on."""
         self._relays_lost = 0
         self._checked_s = 0.0
@@ -136,17 +136,17 @@ class _Conductor:
         """What Tune shall run next; None: nothing now; ``FINISHED`` is for ever."""
         with self.recorded():
             if not self._released:
-                if len(self._standbys) == self._slots.plan.slots:
+                if len(self._warming) == self._slots.plan.slots:
                     return None
-                self._standbys.add(trial_id)
-                return {"kind": STANDBY, "key": len(self._standbys), "seen": 0}
+                self._warming.add(trial_id)
+                return {"kind": WARM_UP, "key": len(self._warming), "seen": 0}
             assert self._source is not None
-            if self._orphans:
-                live = self._orphans.pop()
-            elif len(self._live) + len(self._standbys) >= self._slots.plan.slots:
+            if self._detached:
+                live = self._detached.pop()
+            elif len(self._live) + len(self._warming) >= self._slots.plan.slots:
                 return None
             elif self._source.exhausted():
-                return None if self._live or self._standbys else Searcher.FINISHED
+                return None if self._live or self._warming else Searcher.FINISHED
             else:
                 task = self._source.next_task()
                 if task is None:
@@ -154,17 +154,17 @@ class _Conductor:
                         self.tick()  # Tune asks again and again and does nothing else
                     return None
                 self._slots.offer(task)
-                live = _Live(task)
+                live = _LiveTrial(task)
             self._live[trial_id] = live
             return {"kind": live.task.kind, "key": live.task.key, "seen": live.seen}
 
-    def tell(self, trial_id: str, news: News | Refusal) -> None:
+    def tell(self, trial_id: str, news: JobUpdate | SetupError) -> None:
         with self.recorded():
-            if isinstance(news, Refusal):
-                raise refused(news)
+            if isinstance(news, SetupError):
+                raise setup_exception(news)
             self._relays_lost = 0
-            if trial_id in self._standbys:
-                self._standbys.discard(trial_id)
+            if trial_id in self._warming:
+                self._warming.discard(trial_id)
                 return
             assert self._source is not None
             notes, outcome = news
@@ -181,20 +181,20 @@ class _Conductor:
                 self._source.on_end(key, outcome)
 
     def relay_up(self, trial_id: str) -> None:
-        if trial_id in self._standbys:
+        if trial_id in self._warming:
             self._up.add(trial_id)
 
     def relay_died(self, trial_id: str) -> None:
         """The trial itself goes on in its slot; Tune shall follow it with another actor."""
         with self.recorded():
             self._relays_lost += 1
-            if self._relays_lost > RELAYS_LOST:
+            if self._relays_lost > MAX_ACTOR_FAILURES:
                 raise RuntimeError(f"{self._relays_lost} of Tune's trial actors died one after the other")
-            self._standbys.discard(trial_id)
+            self._warming.discard(trial_id)
             self._up.discard(trial_id)
             live = self._live.pop(trial_id, None)
             if live is not None:
-                self._orphans.append(live)
+                self._detached.append(live)
 
     def tick(self) -> None:
         with self.recorded():
@@ -210,10 +210,10 @@ class _Conductor:
                 self._slots.release()
 
 
-class _Ask(Searcher):
+class _BridgeSearcher(Searcher):
     """The conductor as Tune's searcher. Tune's snapshots of it are empty: the study is what is durable."""
 
-    def __init__(self, conductor: _Conductor) -> None:
+    def __init__(self, conductor: _TuneBridge) -> None:
         super().__init__()
         self._conductor = conductor
 
@@ -233,10 +233,10 @@ class _Ask(Searcher):
         return {}
 
 
-class _Tell(tune.Callback):
+class _BridgeCallback(tune.Callback):
     """The conductor as Tune's callback."""
 
-    def __init__(self, conductor: _Conductor) -> None:
+    def __init__(self, conductor: _TuneBridge) -> None:
         self._conductor = conductor
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:

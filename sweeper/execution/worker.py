@@ -16,7 +16,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Protocol
 
-from sweeper.execution.task_queue import AttemptName, Limits, Refusal
+from sweeper.execution.job_queue import AttemptName, JobLimits, SetupError
 from sweeper.records import Outcome, Report, Task
 
 POLL_S = 10.0
@@ -124,7 +124,7 @@ class Worker:
     """One rank of a slot's group, from the start of its process to the closing of the slot."""
 
     def __init__(
-        self, context: WorkerContext, group: str, desk: Any, get: Callable[[Any], Any], limits: Limits
+        self, context: WorkerContext, group: str, desk: Any, get: Callable[[Any], Any], limits: JobLimits
     ) -> None:
         self.context = context
         self.desk = desk
@@ -141,7 +141,7 @@ class Worker:
         try:
             runner = make_runner(self.context)
         except Exception as error:
-            refusal = Refusal(
+            refusal = SetupError(
                 reason=_one_line(error, name=not isinstance(error, ValueError)),
                 user=isinstance(error, ValueError | OSError),
                 traceback=traceback.format_exc(),

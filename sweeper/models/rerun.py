@@ -20,7 +20,7 @@ from sweeper.storage.sweep_folder import SweepFolder
 if TYPE_CHECKING:
     import torch
 
-    from trainables.workbench import Workbench
+    from trainables.trial_context import TrialContext
 
 Values = dict[str, float]
 Row = dict[str, object]
@@ -108,7 +108,7 @@ def rerun_trial(
     """
     from trainables.numerics import flushed_denormals
     from trainables.settings.task import TrialSettings
-    from trainables.workbench import Workbench
+    from trainables.trial_context import TrialContext
 
     record = _record(folder, spec, number)
     path = folder.trial_path(number) / "trial.json"
@@ -119,7 +119,7 @@ def rerun_trial(
     try:
         echo(f"preparing {', '.join(trial.task.sets)} for {trial.task.model.architecture} on {on}")
         with flushed_denormals():
-            bench = Workbench(trial.task, data_seed=trial.data_seed, cache=folder.cache_path, device=on)
+            bench = TrialContext(trial.task, data_seed=trial.data_seed, cache=folder.cache_path, device=on)
             for line in _differences(folder, bench, on):
                 echo(line)
             again = _train(bench, trial, trial.seed, echo)
@@ -147,7 +147,7 @@ def _record(folder: SweepFolder, spec: Spec, number: int) -> TrialRecord:
     return trials[number]
 
 
-def _differences(folder: SweepFolder, bench: Workbench, device: torch.device) -> list[str]:
+def _differences(folder: SweepFolder, bench: TrialContext, device: torch.device) -> list[str]:
     """What may keep the result from coming back."""
     before = folder.untouched() or {}
     now = {"weights_digest": bench.clip.digest, "data_digest": bench.data_digest()}
@@ -161,7 +161,7 @@ def _differences(folder: SweepFolder, bench: Workbench, device: torch.device) ->
     return lines
 
 
-def _train(bench: Workbench, trial: Any, seed: int, echo: Callable[[str], None]) -> Values:
+def _train(bench: TrialContext, trial: Any, seed: int, echo: Callable[[str], None]) -> Values:
     from trainables.training.checkpoint import TrialFolder
     from trainables.training.trial import Hooks, run_trial
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from sweeper.errors import UnavailableError, UserError
-from sweeper.run.usage import check_device, go_with
+from sweeper.run.usage import check_device, new_session
 from sweeper.spec.quantities import parse_budget
 from sweeper.spec.spec import Spec
 from trainables.data.readers.class_names import listed
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from trainables.models.clip import Clip
-    from trainables.workbench import Workbench
+    from trainables.trial_context import TrialContext
 
 CONNECT_S = 3.0
 EXPECT_IMAGES = 4000
@@ -78,11 +78,11 @@ def check_model_and_images(spec: Spec, echo: Callable[[str], None]) -> None:
     import torch
 
     from trainables.numerics import flushed_denormals
-    from trainables.workbench import Workbench
+    from trainables.trial_context import TrialContext
 
     with tempfile.TemporaryDirectory() as scratch, flushed_denormals():
         try:
-            bench = Workbench(
+            bench = TrialContext(
                 spec.task_settings(), data_seed=spec.search.seed, cache=Path(scratch), device=torch.device("cpu")
             )
             _check_model(spec, bench.clip, echo)
@@ -149,7 +149,7 @@ def _values(spec: Spec, name: str) -> set[Any]:
     return values | {point[name] for point in points if point.get(name) is not None}
 
 
-def _check_expectation(bench: Workbench, expect: Expectation, echo: Callable[[str], None]) -> None:
+def _check_expectation(bench: TrialContext, expect: Expectation, echo: Callable[[str], None]) -> None:
     """The untouched model on clean images. All of a small set are measured and the tolerance is taken as it is; of a
     large set a sample is, and the tolerance is widened by its sampling error."""
     from trainables.evaluation.measure import zero_shot_scores
@@ -194,5 +194,5 @@ def _check_capacity(spec: Spec, gpus: float | None, address: str | None, echo: C
         )
     finally:
         cluster.disconnect()
-    check_device(None if spec.limits.budget is None else parse_budget(spec.limits.budget), go_with(plan))
+    check_device(None if spec.limits.budget is None else parse_budget(spec.limits.budget), new_session(plan))
     echo(f"capacity: {plan.text}")

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper.records import Outcome, Task
-from sweeper.run.usage import go_with, trainings_to_confirm
+from sweeper.run.usage import new_session, trainings_to_confirm
 from sweeper.spec.domains import Choices, Range, Value
 from sweeper.spec.quantities import duration, hours, parse_budget
 from sweeper.spec.spec import Spec
 
 if TYPE_CHECKING:
     from sweeper.execution.capacity import SlotPlan
-    from sweeper.execution.slots import Slots
+    from sweeper.execution.slots import SlotPool
 
 CLOSE_S = 10.0
 CONTEXT_BYTES = 700 * 2**20
@@ -120,9 +120,9 @@ def probe_sweep(
     Raises UserError or UnavailableError as ``run_sweep``. Leaves nothing in ``storage`` but the cache of images.
     """
     from sweeper.execution import capacity, cluster
+    from sweeper.execution.job_queue import JobLimits
     from sweeper.execution.runner import make_runner
-    from sweeper.execution.slots import Slots
-    from sweeper.execution.task_queue import Limits
+    from sweeper.execution.slots import SlotPool
 
     resources = spec.resources
     there = scopes(spec)
@@ -145,7 +145,7 @@ def probe_sweep(
             data_seed=spec.search.seed,
             cache=storage / "cache",
         )
-        slots = Slots(replace(plan, slots=1), runner, scratch / "ray", Limits())
+        slots = SlotPool(replace(plan, slots=1), runner, scratch / "ray", JobLimits())
         stack.callback(lambda: slots.close(CLOSE_S))
         started_s = time.monotonic()
         slots.start()
@@ -187,7 +187,7 @@ def _scratch(storage: Path, stack: ExitStack) -> Path:
     return scratch
 
 
-def _wait(slots: Slots, task: Task) -> Outcome:
+def _wait(slots: SlotPool, task: Task) -> Outcome:
     future = slots.submit(task)
     while wait([future], timeout=1.0).not_done:
         slots.check()
@@ -284,7 +284,7 @@ def _forecast_lines(spec: Spec, costs: Sequence[tuple[Scope, TrialCost]], plan: 
     trial_s = sum(scope.share * stopped_cost_s(spec, cost) for scope, cost in costs) / total
     trials, slots, again = spec.search.trials, plan.slots, trainings_to_confirm(spec)
     wall_s = warm_s + math.ceil(trials / slots) * trial_s + math.ceil(again / slots) * whole_s
-    go = replace(go_with(plan), wall_s=wall_s)
+    go = replace(new_session(plan), wall_s=wall_s)
     device_h = go.device_s / 3600
     stopping = ""
     if spec.stops:

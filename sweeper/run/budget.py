@@ -15,7 +15,7 @@ from sweeper.spec.quantities import HOUR_S, Budget, Device, duration, hours
 
 
 @dataclass(frozen=True, kw_only=True)
-class Go:
+class Session:
     """One go at a sweep, from asking for slots to giving them back."""
 
     started_s: float
@@ -37,13 +37,13 @@ class Go:
         return self.slots * self.devices_per_slot * self.wall_s
 
 
-def taken_device_s(goes: Iterable[Go], device: Device) -> float:
+def used_device_s(goes: Iterable[Session], device: Device) -> float:
     """Of one kind of device, over several goes."""
     return sum(go.device_s for go in goes if go.device == device)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Costs:
+class TrialCosts:
     """What the ended trials of a sweep cost, in seconds of a slot."""
 
     trials_s: float
@@ -53,10 +53,10 @@ class Costs:
     """Of a trial, stopped and failed ones among them; None where no trial has ended yet."""
 
 
-def costs(trials: Iterable[TrialRecord]) -> Costs:
+def costs(trials: Iterable[TrialRecord]) -> TrialCosts:
     known = [(trial.cost_s, trial) for trial in trials if trial.cost_s is not None]
     total_s = sum(cost_s for cost_s, _ in known)
-    return Costs(
+    return TrialCosts(
         trials_s=total_s,
         saved_s=sum(saved_s(trial) for _, trial in known),
         mean_s=total_s / len(known) if known else None,
@@ -82,7 +82,7 @@ class Forecast:
     """Whether every planned trial can be done."""
 
 
-class Account:
+class BudgetLedger:
     """What one go at a sweep takes, on top of what earlier goes have, and whether another trial may begin.
 
     Idle slots are charged like busy ones, so whatever still runs costs nothing further while another trial runs beside
@@ -108,7 +108,7 @@ class Account:
         self._costs_sum_s, self._costs = float(sum(ended_s)), len(ended_s)
         self._running: dict[int, _Running] = {}
 
-    def taken_device_s(self, now_s: float) -> float:
+    def used_device_s(self, now_s: float) -> float:
         """Over the whole life of the sweep."""
         return self._before_device_s + self._rate * (now_s - self._started_s)
 
@@ -155,7 +155,7 @@ class Account:
     def _left_of_budget_s(self, now_s: float, share: float) -> float:
         if self._budget is None:
             return float("inf")
-        return max(0.0, (share * self._budget.hours * HOUR_S - self.taken_device_s(now_s)) / self._rate)
+        return max(0.0, (share * self._budget.hours * HOUR_S - self.used_device_s(now_s)) / self._rate)
 
     def forecast(self, now_s: float, waiting: int) -> Forecast | None:
         """``waiting``: trials that have not begun; None before anything is known of what a trial costs."""
@@ -174,7 +174,7 @@ class Account:
         left_s = min(wanted_s, allowed_s)
         return Forecast(
             left_s=left_s,
-            device_s=self.taken_device_s(now_s) + self._rate * left_s,
+            device_s=self.used_device_s(now_s) + self._rate * left_s,
             all_trials=wanted_s <= allowed_s,
         )
 
@@ -196,7 +196,7 @@ class _Running:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LeftOut:
+class UnfinishedWork:
     """What budget or time did not allow."""
 
     reason: str
@@ -205,10 +205,10 @@ class LeftOut:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bill:
+class Usage:
     """What a sweep has taken so far, as kept on disk."""
 
-    goes: tuple[Go, ...] = ()
+    goes: tuple[Session, ...] = ()
     forecast: Forecast | None = None
     """As last made by a go that had trials to run."""
     told_s: float = 0.0
@@ -221,7 +221,7 @@ class Bill:
 
     @property
     def device_s(self) -> float:
-        return taken_device_s(self.goes, self.device)
+        return used_device_s(self.goes, self.device)
 
     def numbers(self, trials: Iterable[TrialRecord]) -> dict[str, float]:
         """Device hours for scripts and MLflow; trials are charged at the last go's devices per slot."""

@@ -9,12 +9,12 @@ from sweeper.front.build import LiveFront
 from sweeper.front.report.writer import FrontFiles
 from sweeper.records import Front, Report, TrialRecord
 from sweeper.run.progress import Progress
-from sweeper.run.usage import Meter
+from sweeper.run.usage import UsageMeter
 from sweeper.tracking.tracker import Tracker
 
 
 class Observer:
-    """Implements ``trials.Listener``."""
+    """Implements ``trials.TrialListener``."""
 
     def __init__(
         self,
@@ -24,7 +24,7 @@ class Observer:
         front: Callable[[Sequence[TrialRecord]], Front],
         trials: Callable[[], list[TrialRecord]],
         trial_tags: dict[str, str],
-        meter: Meter | None = None,
+        meter: UsageMeter | None = None,
     ) -> None:
         """``front``: of given trials, also on the thread of ``files``; ``trials``: all there are; ``meter`` None:
         nothing is charged, as in a simulation."""

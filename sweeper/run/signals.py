@@ -6,14 +6,14 @@ import os
 import signal
 
 
-class Interruption:
+class StopSignal:
     """Ctrl-C and SIGTERM: the first asks the sweep to stop, the second ends the process."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self.asked = False
 
-    def __enter__(self) -> Interruption:
+    def __enter__(self) -> StopSignal:
         self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 

@@ -19,23 +19,23 @@ from sweeper.front.confirm import plan
 from sweeper.front.load import load_front
 from sweeper.front.report.writer import FrontFiles
 from sweeper.records import Front, Retraining, TrialRecord
-from sweeper.run.budget import LeftOut
+from sweeper.run.budget import UnfinishedWork
 from sweeper.run.measurements import Interrupted, Measurements
 from sweeper.run.observer import Observer
 from sweeper.run.progress import Progress
-from sweeper.run.signals import Interruption
-from sweeper.run.usage import Meter, go_with, trainings_to_confirm
-from sweeper.search.scheduler import Trials
+from sweeper.run.signals import StopSignal
+from sweeper.run.usage import UsageMeter, new_session, trainings_to_confirm
+from sweeper.search.scheduler import TrialScheduler
 from sweeper.search.study import Study, read_trials, searched
-from sweeper.search.trial_files import FolderFiles
-from sweeper.search.warm_start import known_of
+from sweeper.search.trial_files import FolderTrialFiles
+from sweeper.search.warm_start import prior_trials_of
 from sweeper.spec.quantities import parse_budget
 from sweeper.spec.spec import Spec
 from sweeper.storage.sweep_folder import SweepFolder
 from sweeper.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
-    from sweeper.execution.slots import Slots
+    from sweeper.execution.slots import SlotPool
 
 CLOSE_S = 60.0
 INTERRUPTED_CLOSE_S = 10.0
@@ -54,7 +54,7 @@ class Options:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ending:
+class SweepResult:
     """How ``run_sweep`` ended."""
 
     state: str
@@ -64,23 +64,23 @@ class Ending:
     """One line where MLflow is behind."""
     failures: tuple[str, ...] = ()
     """A line per failed trial."""
-    left_out: LeftOut | None = None
+    unfinished_work: UnfinishedWork | None = None
 
 
-def run_sweep(folder: SweepFolder, spec: Spec, options: Options) -> Ending:
+def run_sweep(folder: SweepFolder, spec: Spec, options: Options) -> SweepResult:
     """Runs what is left of a sweep. The caller holds its lease.
 
     Raises UserError for images or a model that cannot be had, UnavailableError where no trial fits on the cluster.
     """
     from sweeper.execution import capacity, cluster
+    from sweeper.execution.job_queue import JobLimits
     from sweeper.execution.runner import make_runner
-    from sweeper.execution.slots import Slots
-    from sweeper.execution.task_queue import Limits
+    from sweeper.execution.slots import SlotPool
 
     resources, limits = spec.resources, spec.limits
     trials, front = read_trials(folder, spec), load_front(folder, spec)
     with ExitStack() as stack:
-        interruption = stack.enter_context(Interruption(folder.name))
+        interruption = stack.enter_context(StopSignal(folder.name))
         progress = Progress(folder.name, spec.search.trials, finished=searched(trials))
         stack.callback(progress.close)
         tracker = Tracker(folder.path, options.tracking_uri, folder.storage, folder.name, folder.sweep_id)
@@ -105,13 +105,13 @@ def run_sweep(folder: SweepFolder, spec: Spec, options: Options) -> Ending:
             data_seed=spec.search.seed,
             cache=folder.cache_path,
         )
-        slot_limits = Limits(
+        slot_limits = JobLimits(
             trial_s=None if limits.trial_hours is None else limits.trial_hours * 3600,
             stall_s=limits.stall_minutes * 60,
         )
-        meter = Meter(
+        meter = UsageMeter(
             folder,
-            go_with(plan),
+            new_session(plan),
             trials,
             planned=spec.search.trials,
             confirming=trainings_to_confirm(spec),
@@ -122,7 +122,7 @@ def run_sweep(folder: SweepFolder, spec: Spec, options: Options) -> Ending:
             meter.check()
         stack.callback(meter.close)  # after the slots were given back
         progress.charge(meter.line, meter.left_s)
-        slots = Slots(plan, runner, folder.path / "ray", slot_limits)
+        slots = SlotPool(plan, runner, folder.path / "ray", slot_limits)
         stack.callback(lambda: slots.close(INTERRUPTED_CLOSE_S if interruption.asked else CLOSE_S))
         slots.start()
         sweep = _Sweep(folder, spec, slots, progress, tracker, interruption, meter)
@@ -139,11 +139,11 @@ class _Sweep:
         self,
         folder: SweepFolder,
         spec: Spec,
-        slots: Slots,
+        slots: SlotPool,
         progress: Progress,
         tracker: Tracker,
-        interruption: Interruption,
-        meter: Meter,
+        interruption: StopSignal,
+        meter: UsageMeter,
     ) -> None:
         self._folder, self._spec, self._slots = folder, spec, slots
         self._meter = meter
@@ -152,10 +152,10 @@ class _Sweep:
             slots.submit, folder, progress, interrupted=lambda: interruption.asked, tick=self._tick
         )
         self._study: Study | None = None
-        self._trials: Trials | None = None
+        self._trials: TrialScheduler | None = None
         self._files = FrontFiles(folder.front_path, tracker.front_updated)
 
-    def run(self) -> Ending:
+    def run(self) -> SweepResult:
         from sweeper.execution.tune import run_trials
 
         self._progress.line("warming up: model, images and the reference's embeddings")
@@ -171,7 +171,7 @@ class _Sweep:
         self._meter.tell_measuring(before_s, self._progress.line)
         return self.end("complete")
 
-    def _prepare(self) -> Trials | None:
+    def _prepare(self) -> TrialScheduler | None:
         """The trials, once the untouched model is measured; None before."""
         measured = self._measurements.untouched()
         if measured is None:
@@ -188,10 +188,10 @@ class _Sweep:
             self._meter,
         )
         observer.repeat(study.trials(), self._folder.reports)
-        self._trials = Trials(
+        self._trials = TrialScheduler(
             self._spec,
             study,
-            FolderFiles(self._folder, self._spec),
+            FolderTrialFiles(self._folder, self._spec),
             untouched["validation"],
             observer,
             interrupted=lambda: self._interruption.asked or self._meter.used_up(),
@@ -201,7 +201,7 @@ class _Sweep:
         )
         return self._trials
 
-    def end(self, state: str) -> Ending:
+    def end(self, state: str) -> SweepResult:
         """Writes the front a last time and tells MLflow."""
         front = self._front() if self._study is not None else None
         failures: tuple[str, ...] = ()
@@ -218,8 +218,12 @@ class _Sweep:
         self._meter.close()
         sent = self._tracker.flush(INTERRUPTED_CLOSE_S if state == "interrupted" else MLFLOW_FLUSH_S)
         problem = self._tracker.problem() or (None if sent else "MLflow has not been told everything yet")
-        return Ending(
-            state=state, front=front, failures=failures, tracking_problem=problem, left_out=self._meter.left_out()
+        return SweepResult(
+            state=state,
+            front=front,
+            failures=failures,
+            tracking_problem=problem,
+            unfinished_work=self._meter.unfinished_work(),
         )
 
     def _tick(self) -> None:
@@ -257,7 +261,7 @@ class _Sweep:
             return Study.open(self._folder.study_path, self._spec.parameters)
         search, known = self._spec.search, []
         for name in self._folder.warm_start:
-            found, notes = known_of(SweepFolder(self._folder.storage, name), self._spec, untouched)
+            found, notes = prior_trials_of(SweepFolder(self._folder.storage, name), self._spec, untouched)
             known += found
             for note in notes:
                 self._progress.line(note)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sweeper.errors import UserError
 from sweeper.records import Report, TrialRecord
-from sweeper.run.budget import Account, Bill, Forecast, Go, LeftOut, saved_s, taken_device_s
+from sweeper.run.budget import BudgetLedger, Forecast, Session, UnfinishedWork, Usage, saved_s, used_device_s
 from sweeper.spec.quantities import Budget, duration, hours, rounded_up
 from sweeper.storage.sweep_folder import SweepFolder
 
@@ -22,13 +22,13 @@ SAVE_S = 10.0
 FILE = "usage.json"
 
 
-class Meter:
-    """Runs from when slots are asked for until ``close``; hears of trials what a ``trials.Listener`` does."""
+class UsageMeter:
+    """Runs from when slots are asked for until ``close``; hears of trials what a ``trials.TrialListener`` does."""
 
     def __init__(
         self,
         folder: SweepFolder,
-        go: Go,
+        go: Session,
         trials: Sequence[TrialRecord],
         *,
         planned: int,
@@ -48,15 +48,15 @@ class Meter:
         self._time_s = time_s
         self._start_s = self._saved_s = clock()
         self._closed_s: float | None = None
-        self._earlier = read_bill(folder).goes
+        self._earlier = read_usage(folder).goes
         self._ended = {trial.number: trial for trial in trials if trial.state != "running"}
         self._running: dict[int, TrialRecord] = {}
         self._open = sum(trial.state == "running" for trial in trials)
-        self._account = Account(
+        self._account = BudgetLedger(
             slots=go.slots,
             devices_per_slot=go.devices_per_slot,
             now_s=self._start_s,
-            before_device_s=taken_device_s(self._earlier, go.device),
+            before_device_s=used_device_s(self._earlier, go.device),
             budget=budget,
             time_s=time_s,
             ended_s=[trial.cost_s for trial in self._ended.values() if trial.cost_s is not None],
@@ -64,12 +64,12 @@ class Meter:
 
     def check(self) -> None:
         """Raises UserError where this go could neither begin a trial nor go on with one."""
-        left_out = self.left_out()
-        if left_out is not None and not self.may_start() and (self.used_up() or not self._open):
+        unfinished_work = self.unfinished_work()
+        if unfinished_work is not None and not self.may_start() and (self.used_up() or not self._open):
             taken = self.bill().line([], self._budget)
             raise UserError(
-                f"sweep {self._folder.name} has taken {taken}, and {left_out.reason}; go on with: "
-                f"sweeper resume {self._folder.name}{left_out.options}"
+                f"sweep {self._folder.name} has taken {taken}, and {unfinished_work.reason}; go on with: "
+                f"sweeper resume {self._folder.name}{unfinished_work.options}"
             )
 
     def started(self, trial: TrialRecord) -> None:
@@ -101,20 +101,20 @@ class Meter:
     def save(self) -> None:
         """The bill is on disk when this returns."""
         self._saved_s = self._now_s()
-        write_bill(self._folder, self.bill())
+        write_usage(self._folder, self.bill())
 
     def close(self) -> None:
         """The slots were given back: nothing is charged any more, and the bill is on disk. May be called twice."""
         self._closed_s = self._now_s()
         self.save()
 
-    def bill(self) -> Bill:
+    def bill(self) -> Usage:
         go = replace(self._go, wall_s=self._now_s() - self._start_s)
-        return Bill(goes=(*self._earlier, go), forecast=self._forecast(), told_s=time.time())
+        return Usage(goes=(*self._earlier, go), forecast=self._forecast(), told_s=time.time())
 
     def taken_s(self) -> float:
         """Device seconds so far, over all goes."""
-        return self._account.taken_device_s(self._now_s())
+        return self._account.used_device_s(self._now_s())
 
     def tell_measuring(self, before_s: float, say: Callable[[str], None]) -> None:
         """Says what the measurements on test took since ``before_s``, where a limit might seem to have covered it."""
@@ -143,18 +143,18 @@ class Meter:
             return f"the budget of {self._budget}"
         return "the time" if self._time_s is None else f"the time of {duration(self._time_s)}"
 
-    def left_out(self) -> LeftOut | None:
+    def unfinished_work(self) -> UnfinishedWork | None:
         """None where every trial of the search has ended."""
         missing = self.planned - self._searched(self._ended.values())
         if missing <= 0:
             return None
         reason = f"{missing} of {self.planned} trials are not done, because {self.limit} does not hold more"
         if not self._account.budget_is_first(self._now_s()):
-            return LeftOut(reason=reason, options="")
+            return UnfinishedWork(reason=reason, options="")
         assert self._budget is not None
         wanted_s = self.bill().device_s + missing * (self._account.mean_s or 0.0) * self._go.devices_per_slot
         wanted_h = max(1.1 * wanted_s / 3600, 1.25 * self._budget.hours)
-        return LeftOut(reason=reason, options=f" --budget {Budget(rounded_up(wanted_h), self._budget.device)}")
+        return UnfinishedWork(reason=reason, options=f" --budget {Budget(rounded_up(wanted_h), self._budget.device)}")
 
     def costs(self, trial: TrialRecord) -> dict[str, float]:
         """Of one trial, for MLflow, in device hours."""
@@ -184,10 +184,10 @@ class Meter:
         return sum(trial.confirms is None for trial in trials)
 
 
-def go_with(plan: SlotPlan) -> Go:
+def new_session(plan: SlotPlan) -> Session:
     """A go that begins now on all slots of a plan."""
     on_gpus = plan.gpus_per_worker > 0
-    return Go(
+    return Session(
         started_s=time.time(),
         device="gpu" if on_gpus else "cpu",
         slots=plan.slots,
@@ -206,7 +206,7 @@ def trainings_to_confirm(spec: Spec) -> int:
     return min(confirm.members, confirm.most_trainings(spec.search.trials) // confirm.seeds) * confirm.seeds
 
 
-def check_device(budget: Budget | None, go: Go) -> None:
+def check_device(budget: Budget | None, go: Session) -> None:
     """Raises UserError for a budget in GPU hours on CPUs, or the other way round."""
     if budget is None or budget.device == go.device:
         return
@@ -217,14 +217,14 @@ def check_device(budget: Budget | None, go: Go) -> None:
     )
 
 
-def read_bill(folder: SweepFolder) -> Bill:
+def read_usage(folder: SweepFolder) -> Usage:
     """An empty one where nothing was taken yet."""
     if not (folder.path / FILE).exists():
-        return Bill()
+        return Usage()
     kept = folder.read_json(FILE)
     forecast = None if kept["forecast"] is None else Forecast(**kept["forecast"])
-    return Bill(goes=tuple(Go(**go) for go in kept["goes"]), forecast=forecast, told_s=kept["told_s"])
+    return Usage(goes=tuple(Session(**go) for go in kept["goes"]), forecast=forecast, told_s=kept["told_s"])
 
 
-def write_bill(folder: SweepFolder, bill: Bill) -> None:
+def write_usage(folder: SweepFolder, bill: Usage) -> None:
     folder.write_json(FILE, asdict(bill))

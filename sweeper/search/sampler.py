@@ -28,7 +28,7 @@ _STATES: dict[State, TrialState] = {
     "stopped": TrialState.PRUNED,
     "failed": TrialState.FAIL,
 }
-StoppedAs = Literal["avoided", "bad", "ignored", "partial", "infeasible"]
+StoppedTrialPolicy = Literal["avoided", "bad", "ignored", "partial", "infeasible"]
 """What the sampler hears of a trial that the stopping rule ended: to keep away from it as from one that is running,
 that it was bad, nothing, the values it had then as if it were complete, or these values below every complete trial, the
 earlier it was stopped the further below.
@@ -36,11 +36,11 @@ earlier it was stopped the further below.
 TPE takes a tenth of all ended trials for good ones. ``bad`` and ``infeasible`` count among all, so that with many
 stopped ones most of the complete ones are taken for good; ``avoided`` counts neither there nor as a start-up trial.
 Measured: benchmarks/results/search.md."""
-STOPPED_AS: StoppedAs = "avoided"
+STOPPED_TRIAL_POLICY: StoppedTrialPolicy = "avoided"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Known:
+class PriorTrial:
     """A finished trial of an earlier sweep, as a point of this one's space."""
 
     parameters: dict[str, Value]
@@ -52,18 +52,24 @@ class Suggester:
     """Draws points of a space, from what trials were told once there are enough of them."""
 
     def __init__(
-        self, space: Space, *, goals: int, sampler: Sampler, startup_trials: int, stopped_as: StoppedAs = STOPPED_AS
+        self,
+        space: Space,
+        *,
+        goals: int,
+        sampler: Sampler,
+        startup_trials: int,
+        stopped_trial_policy: StoppedTrialPolicy = STOPPED_TRIAL_POLICY,
     ) -> None:
         """All goals are maximised. ``random`` never learns; ``tpe`` draws at random until ``startup_trials`` are
         complete."""
         self._space, self._sampler, self._startup_trials = space, sampler, startup_trials
-        self._stopped_as = stopped_as
-        with quiet():
+        self._stopped_as = stopped_trial_policy
+        with silence_optuna():
             self._mirror = optuna.create_study(directions=["maximize"] * goals)
         self._mirrored: dict[int, int] = {}
         self._held = 0
 
-    def learn(self, known: Sequence[Known]) -> None:
+    def learn(self, known: Sequence[PriorTrial]) -> None:
         """Takes trials of an earlier sweep; to be called before any ``reflect``."""
         assert not self._mirrored, "earlier sweeps come first, so that a suggester made anew knows the same"
         for one in known:
@@ -89,7 +95,7 @@ class Suggester:
         if trial.state == "stopped":
             state, values, constraints = self._stopped(trial)
         known = self._mirrored.get(trial.number)
-        with quiet():
+        with silence_optuna():
             if known is not None and state is TrialState.RUNNING:
                 pass  # as it was
             elif known is not None:
@@ -111,7 +117,7 @@ class Suggester:
         """Parameters of a new trial and, by name in the study, the searched ones among them."""
         if self._sampler == "random":
             return self._at_random(seed)
-        with quiet():
+        with silence_optuna():
             self._mirror.sampler = optuna.samplers.TPESampler(
                 n_startup_trials=self._startup_trials, multivariate=True, group=True, constant_liar=True, seed=seed
             )
@@ -160,7 +166,7 @@ def distributions(space: Space, parameters: Mapping[str, Value]) -> dict[str, Ba
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def silence_optuna() -> Iterator[None]:
     """No lines for every study made; `group` has been marked experimental since Optuna 2.8."""
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)

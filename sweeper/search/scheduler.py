@@ -16,7 +16,7 @@ from sweeper.search.study import Study
 from sweeper.spec.spec import Spec
 
 
-class Listener(Protocol):
+class TrialListener(Protocol):
     """Progress and tracking, told after the study."""
 
     def started(self, trial: TrialRecord) -> None: ...
@@ -28,7 +28,7 @@ class Listener(Protocol):
     def tick(self) -> None: ...
 
 
-class Files(Protocol):
+class TrialFiles(Protocol):
     """What trials leave on disk."""
 
     def task(self, trial: TrialRecord, rungs: Sequence[float]) -> Task:
@@ -41,7 +41,7 @@ class Files(Protocol):
         """The trial will not go on."""
 
 
-class Trials:
+class TrialScheduler:
     """Hands out trials one at a time, never ahead of a free slot, and records how each ends.
 
     First the search, then, when all of it has ended, what the confirm phase trains again.
@@ -51,9 +51,9 @@ class Trials:
         self,
         spec: Spec,
         study: Study,
-        files: Files,
+        files: TrialFiles,
         untouched: dict[str, float],
-        listener: Listener,
+        listener: TrialListener,
         *,
         interrupted: Callable[[], bool] = lambda: False,
         interrupt: Callable[[], None] = lambda: None,

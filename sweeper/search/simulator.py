@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sweeper.records import Outcome, Report, Task, TrialRecord
-from sweeper.search.scheduler import Trials
+from sweeper.search.scheduler import TrialScheduler
 from sweeper.search.study import Study
 from sweeper.spec.spec import Spec
 
 
 @dataclass(frozen=True, kw_only=True)
-class Course:
+class SimulatedTrial:
     """What a trial would say, were it trained."""
 
     reports: Sequence[Report]
@@ -27,12 +27,12 @@ class Course:
     """At its end: ``values``, ``points``, ``train_s``, ``evaluation_s``."""
 
 
-MakeCourse = Callable[[TrialRecord, Sequence[float]], Course]
+SimulateTrial = Callable[[TrialRecord, Sequence[float]], SimulatedTrial]
 """From a trial and the rungs at which it is to report."""
 
 
 @dataclass(frozen=True)
-class Ended:
+class SimulatedEnd:
     """A trial's end, by the virtual clock."""
 
     trial: TrialRecord
@@ -63,7 +63,7 @@ class MemoryFiles:
 class _Live:
     """A trial that holds a slot."""
 
-    course: Course
+    course: SimulatedTrial
     next_report: int
     before_s: float
     """On its clock, when this attempt began."""
@@ -77,7 +77,7 @@ class Simulation:
         self,
         spec: Spec,
         study: Study,
-        course: MakeCourse,
+        course: SimulateTrial,
         *,
         untouched: dict[str, float],
         slots: int = 1,
@@ -86,13 +86,13 @@ class Simulation:
         self._course, self._free = course, slots
         self._files = MemoryFiles() if files is None else files
         self._study = study
-        self._trials = Trials(spec, study, self._files, untouched, self)
+        self._trials = TrialScheduler(spec, study, self._files, untouched, self)
         self._live: dict[int, _Live] = {}
         self._due: list[tuple[float, int]] = []
         self._now_s, self._spent_s = self._files.now_s, 0.0
-        self.ended_trials: list[Ended] = []
+        self.ended_trials: list[SimulatedEnd] = []
 
-    def run(self, most_records: int | None = None, until_s: float = float("inf")) -> list[Ended]:
+    def run(self, most_records: int | None = None, until_s: float = float("inf")) -> list[SimulatedEnd]:
         """Until the sweep is through, by the virtual clock until ``until_s``, or until so many things (lines and what
         the study is told) were recorded."""
         left = float("inf") if most_records is None else most_records
@@ -117,7 +117,7 @@ class Simulation:
                 left -= 1
         return self.ended_trials
 
-    # What ``Trials`` tells
+    # What ``TrialScheduler`` tells
 
     def started(self, trial: TrialRecord) -> None: ...
 
@@ -127,7 +127,7 @@ class Simulation:
 
     def ended(self, trial: TrialRecord) -> None:
         self._spent_s += trial.cost_s or 0.0
-        self.ended_trials.append(Ended(trial, self._now_s, self._spent_s))
+        self.ended_trials.append(SimulatedEnd(trial, self._now_s, self._spent_s))
 
     # Inside
 

@@ -21,7 +21,15 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sweeper.errors import UserError
 from sweeper.records import GOALS, Point, TrialRecord
 from sweeper.records import TrialState as State
-from sweeper.search.sampler import STOPPED_AS, Known, Sampler, StoppedAs, Suggester, distributions, quiet
+from sweeper.search.sampler import (
+    STOPPED_TRIAL_POLICY,
+    PriorTrial,
+    Sampler,
+    StoppedTrialPolicy,
+    Suggester,
+    distributions,
+    silence_optuna,
+)
 from sweeper.spec.domains import Value
 from sweeper.spec.space import Space
 from sweeper.spec.spec import Spec
@@ -48,7 +56,7 @@ class Study:
         space: Space,
         settings: Mapping[str, Any],
         *,
-        stopped_as: StoppedAs = STOPPED_AS,
+        stopped_trial_policy: StoppedTrialPolicy = STOPPED_TRIAL_POLICY,
     ) -> None:
         """For ``create``, ``open`` and ``in_memory``."""
         self._file = file
@@ -62,9 +70,9 @@ class Study:
             goals=len(self.goals),
             sampler=self.sampler,
             startup_trials=self.startup_trials,
-            stopped_as=stopped_as,
+            stopped_trial_policy=stopped_trial_policy,
         )
-        self._suggester.learn([Known(**known) for known in settings.get("known", ())])
+        self._suggester.learn([PriorTrial(**known) for known in settings.get("known", ())])
         self._records: list[TrialRecord] = []
         self._located: list[Mapping[str, Value]] = []
         """By trial: the searched parameters by name in the study; none of what the sampler does not see."""
@@ -85,7 +93,7 @@ class Study:
         startup_trials: int,
         sampler: Sampler = "tpe",
         goals: Sequence[str] = GOALS,
-        known: Sequence[Known] = (),
+        known: Sequence[PriorTrial] = (),
     ) -> Study:
         """A new study in a file that must not exist.
 
@@ -111,7 +119,7 @@ class Study:
         if not path.is_file():
             raise UserError(f"there is no study at {path}")
         try:
-            with quiet():
+            with silence_optuna():
                 file = optuna.load_study(storage=optuna.storages.RDBStorage(_url(path)), study_name=_NAME)
                 return cls(file, space, file.user_attrs["settings"])
         except Exception as error:
@@ -127,10 +135,12 @@ class Study:
         startup_trials: int,
         sampler: Sampler = "tpe",
         goals: Sequence[str] = GOALS,
-        stopped_as: StoppedAs = STOPPED_AS,
+        stopped_trial_policy: StoppedTrialPolicy = STOPPED_TRIAL_POLICY,
     ) -> Study:
         """The same without a file, gone with the process: for simulations."""
-        return cls(None, space, _settings(seed, startup_trials, sampler, goals, ()), stopped_as=stopped_as)
+        return cls(
+            None, space, _settings(seed, startup_trials, sampler, goals, ()), stopped_trial_policy=stopped_trial_policy
+        )
 
     def close(self) -> None:
         """Lets the file go."""
@@ -212,7 +222,7 @@ class Study:
     ) -> None:
         """Ends a running trial that the stopping rule ended at ``stopped_at``, the share of its steps done.
 
-        ``values``, its goals at that time, are for the sampler alone (``StoppedAs``): they are no values of the trial.
+        ``values``: the goals at that time. Only the sampler uses them (``StoppedTrialPolicy``).
 
         Raises ValueError for a trial that is not running, and for values that are missing or not finite.
         """
@@ -326,7 +336,7 @@ class Study:
 
 
 def _settings(
-    seed: int, startup_trials: int, sampler: Sampler, goals: Sequence[str], known: Sequence[Known]
+    seed: int, startup_trials: int, sampler: Sampler, goals: Sequence[str], known: Sequence[PriorTrial]
 ) -> dict[str, Any]:
     settings = {"seed": seed, "startup_trials": startup_trials, "sampler": sampler, "goals": list(goals)}
     return settings | {"known": [asdict(one) for one in known]}
@@ -346,7 +356,7 @@ def _url(path: Path) -> str:
 
 @contextlib.contextmanager
 def _storage(path: Path) -> Iterator[optuna.storages.RDBStorage]:
-    with quiet():
+    with silence_optuna():
         storage = optuna.storages.RDBStorage(_url(path))
         try:
             yield storage

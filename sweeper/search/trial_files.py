@@ -9,7 +9,7 @@ from sweeper.spec.spec import Spec
 from sweeper.storage.sweep_folder import SweepFolder
 
 
-class FolderFiles:
+class FolderTrialFiles:
     """In a sweep's folder."""
 
     def __init__(self, folder: SweepFolder, spec: Spec) -> None:

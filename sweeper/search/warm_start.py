@@ -9,7 +9,7 @@ from typing import Any
 
 from sweeper.errors import UserError
 from sweeper.records import GOALS, TrialRecord
-from sweeper.search.sampler import Known
+from sweeper.search.sampler import PriorTrial
 from sweeper.search.study import read_trials
 from sweeper.spec.domains import Choices, Range, Value
 from sweeper.spec.sections import Goals
@@ -33,16 +33,16 @@ def check_warm_start(storage: Path, names: Sequence[str], spec: Spec) -> None:
             raise UserError(f"--warm-start {name}: no trial of it is complete; see `sweeper trials {name}`")
 
 
-def known_of(earlier: SweepFolder, spec: Spec, untouched: Untouched) -> tuple[list[Known], list[str]]:
-    """``known_trials`` of a sweep on disk. Raises UserError where there is none."""
+def prior_trials_of(earlier: SweepFolder, spec: Spec, untouched: Untouched) -> tuple[list[PriorTrial], list[str]]:
+    """``prior_trials`` of a sweep on disk. Raises UserError where there is none."""
     trials, before = read_trials(earlier, earlier.spec()), earlier.untouched()
     assert before is not None, "it has trials"
-    return known_trials(
+    return prior_trials(
         earlier.name, trials, space=spec.parameters, goals=spec.goals, untouched=untouched, before=before
     )
 
 
-def known_trials(
+def prior_trials(
     name: str,
     trials: Sequence[TrialRecord],
     *,
@@ -50,7 +50,7 @@ def known_trials(
     goals: Goals,
     untouched: Untouched,
     before: Untouched,
-) -> tuple[list[Known], list[str]]:
+) -> tuple[list[PriorTrial], list[str]]:
     """Finished trials of sweep ``name`` for the sampler of a new sweep, and a line about each thing left behind.
 
     Parameters are matched by name; what a trial or the space does not name has its default. A trial that no point of
@@ -74,7 +74,7 @@ def known_trials(
             goal: trial.values[goal] - before["validation"][goal] + untouched["validation"][goal] for goal in GOALS
         }
         known.append(
-            Known(
+            PriorTrial(
                 parameters=parameters,
                 values=tuple(values[goal] for goal in GOALS),
                 violation=goals.violation(values, untouched["validation"]),

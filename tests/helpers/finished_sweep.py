@@ -9,9 +9,9 @@ from sweeper.execution.runner import make_runner
 from sweeper.execution.worker import Channel, WorkerContext
 from sweeper.front.load import load_front
 from sweeper.records import Outcome, Report, Task, TrialRecord
-from sweeper.search.scheduler import Trials
+from sweeper.search.scheduler import TrialScheduler
 from sweeper.search.study import Study
-from sweeper.search.trial_files import FolderFiles
+from sweeper.search.trial_files import FolderTrialFiles
 from sweeper.spec.spec import Spec, load_spec
 from sweeper.storage.sweep_folder import SweepFolder
 from tests.helpers.tiny import write_clip
@@ -76,7 +76,7 @@ def finished_sweep(home: Path, spec_text: str = SPEC) -> tuple[SweepFolder, Spec
     untouched = measure(what="untouched")
     folder.write_json("untouched.json", untouched)
     study = Study.create(folder.study_path, spec.parameters, seed=0, startup_trials=4)
-    trials = Trials(spec, study, FolderFiles(folder, spec), untouched["validation"], Nobody())
+    trials = TrialScheduler(spec, study, FolderTrialFiles(folder, spec), untouched["validation"], Nobody())
     while (next_task := trials.next_task()) is not None:
         trials.on_end(next_task.key, Outcome(kind="complete", result=runner(next_task, deaf), slot=0, attempt=1))
     study.close()

@@ -77,7 +77,7 @@ def one_fails(context: WorkerContext, task: Task, channel: Channel) -> dict[str,
     return add(context, task, channel)
 
 
-class Trials:
+class TrialScheduler:
     """A source of given payloads that keeps what it is told."""
 
     def __init__(self, payloads: list[dict[str, Any]]) -> None:

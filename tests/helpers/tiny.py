@@ -14,7 +14,7 @@ from torch import nn
 
 from trainables.settings.parameters import Parameters
 from trainables.settings.task import TaskSettings
-from trainables.workbench import Workbench
+from trainables.trial_context import TrialContext
 
 TOWERS: dict[str, dict[str, Any]] = {
     "vit": {"image_size": 32, "patch_size": 16, "width": 32, "layers": 3, "head_width": 16},
@@ -78,7 +78,7 @@ def parameters(**changes: Any) -> Parameters:
 
 
 @contextmanager
-def memory_for(bench: Workbench, images: int) -> Iterator[list[int]]:
+def memory_for(bench: TrialContext, images: int) -> Iterator[list[int]]:
     """A ViT's image tower holds so many images and no more, in evaluations as well; the sizes that it ran."""
     sizes: list[int] = []
 

@@ -15,7 +15,7 @@ from trainables.memory import OutOfMemory, in_parts
 from trainables.settings.parameters import Parameters
 from trainables.training.checkpoint import CheckpointWriter, Superseded, TrialFolder
 from trainables.training.trial import Hooks, run_trial
-from trainables.workbench import Workbench
+from trainables.trial_context import TrialContext
 
 assert one_thread  # a fixture
 
@@ -27,7 +27,7 @@ SCOPES: list[dict[str, Any]] = [
 
 
 @torch.no_grad()
-def embedded(bench: Workbench, trial: Parameters, weights: dict[str, torch.Tensor]) -> torch.Tensor:
+def embedded(bench: TrialContext, trial: Parameters, weights: dict[str, torch.Tensor]) -> torch.Tensor:
     """Of the attacked images: the weights themselves differ where only rounding moves them (biases of keys)."""
     policy = bench.policy(trial)
     policy.set_weights(weights)
@@ -42,13 +42,13 @@ def cached(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def bench(cached: Path) -> Workbench:
+def bench(cached: Path) -> TrialContext:
     """Knows nothing yet of what fits."""
     return make_bench(cached, "vit", epochs=1)
 
 
 @pytest.mark.parametrize("choice", SCOPES, ids=lambda choice: f"{choice['tune']}-{choice['objective']}")
-def test_smaller_micro_batches_train_the_same(choice: dict[str, Any], bench: Workbench, tmp_path: Path) -> None:
+def test_smaller_micro_batches_train_the_same(choice: dict[str, Any], bench: TrialContext, tmp_path: Path) -> None:
     trial, folder, said = parameters(**choice), TrialFolder(tmp_path / "short"), list[str]()
     whole = run_trial(bench, trial, seed=7, folder=TrialFolder(tmp_path / "whole"))
     with memory_for(bench, 15) as sizes:  # 16 pairs a step: 32 images, then 16, 8
@@ -65,7 +65,7 @@ def test_smaller_micro_batches_train_the_same(choice: dict[str, Any], bench: Wor
             assert folder.metrics()[step][loss] == pytest.approx(line[loss], abs=1e-6)
 
 
-def test_what_fitted_is_remembered_for_the_scope(bench: Workbench, tmp_path: Path) -> None:
+def test_what_fitted_is_remembered_for_the_scope(bench: TrialContext, tmp_path: Path) -> None:
     trial, said = parameters(**VISUAL), list[str]()
     hooks = Hooks(log=said.append)
     with memory_for(bench, 16):
@@ -76,7 +76,7 @@ def test_what_fitted_is_remembered_for_the_scope(bench: Workbench, tmp_path: Pat
     assert bench.micro_batch_size(parameters(tune="last_blocks", blocks=1)) is None
 
 
-def test_an_attempt_begins_with_what_an_earlier_one_found(bench: Workbench, tmp_path: Path) -> None:
+def test_an_attempt_begins_with_what_an_earlier_one_found(bench: TrialContext, tmp_path: Path) -> None:
     folder, said = TrialFolder(tmp_path / "trial"), list[str]()
     folder.claim()
     folder.save_micro_batch_size(3)
@@ -85,7 +85,7 @@ def test_an_attempt_begins_with_what_an_earlier_one_found(bench: Workbench, tmp_
     assert said == []
 
 
-def test_one_pair_that_does_not_fit_fails_with_what_to_do(bench: Workbench, tmp_path: Path) -> None:
+def test_one_pair_that_does_not_fit_fails_with_what_to_do(bench: TrialContext, tmp_path: Path) -> None:
     with memory_for(bench, 1), pytest.raises(OutOfMemory, match="gradient_checkpointing"):
         run_trial(bench, parameters(**VISUAL), seed=7, folder=TrialFolder(tmp_path / "trial"))
 
@@ -124,7 +124,7 @@ def test_an_error_of_the_background_is_raised_in_the_trial(cached: Path, tmp_pat
     assert max(folder.metrics()) == 4, "no line of the second epoch before its checkpoint"
 
 
-def test_a_line_is_never_before_its_checkpoint(bench: Workbench, tmp_path: Path) -> None:
+def test_a_line_is_never_before_its_checkpoint(bench: TrialContext, tmp_path: Path) -> None:
     folder, seen = TrialFolder(tmp_path), list[tuple[int, int]]()
 
     def look(line: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from trainables.memory import in_parts
 from trainables.models.policy import Policy
 from trainables.settings.parameters import Parameters
 from trainables.settings.task import split_of
-from trainables.workbench import Workbench
+from trainables.trial_context import TrialContext
 
 Scores = dict[str, list[np.ndarray]]
 """Metric -> per image set a score per image (N,): 0 or 1 for accuracies and rates, nats for ``reference_kl``."""
@@ -32,7 +32,7 @@ _ON_TEST = {**_GOALS, "two_way_accuracy": (ATTACKED, "two_way_accuracy"), "refer
 """Metric -> (view, measure of its answers)."""
 
 
-def goal_scores(bench: Workbench, policy: Policy, sets: Sequence[EvaluationSet], group: WorkerGroup) -> Scores:
+def goal_scores(bench: TrialContext, policy: Policy, sets: Sequence[EvaluationSet], group: WorkerGroup) -> Scores:
     """Clean accuracy, robust accuracy and text-confusion rate over all class prompts of each set.
 
     Workers share the images; every one of them gets all scores. The text-confusion rate counts attacked images answered
@@ -46,14 +46,14 @@ def means(scores: Mapping[str, Sequence[np.ndarray]]) -> dict[str, float]:
     return {name: mean_score(sets) for name, sets in scores.items()}
 
 
-def test_answers(bench: Workbench, policy: Policy, group: WorkerGroup) -> list[Answers]:
+def test_answers(bench: TrialContext, policy: Policy, group: WorkerGroup) -> list[Answers]:
     """What the policy answers on every test set, clean and attacked; with KL from the reference on clean images."""
     sets = [*bench.test_sets, *bench.typographic_sets]
     return [answers for one in sets for answers in _both_views(bench, policy, one, group, reference_kl=True)]
 
 
 def test_scores(
-    bench: Workbench, policy: Policy, answers: Sequence[Answers], group: WorkerGroup, *, variants: bool = True
+    bench: TrialContext, policy: Policy, answers: Sequence[Answers], group: WorkerGroup, *, variants: bool = True
 ) -> Scores:
     """The metrics on test that follow from ``test_answers``; with ``variants``, if the task has them, unseen attacks
     and sign reading too.
@@ -82,7 +82,7 @@ def test_scores(
     return scores
 
 
-def zero_shot_scores(bench: Workbench, reference: str, most: int) -> tuple[np.ndarray, int, int]:
+def zero_shot_scores(bench: TrialContext, reference: str, most: int) -> tuple[np.ndarray, int, int]:
     """The untouched model on a set as it is, over all its classes: right or wrong (N,) of ``most`` images at most, the
     number of classes, and of images in the set. ``reference``: ``name`` (its test split) or ``name/split``."""
     view, one, total = bench.clean_sample(reference, most)
@@ -91,7 +91,7 @@ def zero_shot_scores(bench: Workbench, reference: str, most: int) -> tuple[np.nd
     return (answers == view.labels).numpy(), len(one.class_names), total
 
 
-def untouched_policy(bench: Workbench) -> Policy:
+def untouched_policy(bench: TrialContext) -> Policy:
     """The reference as a policy: W = I on its own embeddings."""
     parameters = Parameters(objective="cross_entropy", tune="transform", learning_rate=1.0)
     policy = Policy(bench.clip, parameters, embeddings=torch.eye(bench.clip.embed_dim))
@@ -149,7 +149,7 @@ def margins(logits: Tensor, labels: Tensor, written: Tensor | None) -> Tensor:
 
 
 def _both_views(
-    bench: Workbench, policy: Policy, one: EvaluationSet, group: WorkerGroup, *, reference_kl: bool = False
+    bench: TrialContext, policy: Policy, one: EvaluationSet, group: WorkerGroup, *, reference_kl: bool = False
 ) -> list[Answers]:
     found = []
     if one.clean is not None:
@@ -160,7 +160,7 @@ def _both_views(
 
 @torch.no_grad()
 def _answers(
-    bench: Workbench,
+    bench: TrialContext,
     policy: Policy,
     one: EvaluationSet,
     view: View,

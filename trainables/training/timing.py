@@ -15,14 +15,14 @@ from trainables.distributed import WorkerGroup
 from trainables.settings.parameters import Parameters
 from trainables.training.checkpoint import TrialFolder
 from trainables.training.trial import Hooks, Interrupted, run_trial
-from trainables.workbench import Workbench
+from trainables.trial_context import TrialContext
 
 _BLOCK_S = 0.2
 """Steps are timed in blocks of at least so long: a GPU has to be waited for at both ends."""
 
 
 def probe_trial(
-    bench: Workbench,
+    bench: TrialContext,
     parameters: Parameters,
     *,
     seconds: float,
@@ -60,7 +60,7 @@ def probe_trial(
     }
 
 
-def _steps_per_epoch(bench: Workbench, parameters: Parameters) -> int:
+def _steps_per_epoch(bench: TrialContext, parameters: Parameters) -> int:
     return math.ceil(len(bench.pair_rows(parameters)) / bench.task.training.global_batch_size)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from trainables.distributed import WorkerGroup
 from trainables.evaluation.measure import goal_scores, means
-from trainables.memory import MicroBatchReduced, halved, in_memory
+from trainables.memory import MicroBatchReduced, halve, in_memory
 from trainables.models.policy import Policy
 from trainables.models.transform import identity_distance
 from trainables.numerics import flushed_denormals
@@ -23,7 +23,7 @@ from trainables.settings.parameters import Parameters
 from trainables.training.averaging import BetaAverage
 from trainables.training.checkpoint import CheckpointWriter, TrialFolder
 from trainables.training.objectives import preference_loss, reference_kl
-from trainables.workbench import Workbench
+from trainables.trial_context import TrialContext
 
 GOALS = ("clean_accuracy", "robust_accuracy", "text_confusion_rate")
 
@@ -52,7 +52,7 @@ class Hooks:
 
 
 def run_trial(
-    bench: Workbench,
+    bench: TrialContext,
     parameters: Parameters,
     *,
     seed: int,
@@ -93,7 +93,7 @@ def run_trial(
 class _Trial:
     def __init__(
         self,
-        bench: Workbench,
+        bench: TrialContext,
         policy: Policy,
         parameters: Parameters,
         seed: int,
@@ -279,11 +279,11 @@ class _Trial:
         Raises OutOfMemory where it was one pair; MicroBatchReduced where there are other workers.
         """
         self._optimizer.zero_grad(set_to_none=True)
-        size = halved(min(self._micro_batch_size, len(mine)))
+        size = halve(min(self._micro_batch_size, len(mine)))
         if self._group.world_size > 1:
             # The others wait in a collective that this worker will not join: find what fits here, then leave.
             while in_memory(partial(self._fits, mine[:size])) is None:
-                size = halved(size)
+                size = halve(size)
             self._folder.save_micro_batch_size(size)
         place = f"step {self._step + 1} of {self._steps}"
         message = f"out of memory in {place}: micro-batches of {size} pairs from now on, the loss stays as it is"

@@ -16,15 +16,15 @@ import pytest
 
 from sweeper.errors import UserError
 from sweeper.execution.capacity import SlotPlan
-from sweeper.execution.task_queue import Limits
+from sweeper.execution.job_queue import JobLimits
 from sweeper.records import Outcome, Report, Task
 from tests.helpers import runners
-from tests.helpers.runners import Trials, patience
+from tests.helpers.runners import TrialScheduler, patience
 from tests.paths import ROOT
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
-LIMITS = Limits(stall_s=10.0, grace_s=60.0)
+LIMITS = JobLimits(stall_s=10.0, grace_s=60.0)
 
 
 def a_plan(slots: int, workers: int = 1) -> SlotPlan:
@@ -33,18 +33,18 @@ def a_plan(slots: int, workers: int = 1) -> SlotPlan:
 
 @pytest.fixture(scope="module")
 def two_slots(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    from sweeper.execution.slots import Slots
+    from sweeper.execution.slots import SlotPool
 
-    with Slots(a_plan(2), runners.make, tmp_path_factory.mktemp("slots"), LIMITS) as slots:
+    with SlotPool(a_plan(2), runners.make, tmp_path_factory.mktemp("slots"), LIMITS) as slots:
         yield slots
 
 
 @pytest.fixture(scope="module")
 def pair(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """One slot of two workers."""
-    from sweeper.execution.slots import Slots
+    from sweeper.execution.slots import SlotPool
 
-    with Slots(a_plan(1, workers=2), runners.make, tmp_path_factory.mktemp("pair"), LIMITS) as slots:
+    with SlotPool(a_plan(1, workers=2), runners.make, tmp_path_factory.mktemp("pair"), LIMITS) as slots:
         yield slots
 
 
@@ -89,7 +89,7 @@ def folders(tmp_path: Path, count: int) -> list[str]:
 def test_many_trials_share_two_slots(two_slots: Any, tmp_path: Path) -> None:
     relays = set()
 
-    class Watch(Trials):
+    class Watch(TrialScheduler):
         def on_end(self, key: int, outcome: Outcome) -> None:
             relays.update(pid for pid, title in titles().items() if title.startswith("ray::ResourceTrainable"))
             super().on_end(key, outcome)
@@ -105,7 +105,7 @@ def test_many_trials_share_two_slots(two_slots: Any, tmp_path: Path) -> None:
 
 def test_a_failure_is_a_result_and_the_slot_serves_on(two_slots: Any, tmp_path: Path) -> None:
     [folder] = folders(tmp_path, 1)
-    trials = Trials([{"do": "fail"}] * 3 + [{"do": "epochs", "epochs": 1, "folder": folder}])
+    trials = TrialScheduler([{"do": "fail"}] * 3 + [{"do": "epochs", "epochs": 1, "folder": folder}])
     search(two_slots, trials, tmp_path)
     assert [trials.outcomes[key].kind for key in range(4)] == ["failed", "failed", "failed", "complete"]
     assert trials.outcomes[0].reason == "ArithmeticError: the loss is nan"
@@ -114,7 +114,7 @@ def test_a_failure_is_a_result_and_the_slot_serves_on(two_slots: Any, tmp_path: 
 
 
 def test_a_killed_worker_is_replaced_under_the_same_trial(two_slots: Any, tmp_path: Path) -> None:
-    class Killer(Trials):
+    class Killer(TrialScheduler):
         def on_report(self, key: int, report: Report) -> bool:
             if report["step"] == 2 and report["attempt"] == 1:
                 with contextlib.suppress(ProcessLookupError):  # the report may come a second time
@@ -135,7 +135,7 @@ def test_a_hanging_worker_is_ended_by_its_watchdog(two_slots: Any) -> None:
 
 
 def test_a_killed_trial_actor_of_tune_does_not_end_its_trial(two_slots: Any, tmp_path: Path) -> None:
-    class Killer(Trials):
+    class Killer(TrialScheduler):
         killed = 0
 
         def on_report(self, key: int, report: Report) -> bool:
@@ -171,7 +171,7 @@ def test_interrupted_tasks_write_a_checkpoint_and_waiting_ones_end(two_slots: An
 
 
 def test_a_verdict_stops_a_trial(two_slots: Any, tmp_path: Path) -> None:
-    class Judge(Trials):
+    class Judge(TrialScheduler):
         def on_report(self, key: int, report: Report) -> bool:
             super().on_report(key, report)
             return bool(key == 0 and report["step"] == 2)
@@ -188,7 +188,7 @@ def test_what_the_source_raises_reaches_the_caller(two_slots: Any, tmp_path: Pat
         raise LookupError(place)
 
     [folder] = folders(tmp_path, 1)
-    trials = Trials([{"do": "epochs", "epochs": 1, "folder": folder}])
+    trials = TrialScheduler([{"do": "epochs", "epochs": 1, "folder": folder}])
     setattr(trials, place, broken)
     with pytest.raises(LookupError, match=place):
         search(two_slots, trials, tmp_path)
@@ -217,16 +217,16 @@ def test_a_failure_of_one_rank_replaces_the_group(pair: Any) -> None:
 
 
 def test_bad_input_of_a_runner_reaches_the_driver(tmp_path: Path) -> None:
-    from sweeper.execution.slots import Slots
+    from sweeper.execution.slots import SlotPool
 
-    with Slots(a_plan(1), runners.make_badly, tmp_path, LIMITS) as slots:
+    with SlotPool(a_plan(1), runners.make_badly, tmp_path, LIMITS) as slots:
         future = slots.submit(Task(kind="measure", key=0, attempt=1, payload={}))
         with pytest.raises(UserError, match=r"^no image in /nowhere; give a folder with images$"):
             future.result(240)
         with pytest.raises(UserError, match="no image"):
             slots.check()
         with pytest.raises(UserError, match="no image"):
-            search(slots, Trials([{"do": "fail"}]), tmp_path)
+            search(slots, TrialScheduler([{"do": "fail"}]), tmp_path)
 
 
 def test_closing_leaves_nothing_behind(two_slots: Any, pair: Any) -> None:
@@ -249,13 +249,13 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
 from tests.helpers import runners
-from sweeper import cluster
+from sweeper.execution import capacity, cluster
 cluster.connect(num_cpus=1)
-from sweeper.mailbox import Limits
+from sweeper.execution.job_queue import JobLimits
+from sweeper.execution.slots import SlotPool
 from sweeper.records import Task
-from sweeper.slots import Slots
-plan = cluster.plan(cluster.nodes(), None, 1, 1, 1)
-slots = Slots(plan, runners.make, Path({folder!r}), Limits())
+plan = capacity.plan(cluster.nodes(), None, 1, 1, 1)
+slots = SlotPool(plan, runners.make, Path({folder!r}), JobLimits())
 slots.start()
 slots.submit(Task(kind="measure", key=0, attempt=1, payload=dict(do="wait", folder={folder!r}))).result()
 """

@@ -30,9 +30,9 @@ from sweeper.models.export import export_point
 from sweeper.records import GOALS, Confirmation, Front, Outcome, Point, Retraining, Task, TrialRecord
 from sweeper.run.measurements import Measurements
 from sweeper.run.progress import Progress
-from sweeper.search.scheduler import Trials
+from sweeper.search.scheduler import TrialScheduler
 from sweeper.search.study import Study
-from sweeper.search.trial_files import FolderFiles
+from sweeper.search.trial_files import FolderTrialFiles
 from sweeper.spec.spec import Confirm, Goals, Spec, load_spec
 from sweeper.storage.sweep_folder import SweepFolder
 from tests.helpers.finished_sweep import SPEC, Deaf, Nobody, finished_sweep
@@ -294,8 +294,8 @@ def go_on(folder: SweepFolder, spec: Spec, slots: Process, *, trials: int) -> No
         assert spec.confirm is not None
         return plan(shown(), records, spec.confirm, seed=spec.search.seed, most=4).missing
 
-    files = FolderFiles(folder, spec)
-    source = Trials(spec, study, files, untouched["validation"], Nobody(), retrainings=wanted)
+    files = FolderTrialFiles(folder, spec)
+    source = TrialScheduler(spec, study, files, untouched["validation"], Nobody(), retrainings=wanted)
     for _ in range(trials):
         task = source.next_task()
         assert task is not None

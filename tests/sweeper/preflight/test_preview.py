@@ -14,7 +14,7 @@ from sweeper.preflight.preview import Preview, Row, contact_sheet, preview
 from sweeper.spec.spec import Spec, load_spec
 from tests.helpers.tiny import write_clip, write_images
 from trainables.data.views import EvaluationSet
-from trainables.workbench import Workbench
+from trainables.trial_context import TrialContext
 
 SPEC = """\
 model: {architecture: "local-dir:clip"}
@@ -59,10 +59,10 @@ def found(spec: Spec) -> Preview:
 
 
 @pytest.fixture(scope="module")
-def bench(spec: Spec, tmp_path_factory: pytest.TempPathFactory) -> Workbench:
+def bench(spec: Spec, tmp_path_factory: pytest.TempPathFactory) -> TrialContext:
     """What a sweep makes of the same spec."""
     cache, cpu = tmp_path_factory.mktemp("cache"), torch.device("cpu")
-    return Workbench(spec.task_settings(), data_seed=spec.search.seed, cache=cache, device=cpu)
+    return TrialContext(spec.task_settings(), data_seed=spec.search.seed, cache=cache, device=cpu)
 
 
 def row(found: Preview, title: str) -> Row:
@@ -77,7 +77,7 @@ def shows(row: Row, images: torch.Tensor, names: tuple[str, ...], written: torch
     return all(shown in known for shown in zip((i.tobytes() for i in row.images), row.written, strict=True))
 
 
-def test_training_pairs_are_those_of_the_sweep(found: Preview, bench: Workbench) -> None:
+def test_training_pairs_are_those_of_the_sweep(found: Preview, bench: TrialContext) -> None:
     pairs = bench.pairs
     assert len(pairs.clean.labels) == 9 and len(row(found, "training: photos/train, clean").images) == 4
     assert shows(row(found, "training: photos/train, clean"), pairs.clean.images, pairs.class_names, None)
@@ -89,7 +89,7 @@ def test_training_pairs_are_those_of_the_sweep(found: Preview, bench: Workbench)
         assert set(shown.true) | set(shown.written) <= {"cat", "dog", "owl"}
 
 
-def test_evaluation_images_are_those_of_the_sweep(found: Preview, bench: Workbench) -> None:
+def test_evaluation_images_are_those_of_the_sweep(found: Preview, bench: TrialContext) -> None:
     def check(title: str, one: EvaluationSet) -> None:
         assert shows(row(found, title), one.attacked.images, one.class_names, one.attacked.written)
 

@@ -16,7 +16,7 @@ from tests.helpers.finished_sweep import SPEC
 from tests.helpers.tiny import write_clip
 from trainables.settings.parameters import Parameters
 from trainables.training.timing import probe_trial
-from trainables.workbench import Workbench
+from trainables.trial_context import TrialContext
 
 SEARCHED = """\
 sets:
@@ -92,7 +92,7 @@ def test_a_probed_trial_is_timed_and_the_model_is_left_as_it_was(tmp_path: Path,
     spec = load_spec(
         tmp_path / "demo.yaml", ["training.epochs=1000", "sets.world.train=32", "sets.world.validation=40"]
     )
-    bench = Workbench(spec.task_settings(), data_seed=0, cache=tmp_path / "cache", device=torch.device("cpu"))
+    bench = TrialContext(spec.task_settings(), data_seed=0, cache=tmp_path / "cache", device=torch.device("cpu"))
     before = {name: value.clone() for name, value in bench.clip.model.state_dict().items()}
     parameters = Parameters(objective="dpo", beta=0.5, learning_rate=1e-3, **scope)
     if parameters.tune == "visual":

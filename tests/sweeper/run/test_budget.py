@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from sweeper.cli.options import time_limit_s, with_budget
 from sweeper.errors import UserError
 from sweeper.records import TrialRecord
-from sweeper.run.budget import Account, Bill, Forecast, Go, costs, saved_s
-from sweeper.run.usage import SAVE_S, Meter, read_bill
+from sweeper.run.budget import BudgetLedger, Forecast, Session, Usage, costs, saved_s
+from sweeper.run.usage import SAVE_S, UsageMeter, read_usage
 from sweeper.spec.quantities import Budget, parse_budget, parse_time
 from sweeper.spec.spec import load_spec, spec_difference
 from sweeper.storage.sweep_folder import SweepFolder
@@ -70,14 +70,14 @@ def test_options_and_specs_that_are_wrong_are_answered_with_the_rule(tmp_path: P
         load_spec(tmp_path / "demo.yaml")
 
 
-def account(**about: Any) -> Account:
-    return Account(**{"slots": 4, "devices_per_slot": 0.5, "now_s": 1000.0, **about})
+def account(**about: Any) -> BudgetLedger:
+    return BudgetLedger(**{"slots": 4, "devices_per_slot": 0.5, "now_s": 1000.0, **about})
 
 
 def test_slots_are_charged_from_the_start_idle_or_not() -> None:
     taken = account(before_device_s=100.0)
-    assert taken.taken_device_s(1000.0) == 100.0
-    assert taken.taken_device_s(1060.0) == 100.0 + 4 * 0.5 * 60
+    assert taken.used_device_s(1000.0) == 100.0
+    assert taken.used_device_s(1060.0) == 100.0 + 4 * 0.5 * 60
 
 
 def test_a_trial_begins_only_if_a_mean_one_fits() -> None:
@@ -131,10 +131,12 @@ def test_however_often_a_sweep_is_resumed_it_is_interrupted_when_its_budget_is_u
     """Goes of any length: the sum of what they take is the budget at most, but for the last instant."""
     before_device_s, budget = 0.0, Budget(hours, "gpu")
     for wall_s in goes_s:
-        go = Account(slots=slots, devices_per_slot=share, now_s=0.0, before_device_s=before_device_s, budget=budget)
+        go = BudgetLedger(
+            slots=slots, devices_per_slot=share, now_s=0.0, before_device_s=before_device_s, budget=budget
+        )
         held_s = min(wall_s, go.left_s(0.0))
         assert held_s == wall_s or go.used_up(held_s + 1e-6)
-        before_device_s = go.taken_device_s(held_s)
+        before_device_s = go.used_device_s(held_s)
     assert before_device_s <= hours * HOUR_S * (1 + 1e-9)
 
 
@@ -152,7 +154,7 @@ def test_what_may_not_begin_now_may_not_begin_later(
     if one.may_start(elapsed_s):
         assert not one.used_up(elapsed_s)
         mean_s = sum(ended_s) / len(ended_s) if ended_s else 0.0
-        assert one.taken_device_s(elapsed_s + mean_s) <= hours * HOUR_S * (1 + 1e-9)
+        assert one.used_device_s(elapsed_s + mean_s) <= hours * HOUR_S * (1 + 1e-9)
 
 
 def test_forecast_packs_what_is_left_on_the_slots() -> None:
@@ -211,11 +213,11 @@ class Clock:
         return self.now_s
 
 
-GO = Go(started_s=0.0, device="gpu", slots=4, devices_per_slot=0.5, wall_s=0.0)
+GO = Session(started_s=0.0, device="gpu", slots=4, devices_per_slot=0.5, wall_s=0.0)
 
 
-def meter(folder: SweepFolder, clock: Clock, trials: list[TrialRecord] | None = None, **about: Any) -> Meter:
-    return Meter(folder, GO, trials or [], planned=6, clock=clock, **about)
+def meter(folder: SweepFolder, clock: Clock, trials: list[TrialRecord] | None = None, **about: Any) -> UsageMeter:
+    return UsageMeter(folder, GO, trials or [], planned=6, clock=clock, **about)
 
 
 def test_a_kill_loses_the_last_seconds_of_the_bill_only(tmp_path: Path) -> None:
@@ -225,7 +227,7 @@ def test_a_kill_loses_the_last_seconds_of_the_bill_only(tmp_path: Path) -> None:
         clock.now_s += 1
         first.tick()
     assert not first.used_up()
-    kept_s = read_bill(folder).device_s
+    kept_s = read_usage(folder).device_s
     assert 2 * (1799 - SAVE_S) <= kept_s <= 2 * 1799
     second = meter(folder, clock, budget=Budget(1.0, "gpu"))
     assert second.may_start()
@@ -236,7 +238,7 @@ def test_a_kill_loses_the_last_seconds_of_the_bill_only(tmp_path: Path) -> None:
     second.close()
     clock.now_s += 100
     second.close()
-    assert read_bill(folder).device_s == kept_s + 2 * (SAVE_S + 1), "nothing is charged once the slots are given back"
+    assert read_usage(folder).device_s == kept_s + 2 * (SAVE_S + 1), "nothing is charged once the slots are given back"
     assert meter(folder, clock, budget=Budget(2.0, "gpu")).may_start()
 
 
@@ -255,14 +257,14 @@ def test_the_bill_in_words_and_numbers(tmp_path: Path) -> None:
     )
     assert one.line() == ("0.2 of 2 gpu-h, 0.0556 more saved by stopping, at 2 GPUs; forecast 0.478 gpu-h in 8 min")
     one.save()
-    assert read_bill(folder).line([stopped], None) == "0.2 gpu-h, 0.0556 more saved by stopping"
+    assert read_usage(folder).line([stopped], None) == "0.2 gpu-h, 0.0556 more saved by stopping"
 
 
 def test_hours_of_the_other_device_are_refused_and_not_added_up(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"runs on GPUs \(2 GPUs\); write the budget as 3gpu-h"):
         meter(SweepFolder(tmp_path, "demo"), Clock(), budget=Budget(3.0, "cpu"))
-    cpu = Go(started_s=0.0, device="cpu", slots=1, devices_per_slot=2.0, wall_s=50.0)
-    gpu = Go(started_s=0.0, device="gpu", slots=1, devices_per_slot=1.0, wall_s=7.0)
-    assert Bill(goes=(cpu, gpu)).device_s == 7.0
-    assert Bill(goes=(cpu, gpu, cpu)).device_s == 200.0
+    cpu = Session(started_s=0.0, device="cpu", slots=1, devices_per_slot=2.0, wall_s=50.0)
+    gpu = Session(started_s=0.0, device="gpu", slots=1, devices_per_slot=1.0, wall_s=7.0)
+    assert Usage(goes=(cpu, gpu)).device_s == 7.0
+    assert Usage(goes=(cpu, gpu, cpu)).device_s == 200.0
     assert cpu.devices == "2 CPUs" and gpu.devices == "1 GPU"

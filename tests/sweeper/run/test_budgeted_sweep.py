@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweeper.records import Outcome, Report, TrialRecord
-from sweeper.run.budget import Go
-from sweeper.run.usage import Meter, read_bill
-from sweeper.search.scheduler import Trials
+from sweeper.run.budget import Session
+from sweeper.run.usage import UsageMeter, read_usage
+from sweeper.search.scheduler import TrialScheduler
 from sweeper.search.simulator import MemoryFiles
 from sweeper.search.study import Study
 from sweeper.spec.quantities import Budget
@@ -27,7 +27,7 @@ RESULT = {"values": UNTOUCHED, "points": [], "train_s": 1.0, "evaluation_s": 0.0
 class _Listener:
     """Passes on to the meter, as the sweep's observer does."""
 
-    def __init__(self, meter: Meter) -> None:
+    def __init__(self, meter: UsageMeter) -> None:
         self._meter = meter
         self.begun: list[int] = []
 
@@ -57,9 +57,9 @@ class _Sweep:
 
     def go(self, budget: Budget | None, time_s: float | None = None) -> list[int]:
         """One go, from asking for slots to giving them back. Returns the trials that were begun in it."""
-        go = Go(started_s=0.0, device="gpu", slots=self._slots, devices_per_slot=1.0, wall_s=0.0)
+        go = Session(started_s=0.0, device="gpu", slots=self._slots, devices_per_slot=1.0, wall_s=0.0)
         trials_before = self.study.trials()
-        meter = Meter(
+        meter = UsageMeter(
             self.folder, go, trials_before, planned=TRIALS, budget=budget, time_s=time_s, clock=lambda: self._now_s
         )
         listener = _Listener(meter)
@@ -70,7 +70,7 @@ class _Sweep:
                 del running[key]
                 trials.on_end(key, Outcome(kind="interrupted"))
 
-        trials = Trials(
+        trials = TrialScheduler(
             self.spec,
             self.study,
             MemoryFiles(),
@@ -109,7 +109,7 @@ def test_no_trial_is_begun_that_would_not_end_within_the_budget(tmp_path: Path) 
     one = sweep(tmp_path, [10.0] * TRIALS, slots=2)
     assert one.go(hours(75.0)) == [0, 1, 2, 3, 4, 5], "75 device seconds hold three rounds of two trials, not four"
     assert one.states() == ["complete"] * 6
-    assert read_bill(one.folder).device_s == 2 * 30.0, "slots are not held for nothing"
+    assert read_usage(one.folder).device_s == 2 * 30.0, "slots are not held for nothing"
     assert one.go(hours(75.0)) == []
     assert one.go(hours(1000.0)) == [6, 7, 8, 9, 10, 11]
     assert one.states() == ["complete"] * TRIALS
@@ -118,7 +118,7 @@ def test_no_trial_is_begun_that_would_not_end_within_the_budget(tmp_path: Path) 
 def test_trials_that_take_longer_than_thought_are_interrupted_and_go_on_in_the_next_go(tmp_path: Path) -> None:
     one = sweep(tmp_path, [10.0, 10.0, 100.0, 10.0] + [10.0] * 8, slots=2)
     one.go(hours(100.0))
-    assert read_bill(one.folder).device_s == pytest.approx(100.0, abs=2 * TICK_S)
+    assert read_usage(one.folder).device_s == pytest.approx(100.0, abs=2 * TICK_S)
     assert one.states().count("running") == 1 and one.study.trial(2).state == "running"
     begun = one.go(hours(1000.0))
     assert begun[0] == 2, "what was interrupted comes first"
@@ -146,7 +146,7 @@ def test_however_a_budget_is_raised_it_is_kept_and_nothing_is_done_twice(
     for more in budgets:
         budget_s += more
         one.go(hours(budget_s))
-        assert read_bill(one.folder).device_s <= budget_s + slots * TICK_S * len(budgets)
+        assert read_usage(one.folder).device_s <= budget_s + slots * TICK_S * len(budgets)
     one.go(None)
     assert one.states() == ["complete"] * TRIALS
     assert sum(trial.cost_s or 0.0 for trial in one.study.trials()) <= sum(lengths_s)

@@ -10,9 +10,9 @@ import pytest
 
 from sweeper.errors import UserError
 from sweeper.records import Outcome, Report, Task, TrialRecord
-from sweeper.search.scheduler import Trials
+from sweeper.search.scheduler import TrialScheduler
 from sweeper.search.study import Study
-from sweeper.search.trial_files import FolderFiles
+from sweeper.search.trial_files import FolderTrialFiles
 from sweeper.spec.spec import Spec
 from sweeper.storage.sweep_folder import SweepFolder, free_name, names
 
@@ -58,7 +58,7 @@ class Log:
 
 
 class Bench:
-    """One driver's life: folder and study on disk, a fresh ``Trials``."""
+    """One driver's life: folder and study on disk, a fresh ``TrialScheduler``."""
 
     def __init__(self, storage: Path, spec: Spec) -> None:
         self.folder = SweepFolder(storage, spec.name)
@@ -67,10 +67,10 @@ class Bench:
             Study.create(self.folder.study_path, spec.parameters, seed=1, startup_trials=2).close()
         self.study = Study.open(self.folder.study_path, spec.parameters)
         self.log, self.asked, self.interrupts = Log(), False, 0
-        self.trials = Trials(
+        self.trials = TrialScheduler(
             spec,
             self.study,
-            FolderFiles(self.folder, spec),
+            FolderTrialFiles(self.folder, spec),
             UNTOUCHED,
             self.log,
             interrupted=lambda: self.asked,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sweeper.front.pareto import hypervolume
 from sweeper.records import TrialRecord
-from sweeper.search.simulator import Course, MemoryFiles, Simulation
+from sweeper.search.simulator import MemoryFiles, SimulatedTrial, Simulation
 from sweeper.search.study import Study
 from sweeper.spec.spec import Spec
 
@@ -43,7 +43,7 @@ def make_spec(**changes: Any) -> Spec:
     )
 
 
-def course(trial: TrialRecord, rungs: Sequence[float]) -> Course:
+def course(trial: TrialRecord, rungs: Sequence[float]) -> SimulatedTrial:
     """Lambda trades clean against robust accuracy; a beta far from 0.5 costs both, and shows early."""
     place = (math.log10(trial.parameters["lambda_reg"]) + 2) / 3
     loss = 0.4 * abs(math.log(trial.parameters["beta"] / 0.5))
@@ -67,7 +67,7 @@ def course(trial: TrialRecord, rungs: Sequence[float]) -> Course:
     values = goals(1.0)
     points = [{"weights": "last", "strength": 1.0, "values": values}]
     whole = {"values": values, "points": points, "train_s": 9 * EPOCH_S, "evaluation_s": LOOK_S * (len(rungs) + 1)}
-    return Course(reports=reports, result=whole)
+    return SimulatedTrial(reports=reports, result=whole)
 
 
 def make_study(spec: Spec, path: Path | None = None) -> Study:
@@ -157,12 +157,12 @@ def test_the_baseline_and_the_points_of_a_spec_are_never_stopped() -> None:
     points = [{"beta": 1.9, "lambda_reg": 0.1}, {"beta": 0.11, "lambda_reg": 0.1}]
     spec = make_spec(paint=paint, points=points, stopping={"kind": "moasha", "reduction_factor": 50})
 
-    def hopeless_at_first(trial: TrialRecord, rungs: Sequence[float]) -> Course:
+    def hopeless_at_first(trial: TrialRecord, rungs: Sequence[float]) -> SimulatedTrial:
         if trial.number > 2:
             return course(trial, rungs)
         assert not rungs
         values = {"clean_accuracy": 0.0, "robust_accuracy": 0.0}
-        return Course(reports=[], result={"values": values, "points": [], "train_s": 9.0, "evaluation_s": 0.1})
+        return SimulatedTrial(reports=[], result={"values": values, "points": [], "train_s": 9.0, "evaluation_s": 0.1})
 
     simulation = Simulation(spec, make_study(spec), hopeless_at_first, untouched=UNTOUCHED, slots=2)
     simulation.run()

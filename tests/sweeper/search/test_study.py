@@ -15,14 +15,14 @@ from sqlalchemy.engine import Engine
 
 from sweeper.errors import UserError
 from sweeper.records import Point, TrialRecord
-from sweeper.search.sampler import Known, StoppedAs
+from sweeper.search.sampler import PriorTrial, StoppedTrialPolicy
 from sweeper.search.study import Study
 from sweeper.spec.space import Space
 from tests.helpers.study_driver import PAINT, SPACE, START, TRIALS, drive, finish, values_of
 from tests.paths import ROOT
 from trainables.settings.parameters import Parameters
 
-STOPPED: tuple[StoppedAs, ...] = ("avoided", "bad", "ignored", "partial", "infeasible")
+STOPPED: tuple[StoppedTrialPolicy, ...] = ("avoided", "bad", "ignored", "partial", "infeasible")
 LAMBDA = Space.parse(
     {"objective": "cross_entropy", "tune": "visual", "learning_rate": 1e-3, "lambda_reg": {"low": 0.0, "high": 1.0}}
 )
@@ -309,9 +309,9 @@ def test_what_is_trained_again_is_a_row_that_the_sampler_never_sees(tmp_path: Pa
 def test_what_the_sampler_hears_of_stopped_trials() -> None:
     """Stopped were those of high lambda, whose values then were good: as bad ones they keep the sampler away, and as
     values they draw it there."""
-    high: dict[StoppedAs, float] = {}
-    for stopped_as in STOPPED:
-        study = Study.in_memory(LAMBDA, seed=0, startup_trials=12, stopped_as=stopped_as)
+    high: dict[StoppedTrialPolicy, float] = {}
+    for stopped_trial_policy in STOPPED:
+        study = Study.in_memory(LAMBDA, seed=0, startup_trials=12, stopped_trial_policy=stopped_trial_policy)
         for number in range(24):
             trial = study.add({"lambda_reg": number / 24})
             if number < 12:
@@ -320,7 +320,7 @@ def test_what_the_sampler_hears_of_stopped_trials() -> None:
             else:
                 study.stop(trial.number, "x", stopped_at=1 / 3, values={"clean_accuracy": 0.9, "robust_accuracy": 0.9})
         drawn = [study._suggester.suggest(seed)[0]["lambda_reg"] for seed in range(40)]
-        high[stopped_as] = sum(float(value) >= 0.5 for value in drawn) / len(drawn)
+        high[stopped_trial_policy] = sum(float(value) >= 0.5 for value in drawn) / len(drawn)
     assert max(high["avoided"], high["bad"], high["infeasible"]) < 0.3 < min(high["ignored"], high["partial"])
 
 
@@ -329,7 +329,9 @@ def test_a_new_study_learns_from_what_is_known_at_once_and_after_a_kill(tmp_path
         {"objective": "cross_entropy", "tune": "visual", "learning_rate": 1e-3, "lambda_reg": {"low": 0.0, "high": 1.0}}
     )
     parameters = [{**space.complete({"lambda_reg": i / 20}), "lambda_reg": i / 20} for i in range(20)]
-    known = [Known(parameters=one, values=(one["lambda_reg"], one["lambda_reg"]), violation=0.0) for one in parameters]
+    known = [
+        PriorTrial(parameters=one, values=(one["lambda_reg"], one["lambda_reg"]), violation=0.0) for one in parameters
+    ]
     study = Study.create(tmp_path / "warm.db", space, seed=0, startup_trials=10, known=known)
     assert study.trials() == []
     first = [float(study.ask().parameters["lambda_reg"]) for _ in range(8)]

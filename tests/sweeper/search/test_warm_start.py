@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sweeper.records import TrialRecord
-from sweeper.search.warm_start import known_trials
+from sweeper.search.warm_start import prior_trials
 from sweeper.spec.sections import Goal, Goals
 from sweeper.spec.space import Space
 
@@ -41,7 +41,7 @@ def trial(number: int, state: str = "complete", confirms: int | None = None, **p
 
 
 def known(trials: list[TrialRecord], goals: Goals | None = None, **before: Any) -> tuple[list[Any], list[str]]:
-    found = known_trials(
+    found = prior_trials(
         "old", trials, space=SPACE, goals=goals or Goals(), untouched=UNTOUCHED, before={**UNTOUCHED, **before}
     )
     return found

@@ -195,14 +195,14 @@ def test_what_a_resumed_sweep_may_change(folder: Path) -> None:
         "training.checkpoint_every_s=60",
     )  # fmt: skip
     assert spec_difference(old, new) == []
-    refused = load(
+    setup_exception = load(
         folder, BASE, "search.seed=1", "parameters.beta.high=9.0", "train.copies=2", "points=[]", "paint=null"
     )
-    assert [line.split(":")[0] for line in spec_difference(old, refused)] == [
+    assert [line.split(":")[0] for line in spec_difference(old, setup_exception)] == [
         "train.copies", "parameters.beta.high", "points", "paint.objective", "paint.tune", "paint.learning_rate",
         "paint.lambda_reg", "paint.weight_decay", "paint.rank", "paint.penalty", "paint.blocks", "search.seed", "paint",
     ]  # fmt: skip
-    assert "search.seed: 0 -> 1" in spec_difference(old, refused)
+    assert "search.seed: 0 -> 1" in spec_difference(old, setup_exception)
 
 
 def test_floors() -> None:

@@ -22,7 +22,7 @@ from trainables.settings.sets import ImageFolderSet
 from trainables.settings.task import TaskSettings, TrainSettings
 from trainables.training.checkpoint import TrialFolder
 from trainables.training.trial import run_trial
-from trainables.workbench import Workbench
+from trainables.trial_context import TrialContext
 
 CLASSES = ["n01_dog", "n02_cat", "n03_red_car", "n04_owl"]
 NAMES = {"n01_dog": "dog", "n02_cat": "cat", "n03_red_car": "red car", "n04_owl": "owl"}
@@ -64,8 +64,8 @@ def task(photos: Path, **changes: Any) -> TaskSettings:
     )
 
 
-def make_bench(settings: TaskSettings, cache: Path) -> Workbench:
-    return Workbench(settings, data_seed=0, cache=cache, device=torch.device("cpu"))
+def make_bench(settings: TaskSettings, cache: Path) -> TrialContext:
+    return TrialContext(settings, data_seed=0, cache=cache, device=torch.device("cpu"))
 
 
 def test_several_folders_are_one_split_and_validation_is_held_back(photos: Path) -> None:

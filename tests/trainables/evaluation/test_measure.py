@@ -14,14 +14,14 @@ from trainables.distributed import WorkerGroup
 from trainables.evaluation import measure as evaluation
 from trainables.evaluation.measure import image_kl, measurement, untouched_policy
 from trainables.settings.task import TaskSettings
-from trainables.workbench import Workbench
+from trainables.trial_context import TrialContext
 
 CLASSES = ["cat", "dog", "owl", "pen"]
 REAL = [("cat", "taxi"), ("dog", "cat"), ("owl", "pen"), ("pen", "taxi"), ("cat", "dog")]
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
+def bench(tmp_path_factory: pytest.TempPathFactory) -> TrialContext:
     """Two sets of noise, one of them trained on, and photographs of written words."""
     folder = tmp_path_factory.mktemp("sets")
     (folder / "rta").mkdir()
@@ -44,10 +44,10 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
         "evaluate": {"search": {"sets": ["mine"]}, "test": {"sets": ["mine", "other", "rta"]}},
     }
     settings = TaskSettings.model_validate(task)
-    return Workbench(settings, data_seed=0, cache=folder / "cache", device=torch.device("cpu"))
+    return TrialContext(settings, data_seed=0, cache=folder / "cache", device=torch.device("cpu"))
 
 
-def test_every_set_by_itself_and_transfer_to_those_not_trained_on(bench: Workbench) -> None:
+def test_every_set_by_itself_and_transfer_to_those_not_trained_on(bench: TrialContext) -> None:
     policy, group = untouched_policy(bench), WorkerGroup()
     scores = evaluation.test_scores(bench, policy, evaluation.test_answers(bench, policy, group), group)
     values = measurement(scores)["values"]
@@ -66,7 +66,7 @@ def test_every_set_by_itself_and_transfer_to_those_not_trained_on(bench: Workben
     assert measurement(scores)["images"] == 24
 
 
-def test_both_protocols_on_written_words_against_a_plain_loop(bench: Workbench, tmp_path: Path) -> None:
+def test_both_protocols_on_written_words_against_a_plain_loop(bench: TrialContext, tmp_path: Path) -> None:
     policy = untouched_policy(bench)
     found = next(one for one in evaluation.test_answers(bench, policy, WorkerGroup()) if one.set == "rta/test")
     model, clip = bench.clip.model, bench.clip
@@ -92,7 +92,7 @@ def test_kl_from_the_reference() -> None:
     torch.testing.assert_close(image_kl(ours, theirs).float(), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_smaller_trials_see_a_part_of_what_larger_ones_see(bench: Workbench) -> None:
+def test_smaller_trials_see_a_part_of_what_larger_ones_see(bench: TrialContext) -> None:
     images = len(bench.pairs.clean.labels)
     assert images == 16
     everything = bench.pair_rows(tiny.parameters())
@@ -106,7 +106,7 @@ def test_smaller_trials_see_a_part_of_what_larger_ones_see(bench: Workbench) -> 
         bench.pair_rows(tiny.parameters(images=17))
 
 
-def test_the_reference_is_never_measured_with_tuned_weights(bench: Workbench) -> None:
+def test_the_reference_is_never_measured_with_tuned_weights(bench: TrialContext) -> None:
     policy = bench.policy(tiny.parameters(tune="visual"))
     policy.set_weights({name: value + 1 for name, value in policy.tuned().items()})
     with pytest.raises(AssertionError, match="its own weights"):

@@ -26,7 +26,7 @@ from trainables.models.export import export_model
 from trainables.models.model_files import preprocessing, started_from
 from trainables.models.policy import Policy
 from trainables.settings.task import ModelSettings
-from trainables.workbench import Workbench
+from trainables.trial_context import TrialContext
 
 
 def write_checkpoint(model: nn.Module, file: Path) -> Path:
@@ -232,7 +232,7 @@ def spec_of(**model: Any) -> Spec:
 
 
 def test_check_measures_what_the_model_is_expected_to_reach(tmp_path: Path) -> None:
-    bench = Workbench(spec_of().task_settings(), data_seed=0, cache=tmp_path, device=torch.device("cpu"))
+    bench = TrialContext(spec_of().task_settings(), data_seed=0, cache=tmp_path, device=torch.device("cpu"))
     policy, one = untouched_policy(bench), bench.test_sets[0]
     with torch.no_grad():
         assert one.clean is not None

@@ -19,7 +19,7 @@ from trainables.models.towers import can_split, features, last_parameters, short
 from trainables.models.transform import foldable
 from trainables.training.checkpoint import TrialFolder
 from trainables.training.trial import run_trial
-from trainables.workbench import Workbench
+from trainables.trial_context import TrialContext
 
 
 @pytest.mark.parametrize("name", ["vit", "resnet", "siglip", "timm classifier", "convnext", "timm resnet"])
@@ -143,7 +143,7 @@ def test_trained_text_tower_is_all() -> None:
 def test_trial_with_a_trained_text_tower(tmp_path: Path) -> None:
     task = world_task(write_clip(tmp_path / "model", "vit"), epochs=1, gradient_checkpointing=True)
     task = task.model_copy(update={"model": task.model.model_copy(update={"text": "trained"})})
-    bench = Workbench(task, data_seed=0, cache=tmp_path / "cache", device=torch.device("cpu"))
+    bench = TrialContext(task, data_seed=0, cache=tmp_path / "cache", device=torch.device("cpu"))
     choice = parameters(tune="last_blocks", blocks=1, learning_rate=0.003)
     before = {key: value.clone() for key, value in bench.clip.model.state_dict().items()}
     run_trial(bench, choice, seed=0, folder=TrialFolder(tmp_path / "trial"))

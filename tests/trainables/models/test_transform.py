@@ -14,7 +14,7 @@ from trainables.models.transform import apply_transform, initial_transform, pena
 from trainables.training.averaging import BetaAverage
 from trainables.training.checkpoint import TrialFolder
 from trainables.training.trial import run_trial, schedule
-from trainables.workbench import Workbench
+from trainables.trial_context import TrialContext
 
 
 def embeddings(count: int = 200, width: int = 12) -> torch.Tensor:
@@ -75,7 +75,7 @@ def test_schedule_warms_up_and_ends_near_zero() -> None:
 @pytest.mark.parametrize("tower", ["vit", "resnet"])
 def test_exported_folder_answers_as_the_trial_did(tower: str, tmp_path: Path) -> None:
     task = world_task(write_clip(tmp_path / "model", tower))
-    bench = Workbench(task, data_seed=0, cache=tmp_path / "cache", device=torch.device("cpu"))
+    bench = TrialContext(task, data_seed=0, cache=tmp_path / "cache", device=torch.device("cpu"))
     images = bench.search_sets[0].attacked.images[:20]
     text = bench.clip.tokens([f"a photo of a {name}" for name in bench.search_sets[0].class_names])
     for i, changes in enumerate(

@@ -16,16 +16,16 @@ from trainables.models.transform import apply_transform, identity_distance, init
 from trainables.settings.parameters import Parameters
 from trainables.training.checkpoint import TrialFolder
 from trainables.training.trial import run_trial
-from trainables.workbench import Workbench
+from trainables.trial_context import TrialContext
 
 WIDTH = 24
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
+def bench(tmp_path_factory: pytest.TempPathFactory) -> TrialContext:
     folder = tmp_path_factory.mktemp("transform")
     task = world_task(write_clip(folder / "model", "resnet", embed_dim=WIDTH))
-    return Workbench(task, data_seed=0, cache=folder / "cache", device=torch.device("cpu"))
+    return TrialContext(task, data_seed=0, cache=folder / "cache", device=torch.device("cpu"))
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -78,14 +78,14 @@ def test_start_is_the_reference_at_full_rank_even_with_fewer_images_than_directi
 
 
 @pytest.mark.parametrize("changes", [{}, {"form": "residual", "rank": 3}, {"form": "residual"}])
-def test_step_0_is_the_reference(bench: Workbench, changes: dict[str, Any]) -> None:
+def test_step_0_is_the_reference(bench: TrialContext, changes: dict[str, Any]) -> None:
     policy, view = bench.policy(parameters(**changes)), bench.pairs.attacked
     prompts = bench.text(bench.pairs.class_names, bench.pairs.templates)
     reference = bench.reference_logits(bench.embeddings(view), prompts)
     torch.testing.assert_close(policy(bench.embeddings(view), prompts), reference, atol=1e-5, rtol=1e-5)
 
 
-def test_residual_trial_from_training_to_strength(bench: Workbench, tmp_path: Path) -> None:
+def test_residual_trial_from_training_to_strength(bench: TrialContext, tmp_path: Path) -> None:
     trial, folder = parameters(form="residual", rank=3, penalty=0.01), TrialFolder(tmp_path)
     result = run_trial(bench, trial, seed=0, folder=folder)
     weights = folder.weights("last")
@@ -103,7 +103,7 @@ def test_residual_trial_from_training_to_strength(bench: Workbench, tmp_path: Pa
     torch.testing.assert_close(policy.matrix, torch.eye(WIDTH))
 
 
-def test_image_tower_has_no_identity_distance(bench: Workbench, tmp_path: Path) -> None:
+def test_image_tower_has_no_identity_distance(bench: TrialContext, tmp_path: Path) -> None:
     folder = TrialFolder(tmp_path)
     result = run_trial(bench, parameters(tune="visual", learning_rate=1e-4), seed=0, folder=folder)
     assert "identity_distance" not in result
@@ -117,7 +117,7 @@ def test_form_is_for_transforms() -> None:
 
 @pytest.mark.parametrize("changes", [{"rank": 6}, {"form": "residual", "rank": 6}])
 def test_loop_of_the_benchmark_trains_as_the_library_does(
-    bench: Workbench, tmp_path: Path, changes: dict[str, Any]
+    bench: TrialContext, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     trial, folder = parameters(penalty=0.01, **changes), TrialFolder(tmp_path)
     run_trial(bench, trial, seed=3, folder=folder)

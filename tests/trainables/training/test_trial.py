@@ -22,7 +22,7 @@ from trainables.settings.parameters import Parameters
 from trainables.settings.task import TaskSettings
 from trainables.training.checkpoint import Superseded, TrialFolder
 from trainables.training.trial import Hooks, Interrupted, NonFiniteLoss, run_trial
-from trainables.workbench import Workbench
+from trainables.trial_context import TrialContext
 
 CPU = torch.device("cpu")
 SCOPES: list[dict[str, Any]] = [
@@ -41,7 +41,7 @@ OBJECTIVES: list[dict[str, Any]] = [
 
 
 @pytest.fixture(scope="module", params=["vit", "resnet"])
-def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Workbench:
+def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TrialContext:
     return make_bench(tmp_path_factory.mktemp(request.param), request.param)
 
 
@@ -53,9 +53,9 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def make_bench(folder: Path, tower: str, **training: Any) -> Workbench:
+def make_bench(folder: Path, tower: str, **training: Any) -> TrialContext:
     task = world_task(write_clip(folder / "model", tower), **training)
-    return Workbench(task, data_seed=0, cache=folder / "cache", device=CPU)
+    return TrialContext(task, data_seed=0, cache=folder / "cache", device=CPU)
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -67,7 +67,7 @@ def without_times(result: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("scope", SCOPES, ids=lambda scope: "-".join(map(str, scope.values())))
-def test_policy_starts_as_the_reference(bench: Workbench, scope: dict[str, Any]) -> None:
+def test_policy_starts_as_the_reference(bench: TrialContext, scope: dict[str, Any]) -> None:
     policy = bench.policy(parameters(**scope))
     pairs = bench.pairs
     with torch.no_grad():
@@ -81,7 +81,9 @@ def test_policy_starts_as_the_reference(bench: Workbench, scope: dict[str, Any])
 
 
 @pytest.mark.parametrize("scope", SCOPES, ids=lambda scope: "-".join(map(str, scope.values())))
-def test_training_changes_the_scope_and_nothing_else(bench: Workbench, scope: dict[str, Any], tmp_path: Path) -> None:
+def test_training_changes_the_scope_and_nothing_else(
+    bench: TrialContext, scope: dict[str, Any], tmp_path: Path
+) -> None:
     before = {name: value.clone() for name, value in bench.clip.model.state_dict().items()}
     result = run_trial(bench, parameters(**scope), seed=1, folder=TrialFolder(tmp_path))
     after = bench.clip.model.state_dict()
@@ -100,7 +102,7 @@ def test_training_changes_the_scope_and_nothing_else(bench: Workbench, scope: di
 
 
 @pytest.mark.parametrize("scope", [SCOPES[1], SCOPES[2], SCOPES[3]], ids=["transform", "last_blocks", "visual"])
-def test_repeats_to_the_bit(bench: Workbench, scope: dict[str, Any], tmp_path: Path) -> None:
+def test_repeats_to_the_bit(bench: TrialContext, scope: dict[str, Any], tmp_path: Path) -> None:
     results = [run_trial(bench, parameters(**scope), seed=3, folder=TrialFolder(tmp_path / name)) for name in "ab"]
     assert without_times(results[0]) == without_times(results[1])
     first, second = tensors(tmp_path / "a"), tensors(tmp_path / "b")
@@ -114,7 +116,7 @@ def test_repeats_to_the_bit(bench: Workbench, scope: dict[str, Any], tmp_path: P
 @pytest.mark.parametrize("stop_at", [1, 3, 4, 7], ids=lambda step: f"step{step}")
 @pytest.mark.parametrize("scope", [SCOPES[0], SCOPES[3]], ids=["transform", "visual"])
 def test_resumes_to_the_result_of_an_undisturbed_trial(
-    bench: Workbench, scope: dict[str, Any], stop_at: int, tmp_path: Path
+    bench: TrialContext, scope: dict[str, Any], stop_at: int, tmp_path: Path
 ) -> None:
     whole = run_trial(bench, parameters(**scope), seed=5, folder=TrialFolder(tmp_path / "whole"))
     steps = 0
@@ -135,7 +137,7 @@ def test_resumes_to_the_result_of_an_undisturbed_trial(
     assert not (folder / "checkpoint.pt").exists(), "no optimiser state once finished"
 
 
-def test_killed_between_checkpoint_and_metric_line(bench: Workbench, tmp_path: Path) -> None:
+def test_killed_between_checkpoint_and_metric_line(bench: TrialContext, tmp_path: Path) -> None:
     whole = run_trial(bench, parameters(), seed=5, folder=TrialFolder(tmp_path / "whole"))
 
     class Killed(BaseException):
@@ -155,7 +157,7 @@ def test_killed_between_checkpoint_and_metric_line(bench: Workbench, tmp_path: P
 
 @pytest.mark.parametrize("scope", [SCOPES[0], SCOPES[3]], ids=["transform", "visual"])
 def test_looking_at_rungs_changes_nothing_but_the_lines(
-    bench: Workbench, scope: dict[str, Any], tmp_path: Path
+    bench: TrialContext, scope: dict[str, Any], tmp_path: Path
 ) -> None:
     plain = run_trial(bench, parameters(**scope), seed=5, folder=TrialFolder(tmp_path / "plain"))
     reports: list[dict[str, Any]] = []
@@ -177,7 +179,7 @@ def test_looking_at_rungs_changes_nothing_but_the_lines(
     assert list(TrialFolder(tmp_path / "looked").metrics()) == [1, 3, 4, 8]
 
 
-def test_a_trial_stopped_at_a_rung_goes_on_from_there_and_says_it_again(bench: Workbench, tmp_path: Path) -> None:
+def test_a_trial_stopped_at_a_rung_goes_on_from_there_and_says_it_again(bench: TrialContext, tmp_path: Path) -> None:
     whole = run_trial(bench, parameters(), seed=5, folder=TrialFolder(tmp_path / "whole"), rungs=(1 / 3,))
 
     class Stopped(Exception):
@@ -196,7 +198,7 @@ def test_a_trial_stopped_at_a_rung_goes_on_from_there_and_says_it_again(bench: W
     assert without_times(resumed) == without_times(whole)
 
 
-def test_finished_trial_is_not_trained_again(bench: Workbench, tmp_path: Path) -> None:
+def test_finished_trial_is_not_trained_again(bench: TrialContext, tmp_path: Path) -> None:
     result = run_trial(bench, parameters(), seed=5, folder=TrialFolder(tmp_path))
     reports: list[dict[str, Any]] = []
     hooks = Hooks(report=reports.append)
@@ -204,13 +206,13 @@ def test_finished_trial_is_not_trained_again(bench: Workbench, tmp_path: Path) -
     assert again == json.loads(json.dumps(result)) and reports == []
 
 
-def test_older_attempt_cannot_write(bench: Workbench, tmp_path: Path) -> None:
+def test_older_attempt_cannot_write(bench: TrialContext, tmp_path: Path) -> None:
     TrialFolder(tmp_path, attempt=2).claim()
     with pytest.raises(Superseded):
         run_trial(bench, parameters(), seed=5, folder=TrialFolder(tmp_path, attempt=1))
 
 
-def test_a_loss_that_is_not_finite_ends_the_trial(bench: Workbench, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_ends_the_trial(bench: TrialContext, tmp_path: Path) -> None:
     wild = parameters(objective="ipo", beta=1e-38, learning_rate=1e30)
     with pytest.raises(NonFiniteLoss, match="step 1 of 8"):
         run_trial(bench, wild, seed=0, folder=TrialFolder(tmp_path))
@@ -270,7 +272,7 @@ def _worker(
     """All trials; then one in which memory runs out in the second worker while the first waits for it."""
     torch.set_num_threads(1)
     _join(rank, ports[0])
-    bench = Workbench(task, data_seed=0, cache=folder / "cache", device=CPU)
+    bench = TrialContext(task, data_seed=0, cache=folder / "cache", device=CPU)
     group = WorkerGroup(rank=rank, world_size=2, device=CPU)
     for trial in trials:
         run_trial(bench, trial, seed=7, folder=TrialFolder(folder / "two" / trial.objective), group=group)
@@ -286,7 +288,7 @@ def _worker(
     dist.destroy_process_group()
 
 
-def test_rank_and_blocks_beyond_the_model_are_refused(bench: Workbench, tmp_path: Path) -> None:
+def test_rank_and_blocks_beyond_the_model_are_refused(bench: TrialContext, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="rank 25 is above the embedding width 24"):
         run_trial(bench, parameters(rank=25), seed=0, folder=TrialFolder(tmp_path))
     with pytest.raises(ValueError, match="blocks: 9"):

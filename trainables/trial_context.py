@@ -42,7 +42,7 @@ ACTIVATIONS_LIMIT_BYTES = 2 * 2**30
 pixels."""
 
 
-class Workbench:
+class TrialContext:
     """Built once per process; ``cache`` is shared by all processes of a node."""
 
     def __init__(self, task: TaskSettings, *, data_seed: int, cache: Path, device: torch.device) -> None:

@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from sweeper.execution.task_queue import SETUP_ATTEMPTS, Limits, MailRoom, Refusal
+from sweeper.execution.job_queue import SETUP_ATTEMPTS, JobLimits, JobQueue, SetupError
 from sweeper.records import Outcome, Task
 
 DONE = Outcome(kind="complete", result={"value": 1})
@@ -17,26 +17,26 @@ def task(key: int = 7, attempt: int = 1, **payload: Any) -> Task:
     return Task(kind="train", key=key, attempt=attempt, payload=payload)
 
 
-def warm_room(slots: int = 1, workers: int = 1, limits: Limits | None = None) -> MailRoom:
-    room = MailRoom(slots, workers, limits or Limits(trial_s=100.0, grace_s=10.0))
+def warm_room(slots: int = 1, workers: int = 1, limits: JobLimits | None = None) -> JobQueue:
+    room = JobQueue(slots, workers, limits or JobLimits(trial_s=100.0, grace_s=10.0))
     for slot in range(slots):
         warm(room, slot, f"group {slot}")
     return room
 
 
-def warm(room: MailRoom, slot: int, group: str, now: float = 0.0) -> None:
+def warm(room: JobQueue, slot: int, group: str, now: float = 0.0) -> None:
     room.join(slot, group, now)
     for rank in range(room.boxes[slot].workers):
         room.set_up(slot, group, rank, now)
 
 
-def outcome_of(room: MailRoom, key: int = 7) -> Outcome | None:
+def outcome_of(room: JobQueue, key: int = 7) -> Outcome | None:
     news = room.news(("train", key), 0)
     return None if news is None else news[1]
 
 
 def test_a_task_waits_until_a_slot_is_warm() -> None:
-    room = MailRoom(1, 2, Limits())
+    room = JobQueue(1, 2, JobLimits())
     room.offer(task(), 0.0)
     room.join(0, "a", 0.0)
     room.set_up(0, "a", 0, 0.0)
@@ -105,7 +105,7 @@ def test_a_new_incarnation_gets_the_present_task_again() -> None:
     assert room.current(0, "second", None) == task(attempt=2)
 
 
-def lose(room: MailRoom, times: int) -> None:
+def lose(room: JobQueue, times: int) -> None:
     for _ in range(times):
         group = room.boxes[0].group
         assert group is not None
@@ -195,7 +195,7 @@ def test_an_interrupted_task_whose_group_is_lost_is_not_tried_again() -> None:
 
 
 def test_a_slot_is_charged_while_a_task_has_it_over_all_attempts() -> None:
-    room = MailRoom(1, 1, Limits())
+    room = JobQueue(1, 1, JobLimits())
     room.offer(task(1), 0.0)
     warm(room, 0, "first", 10.0)
     room.gone(0, "first", 14.0)
@@ -271,7 +271,7 @@ def test_a_failure_that_comes_of_a_lost_rank_is_another_attempt() -> None:
 
 
 def test_workers_that_never_get_ready_are_refused_after_some_attempts() -> None:
-    room = MailRoom(2, 1, Limits())
+    room = JobQueue(2, 1, JobLimits())
     for attempt in range(SETUP_ATTEMPTS):
         assert room.refusal() is None
         room.trouble(0, f"no torch, time {attempt}")
@@ -285,9 +285,9 @@ def test_workers_that_never_get_ready_are_refused_after_some_attempts() -> None:
 
 
 def test_one_runner_that_cannot_be_built_is_enough() -> None:
-    room = MailRoom(2, 1, Limits())
-    room.refuse(1, Refusal(reason="no such folder", user=True))
-    assert room.refusal() == Refusal(reason="no such folder", user=True)
+    room = JobQueue(2, 1, JobLimits())
+    room.refuse(1, SetupError(reason="no such folder", user=True))
+    assert room.refusal() == SetupError(reason="no such folder", user=True)
 
 
 def test_a_closed_room_takes_nothing_more() -> None:
@@ -311,7 +311,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.room = MailRoom(3, 1, Limits(retries=2))
+        self.room = JobQueue(3, 1, JobLimits(retries=2))
         self.offered = 0
         self.groups = 0
         self.ended: dict[int, Outcome] = {}

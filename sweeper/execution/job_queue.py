@@ -1,7 +1,7 @@
 """Who has which task: the state between the driver and its slots, without Ray and without a clock of its own.
 
-A ``MailRoom`` has one ``Mailbox`` per slot and one ``Ticket`` per task that is waiting or running. Workers speak to
-their mailbox by (slot, group): the group is one incarnation of the slot's worker processes, and whatever an older
+A ``JobQueue`` has one ``SlotState`` per slot and one ``QueuedJob`` per job that waits or runs. Workers address their
+slot by (slot, group): the group is one incarnation of the slot's worker processes, and whatever an older
 incarnation still says is dropped, as is whatever concerns another (kind, key, attempt) than the slot's present one.
 """
 
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from sweeper.records import Outcome, Report, Task
 
-TaskName = tuple[str, int]
+JobName = tuple[str, int]
 """(kind, key): names a task over all its attempts."""
 AttemptName = tuple[str, int, int]
 """(kind, key, attempt)."""
@@ -23,7 +23,7 @@ SETUP_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class JobLimits:
     """How long things may take."""
 
     trial_s: float | None = None
@@ -36,7 +36,7 @@ class Limits:
     """Further attempts after lost workers, counted anew whenever a report got further."""
 
 
-class Note(NamedTuple):
+class ReportEvent(NamedTuple):
     """A report as it came in."""
 
     attempt: int
@@ -45,12 +45,12 @@ class Note(NamedTuple):
     report: Report
 
 
-News = tuple[list[Note], Outcome | None]
+JobUpdate = tuple[list[ReportEvent], Outcome | None]
 """Reports that came in, and the outcome once there is one."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refusal:
+class SetupError:
     """Why a slot cannot serve at all: its runner could not be built."""
 
     reason: str
@@ -60,7 +60,7 @@ class Refusal:
 
 
 @dataclass
-class Ticket:
+class QueuedJob:
     """One task from offer to outcome."""
 
     task: Task
@@ -73,7 +73,7 @@ class Ticket:
     """The furthest step reported in any attempt."""
     retries: int = 0
     """Further attempts since the last gain."""
-    notes: list[Note] = field(default_factory=list)
+    notes: list[ReportEvent] = field(default_factory=list)
     verdicts: dict[int, bool] = field(default_factory=dict)
     """Of the present attempt: number of the report -> whether to stop."""
     cancelled: Outcome | None = None
@@ -84,7 +84,7 @@ class Ticket:
     """What was last said about lost workers."""
 
     @property
-    def name(self) -> TaskName:
+    def name(self) -> JobName:
         return self.task.kind, self.task.key
 
     @property
@@ -97,7 +97,7 @@ class Ticket:
             self.busy_s, self.held_from_s = self.busy_s + now - self.held_from_s, None
 
 
-class Mailbox:
+class SlotState:
     """One slot as the driver sees it."""
 
     def __init__(self, slot: int, workers: int) -> None:
@@ -105,13 +105,13 @@ class Mailbox:
         self.workers = workers
         self.group: str | None = None
         self.ready: set[int] = set()
-        self.ticket: Ticket | None = None
+        self.ticket: QueuedJob | None = None
         """Stays until every rank acknowledged its end, or the group is gone."""
         self.endings: dict[int, Outcome] = {}
         self.troubles = 0
         """Since the slot was last warm."""
         self.trouble: str | None = None
-        self.refusal: Refusal | None = None
+        self.refusal: SetupError | None = None
 
     @property
     def warm(self) -> bool:
@@ -121,12 +121,12 @@ class Mailbox:
     def idle(self) -> bool:
         return self.warm and self.ticket is None
 
-    def holds(self, group: str, attempt: AttemptName) -> Ticket | None:
+    def holds(self, group: str, attempt: AttemptName) -> QueuedJob | None:
         """The ticket a message belongs to; None: the message comes too late."""
         ticket = self.ticket
         return ticket if group == self.group and ticket is not None and ticket.attempt_name == attempt else None
 
-    def leave(self) -> Ticket | None:
+    def leave(self) -> QueuedJob | None:
         """The worker processes are gone. Returns the ticket that now has nobody."""
         ticket, self.ticket = self.ticket, None
         self.group = None
@@ -135,27 +135,27 @@ class Mailbox:
         return None if ticket is None or ticket.outcome is not None else ticket
 
 
-class MailRoom:
+class JobQueue:
     """All slots, and the queue before them.
 
     Changes leave the slots and tasks they concern in ``touched_slots`` and ``touched_tasks``; whoever waits for one of
     them looks again.
     """
 
-    def __init__(self, slots: int, workers: int, limits: Limits) -> None:
+    def __init__(self, slots: int, workers: int, limits: JobLimits) -> None:
         self.limits = limits
-        self.boxes = [Mailbox(slot, workers) for slot in range(slots)]
-        self.queue: deque[Ticket] = deque()
-        self.tickets: dict[TaskName, Ticket] = {}
+        self.boxes = [SlotState(slot, workers) for slot in range(slots)]
+        self.queue: deque[QueuedJob] = deque()
+        self.tickets: dict[JobName, QueuedJob] = {}
         self.closed = False
         self.touched_slots: set[int] = set()
-        self.touched_tasks: set[TaskName] = set()
+        self.touched_tasks: set[JobName] = set()
 
     # The driver's side
 
     def offer(self, task: Task, now: float) -> None:
         """Queues a task for the next idle slot."""
-        ticket = Ticket(task=task)
+        ticket = QueuedJob(task=task)
         assert ticket.name not in self.tickets, f"{ticket.name} was offered twice"
         self.tickets[ticket.name] = ticket
         if self.closed:
@@ -164,7 +164,7 @@ class MailRoom:
         self.queue.append(ticket)
         self._dispatch(now)
 
-    def news(self, name: TaskName, seen: int) -> News | None:
+    def news(self, name: JobName, seen: int) -> JobUpdate | None:
         """What came in after the first ``seen`` reports; None: nothing."""
         ticket = self.tickets.get(name)
         if ticket is None:
@@ -172,12 +172,12 @@ class MailRoom:
         notes = ticket.notes[seen:]
         return (notes, ticket.outcome) if notes or ticket.outcome is not None else None
 
-    def forget(self, name: TaskName) -> None:
+    def forget(self, name: JobName) -> None:
         """The driver has the outcome, or does not care for it any more."""
         self.tickets.pop(name, None)
         self.touched_tasks.add(name)
 
-    def judge(self, name: TaskName, attempt: int, number: int, stop: bool) -> None:
+    def judge(self, name: JobName, attempt: int, number: int, stop: bool) -> None:
         """The verdict on report ``number`` of an attempt."""
         ticket = self.tickets.get(name)
         if ticket is not None and ticket.task.attempt == attempt:
@@ -211,14 +211,14 @@ class MailRoom:
             elif self._overdue(ticket, now):
                 self._cancel(box, self._too_long(), now)
 
-    def refusal(self) -> Refusal | None:
+    def refusal(self) -> SetupError | None:
         """Why no task can be done: one slot's runner cannot be built, or all slots' workers keep dying."""
         for box in self.boxes:
             if box.refusal is not None:
                 return box.refusal
         if all(box.troubles >= SETUP_ATTEMPTS for box in self.boxes):
             what = f"the workers of every slot ended {SETUP_ATTEMPTS} times while they were being set up"
-            return Refusal(reason=f"{what}; the last time: {self.boxes[0].trouble}", user=False)
+            return SetupError(reason=f"{what}; the last time: {self.boxes[0].trouble}", user=False)
         return None
 
     # The workers' side
@@ -256,7 +256,7 @@ class MailRoom:
                 box.troubles = 0
                 self._dispatch(now)
 
-    def refuse(self, slot: int, refusal: Refusal) -> None:
+    def refuse(self, slot: int, refusal: SetupError) -> None:
         """A worker could not build its runner."""
         box = self.boxes[slot]
         box.refusal = box.refusal or refusal
@@ -279,7 +279,7 @@ class MailRoom:
         if isinstance(step, int) and step > ticket.step:
             ticket.step = step
             ticket.retries = 0
-        ticket.notes.append(Note(ticket.task.attempt, number, report))
+        ticket.notes.append(ReportEvent(ticket.task.attempt, number, report))
         self.touched_tasks.add(ticket.name)
 
     def verdict(self, slot: int, group: str, attempt: AttemptName, number: int) -> bool | None:
@@ -348,7 +348,7 @@ class MailRoom:
                 box.ticket = ticket
                 self.touched_slots.add(box.slot)
 
-    def _overdue(self, ticket: Ticket, now: float) -> bool:
+    def _overdue(self, ticket: QueuedJob, now: float) -> bool:
         limit = self.limits.trial_s
         started = ticket.started_s
         return limit is not None and ticket.task.kind == "train" and started is not None and now - started > limit
@@ -356,20 +356,20 @@ class MailRoom:
     def _too_long(self) -> Outcome:
         return Outcome(kind="failed", reason=f"took longer than {self.limits.trial_s:g} s, the limit for a trial")
 
-    def _cancel(self, box: Mailbox, outcome: Outcome, now: float) -> None:
+    def _cancel(self, box: SlotState, outcome: Outcome, now: float) -> None:
         assert box.ticket is not None
         if box.ticket.cancelled is None:
             box.ticket.cancelled = outcome
             box.ticket.cancelled_s = now
             self.touched_slots.add(box.slot)
 
-    def _settle(self, box: Mailbox, ticket: Ticket, outcome: Outcome, now: float) -> None:
+    def _settle(self, box: SlotState, ticket: QueuedJob, outcome: Outcome, now: float) -> None:
         if ticket.outcome is None:
             if outcome.kind == "interrupted" and ticket.cancelled is not None:
                 outcome = ticket.cancelled
             self._publish(ticket, outcome, box.slot, now)
 
-    def _left(self, box: Mailbox, now: float) -> None:
+    def _left(self, box: SlotState, now: float) -> None:
         """The group is gone: its task goes to the front of the queue under a new attempt, or fails."""
         slot = box.slot
         ticket = box.leave()
@@ -390,10 +390,10 @@ class MailRoom:
             ticket.trouble = None
             self.queue.appendleft(ticket)
 
-    def _publish(self, ticket: Ticket, outcome: Outcome, slot: int | None, now: float) -> None:
+    def _publish(self, ticket: QueuedJob, outcome: Outcome, slot: int | None, now: float) -> None:
         ticket.release(now)
         ticket.outcome = replace(outcome, slot=slot, attempt=ticket.task.attempt, busy_s=ticket.busy_s)
         self.touched_tasks.add(ticket.name)
 
-    def _touch_holder(self, ticket: Ticket) -> None:
+    def _touch_holder(self, ticket: QueuedJob) -> None:
         self.touched_slots.update(box.slot for box in self.boxes if box.ticket is ticket)
