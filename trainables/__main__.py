@@ -52,7 +52,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def read_trial(path: Path | None, changes: list[str]) -> TrialSettings:
-    """Raises ValueError (pydantic's or plain) for what does not fit, OSError for an unreadable file."""
+    """Read a trial, or the built-in one, with ``changes`` of its parameters (NAME=VALUE).
+
+    Raises ValueError (pydantic's or plain) for what does not fit, OSError for an unreadable file.
+    """
     value: Any = WORLD_TRIAL
     if path is not None:
         value = yaml.safe_load(path.read_text())
@@ -71,37 +74,36 @@ def read_trial(path: Path | None, changes: list[str]) -> TrialSettings:
 def run(trial: TrialSettings, output: Path, device_name: str | None) -> int:
     import torch
 
+    from trainables.context.trial_context import TrialContext
     from trainables.distributed import WorkerGroup
     from trainables.evaluation.measure import measurement, test_answers, test_scores
-    from trainables.training.checkpoint import TrialFolder
+    from trainables.records import Report
     from trainables.training.trial import Hooks, run_trial
-    from trainables.trial_context import TrialContext
+    from trainables.training.trial_folder import TrialFolder
 
     device = torch.device(device_name or ("cuda" if torch.cuda.is_available() else "cpu"))
     group = WorkerGroup(device=device)
     print(f"preparing {', '.join(trial.task.sets)} for {trial.task.model.architecture} on {device}", file=sys.stderr)
-    bench = TrialContext(trial.task, data_seed=trial.data_seed, cache=output / "cache", device=device)
+    context = TrialContext(trial.task, data_seed=trial.data_seed, cache=output / "cache", device=device)
     folder = TrialFolder(output)
 
-    def report(line: dict[str, Any]) -> None:
+    def report(report: Report) -> None:
         print(
-            f"epoch {line['epoch']}/{line['epochs']}  loss {line['loss']:.4f}  KL {line['reference_kl']:.4f}  "
-            f"clean {line['clean_accuracy']:.3f}  robust {line['robust_accuracy']:.3f} (validation)",
+            f"epoch {report.epoch}/{report.epochs}  loss {report.loss:.4f}  KL {report.reference_kl:.4f}  "
+            f"clean {report.values['clean_accuracy']:.3f}  robust {report.values['robust_accuracy']:.3f} (validation)",
             file=sys.stderr,
         )
 
     hooks = Hooks(report=report, log=lambda line: print(line, file=sys.stderr))
-    result = run_trial(bench, trial.parameters, seed=trial.seed, folder=folder, group=group, hooks=hooks)
-    bench.prepare_test()
-    policy = bench.policy(trial.parameters)
+    result = run_trial(context, trial.parameters, seed=trial.seed, folder=folder, group=group, hooks=hooks)
+    policy = context.policy(trial.parameters)
     try:
         policy.set_weights(folder.weights("last"))
-        test = measurement(test_scores(bench, policy, test_answers(bench, policy, group), group))
+        scores = test_scores(context, policy, test_answers(context, policy, group), group)
+        test = measurement(scores, context.data.broken())
     finally:
         policy.restore()
-    print(
-        json.dumps({"validation": result["values"], "test": test["values"], "intervals": test["intervals"]}, indent=1)
-    )
+    print(json.dumps({"validation": result.values, "test": test.values, "intervals": test.intervals}, indent=1))
     print(f"weights and records are in {output}", file=sys.stderr)
     return 0
 

@@ -1,4 +1,4 @@
-"""The worker processes of one trial. Alone, all sums are local."""
+"""The worker processes of one trial. With a single worker, all sums are local."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class WorkerGroup:
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum over workers, in place."""
+        """Return ``values`` summed over workers, in place."""
         if self.world_size > 1:
             dist.all_reduce(values)
         return values
 
     def wrap(self, policy: nn.Module) -> nn.Module:
-        """DistributedDataParallel where there are several workers: gradients are means over them."""
+        """Return the policy in DistributedDataParallel if there are several workers: gradients are means over them."""
         if self.world_size == 1:
             return policy
         devices = [self.device] if self.device.type == "cuda" else None

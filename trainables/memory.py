@@ -1,4 +1,4 @@
-"""Running out of the accelerator's memory: the same work is done again in smaller parts."""
+"""Running out of the accelerator's memory: the same work is done again in smaller batches."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class MicroBatchReduced(RuntimeError):
     checkpoint, with the smaller micro-batches that the trial's folder now names."""
 
 
-def in_memory(work: Callable[[], Result]) -> Result | None:
-    """What ``work`` returns; None where memory ran out, with what it had taken given back."""
+def run_or_none_on_oom(work: Callable[[], Result]) -> Result | None:
+    """Return what ``work`` returns; None where memory ran out, with the memory that it took given back."""
     try:
         return work()
     except torch.OutOfMemoryError:
@@ -34,7 +34,7 @@ def in_memory(work: Callable[[], Result]) -> Result | None:
 
 
 def halve(size: int) -> int:
-    """Half of a number of rows, rounded up.
+    """Return half of a number of rows, rounded up.
 
     Raises:
         OutOfMemory: it is one row.
@@ -48,18 +48,18 @@ def halve(size: int) -> int:
     return (size + 1) // 2
 
 
-def in_parts(rows: Tensor, size: int, work: Callable[[Tensor], Result]) -> tuple[list[Result], int]:
-    """``work`` of ``rows`` in order, at most ``size`` at a time; where memory runs out, fewer from there on.
+def in_batches(rows: Tensor, size: int, work: Callable[[Tensor], Result]) -> tuple[list[Result], int]:
+    """Return the results of ``work`` on ``rows`` in order, at most ``size`` at a time, and the size that fitted.
 
-    Returns the results and the size that fitted. Raises OutOfMemory where one row does not fit.
+    Where memory runs out, the batches are smaller from that row on. Raises OutOfMemory where one row does not fit.
     """
-    found: list[Result] = []
+    results: list[Result] = []
     while len(rows):
-        part = rows[:size]
-        result = in_memory(lambda part=part: work(part))  # type: ignore[misc]
+        batch = rows[:size]
+        result = run_or_none_on_oom(lambda batch=batch: work(batch))  # type: ignore[misc]
         if result is None:
-            size = halve(len(part))
+            size = halve(len(batch))
         else:
-            found.append(result)
-            rows = rows[len(part) :]
-    return found, size
+            results.append(result)
+            rows = rows[len(batch) :]
+    return results, size

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch import nn
 
+from trainables.context.trial_context import TrialContext
 from trainables.settings.parameters import Parameters
 from trainables.settings.task import TaskSettings
-from trainables.trial_context import TrialContext
 
 TOWERS: dict[str, dict[str, Any]] = {
     "vit": {"image_size": 32, "patch_size": 16, "width": 32, "layers": 3, "head_width": 16},
@@ -24,7 +24,7 @@ TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "lay
 
 
 def write_clip(folder: Path, tower: str, *, embed_dim: int = 24, seed: int = 0) -> Path:
-    """An untrained CLIP that ``local-dir:`` loads."""
+    """Write an untrained CLIP that ``local-dir:`` loads."""
     import open_clip
     from safetensors.torch import save_file
 
@@ -40,7 +40,7 @@ def write_clip(folder: Path, tower: str, *, embed_dim: int = 24, seed: int = 0) 
 
 
 def write_images(folder: Path, classes: list[str], count: int, *, side: int = 40, seed: int = 0) -> Path:
-    """``folder/<class>/<n>.png`` of noise."""
+    """Write noise as ``folder/<class>/<n>.png``."""
     generator = torch.Generator().manual_seed(seed)
     for name in classes:
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ def write_images(folder: Path, classes: list[str], count: int, *, side: int = 40
 
 
 def world_task(model: Path, **training: Any) -> TaskSettings:
-    """64 pairs of the generated world for a model folder; two epochs of four steps unless told otherwise."""
+    """64 pairs of the generated world for a model folder; two epochs of four steps unless changed."""
     return TaskSettings.model_validate(
         {
             "model": {"architecture": f"local-dir:{model}"},
@@ -78,8 +78,8 @@ def parameters(**changes: Any) -> Parameters:
 
 
 @contextmanager
-def memory_for(bench: TrialContext, images: int) -> Iterator[list[int]]:
-    """A ViT's image tower holds so many images and no more, in evaluations as well; the sizes that it ran."""
+def memory_for(context: TrialContext, images: int) -> Iterator[list[int]]:
+    """Have a ViT's image tower run out of memory above so many images; yields the batch sizes that it ran."""
     sizes: list[int] = []
 
     def check(module: nn.Module, arguments: tuple[Any, ...]) -> None:
@@ -87,7 +87,7 @@ def memory_for(bench: TrialContext, images: int) -> Iterator[list[int]]:
             raise torch.OutOfMemoryError("no room")
         sizes.append(len(arguments[0]))
 
-    hook = bench.clip.model.visual.ln_post.register_forward_pre_hook(check)
+    hook = context.clip.model.visual.ln_post.register_forward_pre_hook(check)
     try:
         yield sizes
     finally:

@@ -10,12 +10,14 @@ import pytest
 import torch
 
 from tests.helpers.tiny import memory_for, parameters
-from tests.trainables.training.test_trial import OBJECTIVES, make_bench, one_thread
-from trainables.memory import OutOfMemory, in_parts
+from tests.trainables.training.test_trial import OBJECTIVES, losses_by_step, make_context, one_thread
+from trainables.context.trial_context import TrialContext
+from trainables.memory import OutOfMemory, in_batches
+from trainables.records import Report
 from trainables.settings.parameters import Parameters
-from trainables.training.checkpoint import CheckpointWriter, Superseded, TrialFolder
+from trainables.training.checkpoint import CheckpointWriter
 from trainables.training.trial import Hooks, run_trial
-from trainables.trial_context import TrialContext
+from trainables.training.trial_folder import Superseded, TrialFolder
 
 assert one_thread  # a fixture
 
@@ -27,13 +29,13 @@ SCOPES: list[dict[str, Any]] = [
 
 
 @torch.no_grad()
-def embedded(bench: TrialContext, trial: Parameters, weights: dict[str, torch.Tensor]) -> torch.Tensor:
+def embedded(context: TrialContext, trial: Parameters, weights: dict[str, torch.Tensor]) -> torch.Tensor:
     """Of the attacked images: the weights themselves differ where only rounding moves them (biases of keys)."""
-    policy = bench.policy(trial)
+    policy = context.policy(trial)
     policy.set_weights(weights)
-    found = policy.image_embeddings(bench.inputs(policy, bench.pairs.attacked))
+    embeddings = policy.image_embeddings(context.inputs.whole_view(policy, context.data.pairs.attacked))
     policy.restore()
-    return found
+    return embeddings
 
 
 @pytest.fixture(scope="module")
@@ -42,62 +44,61 @@ def cached(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def bench(cached: Path) -> TrialContext:
-    """Knows nothing yet of what fits."""
-    return make_bench(cached, "vit", epochs=1)
+def context(cached: Path) -> TrialContext:
+    """Has not run out of memory yet."""
+    return make_context(cached, "vit", epochs=1)
 
 
 @pytest.mark.parametrize("choice", SCOPES, ids=lambda choice: f"{choice['tune']}-{choice['objective']}")
-def test_smaller_micro_batches_train_the_same(choice: dict[str, Any], bench: TrialContext, tmp_path: Path) -> None:
+def test_smaller_micro_batches_train_the_same(choice: dict[str, Any], context: TrialContext, tmp_path: Path) -> None:
     trial, folder, said = parameters(**choice), TrialFolder(tmp_path / "short"), list[str]()
-    whole = run_trial(bench, trial, seed=7, folder=TrialFolder(tmp_path / "whole"))
-    with memory_for(bench, 15) as sizes:  # 16 pairs a step: 32 images, then 16, 8
-        result = run_trial(bench, trial, seed=7, folder=folder, hooks=Hooks(log=said.append))
+    whole = run_trial(context, trial, seed=7, folder=TrialFolder(tmp_path / "whole"))
+    with memory_for(context, 15) as sizes:  # 16 pairs a step: 32 images, then 16, 8
+        result = run_trial(context, trial, seed=7, folder=folder, hooks=Hooks(log=said.append))
     assert max(sizes) <= 15 and [re.findall(r"of (\d+) pairs", line) for line in said] == [["8"], ["4"]]
     for kind in ("last", "averaged"):
         first, second = (
-            embedded(bench, trial, TrialFolder(tmp_path / name).weights(kind)) for name in ("whole", "short")
+            embedded(context, trial, TrialFolder(tmp_path / name).weights(kind)) for name in ("whole", "short")
         )
         torch.testing.assert_close(second, first, atol=1e-6, rtol=0)
-    assert result["values"] == whole["values"]
-    for step, line in TrialFolder(tmp_path / "whole").metrics().items():
-        for loss in ("loss", "preference_loss", "reference_kl"):
-            assert folder.metrics()[step][loss] == pytest.approx(line[loss], abs=1e-6)
+    assert result.values == whole.values
+    for step, losses in losses_by_step(TrialFolder(tmp_path / "whole")).items():
+        assert losses_by_step(folder)[step] == pytest.approx(losses, abs=1e-6)
 
 
-def test_what_fitted_is_remembered_for_the_scope(bench: TrialContext, tmp_path: Path) -> None:
+def test_what_fitted_is_remembered_for_the_scope(context: TrialContext, tmp_path: Path) -> None:
     trial, said = parameters(**VISUAL), list[str]()
     hooks = Hooks(log=said.append)
-    with memory_for(bench, 16):
-        run_trial(bench, trial, seed=7, folder=TrialFolder(tmp_path / "a"), hooks=hooks)
-        run_trial(bench, trial, seed=8, folder=TrialFolder(tmp_path / "b"), hooks=hooks)
+    with memory_for(context, 16):
+        run_trial(context, trial, seed=7, folder=TrialFolder(tmp_path / "a"), hooks=hooks)
+        run_trial(context, trial, seed=8, folder=TrialFolder(tmp_path / "b"), hooks=hooks)
     assert len(said) == 1 and "step 1 of 4: micro-batches of 8 pairs" in said[0]
-    assert bench.micro_batch_size(trial) == 8
-    assert bench.micro_batch_size(parameters(tune="last_blocks", blocks=1)) is None
+    assert context.batch_sizes.micro(trial) == 8
+    assert context.batch_sizes.micro(parameters(tune="last_blocks", blocks=1)) is None
 
 
-def test_an_attempt_begins_with_what_an_earlier_one_found(bench: TrialContext, tmp_path: Path) -> None:
+def test_an_attempt_begins_with_what_an_earlier_one_found(context: TrialContext, tmp_path: Path) -> None:
     folder, said = TrialFolder(tmp_path / "trial"), list[str]()
     folder.claim()
     folder.save_micro_batch_size(3)
-    with memory_for(bench, 6):
-        run_trial(bench, parameters(**VISUAL), seed=7, folder=folder, hooks=Hooks(log=said.append))
+    with memory_for(context, 6):
+        run_trial(context, parameters(**VISUAL), seed=7, folder=folder, hooks=Hooks(log=said.append))
     assert said == []
 
 
-def test_one_pair_that_does_not_fit_fails_with_what_to_do(bench: TrialContext, tmp_path: Path) -> None:
-    with memory_for(bench, 1), pytest.raises(OutOfMemory, match="gradient_checkpointing"):
-        run_trial(bench, parameters(**VISUAL), seed=7, folder=TrialFolder(tmp_path / "trial"))
+def test_one_pair_that_does_not_fit_fails_with_what_to_do(context: TrialContext, tmp_path: Path) -> None:
+    with memory_for(context, 1), pytest.raises(OutOfMemory, match="gradient_checkpointing"):
+        run_trial(context, parameters(**VISUAL), seed=7, folder=TrialFolder(tmp_path / "trial"))
 
 
-def test_parts_keep_their_order() -> None:
+def test_batches_keep_their_order() -> None:
     def work(rows: torch.Tensor) -> list[int]:
         if len(rows) > 3:
             raise torch.OutOfMemoryError
         return rows.tolist()
 
-    parts, size = in_parts(torch.arange(20), 16, work)
-    assert sum(parts, []) == list(range(20)) and size <= 3
+    batches, size = in_batches(torch.arange(20), 16, work)
+    assert sum(batches, []) == list(range(20)) and size <= 3
 
 
 def test_checkpoint_holds_the_state_at_its_time(tmp_path: Path) -> None:
@@ -115,22 +116,22 @@ def test_checkpoint_holds_the_state_at_its_time(tmp_path: Path) -> None:
 def test_an_error_of_the_background_is_raised_in_the_trial(cached: Path, tmp_path: Path) -> None:
     folder = TrialFolder(tmp_path)
 
-    def overtaken(line: dict[str, Any]) -> None:
+    def overtaken(report: Report) -> None:
         TrialFolder(tmp_path, attempt=2).claim()
 
-    bench = make_bench(cached, "vit", epochs=2)
+    context = make_context(cached, "vit", epochs=2)
     with pytest.raises(Superseded):
-        run_trial(bench, parameters(), seed=0, folder=folder, hooks=Hooks(report=overtaken))
-    assert max(folder.metrics()) == 4, "no line of the second epoch before its checkpoint"
+        run_trial(context, parameters(), seed=0, folder=folder, hooks=Hooks(report=overtaken))
+    assert max(folder.reports()) == 4, "no line of the second epoch before its checkpoint"
 
 
-def test_a_line_is_never_before_its_checkpoint(bench: TrialContext, tmp_path: Path) -> None:
+def test_a_line_is_never_before_its_checkpoint(context: TrialContext, tmp_path: Path) -> None:
     folder, seen = TrialFolder(tmp_path), list[tuple[int, int]]()
 
-    def look(line: dict[str, Any]) -> None:
+    def record(report: Report) -> None:
         state = folder.load_checkpoint(torch.device("cpu"))
         assert state is not None
-        seen.append((state["step"], max(folder.metrics())))
+        seen.append((state["step"], max(folder.reports())))
 
-    run_trial(bench, parameters(), seed=0, folder=folder, hooks=Hooks(report=look), rungs=[0.5])
+    run_trial(context, parameters(), seed=0, folder=folder, hooks=Hooks(report=record), rungs=[0.5])
     assert seen == [(2, 2), (4, 4)]

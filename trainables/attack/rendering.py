@@ -1,8 +1,8 @@
 """The typographic attack: words written on images.
 
-One renderer serves the preference pairs, the held-out variants that a front is examined with, and the signs of the
-generated world. What is written on an image depends on that image's generator alone, so images may be attacked in any
-order, by any number of workers and on any machine.
+The renderer writes the words of the preference pairs, of the held-out variants that front members are tested under, and
+of the generated world. What is written on an image depends on the image's random generator alone, so images may be
+attacked in any order, by any number of workers and on any machine.
 
 Recipes: ``sign`` (a word on a contrasting box, as in the generated world) and ``defense_prefix`` (outlined coloured
 letters, after Azuma and Matsui, "Defense-Prefix for Preventing Typographic Attacks on CLIP", 2023).
@@ -23,10 +23,10 @@ from PIL import Image, ImageDraw, ImageFont
 FONTS_FOLDER = Path(__file__).parent / "fonts"
 FONTS = ("Aileron", "DejaVuSans", "DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSerif")
 FALLBACK_FONT = "DejaVuSans"
-"""For names with letters that the fonts of a style lack (Aileron has ASCII and little more)."""
+"""Writes names with letters that the fonts of a style lack; Aileron has few letters beyond ASCII."""
 
 WORDS = ("sale", "open", "exit", "taxi")
-"""Words that name no class, for the variant ``other_words``."""
+"""Words that are no class names, for the variant ``other_words``."""
 
 COLOURS = {
     "white": (255, 255, 255),
@@ -38,7 +38,7 @@ COLOURS = {
     "yellow": (255, 255, 0),
     "black": (0, 0, 0),
 }
-"""Of outlined letters: fill and outline are two different ones."""
+"""RGB colours of outlined letters; fill and outline differ."""
 
 SMALLEST_FONT_PX = 6
 
@@ -48,16 +48,16 @@ MIXED_POSITIONS: tuple[Position, ...] = ("top", "bottom", "anywhere")
 
 @dataclass(frozen=True, kw_only=True)
 class Style:
-    """How words look and where they stand."""
+    """How words look and where they are placed."""
 
     fonts: tuple[str, ...]
-    """Names in ``FONTS``; one is drawn for each word."""
+    """Names in ``FONTS``; the font of each word is drawn from them."""
     size: tuple[float, float]
     """Smallest and largest font size as fractions of the image's shorter side."""
     box: bool
-    """A light word on a dark box or the reverse; otherwise coloured letters with an outline."""
+    """Whether words are light on a dark box or dark on a light box; otherwise coloured letters with an outline."""
     position: Position
-    """``mix``: top, bottom or anywhere, a third each. Two words stand at the top and at the bottom."""
+    """``mix``: top, bottom or anywhere, a third each. Two words are placed at the top and at the bottom."""
     words: Literal[1, 2] = 1
     bold: bool = False
     slant: bool = False
@@ -70,7 +70,7 @@ class Variant:
 
     style: Style
     source: Literal["classes", "other"] = "classes"
-    """``classes``: a wrong class of the same list; ``other``: one of ``WORDS``."""
+    """``classes``: a wrong class of the same list; ``other``: a word of ``WORDS``."""
 
 
 RECIPES = {
@@ -85,7 +85,7 @@ RECIPES = {
 
 
 def variants(recipe: str) -> dict[str, Variant]:
-    """Returns the held-out attacks of a recipe: each changes one thing that preference data never show.
+    """Return the held-out attacks of a recipe by name: each changes one property of the attack that is trained on.
 
     ``unseen_font`` is a serif that neither recipe nor the generated world's pretraining contains; ``mono_font`` is
     missing from both recipes but known to the generated world's model.
@@ -105,7 +105,7 @@ def variants(recipe: str) -> dict[str, Variant]:
 
 
 def generator(*key: int | str | np.integer) -> np.random.Generator:
-    """Returns a random generator that is a function of ``key``: the same in every process and on every machine."""
+    """Return a random generator that is a function of ``key``: the same in every process and on every machine."""
     plain = tuple(part if isinstance(part, str) else int(part) for part in key)
     digest = hashlib.sha256(repr(plain).encode()).digest()
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "little")))
@@ -114,9 +114,9 @@ def generator(*key: int | str | np.integer) -> np.random.Generator:
 def wrong_words(
     labels: Sequence[int] | np.ndarray, class_names: Sequence[str], generators: Iterable[np.random.Generator]
 ) -> np.ndarray:
-    """Returns for each label the class to be written: uniform over the classes with another name, int64 (N,).
+    """Return for each label the class to be written: uniform over the classes with another name, int64 (N,).
 
-    It is what ``attack_image`` writes first on an image with the same label and a generator in the same state.
+    ``attack_image`` writes the same class first on an image with the same label and a generator in the same state.
     """
     pairs = zip(labels, generators, strict=True)
     return np.array([_wrong_classes(int(label), class_names, 1, rng)[0] for label, rng in pairs], np.int64)
@@ -125,10 +125,10 @@ def wrong_words(
 def attack_image(
     image: np.ndarray, label: int, class_names: Sequence[str], variant: Variant, rng: np.random.Generator
 ) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Writes one wrong word (two different ones for two-word styles) on a copy of an image, uint8 (H, W, 3).
+    """Return a copy of an image, uint8 (H, W, 3), with a wrong word on it, and the class of the word.
 
-    Returns the copy and the written classes, -1 for words that name no class.
-    Raises ValueError where the class list has no (or no second) wrong name.
+    Two-word styles write two different wrong words. The class of a word that is no class name is -1.
+    Raises ValueError where the class list has fewer wrong names than the style writes.
     """
     count = variant.style.words
     if variant.source == "classes":
@@ -143,7 +143,7 @@ def attack_image(
 
 
 def write(image: np.ndarray, words: Sequence[str], style: Style, rng: np.random.Generator) -> np.ndarray:
-    """Returns a copy of ``image``, uint8 (H, W, 3), with ``words`` (one per ``style.words``) written on it.
+    """Return a copy of ``image``, uint8 (H, W, 3), with ``words`` (one per ``style.words``) written on it.
 
     Names of several words are broken into two lines. A name too long for the image is shrunk until it fits.
     Raises ValueError for a wrong number of words, an empty word, or letters that no shipped font has.
@@ -158,7 +158,8 @@ def write(image: np.ndarray, words: Sequence[str], style: Style, rng: np.random.
 
 
 def _wrong_classes(label: int, class_names: Sequence[str], count: int, rng: np.random.Generator) -> tuple[int, ...]:
-    # By name: two classes may share one (ImageNet has two "crane"), and writing it would write the truth.
+    # Names are compared, not indices: two classes may share a name (ImageNet has two "crane"), and the name of the
+    # other class would be the true word.
     taken = {class_names[label].casefold()}
     written: list[int] = []
     for _ in range(count):
@@ -207,7 +208,10 @@ def _write_word(canvas: Image.Image, word: str, position: Position, style: Style
 def _place(
     letters: tuple[int, int], canvas: tuple[int, int], position: Position, rng: np.random.Generator
 ) -> tuple[int, int]:
-    """Returns the upper left corner (x, y) of the letters, at least a pixel inside the canvas where they leave one."""
+    """Return the upper left corner (x, y) of the letters, in pixels: at least a pixel from the edges if they fit.
+
+    ``letters`` and ``canvas`` are (width, height) in pixels.
+    """
     x = int(rng.integers(1, max(2, canvas[0] - letters[0])))
     if position == "mix":
         position = MIXED_POSITIONS[int(rng.integers(3))]
@@ -223,7 +227,8 @@ def _place(
 
 
 def _break_lines(name: str) -> str:
-    """Two or three words break after the first, more after the second (Defense-Prefix)."""
+    """Return the name in at most two lines: two or three words break after the first, more after the second, as in
+    Defense-Prefix."""
     words = name.split()
     if len(words) < 2:
         return name.strip()
@@ -234,7 +239,7 @@ def _break_lines(name: str) -> str:
 def _fitting_letters(
     text: str, font: str, size: int, style: Style, outline: int, canvas: tuple[int, int]
 ) -> tuple[Image.Image, Image.Image]:
-    """Returns masks (L) of the letters without and with their outline, both the size of the latter."""
+    """Return masks (mode L) of the letters without and with their outline, both of the size with outline."""
     room = max(1, canvas[0] - 2), max(1, canvas[1] - 2)
     while True:
         letters, outlined = _letters(text, font, size, style.bold, style.slant, outline)
@@ -270,7 +275,7 @@ def _letters(text: str, font: str, size: int, bold: bool, slant: bool, outline: 
 
 @lru_cache(maxsize=512)
 def _face(font: str, size: int) -> ImageFont.FreeTypeFont:
-    # The basic layout: raqm is not in every build of Pillow and places letters differently.
+    # The basic layout is in every build of Pillow; raqm is not, and places letters differently.
     return ImageFont.truetype(str(FONTS_FOLDER / f"{font}.ttf"), size, layout_engine=ImageFont.Layout.BASIC)
 
 
@@ -280,7 +285,7 @@ def _can_write(font: str, text: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def _has_glyph(font: str, letter: str) -> bool:
-    """A letter that the font lacks is drawn as its placeholder, which U+10FFFF (no character) shows."""
+    """Return whether a font has a letter: it draws letters it lacks as a placeholder, as it does U+10FFFF."""
     face = _face(font, 24)
     return bytes(face.getmask(letter)) != bytes(face.getmask("\U0010ffff"))
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 
 def digest_of(value: Any) -> str:
-    """sha256 of a JSON-able value: equal values, equal digest, on every machine."""
+    """Return the sha256 of a JSON-able value: equal values, equal digest, on every machine."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -33,14 +33,14 @@ class Store:
         self._folder = folder
 
     def get(self, key: Mapping[str, Any], build: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, Tensor]:
-        """The arrays under ``key``, built if they are not there; memory-mapped, so processes share the pages."""
+        """Return the arrays under ``key``, built if they are missing; memory-mapped, so processes share the pages."""
         return self.filled(key, lambda allocate: build())
 
     def filled(
         self, key: Mapping[str, Any], build: Callable[[Allocate], Mapping[str, np.ndarray]]
     ) -> dict[str, Tensor]:
-        """As ``get``, for arrays too large for memory: ``build`` allocates them and fills them where they will lie; it
-        returns the small ones only."""
+        """Return as ``get``, for arrays too large for memory: ``build`` allocates these in their files and fills them;
+        it returns the small arrays only."""
         folder = self._folder / digest_of(key)[:32]
         if not folder.exists():
             self._folder.mkdir(parents=True, exist_ok=True)

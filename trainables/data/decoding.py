@@ -1,4 +1,4 @@
-"""From files to pixels: images of one split decoded to uint8 at a model's size, broken ones named and left out."""
+"""Decodes the images of one split to uint8 at a model's size; broken images are named and left out."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from trainables.data.listing import Listing
 
 THREADS = min(8, os.cpu_count() or 1)
 CHUNK = 64
-"""Images in flight: more would only wait in memory for the first of them."""
+"""Images that are decoded at a time: more would only wait in memory for the first of them."""
 
 Crop = Callable[[Image.Image], Image.Image]
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What became of a listing's images."""
+    """Result of ``decode_into``."""
 
     rows: list[int]
-    """Of the listing, in its order: row i of the pixels is image ``rows[i]``."""
+    """Row i of the pixels is image ``rows[i]`` of the listing, in its order."""
     broken: list[str]
-    """The other images, each with its reason."""
+    """Keys of the other images, each with the reason."""
     pixels_digest: str
     """sha256 of the pixels."""
 
 
-def decode_into(pixels: np.ndarray, listing: Listing, crop: Crop, max_broken_share: float) -> Prepared:
-    """Fills the first rows of ``pixels``, (N, H, W, 3) uint8, in the listing's order; broken images take no row.
+def decode_into(pixels: np.ndarray, listing: Listing, crop: Crop) -> Prepared:
+    """Fill the first rows of ``pixels``, (N, H, W, 3) uint8, in the listing's order; broken images take no row.
 
-    Raises ValueError as soon as more than ``max_broken_share`` of the N images turn out to be broken, and for a file
-    that cannot be read at all (an error of the disk or of rights says nothing about the image).
+    Raises ValueError as soon as more than ``max_broken_share`` of the N images are broken, and for a file that cannot
+    be read at all (an error of the disk or of permissions says nothing about the image).
     """
     rows: list[int] = []
     broken: list[str] = []
@@ -46,19 +46,22 @@ def decode_into(pixels: np.ndarray, listing: Listing, crop: Crop, max_broken_sha
     with ThreadPoolExecutor(THREADS) as pool:
         for start in range(0, count, CHUNK):
             chunk = range(start, min(start + CHUNK, count))
-            for i, found in zip(chunk, pool.map(partial(decoded, listing, crop), chunk), strict=True):
-                if isinstance(found, str):
-                    broken.append(f"{listing.keys[i]}: {found}")
-                    refuse_too_many(broken, count, max_broken_share, seen=i + 1)
+            for i, image in zip(chunk, pool.map(partial(decoded, listing, crop), chunk), strict=True):
+                if isinstance(image, str):
+                    broken.append(f"{listing.keys[i]}: {image}")
+                    refuse_too_many(broken, count, listing.max_broken_share, seen=i + 1)
                     continue
-                pixels[len(rows)] = found
-                digest.update(np.ascontiguousarray(found).data)
+                pixels[len(rows)] = image
+                digest.update(np.ascontiguousarray(image).data)
                 rows.append(i)
     return Prepared(rows, broken, digest.hexdigest())
 
 
 def refuse_too_many(broken: Sequence[str], count: int, max_broken_share: float, *, seen: int | None = None) -> None:
-    """Raises ValueError where more than ``max_broken_share`` of ``count`` images are broken, or all of them."""
+    """Raise ValueError where more than ``max_broken_share`` of ``count`` images are broken, or all of them.
+
+    ``seen``: number of images decoded so far, for the message; None: all.
+    """
     if broken and (len(broken) > max_broken_share * count or len(broken) == count):
         of = f"{count} images" if seen in (None, count) else f"the first {seen} of {count} images"
         raise ValueError(
@@ -68,9 +71,9 @@ def refuse_too_many(broken: Sequence[str], count: int, max_broken_share: float, 
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Three channels of eight bits.
+    """Return the image with three channels of eight bits. Raises ValueError for pixels whose range is unknown.
 
-    As open_clip and torchvision do, EXIF orientation is not applied and transparency is dropped: models were trained
+    EXIF orientation is not applied and transparency is dropped, as in open_clip and torchvision: models were trained
     and published figures measured on such images.
     """
     if image.mode.startswith("I"):
@@ -85,13 +88,16 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def decoded(listing: Listing, crop: Crop, i: int) -> np.ndarray | str:
-    """Pixels (H, W, 3), or why there are none."""
+    """Return image i of a listing, (H, W, 3) uint8, or the reason why it cannot be decoded.
+
+    Raises ValueError where the disk or permissions are the reason.
+    """
     try:
         with listing.open(i) as image:
             return np.asarray(crop(to_rgb(image)).convert("RGB"))
     except MemoryError:
         raise
-    except Exception as error:  # damaged files make Pillow raise all sorts: struct.error, EOFError, KeyError
+    except Exception as error:  # Pillow raises struct.error, EOFError, KeyError and others for damaged files
         if isinstance(error, OSError) and error.errno is not None:
             raise ValueError(f"{listing.keys[i]} cannot be read: {error}") from error
         return str(error) or type(error).__name__

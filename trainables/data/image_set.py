@@ -1,4 +1,4 @@
-"""An image set in memory or in a memory-mapped file, and the subsets that preference data are taken from."""
+"""Image sets in memory or in a memory-mapped file, their subsets, and what of them a policy is shown."""
 
 from __future__ import annotations
 
@@ -19,6 +19,20 @@ IN_MEMORY_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
+class View:
+    """Images as a policy is shown them, with what they mean."""
+
+    images: Tensor
+    """(N, H, W, 3) uint8."""
+    labels: Tensor
+    """(N,) int64: the true class."""
+    written: Tensor | None
+    """(N,) int64: the class of the word in the picture, -1 for a word that names none; None where no word is pasted."""
+    digest: str
+    """Equal digest, equal images in equal order."""
+
+
+@dataclass(frozen=True)
 class ImageSet:
     """One split of a set."""
 
@@ -28,7 +42,7 @@ class ImageSet:
     labels: Tensor
     """(N,) int64, indices into ``class_names``."""
     keys: tuple[str, ...]
-    """Names an image for its attack: independent of order and of the other images."""
+    """Name each image for its attack: independent of order and of the other images."""
     class_names: tuple[str, ...]
     templates: tuple[str, ...]
     digest: str
@@ -38,10 +52,14 @@ class ImageSet:
     broken: tuple[str, ...] = ()
     """Images that could not be decoded and are left out, each with its reason."""
 
+    def view(self) -> View:
+        """Return the images as they are."""
+        return View(self.images, self.labels, self.written, self.digest)
+
     def take(
         self, index: Sequence[int], class_names: tuple[str, ...], labels: Tensor, store: Store | None = None
     ) -> ImageSet:
-        """The images at ``index`` with new labels over ``class_names``.
+        """Return the images at ``index`` with new labels over ``class_names``.
 
         All images, or the first ones, stay where they are; other choices are copied: into memory, or into ``store``
         where they are large.
@@ -65,19 +83,8 @@ class ImageSet:
         return {}
 
 
-@dataclass(frozen=True)
-class AttackedImages:
-    """Copies of an image set with words on them, copy after copy: row ``c * N + i`` is copy c of image i."""
-
-    images: Tensor
-    """(copies * N, H, W, 3) uint8."""
-    written: Tensor
-    """(copies * N,) int64: index of the written class; -1 where the word names no class."""
-    digest: str
-
-
 def preference_classes(settings: TrainSettings, class_names: Sequence[str]) -> list[int]:
-    """Indices of the classes that preference data cover.
+    """Return the indices of the classes that preference data cover.
 
     Raises ValueError for unknown names or fewer than two classes.
     """
@@ -97,7 +104,7 @@ def preference_classes(settings: TrainSettings, class_names: Sequence[str]) -> l
 
 
 def preference_images(images: ImageSet, settings: TrainSettings, *, seed: int, store: Store | None = None) -> ImageSet:
-    """The images of the preference classes, relabelled over those classes; at most ``settings.images`` of them."""
+    """Return the images of the preference classes, relabelled over those classes; at most ``settings.images``."""
     chosen = preference_classes(settings, images.class_names)
     position = {label: i for i, label in enumerate(chosen)}
     index = [i for i, label in enumerate(images.labels.tolist()) if label in position]
@@ -109,7 +116,7 @@ def preference_images(images: ImageSet, settings: TrainSettings, *, seed: int, s
 
 
 def subset(images: ImageSet, count: int | None, *, seed: int, store: Store | None = None) -> ImageSet:
-    """At most ``count`` images, drawn with ``seed``."""
+    """Return at most ``count`` images, drawn with ``seed``."""
     if count is None or count >= len(images.labels):
         return images
     index = sorted(generator(seed, "subset", images.name).permutation(len(images.labels))[:count].tolist())

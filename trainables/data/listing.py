@@ -15,14 +15,18 @@ class Listing:
     """Images of one split in a stable order."""
 
     keys: tuple[str, ...]
-    """Names an image for its attack: independent of order, of the other images and of where the set lies."""
+    """Name each image for its attack: independent of order, of the other images and of where the set lies."""
     labels: np.ndarray
     """(N,) int64, indices into ``class_names``."""
     class_names: tuple[str, ...]
     templates: tuple[str, ...]
     inputs: Any
-    """JSON-able; changes when files, their sizes or their times change."""
+    """JSON-able. Of files: changes when files, their sizes or their times change. Of generated images: a mapping."""
     open: Callable[[int], Image.Image]
-    """Decodes image i; raises OSError, ValueError or SyntaxError where it is broken."""
+    """Decodes or draws image i; raises OSError, ValueError or SyntaxError where it is broken."""
+    max_broken_share: float
+    """Share of the images that may be broken."""
     written: np.ndarray | None = None
     """(N,) int64: of real typographic sets, the class of the word in the picture."""
+    generated: bool = False
+    """Whether the pixels are a function of ``inputs`` alone, so that none can be broken; otherwise read from files."""

@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
-from trainables.attack.rendering import RECIPES, Variant, attack_image, generator, variants, write
+from trainables.attack.rendering import RECIPES, Variant, attack_image, generator, write
 from trainables.data.cache import Allocate, Store, digest_of
 from trainables.data.decoding import decode_into, refuse_too_many
-from trainables.data.image_set import AttackedImages, ImageSet
+from trainables.data.image_set import ImageSet, View
 from trainables.data.listing import Listing
-from trainables.data.readers import list_clean, list_images
-from trainables.settings.sets import ImageSetSettings, ScamSet, Split, WorldSet
-from trainables.settings.task import AttackSettings
+from trainables.data.readers.kinds import list_clean, list_images, reader_of
+from trainables.settings.sets import ImageSetSettings, Split
 
 PREPARED_FORMAT = 1
 """Raise it when prepared pixels change for the same inputs: old prepared files are then left alone and made anew."""
@@ -33,21 +33,27 @@ class DataSource:
         self._preprocessing = preprocessing
 
     def load(self, name: str, settings: ImageSetSettings, split: Split) -> ImageSet:
-        """Decoded once, again only when files are added, removed or changed; broken images are left out and named.
+        """Return a split, decoded once, and again only when files are added, removed or changed.
+
+        Broken images are left out and named.
 
         Raises ValueError where the images cannot be had, or where more than ``max_broken_share`` of them are broken.
         """
-        if isinstance(settings, WorldSet):
-            return self._world(name, settings, split)
-        return self._prepared(f"{name}/{split}", list_images(name, settings, split), settings.max_broken_share)
+        listing = list_images(name, settings, split)
+        if listing.generated:
+            return self._generated(f"{name}/{split}", listing)
+        return self._prepared(f"{name}/{split}", listing)
 
-    def load_clean(self, name: str, settings: ScamSet) -> ImageSet | None:
-        """The scenes of a typographic set without words, equal keys for equal scenes; None where there are none."""
+    def load_clean(self, name: str, settings: ImageSetSettings) -> ImageSet | None:
+        """Return the scenes of a typographic set without words, equal keys for equal scenes; None where it has none."""
         listing = list_clean(name, settings)
-        return None if listing is None else self._prepared(f"{name}/clean", listing, settings.max_broken_share)
+        return None if listing is None else self._prepared(f"{name}/clean", listing)
 
-    def attacked(self, images: ImageSet, variant: Variant, *, seed: int, copies: int = 1) -> AttackedImages:
-        """Each image with a word on it, ``copies`` times; the same pixels on every node."""
+    def attacked(self, images: ImageSet, variant: Variant, *, seed: int, copies: int = 1) -> View:
+        """Return each of N images with a word on it, ``copies`` times; the same pixels on every node.
+
+        Row ``c * N + i`` of the view (copies * N, H, W, 3) is copy c of image i.
+        """
         key = {"attack": repr(variant), "of": images.digest, "seed": seed, "copies": copies, "format": PREPARED_FORMAT}
 
         def build(allocate: Allocate) -> dict[str, np.ndarray]:
@@ -63,18 +69,17 @@ class DataSource:
             return {"written": written}
 
         arrays = self._store.filled(key, build)
-        return AttackedImages(arrays["images"], arrays["written"], digest_of(key))
+        return View(arrays["images"], images.labels.repeat(copies), arrays["written"], digest_of(key))
 
     def signs(self, images: ImageSet, recipe: str, settings: ImageSetSettings, *, seed: int) -> ImageSet:
-        """Words on images without an object, labelled with the word: what a model reads. As many as ``images``."""
+        """Return as many images without an object as ``images``, with words on them and labelled with the word."""
         count = len(images.labels)
         key = {"signs": recipe, "of": images.digest, "seed": seed, "format": PREPARED_FORMAT}
 
         def build() -> dict[str, np.ndarray]:
-            if isinstance(settings, WorldSet):
-                from trainables.world.scenes import empty_scenes
-
-                blank = self._cropped(empty_scenes("test", settings.seed, count))
+            empty = reader_of(settings).empty_images(count)
+            if empty is not None:
+                blank = np.stack([self._cropped(image) for image in empty])
             else:
                 blank = np.full((count, self._image_size, self._image_size, 3), 128, np.uint8)
             written = np.arange(count) % len(images.class_names)
@@ -95,51 +100,45 @@ class DataSource:
             digest_of(key),
         )
 
-    def _world(self, name: str, settings: WorldSet, split: Split) -> ImageSet:
-        from trainables.world.icons import CLASSES
-        from trainables.world.scenes import scenes
+    def _generated(self, name: str, listing: Listing) -> ImageSet:
+        count = len(listing.keys)
+        key = {**listing.inputs, "crop": self._preprocessing, "format": PREPARED_FORMAT}
 
-        count = {"train": settings.train, "validation": settings.validation, "test": settings.test}[split]
-        key = {"world": settings.seed, "split": split, "count": count, "crop": self._preprocessing}
-        key["format"] = PREPARED_FORMAT
+        def build(allocate: Allocate) -> dict[str, np.ndarray]:
+            pixels = allocate("images", (count, self._image_size, self._image_size, 3), np.uint8)
+            for i in range(count):
+                pixels[i] = self._cropped(listing.open(i))
+            return {"labels": listing.labels}
 
-        def build() -> dict[str, np.ndarray]:
-            pixels, labels = scenes(split, settings.seed, count)
-            return {"images": self._cropped(pixels), "labels": labels}
-
-        arrays = self._store.get(key, build)
-        keys = tuple(f"world/{settings.seed}/{split}/{i}" for i in range(count))
+        arrays = self._store.filled(key, build)
         return ImageSet(
-            f"{name}/{split}",
+            name,
             arrays["images"],
             arrays["labels"],
-            keys,
-            CLASSES,
-            tuple(settings.templates),
+            listing.keys,
+            listing.class_names,
+            listing.templates,
             digest_of(key),
         )
 
-    def _cropped(self, pixels: np.ndarray) -> np.ndarray:
-        from PIL import Image
+    def _cropped(self, image: Image.Image) -> np.ndarray:
+        """Return an RGB image at the model's size, (H, W, 3) uint8."""
+        return np.asarray(self._crop(image).convert("RGB"))
 
-        if pixels.shape[1:3] == (self._image_size, self._image_size):
-            return pixels
-        return np.stack([np.asarray(self._crop(Image.fromarray(image)).convert("RGB")) for image in pixels])
-
-    def _prepared(self, name: str, listing: Listing, max_broken_share: float) -> ImageSet:
+    def _prepared(self, name: str, listing: Listing) -> ImageSet:
         count = len(listing.keys)
 
         def build(allocate: Allocate) -> dict[str, np.ndarray]:
             pixels = allocate("images", (count, self._image_size, self._image_size, 3), np.uint8)
-            found = decode_into(pixels, listing, self._crop, max_broken_share)
-            about = json.dumps({"broken": found.broken, "pixels": found.pixels_digest}).encode()
-            return {"rows": np.array(found.rows, np.int64), "about": np.frombuffer(about, np.uint8)}
+            decoded = decode_into(pixels, listing, self._crop)
+            about = json.dumps({"broken": decoded.broken, "pixels": decoded.pixels_digest}).encode()
+            return {"rows": np.array(decoded.rows, np.int64), "about": np.frombuffer(about, np.uint8)}
 
         key = {"inputs": listing.inputs, "crop": self._preprocessing, "format": PREPARED_FORMAT}
         try:
             arrays = self._store.filled(key, build)
             about = json.loads(bytes(arrays["about"].numpy()))
-            refuse_too_many(about["broken"], count, max_broken_share)
+            refuse_too_many(about["broken"], count, listing.max_broken_share)
         except ValueError as error:
             raise ValueError(f"set {name!r}: {error}") from error
         rows = arrays["rows"]
@@ -157,13 +156,3 @@ class DataSource:
             written,
             tuple(about["broken"]),
         )
-
-
-def held_out_variants(settings: AttackSettings) -> dict[str, Variant]:
-    """The attacks that preference data never show, by name."""
-    return variants(settings.recipe)
-
-
-def trained_attack(settings: AttackSettings) -> Variant:
-    """The attack of the preference data and of the goals."""
-    return Variant(style=RECIPES[settings.recipe])

@@ -1,8 +1,8 @@
-"""What a model answered, image by image, and the measures that follow from it.
+"""What a model answered in words, image by image, and the measures that follow from it.
 
 A file of answers is CSV, one line per image shown: ``set, view, image, true, written, answer, margin, reference_kl``.
 ``sweeper`` writes such files and reads them (or the same as JSON) from anybody: a model that nobody here can run is
-measured by its answers.
+measured by its answers. (Goals of a trial need no words, see ``predictions``.)
 """
 
 from __future__ import annotations
@@ -47,38 +47,38 @@ class Answers:
     """(N,) KL(reference || model) over all class prompts, in nats."""
 
     def measures(self) -> Measures:
-        """``accuracy`` and ``text_confusion_rate`` over all classes, ``two_way_accuracy`` between the true and the
-        written class (a tie is wrong), ``reference_kl``; those that can be known, on the images where they can."""
-        found: Measures = {}
+        """Return ``accuracy`` and ``text_confusion_rate`` over all classes, ``two_way_accuracy`` between the true and
+        the written class (a tie is wrong), ``reference_kl``; those that can be known, on the images where they can."""
+        measures: Measures = {}
         if self.answer is not None:
             answer, true, written = (np.array(words) for words in (self.answer, self.true, self.written))
-            found["accuracy"] = answer == true
+            measures["accuracy"] = answer == true
             if (written != "").any() and self.view != CLEAN:
-                found["text_confusion_rate"] = (answer == written)[written != ""]
+                measures["text_confusion_rate"] = (answer == written)[written != ""]
         if self.margin is not None and np.isfinite(self.margin).any():
-            found["two_way_accuracy"] = self.margin[np.isfinite(self.margin)] > 0
+            measures["two_way_accuracy"] = self.margin[np.isfinite(self.margin)] > 0
         if self.reference_kl is not None and np.isfinite(self.reference_kl).any():
-            found["reference_kl"] = self.reference_kl[np.isfinite(self.reference_kl)]
-        return found
+            measures["reference_kl"] = self.reference_kl[np.isfinite(self.reference_kl)]
+        return measures
 
 
 def write_answers(path: Path, answers: Iterable[Answers]) -> None:
-    """As CSV, compressed where the name ends in .gz. Raises OSError."""
+    """Write CSV, compressed where the name ends in .gz. Raises OSError."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for one in answers:
-        for i, image in enumerate(one.images):
-            answer = one.answer[i] if one.answer is not None else ""
-            scores = [_text(scores, i) for scores in (one.margin, one.reference_kl)]
-            writer.writerow([one.set, one.view, image, one.true[i], one.written[i], answer, *scores])
+    for of_view in answers:
+        for i, image in enumerate(of_view.images):
+            answer = of_view.answer[i] if of_view.answer is not None else ""
+            scores = [_text(scores, i) for scores in (of_view.margin, of_view.reference_kl)]
+            writer.writerow([of_view.set, of_view.view, image, of_view.true[i], of_view.written[i], answer, *scores])
     data = text.getvalue().encode()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
 
 
 def read_answers(path: Path) -> list[Answers]:
-    """Answers per (set, view), in the order of the file.
+    """Return the answers by (set, view), in the order of the file.
 
     Needs the columns ``image``, ``true`` and either ``answer`` or the two-way choice: ``margin``, or ``score_true`` and
     ``score_written``. ``set`` is the file's name and ``view`` is ``attacked`` where a word is written when left out.
@@ -119,12 +119,13 @@ def _lines(path: Path, text: str) -> tuple[list[str], Iterable[tuple[int, dict[s
         reader = csv.DictReader(io.StringIO(text))
         return list(reader.fieldnames or ()), enumerate(reader, 2)
     try:
-        found = json.loads(text) if text.lstrip().startswith("[") else [json.loads(one) for one in text.splitlines()]
+        is_list = text.lstrip().startswith("[")
+        records = json.loads(text) if is_list else [json.loads(line) for line in text.splitlines()]
     except ValueError as error:
         raise ValueError(f"{path} is no JSON: {error}") from error
-    if not all(isinstance(one, dict) for one in found):
+    if not all(isinstance(record, dict) for record in records):
         raise ValueError(f"{path}: expected a list of objects, or one object a line")
-    lines = [{key: "" if value is None else str(value) for key, value in one.items()} for one in found]
+    lines = [{key: "" if value is None else str(value) for key, value in record.items()} for record in records]
     shared = [key for key in (lines[0] if lines else ()) if all(key in line for line in lines)]
     return shared, enumerate(lines, 1)
 

@@ -15,11 +15,11 @@ from PIL import Image
 from torch import Tensor
 
 from trainables.data.cache import Store
-from trainables.data.image_set import subset
-from trainables.data.source import DataSource, held_out_variants, trained_attack
-from trainables.data.views import EvaluationSet, View, pasted_set, typographic_set
+from trainables.data.image_set import ImageSet, View, subset
+from trainables.data.source import DataSource
+from trainables.data.typographic import held_out_variants, pasted_set, trained_attack, typographic_set
 from trainables.evaluation.answers import ATTACKED, CLEAN, Answers
-from trainables.evaluation.measure import image_kl, judged, margins
+from trainables.evaluation.predictions import Predictions, answers_from_indices, image_kl, margins
 from trainables.models.clip import Clip
 from trainables.models.policy import mixed_precision, prompt_embeddings
 from trainables.settings.sets import ImageSetSettings, Split, TypographicSet
@@ -58,8 +58,8 @@ class ClipScorer:
         model = self._clip.model
         with mixed_precision(self._clip.device, self._bf16):
             if key not in self._text:
-                by_template = [list(one) for one in zip(*key, strict=True)]
-                tokens = torch.stack([self._clip.tokens(one) for one in by_template])
+                by_template = [list(of_classes) for of_classes in zip(*key, strict=True)]
+                tokens = torch.stack([self._clip.tokens(of_classes) for of_classes in by_template])
                 self._text[key] = prompt_embeddings(model, tokens)
             image = model.encode_image(self._clip.pixels(images), normalize=True).float()
         logits = model.logit_scale.exp() * image @ self._text[key].T
@@ -87,10 +87,10 @@ class CallableScorer:
         """Raises ValueError where the function fails, or where its answer has another shape or is not a number."""
         pictures = [Image.fromarray(image) for image in images.numpy()]
         try:
-            found = self._scores(pictures, [list(one) for one in prompts])
+            scores = self._scores(pictures, [list(of_class) for of_class in prompts])
         except Exception as error:  # other people's code: anything
             raise ValueError(f"the model failed to score images: {_where(error)}") from error
-        logits = torch.as_tensor(found if isinstance(found, Tensor) else np.asarray(found)).detach().float().cpu()
+        logits = torch.as_tensor(scores if isinstance(scores, Tensor) else np.asarray(scores)).detach().float().cpu()
         if logits.shape != (len(images), len(prompts)):
             raise ValueError(
                 f"the model scored {len(images)} images against {len(prompts)} classes with an array of shape "
@@ -148,7 +148,7 @@ def score_set(
     variants: bool = False,
     reference: Scorer | None = None,
 ) -> tuple[list[Answers], tuple[str, ...]]:
-    """What a model answers on a set, clean and attacked, every image of it; and the images that cannot be read.
+    """Return what a model answers on a set, clean and attacked, every image of it; and the images that cannot be read.
 
     Args:
         count: at most so many images, drawn with ``seed``.
@@ -162,21 +162,24 @@ def score_set(
     images = subset(loaded, count, seed=seed)
     views: list[tuple[str, View]] = []
     if isinstance(settings, TypographicSet):
-        one = typographic_set(source, name, settings, images)
+        scored = typographic_set(source, name, settings, images)
     else:
-        one = pasted_set(source, images, trained_attack(attack), seed=seed)
-    if one.clean is not None:
-        views.append((CLEAN, one.clean))
-    views.append((ATTACKED, one.attacked))
+        scored = pasted_set(source, images, trained_attack(attack), seed=seed)
+    if scored.clean is not None:
+        views.append((CLEAN, scored.clean))
+    views.append((ATTACKED, scored.attacked))
     if variants and not isinstance(settings, TypographicSet):
         for variant_name, variant in held_out_variants(attack).items():
             views.append((variant_name, pasted_set(source, images, variant, seed=seed).attacked))
-    found = [_score(scorer, one, view, shown, reference if view == CLEAN else None) for view, shown in views]
-    return found, loaded.broken
+    answers = [
+        _score(scorer, scored.images, view_name, view, reference if view_name == CLEAN else None)
+        for view_name, view in views
+    ]
+    return answers, loaded.broken
 
 
-def _score(scorer: Scorer, one: EvaluationSet, view_name: str, view: View, reference: Scorer | None) -> Answers:
-    prompts = [[template.format(name) for template in one.templates] for name in one.class_names]
+def _score(scorer: Scorer, images: ImageSet, view_name: str, view: View, reference: Scorer | None) -> Answers:
+    prompts = [[template.format(name) for template in images.templates] for name in images.class_names]
     answer, margin, kl = [], [], []
     for rows in torch.arange(len(view.labels)).split(SCORING_BATCH):
         logits = scorer.logits(view.images[rows], prompts)
@@ -184,11 +187,7 @@ def _score(scorer: Scorer, one: EvaluationSet, view_name: str, view: View, refer
         margin.append(margins(logits, view.labels[rows], None if view.written is None else view.written[rows]))
         if reference is not None:
             kl.append(image_kl(logits, reference.logits(view.images[rows], prompts)))
-    return judged(
-        one,
-        view,
-        view_name,
-        torch.cat(answer).numpy(),
-        torch.cat(margin).double().numpy(),
-        torch.cat(kl).numpy() if kl else None,
+    predictions = Predictions(
+        torch.cat(answer).numpy(), torch.cat(margin).double().numpy(), torch.cat(kl).numpy() if kl else None
     )
+    return answers_from_indices(images, view, view_name, predictions)

@@ -95,7 +95,7 @@ _CONFIGURED = {"init_logit_bias": "init_logit_bias", "custom_text": "force_custo
 
 
 def load_clip(settings: ModelSettings) -> Clip:
-    """Loads model, tokenizer and preprocessing through open_clip, weights always included.
+    """Load model, tokenizer and preprocessing through open_clip, weights always included.
 
     Raises:
         ValueError: the model or its weights cannot be had or do not fit, with what to do about it.
@@ -258,7 +258,7 @@ def _mismatch(message: str) -> str:
         if keys:
             parts.append(f"{len(keys)} keys are {what} ({_few(keys)})")
     shape = r"size mismatch for (\S+): .*?torch\.Size\(\[([^\]]*)\]\).*?torch\.Size\(\[([^\]]*)\]\)"
-    sizes = [f"{key} [{file}] instead of [{ours}]" for key, file, ours in re.findall(shape, message)]
+    sizes = [f"{key} [{in_file}] instead of [{in_model}]" for key, in_file, in_model in re.findall(shape, message)]
     if sizes:
         parts.append(f"{len(sizes)} have another shape ({_few(sizes)})")
     return "; ".join(parts)
@@ -274,10 +274,10 @@ def _open_clip_speaking() -> Iterator[list[str]]:
     said: list[str] = []
 
     def keep(record: logging.LogRecord) -> bool:
-        ours = "open_clip" in Path(record.pathname).parts
-        if ours and record.levelno >= logging.WARNING:
+        of_open_clip = "open_clip" in Path(record.pathname).parts
+        if of_open_clip and record.levelno >= logging.WARNING:
             said.append(record.getMessage())
-        return not ours
+        return not of_open_clip
 
     logging.getLogger().addFilter(keep)
     try:

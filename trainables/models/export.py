@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trainables.models.clip import CONFIG_FILE, MERGES_FILE, WEIGHTS_FILE, Clip
-from trainables.models.policy import Policy
+from trainables.models.policy import Policy, TransformPolicy
 from trainables.models.towers import OpenClip
 from trainables.models.transform import fold
 
@@ -20,7 +20,7 @@ LOGITS_TOLERANCE = 1e-4
 
 
 def export_model(clip: Clip, policy: Policy, weights: Mapping[str, Tensor], strength: float, folder: Path) -> None:
-    """Writes config, weights and, where the model has its own tokenizer, the files of that.
+    """Write config, weights and, where the model has its own tokenizer, the files of that.
 
     Raises:
         ValueError: the folder exists and is not empty, or W cannot be folded into this architecture.
@@ -33,7 +33,7 @@ def export_model(clip: Clip, policy: Policy, weights: Mapping[str, Tensor], stre
     config = copy.deepcopy(clip.config)
     policy.set_weights(weights, strength)
     try:
-        if policy.tune == "transform":
+        if isinstance(policy, TransformPolicy):
             model, config["model_cfg"] = fold(clip.model, config["model_cfg"], policy.matrix)
         else:
             model = copy.deepcopy(clip.model).cpu()
@@ -60,7 +60,7 @@ def largest_logit_difference(
     images: Tensor,
     text: Tensor,
 ) -> float:
-    """How far the exported folder's logits are from the trial's, in float32.
+    """Return how far the exported folder's logits are from the trial's, in float32: the largest absolute difference.
 
     Args:
         images: (N, H, W, 3) uint8.
@@ -69,10 +69,10 @@ def largest_logit_difference(
     import open_clip
 
     exported = open_clip.create_model(f"local-dir:{folder}").eval().to(clip.device)
-    ours = _policy_logits(clip, policy, weights, strength, images, text)
+    of_policy = _policy_logits(clip, policy, weights, strength, images, text)
     image = exported.encode_image(clip.pixels(images), normalize=True)
-    theirs = _logits(exported, image, exported.encode_text(text, normalize=True))
-    return float((ours - theirs).abs().max())
+    of_folder = _logits(exported, image, exported.encode_text(text, normalize=True))
+    return float((of_policy - of_folder).abs().max())
 
 
 def _policy_logits(
@@ -82,7 +82,7 @@ def _policy_logits(
     try:
         image = clip.model.encode_image(clip.pixels(images), normalize=True)
         prompts = clip.model.encode_text(text, normalize=True)
-        if policy.tune == "transform":
+        if isinstance(policy, TransformPolicy):
             image, prompts = policy.image_embeddings(image), policy.text_embeddings(prompts)
         return _logits(clip.model, image, prompts)
     finally:

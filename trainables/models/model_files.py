@@ -186,15 +186,15 @@ def training_settings(checkpoint: Path) -> dict[str, Any] | None:
     file = training_file(checkpoint)
     if not file.is_file():
         return None
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for line in file.read_text(errors="replace").splitlines():
         name, colon, text = line.partition(": ")
         if colon:
             try:
-                found[name.strip()] = ast.literal_eval(text.strip())
+                values[name.strip()] = ast.literal_eval(text.strip())
             except (ValueError, SyntaxError):
-                found[name.strip()] = text.strip()
-    return found if "model" in found else None
+                values[name.strip()] = text.strip()
+    return values if "model" in values else None
 
 
 def _named(name: str) -> dict[str, Any]:

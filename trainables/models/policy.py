@@ -6,7 +6,9 @@ A policy takes what its scope makes of images: frozen embeddings (``transform``)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
 import torch
@@ -20,97 +22,49 @@ from trainables.models.towers import (
     features,
     head,
     last_parameters,
+    shortened,
     text_features,
     text_tower,
 )
-from trainables.models.transform import apply_transform, initial_transform, penalty, power, residual_transform
+from trainables.models.transform import (
+    apply_transform,
+    identity_distance,
+    initial_transform,
+    penalty,
+    power,
+    residual_transform,
+)
 from trainables.settings.parameters import Parameters
 
 InputKind = Literal["embeddings", "activations", "pixels"]
 
 
 class Policy(nn.Module):
-    """The CLIP being tuned. ``clip`` itself is tuned in place: one process holds one model (see ``restore``)."""
+    """The CLIP being tuned: ``TransformPolicy`` or ``TowerPolicy``."""
 
-    def __init__(
-        self,
-        clip: Clip,
-        parameters: Parameters,
-        *,
-        bf16: bool = False,
-        embeddings: Tensor | None = None,
-        prompts: Tensor | None = None,
-        from_activations: bool = False,
-        gradient_checkpointing: bool = False,
-    ) -> None:
-        """A policy at the reference's weights.
+    input_kind: InputKind
+    """What ``forward`` takes for images."""
+    trains_text: bool
+    """Then ``forward`` takes token ids for prompts, and logit scale and bias are trained too."""
 
-        Args:
-            bf16: inside the towers; everything after them is float32.
-            embeddings, prompts: the reference's of images (N, d) and class prompts (C, d), where ``tune: transform``
-                starts.
-            from_activations: with ``tune: last_blocks``, take the frozen trunk's activations instead of pixels.
-            gradient_checkpointing: activations of the trained towers are computed again in the backward pass.
-
-        Raises ValueError for a rank above the embedding width, more blocks than the tower has, and a tower that cannot
-        compute its activations again.
-        """
+    def __init__(self, clip: Clip) -> None:
         super().__init__()
-        self.tune = parameters.tune
-        self.blocks = parameters.blocks or 0
-        self._residual = parameters.form == "residual"
-        self._at_strength: Tensor | None = None
-        """W^t while it is not the W of the parameters."""
-        self._clip, self._bf16 = clip, bf16
-        self._from_activations = from_activations
-        self.trains_text = self.tune == "all" or (clip.trains_text and self.tune in ("last_blocks", "visual"))
-        """Then ``forward`` takes token ids for prompts, and logit scale and bias are trained too."""
-        self._checkpointing = gradient_checkpointing and self.tune != "transform"
-        if self._checkpointing:
-            check_checkpointing(clip.model, text=self.trains_text)
+        self._clip = clip
         model = clip.model.requires_grad_(False)
         self.logit_scale, self.logit_bias = model.logit_scale, getattr(model, "logit_bias", None)
-        if self.tune == "transform":
-            assert embeddings is not None, "transform starts from the reference's embeddings"
-            rank = clip.embed_dim if parameters.rank is None else parameters.rank
-            if rank > clip.embed_dim:
-                raise ValueError(f"rank {rank} is above the embedding width {clip.embed_dim} of the model")
-            if self._residual:
-                self.a = nn.Parameter(initial_transform(embeddings, rank).to(clip.device))
-                self.b = nn.Parameter(torch.zeros_like(self.a.T, memory_format=torch.contiguous_format))
-            else:
-                self.w = nn.Parameter(initial_transform(embeddings, rank, prompts).to(clip.device))
-        else:
-            if self.trains_text:
-                self.model = model.requires_grad_(True)
-            else:
-                self.visual = model.visual
-            names = set(last_parameters(model.visual, self.blocks)) if self.tune == "last_blocks" else None
-            for name, parameter in model.visual.named_parameters():
-                parameter.requires_grad_(names is None or name in names)
+        self._start: dict[str, Tensor] = {}
+
+    def _remember_start(self) -> None:
+        """Called once, when the trained parameters exist and require gradients."""
         trained = {name: value for name, value in self.named_parameters() if value.requires_grad}
-        self._reference = {name: value.detach().clone() for name, value in trained.items()}
-
-    @property
-    def input_kind(self) -> InputKind:
-        """What ``forward`` takes for images."""
-        if self.tune == "transform":
-            return "embeddings"
-        return "activations" if self._from_activations else "pixels"
-
-    @property
-    def matrix(self) -> Tensor:
-        """W of ``transform`` as it is now: (r, d), or (d, d) of the residual form."""
-        if self._at_strength is not None:
-            return self._at_strength
-        return residual_transform(self.a, self.b) if self._residual else self.w
+        self._start = {name: value.detach().clone() for name, value in trained.items()}
 
     def tuned(self) -> dict[str, nn.Parameter]:
-        """The trained parameters by name."""
-        return {name: parameter for name, parameter in self.named_parameters() if name in self._reference}
+        """Return the trained parameters by name."""
+        return {name: parameter for name, parameter in self.named_parameters() if name in self._start}
 
     def forward(self, images: Tensor, prompts: Tensor) -> Tensor:
-        """Logits (B, C).
+        """Return logits (B, C).
 
         Args:
             images: embeddings (B, d), trunk activations (B, ...) or uint8 pixels (B, H, W, 3), see ``input_kind``.
@@ -124,22 +78,142 @@ class Policy(nn.Module):
         logits = self.logit_scale.exp() * image_embeddings @ text_embeddings.T
         return logits if self.logit_bias is None else logits + self.logit_bias
 
+    @abstractmethod
     def image_embeddings(self, images: Tensor) -> Tensor:
-        """(B, r) normalised."""
-        if self.tune == "transform":
-            return apply_transform(self.matrix, images.to(self._clip.device))
-        visual, again = self._clip.model.visual, self._checkpointing and torch.is_grad_enabled()
-        with mixed_precision(self._clip.device, self._bf16):
-            if self.input_kind == "activations":
-                found = head(visual, images.to(self._clip.device), self.blocks, checkpointed=again)
-            else:
-                found = features(visual, self._clip.pixels(images), checkpointed=again)
-        return F.normalize(found.float(), dim=-1)
+        """Return (B, r), normalised; ``images`` as in ``forward``."""
+
+    @abstractmethod
+    def text_embeddings(self, prompts: Tensor) -> Tensor:
+        """Return (C, r), normalised; ``prompts`` as in ``forward``."""
+
+    @abstractmethod
+    def penalty(self) -> Tensor:
+        """Return ||I - W W^T||^2 of a transform, else 0; scalar."""
+
+    @abstractmethod
+    def identity_distance(self) -> float | None:
+        """Return ||W^T W - I|| / sqrt(d) of a transform, else None."""
+
+    @abstractmethod
+    def set_weights(self, weights: Mapping[str, Tensor], strength: float = 1.0) -> None:
+        """Put trained weights in at a strength: W^t of a transform, else reference + t (weights - reference)."""
+
+    @abstractmethod
+    def restore(self) -> None:
+        """Put the weights back that the policy started with; those of a tower are the reference's."""
+
+    @abstractmethod
+    def reference_weights(self) -> AbstractContextManager[None]:
+        """Return a context in which the CLIP has the reference's weights; the present ones come back after it."""
+
+
+class TransformPolicy(Policy):
+    """A linear transform W of the frozen CLIP's embeddings (``tune: transform``)."""
+
+    def __init__(self, clip: Clip, parameters: Parameters, embeddings: Tensor, prompts: Tensor | None = None) -> None:
+        """Start from the reference's embeddings of images (N, d) and class prompts (C, d), see ``initial_transform``.
+
+        Raises ValueError for a rank above the embedding width.
+        """
+        super().__init__(clip)
+        self.input_kind, self.trains_text = "embeddings", False
+        self._power: Tensor | None = None
+        """W^t while it is not the W of the parameters."""
+        rank = clip.embed_dim if parameters.rank is None else parameters.rank
+        if rank > clip.embed_dim:
+            raise ValueError(f"rank {rank} is above the embedding width {clip.embed_dim} of the model")
+        self._residual = parameters.form == "residual"
+        if self._residual:
+            self.a = nn.Parameter(initial_transform(embeddings, rank).to(clip.device))
+            self.b = nn.Parameter(torch.zeros_like(self.a.T, memory_format=torch.contiguous_format))
+        else:
+            self.w = nn.Parameter(initial_transform(embeddings, rank, prompts).to(clip.device))
+        self._remember_start()
+
+    @property
+    def matrix(self) -> Tensor:
+        """W as it is now: (r, d), or (d, d) of the residual form."""
+        if self._power is not None:
+            return self._power
+        return residual_transform(self.a, self.b) if self._residual else self.w
+
+    def image_embeddings(self, images: Tensor) -> Tensor:
+        return apply_transform(self.matrix, images.to(self._clip.device))
 
     def text_embeddings(self, prompts: Tensor) -> Tensor:
-        """(C, r) normalised."""
-        if self.tune == "transform":
-            return apply_transform(self.matrix, prompts)
+        return apply_transform(self.matrix, prompts)
+
+    def penalty(self) -> Tensor:
+        return penalty(self.matrix)
+
+    def identity_distance(self) -> float:
+        return float(identity_distance(self.matrix.detach()))
+
+    @torch.no_grad()
+    def set_weights(self, weights: Mapping[str, Tensor], strength: float = 1.0) -> None:
+        for name, parameter in self.tuned().items():
+            parameter.copy_(weights[name].to(parameter.device))
+        self._power = None
+        if strength != 1.0:
+            self._power = power(self.matrix, strength)
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        self._power = None
+        for name, parameter in self.tuned().items():
+            parameter.copy_(self._start[name])
+
+    def reference_weights(self) -> AbstractContextManager[None]:
+        return nullcontext()  # W is no part of the CLIP
+
+
+class TowerPolicy(Policy):
+    """The image tower, its last blocks or the whole CLIP, tuned in place: one process holds one model."""
+
+    def __init__(
+        self,
+        clip: Clip,
+        parameters: Parameters,
+        *,
+        bf16: bool = False,
+        from_activations: bool = False,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        """Start at the weights that ``clip`` has: the reference's.
+
+        Args:
+            bf16: inside the towers; everything after them is float32.
+            from_activations: with ``tune: last_blocks``, take the frozen trunk's activations instead of pixels.
+            gradient_checkpointing: activations of the trained towers are computed again in the backward pass.
+
+        Raises ValueError for more blocks than the tower has, and a tower that cannot compute its activations again.
+        """
+        super().__init__(clip)
+        model, self._bf16, self._checkpointing = clip.model, bf16, gradient_checkpointing
+        self.input_kind = "activations" if from_activations else "pixels"
+        self.blocks = parameters.blocks or 0
+        self.trains_text = parameters.tune == "all" or clip.trains_text
+        if self._checkpointing:
+            check_checkpointing(model, text=self.trains_text)
+        if self.trains_text:
+            self.model = model.requires_grad_(True)
+        else:
+            self.visual = model.visual
+        names = set(last_parameters(model.visual, self.blocks)) if parameters.tune == "last_blocks" else None
+        for name, parameter in model.visual.named_parameters():
+            parameter.requires_grad_(names is None or name in names)
+        self._remember_start()
+
+    def image_embeddings(self, images: Tensor) -> Tensor:
+        visual, recomputing = self._clip.model.visual, self._checkpointing and torch.is_grad_enabled()
+        with mixed_precision(self._clip.device, self._bf16):
+            if self.input_kind == "activations":
+                embeddings = head(visual, images.to(self._clip.device), self.blocks, checkpointed=recomputing)
+            else:
+                embeddings = features(visual, self._clip.pixels(images), checkpointed=recomputing)
+        return F.normalize(embeddings.float(), dim=-1)
+
+    def text_embeddings(self, prompts: Tensor) -> Tensor:
         if not self.trains_text:
             return prompts
         text = text_tower(self._clip.model).transformer
@@ -151,38 +225,66 @@ class Policy(nn.Module):
             text.grad_checkpointing = False
 
     def penalty(self) -> Tensor:
-        """||I - W W^T||^2 for ``transform``, else 0."""
-        return penalty(self.matrix) if self.tune == "transform" else self.logit_scale.new_zeros(())
+        return self.logit_scale.new_zeros(())
+
+    def identity_distance(self) -> None:
+        return None
 
     @torch.no_grad()
     def set_weights(self, weights: Mapping[str, Tensor], strength: float = 1.0) -> None:
-        """Puts trained weights in at a strength: W^t for ``transform``, else reference + t (weights - reference)."""
         for name, parameter in self.tuned().items():
             value = weights[name].to(parameter.device)
-            if strength == 1.0 or self.tune == "transform":
-                parameter.copy_(value)
-            else:
-                parameter.copy_(torch.lerp(self._reference[name], value, strength))
-        self._at_strength = None
-        if self.tune == "transform" and strength != 1.0:
-            self._at_strength = power(self.matrix, strength)
+            parameter.copy_(value if strength == 1.0 else torch.lerp(self._start[name], value, strength))
 
-    def at_reference(self) -> bool:
-        """Whether the CLIP that this policy tunes has the reference's weights (W is not part of it)."""
-        tuned = self.tuned().items()
-        return self.tune == "transform" or all(torch.equal(value, self._reference[name]) for name, value in tuned)
-
-    @torch.no_grad()
     def restore(self) -> None:
-        """Puts the reference's weights back into the CLIP that this policy tunes."""
-        self._at_strength = None
-        for name, parameter in self.tuned().items():
-            parameter.copy_(self._reference[name])
+        self.set_weights(self._start)
+
+    @contextmanager
+    def reference_weights(self) -> Iterator[None]:
+        present = {name: parameter.detach().clone() for name, parameter in self.tuned().items()}
+        self.restore()
+        try:
+            yield
+        finally:
+            self.set_weights(present)
+
+
+def make_policy(
+    clip: Clip,
+    parameters: Parameters,
+    *,
+    embeddings: Tensor | None = None,
+    prompts: Tensor | None = None,
+    bf16: bool = False,
+    from_activations: bool = False,
+    gradient_checkpointing: bool = False,
+) -> Policy:
+    """Return the policy that ``parameters.tune`` names, at the reference's weights.
+
+    ``embeddings`` and ``prompts`` are for a transform, which needs the first; the others are for towers. Raises
+    ValueError where the parameters do not fit the model.
+    """
+    if parameters.tune == "transform":
+        assert embeddings is not None, "transform starts from the reference's embeddings"
+        return TransformPolicy(clip, parameters, embeddings, prompts)
+    return TowerPolicy(
+        clip,
+        parameters,
+        bf16=bf16,
+        from_activations=from_activations,
+        gradient_checkpointing=gradient_checkpointing,
+    )
 
 
 def mixed_precision(device: torch.device, bf16: bool) -> torch.autocast:
-    """bf16 inside the towers; cosines, softmax and losses stay float32."""
+    """Return a context with bf16 inside the towers; cosines, softmax and losses stay float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+
+
+def prompt_tokens(clip: Clip, class_names: tuple[str, ...], templates: tuple[str, ...]) -> Tensor:
+    """Return the token ids (T, C, L) of C classes in T templates, without padding that no token sees."""
+    prompts = [[template.format(name) for name in class_names] for template in templates]
+    return shortened(clip.model, torch.stack([clip.tokens(of_template) for of_template in prompts]))
 
 
 def prompt_embeddings(model: OpenClip, tokens: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ ImageTower = Any
 
 
 def split_blocks(visual: ImageTower) -> list[nn.Module] | None:
-    """The parts of an image tower that ``last_blocks`` counts, in order; None where the tower is not known.
+    """Return the parts of an image tower that ``last_blocks`` counts, in order; None where the tower is not known.
 
     ViT: its residual blocks. ResNet: its four stages (attention pooling goes with the last). timm: the trunk's
     ``blocks`` (transformers), ``stages`` (ConvNeXt, FastViT), ``layers`` (Swin) or ``layer1`` to ``layer4`` (ResNet).
@@ -36,7 +36,7 @@ def split_blocks(visual: ImageTower) -> list[nn.Module] | None:
 
 
 def last_parameters(visual: ImageTower, blocks: int) -> list[str]:
-    """Names of the parameters that ``tune: last_blocks`` trains: the last ``blocks`` blocks and all that follows them.
+    """Return the names of what ``tune: last_blocks`` trains: the last ``blocks`` blocks and all that follows them.
 
     Raises:
         ValueError: the tower has fewer blocks, or its blocks are not known.
@@ -56,7 +56,7 @@ def last_parameters(visual: ImageTower, blocks: int) -> list[str]:
 
 
 def can_split(visual: ImageTower) -> bool:
-    """Whether ``trunk`` and ``head`` below know this tower: open_clip's ViT and ResNet, timm's plain ViT (SigLIP's)."""
+    """Return whether ``trunk`` and ``head`` know a tower: open_clip's ViT and ResNet, timm's plain ViT (SigLIP's)."""
     if is_resnet(visual) or _is_timm_vit(visual):
         return True
     transformer: Any = getattr(visual, "transformer", None)
@@ -130,14 +130,14 @@ def text_features(model: OpenClip, tokens: Tensor) -> Tensor:
     """
     length = tokens.shape[-1]
     if not _reads_causally(model) or length == model.context_length:
-        found: Tensor = model.encode_text(tokens)
-        return found
+        encoded: Tensor = model.encode_text(tokens)
+        return encoded
     x = model.token_embedding(tokens) + model.positional_embedding[:length]
     x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
     last = x[torch.arange(len(x), device=x.device), tokens.argmax(-1)]
     projection = model.text_projection
-    found = projection(last) if isinstance(projection, nn.Linear) else last @ projection
-    return found
+    encoded = projection(last) if isinstance(projection, nn.Linear) else last @ projection
+    return encoded
 
 
 def check_checkpointing(model: OpenClip, *, text: bool) -> None:
@@ -195,8 +195,8 @@ def _class_token(block: Any, x: Tensor) -> Tensor:
     """
     normed, first = block.ln_1(x), x[:, :1]
     first = first + block.ls_1(block.attention(q_x=normed[:, :1], k_x=normed, v_x=normed))
-    found: Tensor = first + block.ls_2(block.mlp(block.ln_2(first)))
-    return found
+    output: Tensor = first + block.ls_2(block.mlp(block.ln_2(first)))
+    return output
 
 
 def _run(module: Any, x: Tensor, checkpointed: bool) -> Any:

@@ -89,12 +89,12 @@ def power(w: Tensor, t: float) -> Tensor:
 
 
 def foldable(model: OpenClip) -> str | None:
-    """Why W cannot be folded into a model of this architecture; None where it can."""
+    """Return why W cannot be folded into a model of this architecture; None where it can."""
     return _image_reason(model.visual) or _text_reason(model)
 
 
 def fold(model: OpenClip, config: Mapping[str, Any], w: Tensor) -> tuple[OpenClip, dict[str, Any]]:
-    """A copy of an open_clip model whose own projections include W (r, d), and the ``model_cfg`` that builds it.
+    """Return a copy of an open_clip model whose own projections include W (r, d), and the ``model_cfg`` that builds it.
 
     ViT: ``visual.proj``. ResNet: ``attnpool.c_proj``, weight and bias. timm: the linear head, that of an attention
     pool, or the trunk's own classifier; a tower that ends in pooling (SigLIP) gets a linear head. Text:

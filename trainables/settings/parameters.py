@@ -1,4 +1,4 @@
-"""The parameters of one trial: what a search varies."""
+"""Parameters of a trial: what a search varies."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from trainables.settings.sets import Settings
+from trainables.settings.sets import SettingError, Settings
 
 Objective = Literal["dpo", "ipo", "kto", "cross_entropy"]
 Tune = Literal["transform", "last_blocks", "visual", "all"]
@@ -14,8 +14,20 @@ Weights = Literal["last", "averaged"]
 Positive = Annotated[float, Field(gt=0.0)]
 
 
+class MissingParameterError(SettingError):
+    """The parameter at ``path`` needs another one, which has no value."""
+
+
+class InapplicableParameterError(SettingError):
+    """``parameter`` has a value, but does not apply with the other parameters."""
+
+    def __init__(self, message: str, parameter: str) -> None:
+        super().__init__(message)
+        self.parameter = parameter
+
+
 class Parameters(Settings):
-    """One point of the search space: everything that may differ between two trials."""
+    """A point of the search space: everything that may differ between two trials."""
 
     objective: Objective
     tune: Tune
@@ -33,26 +45,27 @@ class Parameters(Settings):
     rank: Annotated[int, Field(ge=1)] | None = None
     """Rows of the transform W (of A in the residual form); the embedding width when left out."""
     form: Literal["direct", "residual"] | None = None
-    """Of the transform: W itself (rank, width), or W = I + B A with A (rank, width) and B (width, rank), which drops
-    nothing at any rank; ``direct`` when left out."""
+    """Of the transform: ``direct`` is W itself (rank, width); ``residual`` is W = I + B A with A (rank, width) and
+    B (width, rank), which drops no direction at any rank. ``direct`` when left out."""
     penalty: Annotated[float, Field(ge=0.0)] = 0.0
     """Weight of ||I - W W^T||^2 (transform only)."""
     blocks: Annotated[int, Field(ge=1)] | None = None
-    """``last_blocks`` only: how many blocks of the image tower, counted from its end, are tuned."""
+    """``last_blocks`` only: number of blocks at the end of the image tower that are tuned."""
     copies: Annotated[int, Field(ge=1)] | None = None
     """Attacked copies per image; at most, and when left out, ``train.copies``."""
     images: Annotated[int, Field(ge=1)] | None = None
-    """Training images, a subset of those of ``train``; all of them when left out. Smaller ones lie in larger ones."""
+    """Training images, a subset of those of ``train``; all of them when left out. Smaller subsets are parts of larger
+    ones."""
 
     @model_validator(mode="after")
     def _belongs_together(self) -> Self:
         if self.objective != "cross_entropy" and self.beta is None:
-            raise ValueError(f"objective {self.objective} needs `beta`")
+            raise MissingParameterError(f"objective {self.objective} needs `beta`", "objective")
         if self.tune == "last_blocks" and self.blocks is None:
-            raise ValueError("tune last_blocks needs `blocks`, the number of blocks")
+            raise MissingParameterError("tune last_blocks needs `blocks`, the number of blocks", "tune")
         for name, owner in (("rank", "transform"), ("form", "transform"), ("blocks", "last_blocks")):
             if getattr(self, name) is not None and self.tune != owner:
-                raise ValueError(f"`{name}` applies to tune {owner} only, not to {self.tune}")
+                raise InapplicableParameterError(f"`{name}` applies to tune {owner} only, not to {self.tune}", name)
         if self.objective == "cross_entropy" and self.beta is not None:
-            raise ValueError("objective cross_entropy has no `beta`")
+            raise InapplicableParameterError("objective cross_entropy has no `beta`", "beta")
         return self

@@ -1,4 +1,4 @@
-"""Which image sets there are and what a spec says of each: one class per ``kind``."""
+"""Settings of image sets: one class per ``kind``."""
 
 from __future__ import annotations
 
@@ -8,11 +8,23 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Templates = Annotated[list[str], Field(min_length=1)] | Literal["literature", "imagenet_7", "imagenet_80"]
-"""``literature``: the one template the field uses for this set; ``imagenet_7`` and ``imagenet_80``: OpenAI's prompt
+"""``literature``: the template that publications use for this set; ``imagenet_7`` and ``imagenet_80``: OpenAI's prompt
 ensembles, whose normalised embeddings are averaged. A list of several is an ensemble of them."""
 ClassNames = Path | list[str] | dict[str, str]
+
+
+class SettingError(ValueError):
+    """Several settings contradict each other.
+
+    ``path`` leads from the model that was checked to the setting that the message is about; empty: to the model.
+    """
+
+    def __init__(self, message: str, *path: str) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 class Settings(BaseModel):
@@ -22,7 +34,7 @@ class Settings(BaseModel):
 
 
 class WorldSet(Settings):
-    """The generated demo world: every image a function of (seed, split, index)."""
+    """The generated demo world, in which every image is a function of (seed, split, index)."""
 
     kind: Literal["world"]
     seed: Annotated[int, Field(ge=0)] = 0
@@ -34,9 +46,13 @@ class WorldSet(Settings):
     def has(self, split: Split) -> bool:
         return True
 
+    def count(self, split: Split) -> int:
+        """Return the number of images of a split."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}[split]
+
 
 class HeldBack(Settings):
-    """Validation images taken out of the training images of each class, drawn with ``seed``."""
+    """Validation images that are taken out of the training images of each class, drawn with ``seed``."""
 
     from_: Annotated[Literal["train"], Field(alias="from")]
     per_class: Annotated[int, Field(ge=1)] | None = None
@@ -53,10 +69,17 @@ class HeldBack(Settings):
 
 
 class _FileSet(Settings):
-    """What all sets that are read from files have in common."""
+    """A set that is read from files."""
 
     max_broken_share: Share = 0.05
     """Images that cannot be decoded are named and left out; more than this share of a split stops the sweep."""
+
+
+class _WrittenWordsSet(_FileSet):
+    """Photographs of words that were really written: for testing only."""
+
+    def has(self, split: Split) -> bool:
+        return split == "test"
 
 
 class ImageFolderSet(_FileSet):
@@ -71,7 +94,7 @@ class ImageFolderSet(_FileSet):
     order of the folder names; ``imagenet`` where folders are WordNet ids (n02084071); without it the folder names
     themselves, ``_`` read as space. A file from WordNet ids to synonyms ("robin, American robin") gives the first."""
     classes: Path | Annotated[list[str], Field(min_length=2)] | None = None
-    """Only these class folders (a list, or a text file with one a line): ImageNet-100 over ImageNet's folders."""
+    """Only these class folders (a list, or a text file with a name per line): ImageNet-100 over ImageNet's folders."""
     templates: Templates = ["a photo of a {}."]
 
     @field_validator("train", "validation", "test", mode="before")
@@ -84,11 +107,16 @@ class ImageFolderSet(_FileSet):
         if self.train is None and self.validation is None and self.test is None:
             raise ValueError("an image_folder set needs at least one of train, validation, test")
         if isinstance(self.validation, HeldBack) and self.train is None:
-            raise ValueError("validation {from: train} needs `train`")
+            raise SettingError("validation {from: train} needs `train`", "validation")
         return self
 
     def has(self, split: Split) -> bool:
         return {"train": self.train, "validation": self.validation, "test": self.test}[split] is not None
+
+    def folders(self, split: Split) -> list[Path]:
+        """Return the folders of a split; none where the set lacks it or holds it back from train."""
+        folders = {"train": self.train, "validation": self.validation, "test": self.test}[split]
+        return folders if isinstance(folders, list) else []
 
 
 TorchvisionName = Literal[
@@ -104,9 +132,9 @@ TorchvisionName = Literal[
     "imagenet",
 ]
 OWN_VALIDATION: tuple[TorchvisionName, ...] = ("flowers102", "fgvc_aircraft", "dtd")
-"""These publish a validation split."""
+"""Sets that publish a validation split."""
 NO_SPLITS: tuple[TorchvisionName, ...] = ("caltech101", "sun397", "eurosat")
-"""torchvision gives these unsplit: 50 % train, 20 % validation, 30 % test of each class, drawn with seed 0."""
+"""Sets that torchvision does not split: 50 % train, 20 % validation, 30 % test of each class, drawn with seed 0."""
 
 
 class TorchvisionSet(_FileSet):
@@ -125,7 +153,8 @@ class TorchvisionSet(_FileSet):
     class_names: ClassNames | None = None
     """Instead of the shipped human names."""
     classes: Path | Annotated[list[str], Field(min_length=2)] | None = None
-    """Only these classes, by the set's own ids (a list, or a text file with one a line): ImageNet-100 over ImageNet."""
+    """Only these classes, by the set's own ids (a list, or a text file with an id per line): ImageNet-100 over
+    ImageNet."""
     templates: Templates = "literature"
 
     def has(self, split: Split) -> bool:
@@ -141,7 +170,8 @@ class WebDatasetSet(_FileSet):
     validation: list[str] | HeldBack | None = None
     test: list[str] | None = None
     class_names: Path | list[str] | None = None
-    """In the order of ``cls`` indices (a list, or a file with one a line or a JSON list); not needed with ``txt``."""
+    """In the order of ``cls`` indices (a list, a text file with a name per line, or a JSON list); not needed with
+    ``txt``."""
     templates: Templates = ["a photo of a {}."]
 
     @field_validator("train", "validation", "test", mode="before")
@@ -154,36 +184,35 @@ class WebDatasetSet(_FileSet):
         if self.train is None and self.validation is None and self.test is None:
             raise ValueError("a webdataset set needs at least one of train, validation, test")
         if isinstance(self.validation, HeldBack) and self.train is None:
-            raise ValueError("validation {from: train} needs `train`")
+            raise SettingError("validation {from: train} needs `train`", "validation")
         return self
 
     def has(self, split: Split) -> bool:
         return {"train": self.train, "validation": self.validation, "test": self.test}[split] is not None
 
+    def shards(self, split: Split) -> list[str]:
+        """Return the patterns of shards of a split; none where the set lacks it or holds it back from train."""
+        patterns = {"train": self.train, "validation": self.validation, "test": self.test}[split]
+        return patterns if isinstance(patterns, list) else []
 
-class WrittenLabelSet(_FileSet):
+
+class WrittenLabelSet(_WrittenWordsSet):
     """Real photographs with words on them, ``label=<true>_text=<written>.jpg`` in one folder: RTA-100 and PAINT."""
 
     kind: Literal["rta100", "paint"]
     path: Path
     templates: Templates = "literature"
 
-    def has(self, split: Split) -> bool:
-        return split == "test"
 
-
-class DisentanglingSet(_FileSet):
+class DisentanglingSet(_WrittenWordsSet):
     """Materzynska et al. 2022: photographs beside ``annotations.json`` (and ``classes.json``)."""
 
     kind: Literal["disentangling"]
     path: Path
     templates: Templates = "literature"
 
-    def has(self, split: Split) -> bool:
-        return split == "test"
 
-
-class ScamSet(_FileSet):
+class ScamSet(_WrittenWordsSet):
     """SCAM (arXiv 2504.04893) as its image folder: images beside ``metadata.jsonl``; each scene without a word, with
     a handwritten one and with a synthetic one."""
 
@@ -193,14 +222,11 @@ class ScamSet(_FileSet):
     """Handwritten or synthetic words; the clean images are NoSCAM either way."""
     templates: Templates = "literature"
 
-    def has(self, split: Split) -> bool:
-        return split == "test"
-
 
 TypographicSet = WrittenLabelSet | DisentanglingSet | ScamSet
-"""Sets whose words were really written: nothing is pasted on them, and they are for testing only."""
+"""Sets of photographs on which words were really written. No attack is pasted on them; they are for testing only."""
 
 ImageSetSettings = Annotated[
-    WorldSet | ImageFolderSet | TorchvisionSet | WebDatasetSet | WrittenLabelSet | DisentanglingSet | ScamSet,
+    WorldSet | ImageFolderSet | TorchvisionSet | WebDatasetSet | TypographicSet,
     Field(discriminator="kind"),
 ]

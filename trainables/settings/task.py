@@ -1,7 +1,7 @@
-"""What a trial needs to know: the task all trials of a sweep share, and the parameters of one of them.
+"""Settings of a trial: the task, which all trials of a sweep share, and the parameters of the trial.
 
 Both are read from YAML or JSON. Everything is checked here, before torch is imported, so that a mistake costs seconds.
-Relative paths are taken from the folder of the file they stand in (see ``absolute_paths``).
+Relative paths start from the folder of their file (see ``absolute_paths``).
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Annotated, Any, Literal, Self, cast, get_args
 from pydantic import Field, field_validator, model_validator
 
 from trainables.settings.parameters import Parameters, Positive
-from trainables.settings.sets import ImageSetSettings, Settings, Share, Split, TypographicSet
+from trainables.settings.sets import ImageSetSettings, SettingError, Settings, Share, Split, TypographicSet
 
 WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 _OPEN_CLIP_EPOCH = re.compile(r"epoch_(\d+|latest)\.pt")
 
 
 class Preprocess(Settings):
-    """What a model's images must look like."""
+    """How images are prepared for a model."""
 
     mean: tuple[float, float, float]
     std: tuple[Positive, Positive, Positive]
@@ -31,8 +31,8 @@ class Preprocess(Settings):
 
 
 class Expectation(Settings):
-    """What the untouched model is known to reach: measured by ``sweeper check``, which so catches a wrong activation,
-    wrong preprocessing and wrong class names."""
+    """Known accuracy of the untouched model. ``sweeper check`` measures it, and so catches a wrong activation, wrong
+    preprocessing and wrong class names."""
 
     set: str
     """``name`` (its test split) or ``name/split``; clean images."""
@@ -47,7 +47,7 @@ class ModelSettings(Settings):
     pretrained: str | None = None
     """An open_clip tag or a checkpoint file; not for ``local-dir:``, ``hf-hub:`` and ``world``, which bring weights."""
     quick_gelu: bool | None = None
-    """Activation of a bare checkpoint file, which does not say it; tags and folders know theirs."""
+    """Activation of a bare checkpoint file, which does not name it; tags and folders do."""
     preprocess: Literal["openai", "inception", "imagenet"] | Preprocess | None = None
     """Of a bare checkpoint file: mean and deviation of OpenAI, of 0.5 throughout, of ImageNet, or written out. An
     ``epoch_N.pt`` of open_clip's training may leave it out: that training takes ``openai`` unless told otherwise."""
@@ -60,11 +60,14 @@ class ModelSettings(Settings):
     def _weights_from_one_place(self) -> Self:
         own = self.architecture == "world" or self.architecture.startswith(("local-dir:", "hf-hub:"))
         if own and self.pretrained is not None:
-            raise ValueError(f"architecture {self.architecture!r} brings its own weights; leave `pretrained` out")
+            raise SettingError(
+                f"architecture {self.architecture!r} brings its own weights; leave `pretrained` out", "architecture"
+            )
         if not own and self.pretrained is None:
-            raise ValueError(
+            raise SettingError(
                 f"architecture {self.architecture!r} needs `pretrained`: an open_clip tag (for instance "
-                "laion2b_s34b_b79k) or a checkpoint file; an untrained model cannot be tuned"
+                "laion2b_s34b_b79k) or a checkpoint file; an untrained model cannot be tuned",
+                "architecture",
             )
         if self.is_bare_file:
             assert self.pretrained is not None
@@ -77,8 +80,9 @@ class ModelSettings(Settings):
                     + " and ".join(missing)
                 )
         elif self.quick_gelu is not None or self.preprocess is not None:
-            raise ValueError(
-                "quick_gelu and preprocess are for bare checkpoint files; tags, folders and hub models know theirs"
+            raise SettingError(
+                "quick_gelu and preprocess are for bare checkpoint files; tags, folders and hub models know theirs",
+                "quick_gelu",
             )
         return self
 
@@ -99,7 +103,7 @@ class TrainSettings(Settings):
     copies: Annotated[int, Field(ge=1)] = 1
     """Attacked copies per image, each with its own word and place (the paper's num_typo)."""
     images: Annotated[int, Field(ge=1)] | None = None
-    """At most so many images, drawn with the sweep's seed."""
+    """Largest number of images, drawn with the sweep's seed."""
 
 
 class AttackSettings(Settings):
@@ -109,7 +113,7 @@ class AttackSettings(Settings):
 
 
 class SearchEvaluation(Settings):
-    """Told after each epoch."""
+    """Measured after each epoch of a trial and reported to the search."""
 
     sets: Annotated[list[str], Field(min_length=1)]
     """``name`` (its validation split) or ``name/split``."""
@@ -135,7 +139,7 @@ class FrontEvaluation(Settings):
 
 
 class HeldOutEvaluation(Settings):
-    """Measured once for front members."""
+    """Measured once for each member of the front."""
 
     sets: Annotated[list[str], Field(min_length=1)]
     """``name`` (its test split) or ``name/split``."""
@@ -158,7 +162,7 @@ class TrainingSettings(Settings):
     global_batch_size: Annotated[int, Field(ge=1)] = 512
     """Pairs (clean image, attacked copy) per step over all workers of the trial."""
     micro_batch_size: Annotated[int, Field(ge=1)] | None = None
-    """Pairs per forward pass and worker; the loss is that of the global batch whatever this is."""
+    """Pairs per forward pass and worker; the loss is that of the global batch for every value."""
     optimizer: Literal["adamax", "adamw"] = "adamax"
     warmup_share: Share = 0.0
     gradient_checkpointing: bool = False
@@ -186,57 +190,61 @@ class TaskSettings(Settings):
     def _sets_exist(self) -> Self:
         for name in self.sets:
             if not re.fullmatch(r"[A-Za-z0-9_.-]+", name) or name == "transfer":
-                raise ValueError(f"sets: {name!r} is no name for a set; use letters, digits, _ . - (not `transfer`)")
+                raise SettingError(
+                    f"sets: {name!r} is no name for a set; use letters, digits, _ . - (not `transfer`)", "sets"
+                )
         named = [("train.set", self.train.set, "train")]
         named += [("evaluate.search.sets", name, "validation") for name in self.evaluate.search.sets]
         named += [("evaluate.test.sets", name, "test") for name in self.evaluate.test.sets]
         for where, reference, default in named:
             name, split = split_of(reference, default)
+            path = where.split(".")
             if name not in self.sets:
-                raise ValueError(f"{where} names the set {name!r}; defined are {', '.join(self.sets)}")
+                raise SettingError(f"{where} names the set {name!r}; defined are {', '.join(self.sets)}", *path)
             if split not in get_args(Split):
-                raise ValueError(f"{where}: {reference!r} names the split {split!r}; there are train, validation, test")
+                message = f"{where}: {reference!r} names the split {split!r}; there are train, validation, test"
+                raise SettingError(message, *path)
             if not self.sets[name].has(cast(Split, split)):
-                raise ValueError(f"{where}: the set {name!r} has no {split} split")
+                raise SettingError(f"{where}: the set {name!r} has no {split} split", *path)
         if any(split_of(name, "validation")[1] == "test" for name in self.evaluate.search.sets):
-            raise ValueError("evaluate.search.sets must not name a test split: the search would be tuned on it")
+            message = "evaluate.search.sets must not name a test split: the search would be tuned on it"
+            raise SettingError(message, "evaluate", "search", "sets")
         used = {split_of(name, "validation") for name in self.evaluate.search.sets} | {(self.train.set, "train")}
         if self.model.expect is not None:
             named_set, split = split_of(self.model.expect.set, "test")
             if named_set not in self.sets or split not in get_args(Split):
-                raise ValueError(
-                    f"model.expect.set names {self.model.expect.set!r}; defined are {', '.join(self.sets)}"
-                )
+                message = f"model.expect.set names {self.model.expect.set!r}; defined are {', '.join(self.sets)}"
+                raise SettingError(message, "model", "expect", "set")
         tested = [self.sets[split_of(name, "test")[0]] for name in self.evaluate.test.sets]
-        if all(isinstance(one, TypographicSet) for one in tested):
-            raise ValueError(
-                "evaluate.test.sets names only photographs of written words; clean accuracy needs a set without"
-            )
+        if all(isinstance(settings, TypographicSet) for settings in tested):
+            message = "evaluate.test.sets names only photographs of written words; clean accuracy needs a set without"
+            raise SettingError(message, "evaluate", "test", "sets")
         for name in self.evaluate.test.sets:
             if split_of(name, "test") in used:
-                raise ValueError(f"evaluate.test.sets: {name!r} is trained or searched on; a test needs other images")
+                message = f"evaluate.test.sets: {name!r} is trained or searched on; a test needs other images"
+                raise SettingError(message, "evaluate", "test", "sets")
         return self
 
 
 def split_of(reference: str, default: str) -> tuple[str, str]:
-    """``"in100/test"`` -> ``("in100", "test")``; without a slash the default split."""
+    """Return set and split of ``name/split``, or of ``name``, which stands for the default split."""
     name, slash, split = reference.partition("/")
     return name, split if slash else default
 
 
 class TrialSettings(Settings):
-    """All that ``python -m trainables`` needs to run one trial alone."""
+    """Settings of a trial that ``python -m trainables`` runs alone."""
 
     task: TaskSettings
     parameters: Parameters
     seed: Annotated[int, Field(ge=0)] = 0
-    """Of this trial: order of the batches."""
+    """Seed of the trial: order of the batches."""
     data_seed: Annotated[int, Field(ge=0)] = 0
-    """Of the sweep: attacks, subsets; the same for all its trials."""
+    """Seed of the sweep, the same for all its trials: attacks and subsets."""
 
 
 def absolute_paths(value: Any, folder: Path) -> Any:
-    """Returns a task mapping (as parsed from YAML) whose relative paths are taken from ``folder``.
+    """Return a task mapping (as parsed from YAML) whose relative paths start from ``folder``.
 
     Paths are the splits, ``class_names``, ``classes``, ``root`` and ``path`` of sets, ``local-dir:`` architectures and
     checkpoint files (``pretrained`` ending in .pt, .pth, .bin or .safetensors).

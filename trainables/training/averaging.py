@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 class BetaAverage:
-    """Average of named weights over ``steps`` training steps; the untouched weights are its first entry."""
+    """Average of named weights over ``steps`` training steps; step 0 is the untouched weights."""
 
     def __init__(self, weights: Mapping[str, Tensor], *, steps: int, beta: float = 0.7) -> None:
         self._steps, self._beta = steps, beta
@@ -28,7 +28,7 @@ class BetaAverage:
 
     @torch.no_grad()
     def update(self, weights: Mapping[str, Tensor]) -> None:
-        """Counts the weights after one more step."""
+        """Add the weights after the next step."""
         self._step += 1
         density = self._density()
         self._total += density

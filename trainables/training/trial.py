@@ -8,27 +8,26 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from trainables.context.trial_context import TrialContext
 from trainables.distributed import WorkerGroup
 from trainables.evaluation.measure import goal_scores, means
-from trainables.memory import MicroBatchReduced, halve, in_memory
+from trainables.memory import MicroBatchReduced, halve, run_or_none_on_oom
 from trainables.models.policy import Policy
-from trainables.models.transform import identity_distance
 from trainables.numerics import flushed_denormals
+from trainables.records import VALIDATION_METRICS, Point, Report, TrialResult, WeightsKind
 from trainables.settings.parameters import Parameters
 from trainables.training.averaging import BetaAverage
-from trainables.training.checkpoint import CheckpointWriter, TrialFolder
+from trainables.training.checkpoint import CheckpointWriter
 from trainables.training.objectives import preference_loss, reference_kl
-from trainables.trial_context import TrialContext
+from trainables.training.optimizer import make_optimizer, schedule
+from trainables.training.trial_folder import TrialFolder
 
-GOALS = ("clean_accuracy", "robust_accuracy", "text_confusion_rate")
 
-
-class Interrupted(Exception):
+class TrialInterrupted(Exception):
     """Asked to stop; the checkpoint holds everything."""
 
 
@@ -40,19 +39,19 @@ class NonFiniteLoss(ArithmeticError):
 class Hooks:
     """How the outside follows a trial and stops it. Called by every worker."""
 
-    report: Callable[[dict[str, Any]], None] = lambda report: None
+    report: Callable[[Report], None] = lambda report: None
     """After each evaluation, once its checkpoint and metric line are on disk. May raise to end the trial. An attempt
     that goes on from a checkpoint repeats the last report."""
     interrupted: Callable[[], bool] = lambda: False
-    """Asked at each step, must be cheap. True: checkpoint, then ``Interrupted``."""
-    alive: Callable[[], None] = lambda: None
+    """Asked at each step, must be cheap. True: checkpoint, then ``TrialInterrupted``."""
+    heartbeat: Callable[[], None] = lambda: None
     """Called at each step, so that a watchdog knows."""
     log: Callable[[str], None] = lambda line: None
-    """Told what a user may want to know of how the trial ran."""
+    """Takes lines that a user may want to read about how the trial ran."""
 
 
 def run_trial(
-    bench: TrialContext,
+    context: TrialContext,
     parameters: Parameters,
     *,
     seed: int,
@@ -60,31 +59,27 @@ def run_trial(
     group: WorkerGroup | None = None,
     hooks: Hooks | None = None,
     rungs: Sequence[float] = (),
-) -> dict[str, Any]:
-    """Trains one policy, or goes on from its checkpoint, and returns its final record (also in ``result.json``).
+) -> TrialResult:
+    """Train one policy, or go on from its checkpoint, and return its final record (also in ``result.json``).
 
-    It is evaluated after each epoch and at ``rungs``, shares of its steps in (0, 1), where whoever follows it may
-    decide that it is not worth going on.
-
-    The record has ``values`` (goals on validation with the last weights at strength 1), ``points`` (validation at
-    other strengths and of the averaged weights), ``epochs``, ``train_s``, ``evaluation_s`` and, of a transform, the
-    ``identity_distance`` of the last W.
+    The policy is evaluated after each epoch and at ``rungs``, shares of the trial's steps in (0, 1), where
+    ``Hooks.report`` may end the trial.
 
     Raises:
-        NonFiniteLoss, Interrupted, checkpoint.Superseded; ValueError for parameters that do not fit the model;
+        NonFiniteLoss, TrialInterrupted, trial_folder.Superseded; ValueError for parameters that do not fit the model;
         memory.OutOfMemory where not even one pair of images fits; memory.MicroBatchReduced (several workers only).
     """
-    group = group or WorkerGroup(device=bench.device)
+    group = group or WorkerGroup(device=context.device)
     finished = folder.result()
     if finished is not None:
         return finished
     if group.is_first:
         folder.claim()
-    policy = bench.policy(parameters)
+    policy = context.policy(parameters)
     writer = CheckpointWriter(folder)
     try:
         with flushed_denormals():
-            return _Trial(bench, policy, parameters, seed, folder, writer, group, hooks or Hooks(), rungs).run()
+            return _Trial(context, policy, parameters, seed, folder, writer, group, hooks or Hooks(), rungs).run()
     finally:
         writer.close()
         policy.restore()
@@ -93,7 +88,7 @@ def run_trial(
 class _Trial:
     def __init__(
         self,
-        bench: TrialContext,
+        context: TrialContext,
         policy: Policy,
         parameters: Parameters,
         seed: int,
@@ -103,11 +98,11 @@ class _Trial:
         hooks: Hooks,
         rungs: Sequence[float],
     ) -> None:
-        self._bench, self._policy, self._parameters, self._seed = bench, policy, parameters, seed
+        self._context, self._policy, self._parameters, self._seed = context, policy, parameters, seed
         self._folder, self._writer, self._group, self._hooks = folder, writer, group, hooks
-        settings, pairs = bench.task.training, bench.pairs
+        settings, pairs = context.task.training, context.data.pairs
         self._settings, self._pairs = settings, pairs
-        self._rows = bench.pair_rows(parameters)
+        self._rows = context.data.pair_rows(parameters)
         count = len(self._rows)
         self._steps_per_epoch = math.ceil(count / settings.global_batch_size)
         if count // self._steps_per_epoch < group.world_size:
@@ -116,10 +111,10 @@ class _Trial:
                 f"{group.world_size} workers need at least that many pairs in each step"
             )
         self._steps = settings.epochs * self._steps_per_epoch
-        sizes = (settings.micro_batch_size, bench.micro_batch_size(parameters), folder.micro_batch_size())
+        sizes = (settings.micro_batch_size, context.batch_sizes.micro(parameters), folder.micro_batch_size())
         self._micro_batch_size = min([size for size in sizes if size is not None] or [settings.global_batch_size])
         self._wrapped: nn.Module = group.wrap(policy)
-        self._optimizer = _optimizer(policy, parameters, settings.optimizer)
+        self._optimizer = make_optimizer(policy, parameters, settings.optimizer)
         self._average = BetaAverage(policy.tuned(), steps=self._steps, beta=settings.averaging_beta)
         self._step = 0
         """Updates done."""
@@ -132,16 +127,17 @@ class _Trial:
         self._sums = torch.zeros(3, dtype=torch.float64)
         """Since the last evaluation: preference loss, reference KL, steps."""
         self._times_s = {"train_s": 0.0, "evaluation_s": 0.0}
-        self._goals: dict[str, float] = {}
-        """On validation at the last evaluation."""
-        self._clean_inputs = bench.inputs(policy, pairs.clean)
-        self._attacked_inputs = bench.inputs(policy, pairs.attacked)
-        self._prompts = bench.prompts(policy, pairs.class_names, pairs.templates)
-        self._reference_clean = bench.embeddings(pairs.clean)
-        self._reference_attacked = bench.embeddings(pairs.attacked)
-        self._reference_text = bench.text(pairs.class_names, pairs.templates)
+        self._values: dict[str, float] = {}
+        """Validation metrics at the last evaluation."""
+        names, templates = pairs.images.class_names, pairs.images.templates
+        self._clean_inputs = context.inputs.whole_view(policy, pairs.clean)
+        self._attacked_inputs = context.inputs.whole_view(policy, pairs.attacked)
+        self._prompts = context.inputs.prompts(policy, names, templates)
+        self._reference_clean = context.reference.embeddings(pairs.clean)
+        self._reference_attacked = context.reference.embeddings(pairs.attacked)
+        self._reference_text = context.reference.text_embeddings(names, templates)
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> TrialResult:
         self._resume()
         for milestone in self._milestones:
             if milestone > self._step:
@@ -165,34 +161,50 @@ class _Trial:
             self._evaluate()
 
     def _recall_evaluation(self) -> bool:
-        """Whether the first worker finds the goals of this step on disk; all workers go by its answer.
+        """Return whether the first worker finds the report of this step on disk; all workers go by its answer.
 
-        They are reported again: the kill may have come between line and report.
+        The report is made again: the kill may have come between line and report.
         """
-        line = self._folder.metrics().get(self._step) if self._group.is_first else None
-        values = torch.zeros(1 + len(GOALS), dtype=torch.float64, device=self._group.device)
-        if line is not None:
-            values += torch.tensor([1.0, *(line[name] for name in GOALS)], dtype=torch.float64).to(values.device)
-        found, *goals = self._group.sum(values).tolist()
-        self._goals = dict(zip(GOALS, goals, strict=True))
-        if found > 0:
-            self._sums.zero_()
-            self._hooks.report(self._place() if line is None else line)
-        return found > 0
+        recorded = self._folder.reports().get(self._step) if self._group.is_first else None
+        shared = torch.zeros(1 + len(VALIDATION_METRICS), dtype=torch.float64, device=self._group.device)
+        if recorded is not None:
+            known = [1.0, *(recorded.values[name] for name in VALIDATION_METRICS)]
+            shared += torch.tensor(known, dtype=torch.float64).to(shared.device)
+        is_recorded, *values = self._group.sum(shared).tolist()
+        if is_recorded == 0:
+            return False
+        self._values = dict(zip(VALIDATION_METRICS, values, strict=True))
+        self._sums.zero_()
+        self._hooks.report(self._report() if recorded is None else recorded)
+        return True
 
-    def _place(self) -> dict[str, Any]:
-        """Where the trial is; ``rung`` is there where somebody decides whether it goes on."""
-        place = {
-            "step": self._step,
-            "steps": self._steps,
-            "epoch": round(self._step / self._steps_per_epoch, 4),
-            "epochs": self._settings.epochs,
-            "progress": self._step / self._steps,
-        }
-        return place | ({"rung": True} if self._step in self._rungs else {})
+    def _report(
+        self,
+        *,
+        preference_loss: float | None = None,
+        reference_kl: float | None = None,
+        loss: float | None = None,
+        identity_distance: float | None = None,
+    ) -> Report:
+        """Return where the trial is, with the last evaluation's values."""
+        return Report(
+            step=self._step,
+            steps=self._steps,
+            epoch=round(self._step / self._steps_per_epoch, 4),
+            epochs=self._settings.epochs,
+            progress=self._step / self._steps,
+            rung=self._step in self._rungs,
+            values=self._values,
+            preference_loss=preference_loss,
+            reference_kl=reference_kl,
+            loss=loss,
+            identity_distance=identity_distance,
+            **{name: round(seconds, 4) for name, seconds in self._times_s.items()},
+            time_s=time.time(),
+        )
 
     def _checkpoint(self) -> None:
-        """Written in the background: ``self._writer.wait`` before anything that must not be on disk earlier."""
+        """Save in the background: call ``self._writer.wait`` before writing what must not be on disk earlier."""
         if not self._group.is_first:
             return
         self._writer.save(
@@ -209,7 +221,7 @@ class _Trial:
     def _train_until(self, milestone: int) -> None:
         started_s = saved_s = time.monotonic()
         while self._step < milestone:
-            self._hooks.alive()
+            self._hooks.heartbeat()
             due = time.monotonic() - saved_s > self._settings.checkpoint_every_s
             asked, save = self._update(self._batch(), asked=self._hooks.interrupted(), save=due)
             self._step += 1
@@ -219,11 +231,11 @@ class _Trial:
                 self._checkpoint()
             if asked:
                 self._writer.wait()
-                raise Interrupted(f"step {self._step} of {self._steps}")
+                raise TrialInterrupted(f"step {self._step} of {self._steps}")
         self._times_s["train_s"] += time.monotonic() - started_s
 
     def _batch(self) -> Tensor:
-        """Rows of the next global batch: each epoch has an order of its own, whatever came before."""
+        """Return the rows of the next global batch: the order in an epoch depends on seed and epoch only."""
         epoch, position = divmod(self._step, self._steps_per_epoch)
         if self._batches[0] != epoch:
             generator = torch.Generator().manual_seed(self._seed * 100_003 + epoch)
@@ -232,29 +244,29 @@ class _Trial:
         return self._batches[1][position]
 
     def _update(self, batch: Tensor, *, asked: bool, save: bool) -> tuple[bool, bool]:
-        """One update on a global batch of rows of the attacked images.
+        """Do one update on a global batch of rows of the attacked images.
 
         Returns whether any worker was asked to stop, and whether any was asked to save.
         """
         group = self._group
-        mine = batch[group.rank :: group.world_size]
-        while (losses := in_memory(partial(self._backward, mine, len(batch)))) is None:
-            self._reduce_micro_batches(mine)
+        pairs = batch[group.rank :: group.world_size]
+        while (losses := run_or_none_on_oom(partial(self._backward, pairs, len(batch)))) is None:
+            self._reduce_micro_batches(pairs)
         values = torch.cat([losses, losses.new_tensor([float(asked), float(save)])])
-        preference, kl, any_asked, any_save = group.sum(values).tolist()  # the one time a step waits for a GPU
+        preference, kl, any_asked, any_save = group.sum(values).tolist()  # the only place where a step waits for a GPU
         if not math.isfinite(preference + kl):
             raise NonFiniteLoss(f"loss is not finite in step {self._step + 1} of {self._steps}")
         self._sums += torch.tensor([preference / len(batch), kl / len(batch), 1.0], dtype=torch.float64)
         self._descend()
         return any_asked > 0, any_save > 0
 
-    def _backward(self, mine: Tensor, batch_size: int) -> Tensor:
-        """Gradients of the global batch's loss from this worker's rows of it, micro-batch by micro-batch.
+    def _backward(self, pairs: Tensor, batch_size: int) -> Tensor:
+        """Add the gradients of the global batch's loss over this worker's ``pairs``, micro-batch by micro-batch.
 
         Returns the sums (2,) of preference loss and reference KL over these rows.
         """
         group, parameters = self._group, self._parameters
-        micros = mine.split(self._micro_batch_size)
+        micros = pairs.split(self._micro_batch_size)
         z0 = self._global_kl(micros, batch_size) if parameters.objective == "kto" and len(micros) > 1 else None
         sums = torch.zeros(2, dtype=torch.float64, device=group.device)
         self._optimizer.zero_grad(set_to_none=True)
@@ -273,16 +285,16 @@ class _Trial:
                 sums += torch.stack([micro_preference, micro_kl]).detach().double() * len(micro)
         return sums
 
-    def _reduce_micro_batches(self, mine: Tensor) -> None:
-        """After memory ran out: half as many pairs at a time, for this step again and for later trials of this scope.
+    def _reduce_micro_batches(self, pairs: Tensor) -> None:
+        """Halve the micro-batches after memory ran out, for this step and for later trials of the same scope.
 
-        Raises OutOfMemory where it was one pair; MicroBatchReduced where there are other workers.
+        Raises OutOfMemory where a micro-batch was one pair; MicroBatchReduced where there are other workers.
         """
         self._optimizer.zero_grad(set_to_none=True)
-        size = halve(min(self._micro_batch_size, len(mine)))
+        size = halve(min(self._micro_batch_size, len(pairs)))
         if self._group.world_size > 1:
-            # The others wait in a collective that this worker will not join: find what fits here, then leave.
-            while in_memory(partial(self._fits, mine[:size])) is None:
+            # The other workers wait in a collective that this worker will not join: find what fits, then leave.
+            while run_or_none_on_oom(partial(self._fits, pairs[:size])) is None:
                 size = halve(size)
             self._folder.save_micro_batch_size(size)
         place = f"step {self._step + 1} of {self._steps}"
@@ -291,10 +303,10 @@ class _Trial:
         if self._group.world_size > 1:
             raise MicroBatchReduced(message)
         self._micro_batch_size = size
-        self._bench.remember_micro_batch_size(self._parameters, size)
+        self._context.batch_sizes.remember_micro(self._parameters, size)
 
     def _fits(self, pairs: Tensor) -> bool:
-        """True, or torch.OutOfMemoryError. Gradients are not kept, so DistributedDataParallel's hooks do not run."""
+        """Return True, or raise torch.OutOfMemoryError. No gradients are kept, so that no hooks of DDP run."""
         attacked, clean = self._logits(self._policy, pairs)
         torch.autograd.grad((attacked.sum(), clean.sum()), list(self._policy.tuned().values()), allow_unused=True)
         return True
@@ -313,7 +325,7 @@ class _Trial:
         return contextlib.nullcontext()
 
     def _clean_rows(self, pairs: Tensor) -> Tensor:
-        return pairs % len(self._pairs.clean.labels)
+        return pairs % len(self._pairs.images.labels)
 
     def _logits(self, policy: nn.Module, pairs: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, C) of the attacked images and of their clean originals, in one forward pass."""
@@ -323,7 +335,7 @@ class _Trial:
 
     def _reference_logits(self, embeddings: Tensor) -> Tensor:
         """(B, d) -> (B, C) of the training classes."""
-        return self._bench.reference_logits(embeddings, self._reference_text)
+        return self._context.reference.logits(embeddings, self._reference_text)
 
     @torch.no_grad()
     def _global_kl(self, micros: tuple[Tensor, ...], batch_size: int) -> Tensor:
@@ -337,66 +349,55 @@ class _Trial:
 
     def _preference_loss(self, attacked: Tensor, pairs: Tensor, z0: Tensor | None) -> Tensor:
         """Scalar, of the attacked images' logits (B, C)."""
-        view = self._pairs.attacked
-        assert view.written is not None
-        chosen, rejected = view.labels[pairs].to(attacked.device), view.written[pairs].to(attacked.device)
+        chosen = self._pairs.chosen[pairs].to(attacked.device)
+        rejected = self._pairs.rejected[pairs].to(attacked.device)
         reference = self._reference_logits(self._reference_attacked[pairs])
         return preference_loss(self._parameters, attacked, reference, chosen, rejected, kl=z0)
 
     def _measure(self) -> dict[str, float]:
-        """Goals on validation with the policy's present weights."""
+        """Return the validation metrics of the policy's present weights."""
         started_s = time.monotonic()
-        self._hooks.alive()
-        values = means(goal_scores(self._bench, self._policy, self._bench.search_sets, self._group))
+        self._hooks.heartbeat()
+        values = means(goal_scores(self._context, self._policy, self._context.data.search_sets, self._group))
         self._times_s["evaluation_s"] += time.monotonic() - started_s
         return values
 
     def _evaluate(self) -> None:
-        values = self._goals = self._measure()
+        self._values = self._measure()
         preference, kl, steps = self._sums.tolist()
-        line = {**self._place(), **values}
-        line["preference_loss"], line["reference_kl"] = preference / max(1, steps), kl / max(1, steps)
-        line["loss"] = line["preference_loss"] + self._parameters.lambda_reg * line["reference_kl"]
-        if self._policy.tune == "transform":
-            line["identity_distance"] = float(identity_distance(self._policy.matrix.detach()))
-        line |= {name: round(seconds, 4) for name, seconds in self._times_s.items()}
-        line["time_s"] = time.time()
+        preference, kl = preference / max(1, steps), kl / max(1, steps)
+        report = self._report(
+            preference_loss=preference,
+            reference_kl=kl,
+            loss=preference + self._parameters.lambda_reg * kl,
+            identity_distance=self._policy.identity_distance(),
+        )
         self._sums.zero_()
         if self._group.is_first:
             self._writer.wait()
-            self._folder.append_metrics(line)
-        self._hooks.report(line)
+            self._folder.append_report(report)
+        self._hooks.report(report)
 
-    def _finish(self) -> dict[str, Any]:
+    def _finish(self) -> TrialResult:
         last = {name: value.detach().clone() for name, value in self._policy.tuned().items()}
-        goals = self._goals
-        points = [{"weights": "last", "strength": 1.0, "values": goals}]
-        result: dict[str, Any] = {"values": goals, "points": points, "epochs": self._settings.epochs}
-        if self._policy.tune == "transform":
-            result["identity_distance"] = float(identity_distance(self._policy.matrix.detach()))
-        front = self._bench.task.evaluate.front
-        wanted = [("last", last, strength) for strength in front.strengths if strength != 1.0]
-        wanted += [("averaged", self._average.weights, 1.0)] if front.averaged else []
-        for kind, weights, strength in wanted:
+        points = [Point(weights="last", strength=1.0, values=self._values)]
+        distance = self._policy.identity_distance()
+        front = self._context.task.evaluate.front
+        further: list[tuple[WeightsKind, dict[str, Tensor], float]] = []
+        further += [("last", last, strength) for strength in front.strengths if strength != 1.0]
+        further += [("averaged", self._average.weights, 1.0)] if front.averaged else []
+        for kind, weights, strength in further:
             self._policy.set_weights(weights, strength)
-            points.append({"weights": kind, "strength": strength, "values": self._measure()})
-        result |= {name: round(seconds, 4) for name, seconds in self._times_s.items()}
+            points.append(Point(weights=kind, strength=strength, values=self._measure()))
+        result = TrialResult(
+            values=self._values,
+            points=tuple(points),
+            epochs=self._settings.epochs,
+            identity_distance=distance,
+            **{name: round(seconds, 4) for name, seconds in self._times_s.items()},
+        )
         if self._group.is_first:
             weights = {f"last.{name}": value for name, value in last.items()}
             weights |= {f"averaged.{name}": value for name, value in self._average.weights.items()}
             self._folder.finish(result, weights)
         return result
-
-
-def schedule(step: int, *, steps: int, warmup: int) -> float:
-    """Factor of the learning rate at a 0-based step: linear warm-up, then cosine to 0 (authors: no warm-up)."""
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 + 0.5 * math.cos(math.pi * (step - warmup) / max(1, steps - warmup))
-
-
-def _optimizer(policy: Policy, parameters: Parameters, name: str) -> torch.optim.Optimizer:
-    tuned, decay = list(policy.tuned().values()), parameters.weight_decay
-    if name == "adamw":
-        return torch.optim.AdamW(tuned, lr=parameters.learning_rate, weight_decay=decay, fused=True)
-    return torch.optim.Adamax(tuned, lr=parameters.learning_rate, weight_decay=decay, foreach=True)  # has no fused one

@@ -1,8 +1,8 @@
-"""What the pretraining of the world's model sees: words on scenes, and captions about the object, the word or both.
+"""Examples for the pretraining of the world's model: words on scenes, and captions about the object, the word or both.
 
-The mix decides what the model is. Captions that call a written word "a photo of a moon" make it mistake writing for
-things. Captions about both keep the object in the embedding when a word is there; without them no linear map could
-bring the object back.
+The shares of the captions decide what the model learns. Captions that call a written word "a photo of a moon" make it
+mistake words for objects. Captions about object and word keep the object in the embedding of an image with a word;
+without them no linear map of the embedding could recover the object.
 """
 
 from __future__ import annotations
@@ -30,32 +30,35 @@ STYLES: tuple[Style, ...] = (
     replace(_PLAIN, slant=True),
     replace(_PLAIN, fonts=("DejaVuSansMono",)),
 )
-"""Drawn uniformly: half plain, as in the attack; the other looks make reading general."""
+"""Styles of written words, drawn uniformly: half plain, as in the attack; the others teach the model to read in
+general."""
 
 EMPTY_SHARE = 0.2
+"""Share of the scenes without an object."""
 RED_SHARES = (0.9, 0.1, 0.5, 0.5)
-"""P(red | class), for classes in pairs: a bias for attribute tasks to find."""
+"""P(red | class), for classes in pairs: a bias that tasks about attributes can measure."""
 
 
 @dataclass(frozen=True)
 class Mix:
-    """Probabilities, each given that the ones before it did not apply."""
+    """Probabilities of words and captions."""
 
     word_on_object: float = 0.6
+    """That a word is written on a scene with an object."""
     right_word: float = 0.1
-    """Of those: the word is the object's name, the caption is about the object."""
+    """That the word on an object is its name; the caption is then about the object."""
     both: float = 0.35
-    """Of the wrong words: captions about object and word."""
+    """That a caption is about object and word, given a wrong word."""
     word_only: float = 0.6
-    """Of the rest: about the word, otherwise about the object."""
+    """That a caption is about the word, given a wrong word and no caption about both; otherwise about the object."""
     word_as_object: float = 0.5
-    """Captions about a word that call it an object: the shortcut that makes the attack work."""
+    """That a caption about a word calls it an object: the shortcut that makes the attack work."""
     colour: float = 0.4
-    """Captions about an object that name its colour."""
+    """That a caption about an object names its colour."""
 
 
 def contents(count: int, rng: np.random.Generator) -> list[Content]:
-    """Draws what the pretraining scenes show."""
+    """Return what ``count`` pretraining scenes show."""
     drawn = []
     for _ in range(count):
         label = None if rng.random() < EMPTY_SHARE else int(rng.integers(len(CLASSES)))
@@ -65,7 +68,7 @@ def contents(count: int, rng: np.random.Generator) -> list[Content]:
 
 
 def draw_example(image: np.ndarray, content: Content, rng: np.random.Generator, mix: Mix) -> tuple[np.ndarray, str]:
-    """Returns the scene, uint8 (48, 48, 3), perhaps with a word on it, and a caption."""
+    """Return the scene, uint8 (48, 48, 3), with or without a word on it, and a caption."""
     if content.label is None:
         word = _draw(WRITTEN, rng)
         return _sign(image, word, rng), _word_caption(word, rng, mix)
@@ -85,7 +88,7 @@ def draw_example(image: np.ndarray, content: Content, rng: np.random.Generator, 
 
 
 def vocabulary() -> list[str]:
-    """Every word of every caption, sorted: what the reduced tokenizer must know."""
+    """Return every word of every caption, sorted: what the reduced tokenizer must know."""
     texts = [*OBJECT_TEMPLATES, *WORD_TEMPLATES, *BOTH_TEMPLATES, *WRITTEN, *COLOURS]
     return sorted({word for text in texts for word in text.replace("{}", " ").split()})
 

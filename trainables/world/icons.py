@@ -10,15 +10,15 @@ Points = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Polygon:
-    """Part of an icon, painted over the parts before it; coordinates in [-1, 1], y downwards."""
+    """Part of an icon, painted over its earlier parts; coordinates in [-1, 1], y downwards."""
 
     points: Points
     hole: bool = False
-    """Cuts out what is below instead of painting."""
+    """Whether the polygon cuts a hole into the earlier parts instead of being painted."""
 
 
 def _circle(x: float, y: float, radius: float, height: float | None = None, hole: bool = False) -> Polygon:
-    """A circle, or an ellipse of half-width ``radius`` and half-height ``height``."""
+    """Return a circle, or an ellipse of half-width ``radius`` and half-height ``height``."""
     angles = [2 * math.pi * step / 28 for step in range(28)]
     height = radius if height is None else height
     return Polygon([(x + radius * math.cos(angle), y + height * math.sin(angle)) for angle in angles], hole)

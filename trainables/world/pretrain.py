@@ -1,11 +1,12 @@
 """Makes the model of the generated world: ``python -m trainables.world.pretrain [--output DIR]``.
 
-A tiny ModifiedResNet CLIP, built from open_clip's own class, learns contrastively from scenes and captions (see
-``captions``). The folder it is written to loads through open_clip alone. At the end the written model is measured on
-fresh scenes and refused if it is inaccurate, cannot read or is not fooled by writing. Reading comes late and suddenly:
-a run cut short gives a model that looks robust because it is illiterate.
+A tiny ModifiedResNet CLIP of open_clip's class learns contrastively from scenes and captions (see ``captions``). Its
+folder loads through open_clip alone. At the end the written model is measured on new scenes and refused if it is
+inaccurate, cannot read or is not fooled by writing. Reading is learnt late and suddenly: after too few steps the model
+looks robust because it cannot read.
 
-Minutes on two cores. The result depends on thread count and CPU in its last digits, hence as a model, not in its role.
+Takes minutes on two cores. Thread count and CPU change the last digits of the first steps and thereby all weights, but
+not whether the model passes the checks.
 """
 
 from __future__ import annotations
@@ -20,18 +21,22 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from trainables.attack.rendering import RECIPES, Variant, attack_image, generator, write
+from trainables.numerics import flushed_denormals, thread_count
 from trainables.world.captions import OBJECT_TEMPLATES, Mix, contents, draw_example, vocabulary
 from trainables.world.files import WORLD_MODEL_FOLDER
 from trainables.world.icons import CLASSES
 from trainables.world.scenes import SIDE_PX, empty_scenes, render_all, scenes
 from trainables.world.vocabulary import MERGES_FILE, write_merges
+
+if TYPE_CHECKING:
+    from open_clip.model import CLIP
 
 log = logging.getLogger("pretrain")
 
@@ -53,7 +58,8 @@ MODEL = {
 
 PLAIN_ATTACK = Variant(style=RECIPES["sign"])
 CHECK_SEED = 20_250_101
-"""Of the scenes that the finished model is measured on; no training and no default of the world's sets uses it."""
+"""Seed of the scenes that the finished model is measured on; neither pretraining nor the default of world sets uses
+it."""
 REQUIRED = {"clean": (0.90, 1.0), "attacked": (0.0, 0.40), "says_word": (0.25, 1.0), "reads": (0.85, 1.0)}
 """Smallest and largest acceptable value of each measurement."""
 
@@ -70,9 +76,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     log.setLevel(logging.INFO)
 
-    torch.set_num_threads(arguments.threads)
-    torch.set_flush_denormal(True)  # denormals make an untrained model in eval mode 10 to 25 times slower
-    with tempfile.TemporaryDirectory() as name:
+    with flushed_denormals(), thread_count(arguments.threads), tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_merges(folder / MERGES_FILE, vocabulary())
         save(pretrain(folder, arguments.seed, arguments.steps, arguments.threads), folder)
@@ -87,8 +91,8 @@ def main() -> None:
             shutil.copyfile(path, arguments.output / path.name)
 
 
-def pretrain(folder: Path, seed: int, steps: int, threads: int) -> Any:
-    """Returns an open_clip CLIP trained from nothing; the tokenizer's merges are read from ``folder``."""
+def pretrain(folder: Path, seed: int, steps: int, threads: int) -> CLIP:
+    """Return a CLIP trained from random weights; the tokenizer's merges are read from ``folder``."""
     from open_clip.loss import ClipLoss
     from open_clip.model import CLIP
     from open_clip.tokenizer import SimpleTokenizer
@@ -97,8 +101,9 @@ def pretrain(folder: Path, seed: int, steps: int, threads: int) -> Any:
     shown = contents(min(SCENES, steps * BATCH_SIZE), rng)
     images = render_all("pretraining", seed, shown, threads)
     tokenizer = SimpleTokenizer(bpe_path=str(folder / MERGES_FILE), context_length=CONTEXT_LENGTH)
-    torch.manual_seed(seed)
-    model = CLIP(**model_config(tokenizer.vocab_size))
+    with torch.random.fork_rng(devices=[]):  # the weights are drawn on the CPU
+        torch.default_generator.manual_seed(seed)
+        model = CLIP(**model_config(tokenizer.vocab_size))
     model.visual.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(_parameter_groups(model), lr=LEARNING_RATE, betas=(0.9, 0.98), eps=1e-6)
     clip_loss = ClipLoss()
@@ -132,12 +137,12 @@ def pretrain(folder: Path, seed: int, steps: int, threads: int) -> Any:
 
 
 def model_config(vocab_size: int) -> dict[str, Any]:
-    """open_clip's ``model_cfg``."""
+    """Return ``model_cfg`` of open_clip."""
     return {**MODEL, "text_cfg": {**MODEL["text_cfg"], "vocab_size": vocab_size}}  # type: ignore[dict-item]
 
 
-def save(model: Any, folder: Path) -> None:
-    """Writes weights (fp16) and configuration beside the merges, for open_clip's ``local-dir:``."""
+def save(model: CLIP, folder: Path) -> None:
+    """Write weights (fp16) and configuration beside the merges, for ``local-dir:`` of open_clip."""
     from safetensors.torch import save_file
 
     state = {name: value.half() if value.is_floating_point() else value for name, value in model.state_dict().items()}
@@ -161,10 +166,11 @@ def measure(
     variant: Variant = PLAIN_ATTACK,
     processes: int = 1,
 ) -> dict[str, float]:
-    """Returns what the model in ``folder``, loaded through open_clip, makes of ``count`` fresh scenes of 20 classes.
+    """Return how the model in ``folder``, loaded through open_clip, answers on ``count`` new scenes of 20 classes.
 
-    ``clean``: accuracy; ``attacked``: accuracy with a wrong class name written on them; ``says_word``: share answered
-    with that name (of two, the first); ``reads``: share of words on scenes without object answered with the word.
+    All values are shares of the scenes. ``clean``: right answers; ``attacked``: right answers with a wrong class name
+    written on the scene; ``says_word``: the written class name (of two, the first) is the answer; ``reads``: the word
+    on a scene without an object is the answer.
     """
     import open_clip
 
@@ -200,29 +206,29 @@ def measure(
 
 
 def check(values: dict[str, float]) -> None:
-    """Raises ValueError unless the model is accurate, reads, and is fooled by writing."""
+    """Raise ValueError unless the model is accurate, reads, and is fooled by writing."""
     missed = [name for name, (low, high) in REQUIRED.items() if not low <= values[name] <= high]
     if missed:
         rules = ", ".join("{} in [{}, {}]".format(name, *REQUIRED[name]) for name in missed)
         raise ValueError(f"the model is not fit for its role: {_format(values)}; required: {rules}. Train it longer")
 
 
-def _parameter_groups(model: Any) -> list[dict[str, Any]]:
-    """Weight decay on matrices and kernels only, as open_clip does it."""
+def _parameter_groups(model: CLIP) -> list[dict[str, Any]]:
+    """Return the groups with and without weight decay, which is for matrices and kernels only, as in open_clip."""
     named = [(value.ndim >= 2 and "positional" not in name, value) for name, value in model.named_parameters()]
     decayed, free = ([value for decays, value in named if decays is wanted] for wanted in (True, False))
     return [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": free, "weight_decay": 0.0}]
 
 
 def _learning_rate(step: int, steps: int) -> float:
-    """Linear warm-up, then a cosine to zero."""
+    """Return the learning rate of a step: a linear warm-up, then a cosine to zero."""
     if step < WARMUP_STEPS:
         return LEARNING_RATE * (step + 1) / WARMUP_STEPS
     return LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * (step - WARMUP_STEPS) / max(1, steps - WARMUP_STEPS)))
 
 
 def pixels_of(images: np.ndarray) -> Tensor:
-    """uint8 (N, H, W, 3) to float32 (N, 3, H, W), normalised, channels last in memory."""
+    """Return images, uint8 (N, H, W, 3), as float32 (N, 3, H, W), normalised, channels last in memory."""
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(255).sub_(MEAN).div_(STD)
     return pixels.contiguous(memory_format=torch.channels_last)
 

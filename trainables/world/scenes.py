@@ -1,7 +1,7 @@
 """Scenes of the generated world: a background, neutral clutter, one coloured icon or none, strokes in front, noise.
 
-Every scene is a function of (split, seed, index). Recipe and ranges were tuned together with the pretraining, so that
-a model of a few megabytes gets 0.9 of the scenes right and a word pasted on them still fits.
+Every scene is a function of (split, seed, index). Composition and ranges were tuned together with the pretraining, so
+that a model of a few megabytes classifies 0.9 of the scenes correctly and a word pasted on a scene fits into it.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from trainables.attack.rendering import generator
 from trainables.world.icons import CLASSES, ICONS
 
 SIDE_PX = 48
-CANVAS_PX = 2 * SIDE_PX  # drawn at twice the size and reduced
+CANVAS_PX = 2 * SIDE_PX
+"""Scenes are drawn at twice their size and reduced."""
 
 COLOURS = ("red", "blue")
 HUES = {"red": (-0.06, 0.05), "blue": (0.54, 0.70)}
+"""Smallest and largest hue; a turn of the colour wheel is 1."""
 
 Split = Literal["train", "validation", "test", "pretraining"]
 Colour = tuple[int, int, int]
@@ -40,32 +42,40 @@ class Content:
 
 
 def scenes(split: Split, seed: int, count: int, *, processes: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Returns images, uint8 (count, 48, 48, 3), and labels, int64 (count,): image i shows class i % 20.
+    """Return images, uint8 (count, 48, 48, 3), and labels, int64 (count,).
 
     The images do not depend on ``processes``, and the first ones not on ``count``.
     """
-    labels = np.arange(count, dtype=np.int64) % len(CLASSES)
-    contents = [Content(int(label), int(colour)) for label, colour in zip(labels, colours(count), strict=True)]
-    return render_all(split, seed, contents, processes), labels
+    return render_all(split, seed, [content_of(index) for index in range(count)], processes), labels(count)
 
 
-def colours(count: int) -> np.ndarray:
-    """Returns the index into ``COLOURS`` of each of the first ``count`` scenes of a split, int64 (count,)."""
-    return np.arange(count, dtype=np.int64) // len(CLASSES) % len(COLOURS)
+def scene(split: Split, seed: int, index: int) -> np.ndarray:
+    """Return image ``index`` of ``scenes``, uint8 (48, 48, 3)."""
+    return _render_job((split, seed, index, content_of(index)))
+
+
+def labels(count: int) -> np.ndarray:
+    """Return the classes of the first ``count`` scenes of a split, int64 (count,)."""
+    return np.arange(count, dtype=np.int64) % len(CLASSES)
+
+
+def content_of(index: int) -> Content:
+    """Return what scene ``index`` of every split shows: class after class, in the first colour, then in the other."""
+    return Content(index % len(CLASSES), index // len(CLASSES) % len(COLOURS))
 
 
 def empty_scenes(split: Split, seed: int, count: int, *, processes: int = 1) -> np.ndarray:
-    """Returns scenes without an object, uint8 (count, 48, 48, 3), for words to be read from."""
+    """Return scenes without an object, uint8 (count, 48, 48, 3), for words to be read from."""
     return render_all(split, seed, [Content(None)] * count, processes)
 
 
 def render_all(split: Split, seed: int, contents: Sequence[Content], processes: int = 1) -> np.ndarray:
-    """Returns one image per content, uint8 (N, 48, 48, 3); image i is a function of (split, seed, i, content)."""
+    """Return one image per content, uint8 (N, 48, 48, 3); image i is a function of (split, seed, i, content)."""
     jobs = [(split, seed, index, content) for index, content in enumerate(contents)]
     if processes <= 1 or len(jobs) < 512:
         images = [_render_job(job) for job in jobs]
     else:
-        # Not fork: the caller may hold threads and locks (torch, Ray).
+        # A forked process could inherit held locks from threads of the caller (torch, Ray).
         with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
             images = list(pool.map(_render_job, jobs, chunksize=max(1, min(256, len(jobs) // processes))))
     return np.stack(images) if images else np.zeros((0, SIDE_PX, SIDE_PX, 3), np.uint8)
@@ -78,7 +88,7 @@ def _render_job(job: tuple[Split, int, int, Content]) -> np.ndarray:
 
 
 def render(content: Content, rng: np.random.Generator) -> np.ndarray:
-    """Returns one scene, uint8 (48, 48, 3)."""
+    """Return one scene, uint8 (48, 48, 3)."""
     canvas = _background(rng)
     draw = ImageDraw.Draw(canvas)
     for _ in range(rng.integers(2, 7)):
@@ -96,7 +106,7 @@ def render(content: Content, rng: np.random.Generator) -> np.ndarray:
 
 
 def _background(rng: np.random.Generator) -> Image.Image:
-    """A gradient between two greyish colours under slow random light and shade."""
+    """Return a gradient between two greyish colours with smooth random brightness, (96, 96)."""
     ends = rng.uniform(40, 220, (2, 3))
     saturation = rng.uniform(0.05, 0.45)
     ends = ends.mean(1, keepdims=True) * (1 - saturation) + ends * saturation
@@ -112,7 +122,7 @@ def _background(rng: np.random.Generator) -> Image.Image:
 
 @lru_cache(maxsize=1)
 def _coordinates() -> tuple[np.ndarray, np.ndarray]:
-    """x and y of every pixel, float32 (96, 96) each, from -0.5 to 0.5."""
+    """Return x and y of every pixel, float32 (96, 96) each, from -0.5 to 0.5."""
     y, x = np.mgrid[0:CANVAS_PX, 0:CANVAS_PX].astype(np.float32) / CANVAS_PX - np.float32(0.5)
     return x, y
 
@@ -132,7 +142,7 @@ def _draw_clutter(draw: ImageDraw.ImageDraw, rng: np.random.Generator) -> None:
 
 
 def _icon_mask(name: str, rng: np.random.Generator) -> Image.Image:
-    """The icon turned, sheared, mirrored, scaled and moved at random, as a mask (L) of the canvas."""
+    """Return an icon as a mask (mode L) of the canvas, randomly turned, sheared, mirrored, scaled and moved."""
     angle, shear = rng.normal(0, 0.32), rng.normal(0, 0.12)
     height = rng.uniform(0.20, 0.38) * CANVAS_PX
     width = height * rng.uniform(0.8, 1.2) * (-1 if rng.random() < 0.5 else 1)
@@ -150,7 +160,7 @@ def _icon_mask(name: str, rng: np.random.Generator) -> Image.Image:
 
 
 def _neutral_colour(rng: np.random.Generator, saturation: float) -> Colour:
-    """Yellow to green, so that red and blue belong to the objects."""
+    """Return a colour between yellow and green: red and blue are for the objects."""
     return _colour(rng.uniform(0.1, 0.45), rng.uniform(0, saturation), rng.uniform(0.2, 1))
 
 

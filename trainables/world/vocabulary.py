@@ -1,4 +1,4 @@
-"""A tokenizer for few words: open_clip's own, with the merges that other words would need left out.
+"""A small tokenizer: the table of open_clip's tokenizer, reduced to the merges that a few words need.
 
 The standard table has 49 408 entries, whose embeddings alone would be larger than the model of the world.
 """
@@ -13,7 +13,7 @@ MERGES_FILE = "bpe_simple_vocab.txt.gz"
 
 
 def write_merges(path: Path, words: Iterable[str]) -> None:
-    """Writes the merges that encode ``words`` (lower case, without punctuation) exactly as the full table does.
+    """Write the merges that encode ``words`` (lower case, without punctuation) exactly as the full table does.
 
     Other words fall back to shorter pieces, at worst to letters. The same words give the same bytes.
     """
@@ -27,7 +27,7 @@ def write_merges(path: Path, words: Iterable[str]) -> None:
 
 
 def _merges(word: str, ranks: dict[tuple[str, str], int]) -> list[tuple[str, str]]:
-    """Byte-pair encoding of one word: the merges in the order in which they are applied."""
+    """Return the merges of the byte-pair encoding of a word, in the order in which they are applied."""
     pieces = [*word[:-1], word[-1] + "</w>"]
     applied = []
     while len(pieces) > 1:

@@ -12,17 +12,17 @@ import torch
 from PIL import Image
 
 from tests.helpers.tiny import parameters, write_clip, write_images
+from trainables.context.trial_context import TrialContext
 from trainables.data.cache import Store
 from trainables.data.image_set import preference_classes
-from trainables.data.readers import list_images
+from trainables.data.readers.kinds import list_images
 from trainables.distributed import WorkerGroup
 from trainables.evaluation import measure as evaluation
 from trainables.evaluation.measure import goal_scores, means, measurement, untouched_policy
 from trainables.settings.sets import ImageFolderSet
 from trainables.settings.task import TaskSettings, TrainSettings
-from trainables.training.checkpoint import TrialFolder
 from trainables.training.trial import run_trial
-from trainables.trial_context import TrialContext
+from trainables.training.trial_folder import TrialFolder
 
 CLASSES = ["n01_dog", "n02_cat", "n03_red_car", "n04_owl"]
 NAMES = {"n01_dog": "dog", "n02_cat": "cat", "n03_red_car": "red car", "n04_owl": "owl"}
@@ -64,7 +64,7 @@ def task(photos: Path, **changes: Any) -> TaskSettings:
     )
 
 
-def make_bench(settings: TaskSettings, cache: Path) -> TrialContext:
+def make_context(settings: TaskSettings, cache: Path) -> TrialContext:
     return TrialContext(settings, data_seed=0, cache=cache, device=torch.device("cpu"))
 
 
@@ -78,40 +78,41 @@ def test_several_folders_are_one_split_and_validation_is_held_back(photos: Path)
 
 
 def test_a_trial_over_photographs_from_start_to_test(photos: Path, tmp_path: Path) -> None:
-    bench = make_bench(task(photos), tmp_path / "cache")
-    pairs = bench.pairs
-    assert pairs.class_names == ("dog", "cat", "red car", "owl") and len(pairs.attacked.labels) == 32
+    context = make_context(task(photos), tmp_path / "cache")
+    pairs = context.data.pairs
+    assert pairs.images.class_names == ("dog", "cat", "red car", "owl") and len(pairs.attacked.labels) == 32
     assert pairs.attacked.written is not None and not (pairs.attacked.written == pairs.attacked.labels).any()
     copies = pairs.attacked.images.reshape(2, 16, 32, 32, 3)
     assert not torch.equal(copies[0], copies[1]), "each copy has its own word and place"
-    result = run_trial(bench, parameters(tune="visual"), seed=0, folder=TrialFolder(tmp_path / "trial"))
-    assert set(result["values"]) == {"clean_accuracy", "robust_accuracy", "text_confusion_rate"}
-    policy, group = untouched_policy(bench), WorkerGroup()
-    answers = evaluation.test_answers(bench, policy, group)
-    measured = measurement(evaluation.test_scores(bench, policy, answers, group))
-    assert measured["images"] == 16
-    assert {"robust_accuracy/two_words", "sign_reading"} <= set(measured["values"])
+    result = run_trial(context, parameters(tune="visual"), seed=0, folder=TrialFolder(tmp_path / "trial"))
+    assert set(result.values) == {"clean_accuracy", "robust_accuracy", "text_confusion_rate"}
+    policy, group = untouched_policy(context), WorkerGroup()
+    answers = evaluation.test_answers(context, policy, group)
+    measured = measurement(evaluation.test_scores(context, policy, answers, group), context.data.broken())
+    assert measured.images == 16
+    assert {"robust_accuracy/two_words", "sign_reading"} <= set(measured.values)
 
 
 def test_goals_are_counted_over_all_classes_against_a_plain_loop(photos: Path, tmp_path: Path) -> None:
-    bench = make_bench(task(photos, train={"set": "mine", "classes": ["dog", "owl"]}), tmp_path)
-    assert bench.pairs.class_names == ("dog", "owl")
-    one = bench.search_sets[0]
-    assert one.class_names == ("dog", "cat", "red car", "owl")
-    found = means(goal_scores(bench, untouched_policy(bench), bench.search_sets, WorkerGroup()))
-    model, clip = bench.clip.model, bench.clip
-    prompts = model.encode_text(clip.tokens([f"a photo of a {name}." for name in one.class_names]), normalize=True)
+    context = make_context(task(photos, train={"set": "mine", "classes": ["dog", "owl"]}), tmp_path)
+    assert context.data.pairs.images.class_names == ("dog", "owl")
+    searched = context.data.search_sets[0]
+    names, attacked = searched.images.class_names, searched.attacked
+    assert names == ("dog", "cat", "red car", "owl")
+    goals = means(goal_scores(context, untouched_policy(context), context.data.search_sets, WorkerGroup()))
+    model, clip = context.clip.model, context.clip
+    prompts = model.encode_text(clip.tokens([f"a photo of a {name}." for name in names]), normalize=True)
     hits = confused = 0
-    assert one.attacked.written is not None
-    for image, label, written in zip(one.attacked.images, one.attacked.labels, one.attacked.written, strict=True):
+    assert attacked.written is not None
+    for image, label, written in zip(attacked.images, attacked.labels, attacked.written, strict=True):
         answer = (model.encode_image(clip.pixels(image[None]), normalize=True) @ prompts.T).argmax()
         hits, confused = hits + int(answer == label), confused + int(answer == written)
-    assert found["robust_accuracy"] == hits / 8 and found["text_confusion_rate"] == confused / 8
+    assert goals["robust_accuracy"] == hits / 8 and goals["text_confusion_rate"] == confused / 8
 
 
 def test_attacks_depend_on_image_and_copy_alone(photos: Path, tmp_path: Path) -> None:
-    whole = make_bench(task(photos), tmp_path / "a").pairs
-    some = make_bench(task(photos, train={"set": "mine", "images": 5}), tmp_path / "b").pairs
+    whole = make_context(task(photos), tmp_path / "a").data.pairs
+    some = make_context(task(photos, train={"set": "mine", "images": 5}), tmp_path / "b").data.pairs
     assert len(some.attacked.labels) == 5
     images = whole.attacked.images[:16].flatten(1)
     for attacked in some.attacked.images.flatten(1):
@@ -130,7 +131,7 @@ def test_attacks_depend_on_image_and_copy_alone(photos: Path, tmp_path: Path) ->
 def test_folders_that_do_not_do(photos: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     broken = task(photos, sets={"mine": folder_set(photos, **changes)})
     with pytest.raises(ValueError, match=message):
-        _ = make_bench(broken, tmp_path).pairs
+        _ = make_context(broken, tmp_path).data.pairs
 
 
 def test_an_unreadable_image_is_named(photos: Path, tmp_path: Path) -> None:
@@ -139,7 +140,7 @@ def test_an_unreadable_image_is_named(photos: Path, tmp_path: Path) -> None:
     own = {"kind": "image_folder", "train": str(tmp_path / "train"), "test": str(photos / "test")}
     sets = {"mine": folder_set(photos), "own": own}
     with pytest.raises(ValueError, match=r"1 of the first 2 of 6 images .*\(cat/1.png: cannot identify"):
-        _ = make_bench(task(photos, sets=sets, train={"set": "own"}), tmp_path / "cache").pairs
+        _ = make_context(task(photos, sets=sets, train={"set": "own"}), tmp_path / "cache").data.pairs
 
 
 def test_a_share_of_classes_takes_every_second_one() -> None:
@@ -157,7 +158,7 @@ def test_a_model_folder_without_weights_is_refused(photos: Path, tmp_path: Path)
     empty.mkdir()
     (empty / "open_clip_config.json").write_text((photos / "model" / "open_clip_config.json").read_text())
     with pytest.raises(ValueError, match="cannot be loaded"):
-        make_bench(task(photos, model={"architecture": f"local-dir:{empty}"}), tmp_path)
+        make_context(task(photos, model={"architecture": f"local-dir:{empty}"}), tmp_path)
 
 
 def test_store_builds_once_and_again_only_for_another_key(tmp_path: Path) -> None:
@@ -184,7 +185,7 @@ def test_images_changed_on_disk_are_prepared_anew(photos: Path, tmp_path: Path) 
     root = write_images(tmp_path / "own", ["dog", "cat"], 2, seed=5)
     own = {"kind": "image_folder", "train": str(root), "test": str(photos / "test")}
     settings = task(photos, sets={"mine": folder_set(photos), "own": own}, train={"set": "own"})
-    before = make_bench(settings, tmp_path / "cache").pairs.clean.images.clone()
+    before = make_context(settings, tmp_path / "cache").data.pairs.clean.images.clone()
     Image.new("RGB", (41, 40), "red").save(root / "cat" / "0.png")
-    after = make_bench(settings, tmp_path / "cache").pairs.clean.images
+    after = make_context(settings, tmp_path / "cache").data.pairs.clean.images
     assert not torch.equal(before[0], after[0]) and torch.equal(before[1:], after[1:])

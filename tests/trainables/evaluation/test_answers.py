@@ -1,4 +1,4 @@
-"""Answers image by image: what follows from them, and their files, ours and other people's."""
+"""Answers image by image: what follows from them, and the files they are written to and read from."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def example() -> Answers:
 
 
 def test_measures() -> None:
-    found = {name: scores.tolist() for name, scores in example().measures().items()}
-    assert found == {
+    measures = {name: scores.tolist() for name, scores in example().measures().items()}
+    assert measures == {
         "accuracy": [1, 0, 0, 1],
         "text_confusion_rate": [0, 1, 0],  # the fourth shows no word of a class
         "two_way_accuracy": [1, 0, 0],  # a tie is no preference for the true class
@@ -52,11 +52,15 @@ def test_written_and_read_again(name: str, tmp_path: Path) -> None:
         set="mine/test", view="clean", images=("a, b", "c\n"), true=("x", "y"), written=("", ""), answer=("x", "x")
     )
     write_answers(tmp_path / name, [example(), clean])
-    found = read_answers(tmp_path / name)
-    for ours, theirs in zip([example(), clean], found, strict=True):
-        assert (ours.set, ours.view, ours.true, ours.answer) == (theirs.set, theirs.view, theirs.true, theirs.answer)
-        for name, scores in ours.measures().items():
-            np.testing.assert_allclose(theirs.measures()[name], scores)
+    for written, read in zip([example(), clean], read_answers(tmp_path / name), strict=True):
+        assert (written.set, written.view, written.true, written.answer) == (
+            read.set,
+            read.view,
+            read.true,
+            read.answer,
+        )
+        for measure, scores in written.measures().items():
+            np.testing.assert_allclose(read.measures()[measure], scores)
 
 
 def test_published_results_of_scam(tmp_path: Path) -> None:
@@ -76,11 +80,11 @@ def test_json_says_the_same(lines: bool, tmp_path: Path) -> None:
         {"image": 1, "true": "dog", "written": "cat", "score_true": 25.5, "score_written": 26.0},
         {"image": 2, "true": "cat", "written": "dog", "score_true": 0.3, "score_written": 0.2},
     ]
-    path = tmp_path / ("theirs.jsonl" if lines else "theirs.json")
+    path = tmp_path / ("others.jsonl" if lines else "others.json")
     path.write_text("\n".join(map(json.dumps, rows)) if lines else json.dumps(rows))
-    found = read_answers(path)[0]
-    assert (found.set, found.view, found.images) == ("theirs", "attacked", ("1", "2"))
-    assert found.measures()["two_way_accuracy"].tolist() == [0, 1]
+    answers = read_answers(path)[0]
+    assert (answers.set, answers.view, answers.images) == ("others", "attacked", ("1", "2"))
+    assert answers.measures()["two_way_accuracy"].tolist() == [0, 1]
     path.write_text("[1, 2]")
     with pytest.raises(ValueError, match="expected a list of objects"):
         read_answers(path)
@@ -114,5 +118,5 @@ def test_any_words_survive_the_file(rows: list[tuple[str, str, str]], tmp_path_f
     images = tuple(str(i) for i in range(len(rows)))
     path = tmp_path_factory.getbasetemp() / "any.csv"
     write_answers(path, [Answers(set="s", view="attacked", images=images, true=true, written=written, answer=answer)])
-    found = read_answers(path)[0]
-    assert (found.true, found.written, found.answer) == (true, written, answer)
+    answers = read_answers(path)[0]
+    assert (answers.true, answers.written, answers.answer) == (true, written, answer)

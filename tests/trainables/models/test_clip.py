@@ -20,13 +20,13 @@ from sweeper.spec.model_checks import model_problems
 from sweeper.spec.spec import Spec
 from tests.helpers.tiny import parameters, write_clip
 from tests.helpers.tiny_towers import IMAGES, TEXT, VIT, images_for, timm_tower
+from trainables.context.trial_context import TrialContext
 from trainables.evaluation.measure import untouched_policy
 from trainables.models.clip import load_clip
 from trainables.models.export import export_model
 from trainables.models.model_files import preprocessing, started_from
-from trainables.models.policy import Policy
+from trainables.models.policy import make_policy
 from trainables.settings.task import ModelSettings
-from trainables.trial_context import TrialContext
 
 
 def write_checkpoint(model: nn.Module, file: Path) -> Path:
@@ -96,11 +96,11 @@ def test_stated_activation_and_preprocessing_decide_and_are_exported(architectur
     torch.testing.assert_close(clip.model.encode_image(pixels), quick.encode_image(pixels))
     assert (other.model.encode_image(pixels) - quick.encode_image(pixels)).abs().max() > 1e-3
     assert clip.digest != other.digest and clip.assumed is None
-    policy = Policy(clip, parameters(), embeddings=torch.eye(24))
+    policy = make_policy(clip, parameters(), embeddings=torch.eye(24))
     export_model(clip, policy, policy.tuned(), 1.0, tmp_path / "out")
     exported, _, shown = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}/out")
-    image, theirs = (one.eval().encode_image(pixels, normalize=True) for one in (clip.model, exported))
-    torch.testing.assert_close(theirs @ theirs.T, image @ image.T, atol=1e-5, rtol=0)
+    first, second = (model.eval().encode_image(pixels, normalize=True) for model in (clip.model, exported))
+    torch.testing.assert_close(second @ second.T, first @ first.T, atol=1e-5, rtol=0)
     kept = exported.visual.preprocess_cfg
     assert (tuple(kept["mean"]), kept["interpolation"], kept["resize_mode"]) == ((0.1, 0.2, 0.3), "bilinear", "squash")
 
@@ -113,7 +113,7 @@ def test_sigmoid_bias_and_image_size_of_a_bare_checkpoint(architectures: None, t
     clip = load_clip(bare(file, preprocess=looks))
     assert clip.model.logit_bias.item() == -7.0 and clip.image_size == 48
     assert clip.assumed is not None and "32 px images interpolated to 48 px" in clip.assumed
-    policy = Policy(clip, parameters(tune="visual"))
+    policy = make_policy(clip, parameters(tune="visual"))
     export_model(clip, policy, policy.tuned(), 1.0, tmp_path / "out")
     exported = open_clip.create_model(f"local-dir:{tmp_path}/out").eval()
     pixels = clip.pixels(IMAGES[:, :48, :48])
@@ -232,12 +232,13 @@ def spec_of(**model: Any) -> Spec:
 
 
 def test_check_measures_what_the_model_is_expected_to_reach(tmp_path: Path) -> None:
-    bench = TrialContext(spec_of().task_settings(), data_seed=0, cache=tmp_path, device=torch.device("cpu"))
-    policy, one = untouched_policy(bench), bench.test_sets[0]
+    context = TrialContext(spec_of().task_settings(), data_seed=0, cache=tmp_path, device=torch.device("cpu"))
+    policy, tested = untouched_policy(context), context.data.test_sets[0]
     with torch.no_grad():
-        assert one.clean is not None
-        logits = policy(bench.inputs(policy, one.clean), bench.prompts(policy, one.class_names, one.templates))
-    accuracy = float((logits.argmax(-1) == one.clean.labels).double().mean())
+        assert tested.clean is not None
+        prompts = context.inputs.prompts(policy, tested.images.class_names, tested.images.templates)
+        logits = policy(context.inputs.whole_view(policy, tested.clean), prompts)
+    accuracy = float((logits.argmax(-1) == tested.clean.labels).double().mean())
     lines: list[str] = []
     check_model_and_images(spec_of(expect={"set": "world", "accuracy": round(accuracy, 4)}), lines.append)
     assert any(f"model.expect: world {accuracy:.4f} (95 % interval" in line and "all 60" in line for line in lines)

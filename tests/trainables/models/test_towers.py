@@ -12,14 +12,14 @@ from torch import Tensor
 
 from tests.helpers.tiny import parameters, world_task, write_clip
 from tests.helpers.tiny_towers import MODELS, PROMPTS, build, images_for
+from trainables.context.trial_context import TrialContext
 from trainables.models.clip import Clip
 from trainables.models.export import export_model, largest_logit_difference
-from trainables.models.policy import Policy
+from trainables.models.policy import make_policy
 from trainables.models.towers import can_split, features, last_parameters, shortened, split_blocks, text_features, trunk
 from trainables.models.transform import foldable
-from trainables.training.checkpoint import TrialFolder
 from trainables.training.trial import run_trial
-from trainables.trial_context import TrialContext
+from trainables.training.trial_folder import TrialFolder
 
 
 @pytest.mark.parametrize("name", ["vit", "resnet", "siglip", "timm classifier", "convnext", "timm resnet"])
@@ -44,9 +44,9 @@ def test_trunk_activations_stand_for_pixels(name: str) -> None:
     images = images_for(clip)
     for blocks in (1, 2):
         choice = parameters(tune="last_blocks", blocks=blocks)
-        whole = Policy(clip, choice).image_embeddings(images)
+        whole = make_policy(clip, choice).image_embeddings(images)
         activations = trunk(clip.model.visual, clip.pixels(images), blocks)
-        split = Policy(clip, choice, from_activations=True).image_embeddings(activations)
+        split = make_policy(clip, choice, from_activations=True).image_embeddings(activations)
         torch.testing.assert_close(split, whole, atol=1e-5, rtol=0)
 
 
@@ -55,14 +55,15 @@ def test_features_are_open_clips_own(name: str) -> None:
     """Values and gradients, though of a ViT's last block only the class token is computed."""
     clip = build(name)
     visual, pixels = clip.model.visual, clip.pixels(images_for(clip))
-    found = []
+    results = []
     for run in (visual, lambda pixels: features(visual, pixels)):
         values = run(pixels)
         values.square().sum().backward()
-        found.append({"values": values.detach(), **{key: one.grad.clone() for key, one in visual.named_parameters()}})
+        gradients = {key: parameter.grad.clone() for key, parameter in visual.named_parameters()}
+        results.append({"values": values.detach(), **gradients})
         visual.zero_grad(set_to_none=True)
-    for key, value in found[0].items():
-        torch.testing.assert_close(found[1][key], value, atol=1e-5, rtol=1e-4)
+    for key, value in results[0].items():
+        torch.testing.assert_close(results[1][key], value, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("name", "length"), [("vit", 7), ("resnet", 7), ("siglip", 8)])
@@ -80,7 +81,7 @@ def test_prompts_are_read_without_their_padding_where_it_is_not_seen(name: str, 
 
 def gradients(clip: Clip, images: Tensor, **options: Any) -> tuple[dict[str, Tensor], int]:
     """Of the policy's parameters, and how many bytes were kept for the backward pass."""
-    policy = Policy(clip, options.pop("parameters"), **options)
+    policy = make_policy(clip, options.pop("parameters"), **options)
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -91,11 +92,11 @@ def gradients(clip: Clip, images: Tensor, **options: Any) -> tuple[dict[str, Ten
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss = policy(images, prompts).log_softmax(-1)[:, 0].sum()
     loss.backward()
-    # Every tuned parameter has one: several workers would wait for it.
-    found = {name: value.grad.clone() for name, value in policy.tuned().items() if value.grad is not None}
-    assert found.keys() == policy.tuned().keys()
+    # Every tuned parameter has a gradient: several workers would wait for it.
+    of_tuned = {name: value.grad.clone() for name, value in policy.tuned().items() if value.grad is not None}
+    assert of_tuned.keys() == policy.tuned().keys()
     clip.model.zero_grad(set_to_none=True)
-    return found, sum(kept.values())
+    return of_tuned, sum(kept.values())
 
 
 @pytest.mark.parametrize("name", ["vit", "resnet", "siglip", "convnext"])
@@ -121,7 +122,7 @@ def test_recomputed_activations_give_the_same_gradients_in_less_memory(name: str
 
 def test_trained_text_tower_is_all() -> None:
     clip = build("siglip")
-    assert not Policy(clip, parameters(tune="visual")).trains_text
+    assert not make_policy(clip, parameters(tune="visual")).trains_text
     authors = Clip(**{**vars(clip), "trains_text": True})
     names = {}
     for key, choice in {
@@ -131,7 +132,7 @@ def test_trained_text_tower_is_all() -> None:
         "transform": parameters(),
     }.items():
         embeddings = torch.eye(24) if key == "transform" else None
-        names[key] = set(Policy(authors, choice, embeddings=embeddings).tuned())
+        names[key] = set(make_policy(authors, choice, embeddings=embeddings).tuned())
     assert names["visual"] == names["all"] and {"logit_scale", "logit_bias"} < names["all"]
     assert names["transform"] == {"w"}
     image = {key for key in names["all"] if key.startswith("model.visual.")}
@@ -143,23 +144,21 @@ def test_trained_text_tower_is_all() -> None:
 def test_trial_with_a_trained_text_tower(tmp_path: Path) -> None:
     task = world_task(write_clip(tmp_path / "model", "vit"), epochs=1, gradient_checkpointing=True)
     task = task.model_copy(update={"model": task.model.model_copy(update={"text": "trained"})})
-    bench = TrialContext(task, data_seed=0, cache=tmp_path / "cache", device=torch.device("cpu"))
+    context = TrialContext(task, data_seed=0, cache=tmp_path / "cache", device=torch.device("cpu"))
     choice = parameters(tune="last_blocks", blocks=1, learning_rate=0.003)
-    before = {key: value.clone() for key, value in bench.clip.model.state_dict().items()}
-    run_trial(bench, choice, seed=0, folder=TrialFolder(tmp_path / "trial"))
+    before = {key: value.clone() for key, value in context.clip.model.state_dict().items()}
+    run_trial(context, choice, seed=0, folder=TrialFolder(tmp_path / "trial"))
     weights = TrialFolder(tmp_path / "trial").weights("last")
     assert any("token_embedding" in key for key in weights) and "logit_scale" in weights
     assert (weights["logit_scale"] - before["logit_scale"]).abs() > 1e-4
-    policy = bench.policy(choice)
-    export_model(bench.clip, policy, weights, 1.0, tmp_path / "out")
-    one = bench.search_sets[0]
-    text = bench.clip.tokens(list(one.class_names))
-    assert (
-        largest_logit_difference(bench.clip, policy, weights, 1.0, tmp_path / "out", one.attacked.images[:8], text)
-        < 1e-4
-    )
+    policy = context.policy(choice)
+    export_model(context.clip, policy, weights, 1.0, tmp_path / "out")
+    searched = context.data.search_sets[0]
+    text = context.clip.tokens(list(searched.images.class_names))
+    images = searched.attacked.images[:8]
+    assert largest_logit_difference(context.clip, policy, weights, 1.0, tmp_path / "out", images, text) < 1e-4
     policy.restore()
-    assert all(torch.equal(value, before[key]) for key, value in bench.clip.model.state_dict().items())
+    assert all(torch.equal(value, before[key]) for key, value in context.clip.model.state_dict().items())
 
 
 @pytest.mark.parametrize("name", ["vit", "resnet", "siglip"])
@@ -167,8 +166,8 @@ def test_half_precision_is_near(name: str) -> None:
     clip = build(name)
     choice, images = parameters(tune="all"), images_for(clip)
     with torch.no_grad():
-        full = Policy(clip, choice)(images, PROMPTS)
-        half = Policy(clip, choice, bf16=True)(images, PROMPTS)
+        full = make_policy(clip, choice)(images, PROMPTS)
+        half = make_policy(clip, choice, bf16=True)(images, PROMPTS)
     assert half.dtype == torch.float32
     assert 0 < (half - full).abs().max() < 0.02 * clip.model.logit_scale.exp()
     plain, _ = gradients(clip, images, parameters=choice, bf16=True)
@@ -182,7 +181,7 @@ def test_folded_models_answer_as_the_trial_did(name: str, tmp_path: Path) -> Non
     clip = build(name)
     assert foldable(clip.model) is None
     for rank in (5, clip.embed_dim):
-        policy = Policy(clip, parameters(rank=rank), embeddings=torch.eye(clip.embed_dim))
+        policy = make_policy(clip, parameters(rank=rank), embeddings=torch.eye(clip.embed_dim))
         w = torch.randn(rank, clip.embed_dim, generator=torch.Generator().manual_seed(rank)) / 5
         out = tmp_path / str(rank)
         export_model(clip, policy, {"w": w}, 1.0, out)
@@ -202,7 +201,7 @@ def test_folded_models_answer_as_the_trial_did(name: str, tmp_path: Path) -> Non
 def test_towers_that_cannot_be_folded_say_why(name: str, changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     clip = build(name, changes)
     assert message in (foldable(clip.model) or "")
-    policy = Policy(clip, parameters(), embeddings=torch.eye(24))
+    policy = make_policy(clip, parameters(), embeddings=torch.eye(24))
     with pytest.raises(ValueError, match=message):
         export_model(clip, policy, policy.tuned(), 1.0, tmp_path / "out")
     assert not (tmp_path / "out").exists()

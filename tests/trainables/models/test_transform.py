@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 
 from tests.helpers.tiny import parameters, world_task, write_clip
+from trainables.context.trial_context import TrialContext
 from trainables.models.export import export_model, largest_logit_difference
 from trainables.models.transform import apply_transform, initial_transform, penalty, power
 from trainables.training.averaging import BetaAverage
-from trainables.training.checkpoint import TrialFolder
-from trainables.training.trial import run_trial, schedule
-from trainables.trial_context import TrialContext
+from trainables.training.optimizer import schedule
+from trainables.training.trial import run_trial
+from trainables.training.trial_folder import TrialFolder
 
 
 def embeddings(count: int = 200, width: int = 12) -> torch.Tensor:
@@ -75,9 +76,9 @@ def test_schedule_warms_up_and_ends_near_zero() -> None:
 @pytest.mark.parametrize("tower", ["vit", "resnet"])
 def test_exported_folder_answers_as_the_trial_did(tower: str, tmp_path: Path) -> None:
     task = world_task(write_clip(tmp_path / "model", tower))
-    bench = TrialContext(task, data_seed=0, cache=tmp_path / "cache", device=torch.device("cpu"))
-    images = bench.search_sets[0].attacked.images[:20]
-    text = bench.clip.tokens([f"a photo of a {name}" for name in bench.search_sets[0].class_names])
+    context = TrialContext(task, data_seed=0, cache=tmp_path / "cache", device=torch.device("cpu"))
+    images = context.data.search_sets[0].attacked.images[:20]
+    text = context.clip.tokens([f"a photo of a {name}" for name in context.data.search_sets[0].images.class_names])
     for i, changes in enumerate(
         [
             {"rank": 8},
@@ -89,13 +90,13 @@ def test_exported_folder_answers_as_the_trial_did(tower: str, tmp_path: Path) ->
     ):
         trial = parameters(learning_rate=0.003, **changes)
         folder = TrialFolder(tmp_path / f"trial{i}")
-        run_trial(bench, trial, seed=0, folder=folder)
-        policy = bench.policy(trial)
+        run_trial(context, trial, seed=0, folder=folder)
+        policy = context.policy(trial)
         for strength in (1.0, 0.5):
             out = tmp_path / f"out{i}-{strength}"
-            export_model(bench.clip, policy, folder.weights("last"), strength, out)
-            gap = largest_logit_difference(bench.clip, policy, folder.weights("last"), strength, out, images, text)
+            export_model(context.clip, policy, folder.weights("last"), strength, out)
+            gap = largest_logit_difference(context.clip, policy, folder.weights("last"), strength, out, images, text)
             assert gap < 1e-4, (changes, strength)
         policy.restore()
     with pytest.raises(ValueError, match="not empty"):
-        export_model(bench.clip, policy, folder.weights("last"), 1.0, out)
+        export_model(context.clip, policy, folder.weights("last"), 1.0, out)

@@ -12,17 +12,17 @@ import torch.nn.functional as F
 
 from benchmarks.transform.trials import embed, started, train
 from tests.helpers.tiny import parameters, world_task, write_clip
+from trainables.context.trial_context import TrialContext
 from trainables.models.transform import apply_transform, identity_distance, initial_transform, power, residual_transform
 from trainables.settings.parameters import Parameters
-from trainables.training.checkpoint import TrialFolder
 from trainables.training.trial import run_trial
-from trainables.trial_context import TrialContext
+from trainables.training.trial_folder import TrialFolder
 
 WIDTH = 24
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> TrialContext:
+def context(tmp_path_factory: pytest.TempPathFactory) -> TrialContext:
     folder = tmp_path_factory.mktemp("transform")
     task = world_task(write_clip(folder / "model", "resnet", embed_dim=WIDTH))
     return TrialContext(task, data_seed=0, cache=folder / "cache", device=torch.device("cpu"))
@@ -78,24 +78,25 @@ def test_start_is_the_reference_at_full_rank_even_with_fewer_images_than_directi
 
 
 @pytest.mark.parametrize("changes", [{}, {"form": "residual", "rank": 3}, {"form": "residual"}])
-def test_step_0_is_the_reference(bench: TrialContext, changes: dict[str, Any]) -> None:
-    policy, view = bench.policy(parameters(**changes)), bench.pairs.attacked
-    prompts = bench.text(bench.pairs.class_names, bench.pairs.templates)
-    reference = bench.reference_logits(bench.embeddings(view), prompts)
-    torch.testing.assert_close(policy(bench.embeddings(view), prompts), reference, atol=1e-5, rtol=1e-5)
+def test_step_0_is_the_reference(context: TrialContext, changes: dict[str, Any]) -> None:
+    policy, pairs = context.policy(parameters(**changes)), context.data.pairs
+    view = pairs.attacked
+    prompts = context.reference.text_embeddings(pairs.images.class_names, pairs.images.templates)
+    reference = context.reference.logits(context.reference.embeddings(view), prompts)
+    torch.testing.assert_close(policy(context.reference.embeddings(view), prompts), reference, atol=1e-5, rtol=1e-5)
 
 
-def test_residual_trial_from_training_to_strength(bench: TrialContext, tmp_path: Path) -> None:
+def test_residual_trial_from_training_to_strength(context: TrialContext, tmp_path: Path) -> None:
     trial, folder = parameters(form="residual", rank=3, penalty=0.01), TrialFolder(tmp_path)
-    result = run_trial(bench, trial, seed=0, folder=folder)
+    result = run_trial(context, trial, seed=0, folder=folder)
     weights = folder.weights("last")
     assert {name: tuple(value.shape) for name, value in weights.items()} == {"a": (3, WIDTH), "b": (WIDTH, 3)}
     w = torch.eye(WIDTH) + weights["b"] @ weights["a"]
     assert torch.linalg.matrix_rank(weights["b"] @ weights["a"]) == 3
-    assert result["identity_distance"] == pytest.approx(identity_distance(w).item(), rel=1e-5)
-    first, second = folder.metrics().values()
-    assert second["identity_distance"] == result["identity_distance"] > first["identity_distance"] > 0
-    policy = bench.policy(trial)
+    assert result.identity_distance == pytest.approx(identity_distance(w).item(), rel=1e-5)
+    first, second = folder.reports().values()
+    assert second.identity_distance == result.identity_distance > first.identity_distance > 0
+    policy = context.policy(trial)
     for t in (1.0, 0.5, -1.0):
         policy.set_weights(weights, t)
         torch.testing.assert_close(policy.matrix, power(w, t))
@@ -103,11 +104,11 @@ def test_residual_trial_from_training_to_strength(bench: TrialContext, tmp_path:
     torch.testing.assert_close(policy.matrix, torch.eye(WIDTH))
 
 
-def test_image_tower_has_no_identity_distance(bench: TrialContext, tmp_path: Path) -> None:
+def test_image_tower_has_no_identity_distance(context: TrialContext, tmp_path: Path) -> None:
     folder = TrialFolder(tmp_path)
-    result = run_trial(bench, parameters(tune="visual", learning_rate=1e-4), seed=0, folder=folder)
-    assert "identity_distance" not in result
-    assert all("identity_distance" not in line for line in folder.metrics().values())
+    result = run_trial(context, parameters(tune="visual", learning_rate=1e-4), seed=0, folder=folder)
+    assert result.identity_distance is None
+    assert all(report.identity_distance is None for report in folder.reports().values())
 
 
 def test_form_is_for_transforms() -> None:
@@ -117,14 +118,14 @@ def test_form_is_for_transforms() -> None:
 
 @pytest.mark.parametrize("changes", [{"rank": 6}, {"form": "residual", "rank": 6}])
 def test_loop_of_the_benchmark_trains_as_the_library_does(
-    bench: TrialContext, tmp_path: Path, changes: dict[str, Any]
+    context: TrialContext, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     trial, folder = parameters(penalty=0.01, **changes), TrialFolder(tmp_path)
-    run_trial(bench, trial, seed=3, folder=folder)
-    policy = bench.policy(trial)
+    run_trial(context, trial, seed=3, folder=folder)
+    policy = context.policy(trial)
     policy.set_weights(folder.weights("last"))
-    data = embed(bench)
+    data = embed(context)
     tensors, matrix = started(data, "I + BA" if "form" in changes else "all class texts", 6, seed=3)
     w, distances = train(data, tensors, matrix, trial, epochs=2, batch=16, warmup_share=0.0, seed=3)
     torch.testing.assert_close(w.T @ w, (policy.matrix.T @ policy.matrix).detach(), atol=1e-4, rtol=1e-3)
-    assert distances[-1] == pytest.approx(list(folder.metrics().values())[-1]["identity_distance"], rel=1e-3)
+    assert distances[-1] == pytest.approx(list(folder.reports().values())[-1].identity_distance, rel=1e-3)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import socket
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,14 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from tests.helpers.tiny import memory_for, parameters, world_task, write_clip
+from trainables.context.trial_context import TrialContext
 from trainables.distributed import WorkerGroup
 from trainables.memory import MicroBatchReduced
+from trainables.records import Report, TrialResult
 from trainables.settings.parameters import Parameters
 from trainables.settings.task import TaskSettings
-from trainables.training.checkpoint import Superseded, TrialFolder
-from trainables.training.trial import Hooks, Interrupted, NonFiniteLoss, run_trial
-from trainables.trial_context import TrialContext
+from trainables.training.trial import Hooks, NonFiniteLoss, TrialInterrupted, run_trial
+from trainables.training.trial_folder import Superseded, TrialFolder
 
 CPU = torch.device("cpu")
 SCOPES: list[dict[str, Any]] = [
@@ -41,8 +42,8 @@ OBJECTIVES: list[dict[str, Any]] = [
 
 
 @pytest.fixture(scope="module", params=["vit", "resnet"])
-def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TrialContext:
-    return make_bench(tmp_path_factory.mktemp(request.param), request.param)
+def context(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TrialContext:
+    return make_context(tmp_path_factory.mktemp(request.param), request.param)
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +54,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def make_bench(folder: Path, tower: str, **training: Any) -> TrialContext:
+def make_context(folder: Path, tower: str, **training: Any) -> TrialContext:
     task = world_task(write_clip(folder / "model", tower), **training)
     return TrialContext(task, data_seed=0, cache=folder / "cache", device=CPU)
 
@@ -62,18 +63,28 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
     return {**TrialFolder(folder).weights("last"), **TrialFolder(folder).weights("averaged")}
 
 
-def without_times(result: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in result.items() if not name.endswith("_s")}
+def losses_by_step(folder: TrialFolder) -> dict[int, tuple[float | None, ...]]:
+    """Loss, preference loss and reference KL."""
+    reports = folder.reports()
+    return {step: (report.loss, report.preference_loss, report.reference_kl) for step, report in reports.items()}
+
+
+def without_times(result: TrialResult) -> TrialResult:
+    return replace(result, train_s=0.0, evaluation_s=0.0)
 
 
 @pytest.mark.parametrize("scope", SCOPES, ids=lambda scope: "-".join(map(str, scope.values())))
-def test_policy_starts_as_the_reference(bench: TrialContext, scope: dict[str, Any]) -> None:
-    policy = bench.policy(parameters(**scope))
-    pairs = bench.pairs
+def test_policy_starts_as_the_reference(context: TrialContext, scope: dict[str, Any]) -> None:
+    policy = context.policy(parameters(**scope))
+    pairs = context.data.pairs
+    names, templates = pairs.images.class_names, pairs.images.templates
     with torch.no_grad():
-        logits = policy(bench.inputs(policy, pairs.clean), bench.prompts(policy, pairs.class_names, pairs.templates))
+        logits = policy(
+            context.inputs.whole_view(policy, pairs.clean), context.inputs.prompts(policy, names, templates)
+        )
     policy.restore()
-    reference = bench.reference_logits(bench.embeddings(pairs.clean), bench.text(pairs.class_names, pairs.templates))
+    text = context.reference.text_embeddings(names, templates)
+    reference = context.reference.logits(context.reference.embeddings(pairs.clean), text)
     if scope.get("rank") is None:
         torch.testing.assert_close(logits, reference, atol=2e-4, rtol=0)
     else:  # below full rank W keeps the main directions only
@@ -82,19 +93,19 @@ def test_policy_starts_as_the_reference(bench: TrialContext, scope: dict[str, An
 
 @pytest.mark.parametrize("scope", SCOPES, ids=lambda scope: "-".join(map(str, scope.values())))
 def test_training_changes_the_scope_and_nothing_else(
-    bench: TrialContext, scope: dict[str, Any], tmp_path: Path
+    context: TrialContext, scope: dict[str, Any], tmp_path: Path
 ) -> None:
-    before = {name: value.clone() for name, value in bench.clip.model.state_dict().items()}
-    result = run_trial(bench, parameters(**scope), seed=1, folder=TrialFolder(tmp_path))
-    after = bench.clip.model.state_dict()
+    before = {name: value.clone() for name, value in context.clip.model.state_dict().items()}
+    result = run_trial(context, parameters(**scope), seed=1, folder=TrialFolder(tmp_path))
+    after = context.clip.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before), "the process's CLIP is put back"
     trained = TrialFolder(tmp_path).weights("last")
-    policy = bench.policy(parameters(**scope))
+    policy = context.policy(parameters(**scope))
     reference = {name: value.detach().clone() for name, value in policy.tuned().items()}
     policy.restore()
     assert set(trained) == set(reference)
     assert any(not torch.equal(trained[name], reference[name]) for name in trained)
-    assert [(point["weights"], point["strength"]) for point in result["points"]] == [
+    assert [(point.weights, point.strength) for point in result.points] == [
         ("last", 1.0),
         ("last", 0.5),
         ("averaged", 1.0),
@@ -102,12 +113,12 @@ def test_training_changes_the_scope_and_nothing_else(
 
 
 @pytest.mark.parametrize("scope", [SCOPES[1], SCOPES[2], SCOPES[3]], ids=["transform", "last_blocks", "visual"])
-def test_repeats_to_the_bit(bench: TrialContext, scope: dict[str, Any], tmp_path: Path) -> None:
-    results = [run_trial(bench, parameters(**scope), seed=3, folder=TrialFolder(tmp_path / name)) for name in "ab"]
+def test_repeats_to_the_bit(context: TrialContext, scope: dict[str, Any], tmp_path: Path) -> None:
+    results = [run_trial(context, parameters(**scope), seed=3, folder=TrialFolder(tmp_path / name)) for name in "ab"]
     assert without_times(results[0]) == without_times(results[1])
     first, second = tensors(tmp_path / "a"), tensors(tmp_path / "b")
     assert all(torch.equal(first[name], second[name]) for name in first)
-    other = run_trial(bench, parameters(**scope), seed=4, folder=TrialFolder(tmp_path / "c"))
+    other = run_trial(context, parameters(**scope), seed=4, folder=TrialFolder(tmp_path / "c"))
     assert without_times(other) != without_times(results[0]) or not all(
         torch.equal(first[name], tensor) for name, tensor in tensors(tmp_path / "c").items()
     )
@@ -116,9 +127,9 @@ def test_repeats_to_the_bit(bench: TrialContext, scope: dict[str, Any], tmp_path
 @pytest.mark.parametrize("stop_at", [1, 3, 4, 7], ids=lambda step: f"step{step}")
 @pytest.mark.parametrize("scope", [SCOPES[0], SCOPES[3]], ids=["transform", "visual"])
 def test_resumes_to_the_result_of_an_undisturbed_trial(
-    bench: TrialContext, scope: dict[str, Any], stop_at: int, tmp_path: Path
+    context: TrialContext, scope: dict[str, Any], stop_at: int, tmp_path: Path
 ) -> None:
-    whole = run_trial(bench, parameters(**scope), seed=5, folder=TrialFolder(tmp_path / "whole"))
+    whole = run_trial(context, parameters(**scope), seed=5, folder=TrialFolder(tmp_path / "whole"))
     steps = 0
 
     def interrupted() -> bool:
@@ -127,128 +138,132 @@ def test_resumes_to_the_result_of_an_undisturbed_trial(
         return steps == stop_at
 
     folder = tmp_path / "stopped"
-    with pytest.raises(Interrupted):
-        run_trial(bench, parameters(**scope), seed=5, folder=TrialFolder(folder), hooks=Hooks(interrupted=interrupted))
+    with pytest.raises(TrialInterrupted):
+        run_trial(
+            context, parameters(**scope), seed=5, folder=TrialFolder(folder), hooks=Hooks(interrupted=interrupted)
+        )
     assert not (folder / "result.json").exists()
-    resumed = run_trial(bench, parameters(**scope), seed=5, folder=TrialFolder(folder, attempt=2))
+    resumed = run_trial(context, parameters(**scope), seed=5, folder=TrialFolder(folder, attempt=2))
     assert without_times(resumed) == without_times(whole)
     first, second = tensors(tmp_path / "whole"), tensors(folder)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not (folder / "checkpoint.pt").exists(), "no optimiser state once finished"
 
 
-def test_killed_between_checkpoint_and_metric_line(bench: TrialContext, tmp_path: Path) -> None:
-    whole = run_trial(bench, parameters(), seed=5, folder=TrialFolder(tmp_path / "whole"))
+def test_killed_between_checkpoint_and_metric_line(context: TrialContext, tmp_path: Path) -> None:
+    whole = run_trial(context, parameters(), seed=5, folder=TrialFolder(tmp_path / "whole"))
 
     class Killed(BaseException):
         pass
 
-    def die(line: dict[str, Any]) -> None:
+    def die(report: Report) -> None:
         raise Killed
 
     folder = tmp_path / "killed"
     with pytest.raises(Killed):
-        run_trial(bench, parameters(), seed=5, folder=TrialFolder(folder), hooks=Hooks(report=die))
+        run_trial(context, parameters(), seed=5, folder=TrialFolder(folder), hooks=Hooks(report=die))
     (folder / "metrics.jsonl").write_text('{"step": 4, "clean_acc')  # the line was cut off
-    resumed = run_trial(bench, parameters(), seed=5, folder=TrialFolder(folder, attempt=2))
+    resumed = run_trial(context, parameters(), seed=5, folder=TrialFolder(folder, attempt=2))
     assert without_times(resumed) == without_times(whole)
-    assert sorted(TrialFolder(folder).metrics()) == [4, 8]
+    assert sorted(TrialFolder(folder).reports()) == [4, 8]
 
 
 @pytest.mark.parametrize("scope", [SCOPES[0], SCOPES[3]], ids=["transform", "visual"])
-def test_looking_at_rungs_changes_nothing_but_the_lines(
-    bench: TrialContext, scope: dict[str, Any], tmp_path: Path
+def test_evaluating_at_rungs_changes_nothing_but_the_lines(
+    context: TrialContext, scope: dict[str, Any], tmp_path: Path
 ) -> None:
-    plain = run_trial(bench, parameters(**scope), seed=5, folder=TrialFolder(tmp_path / "plain"))
-    reports: list[dict[str, Any]] = []
-    looked = run_trial(
-        bench,
+    plain = run_trial(context, parameters(**scope), seed=5, folder=TrialFolder(tmp_path / "plain"))
+    reports: list[Report] = []
+    evaluated = run_trial(
+        context,
         parameters(**scope),
         seed=5,
-        folder=TrialFolder(tmp_path / "looked"),
+        folder=TrialFolder(tmp_path / "evaluated"),
         hooks=Hooks(report=reports.append),
         rungs=(1 / 9, 1 / 3, 0.5, 0.99),  # of 8 steps: 1, 3, 4 (the end of an epoch), and the last one is none
     )
-    assert without_times(looked) == without_times(plain)
-    assert [(line["step"], line["epoch"], line.get("rung", False)) for line in reports] == [
+    assert without_times(evaluated) == without_times(plain)
+    assert [(report.step, report.epoch, report.rung) for report in reports] == [
         (1, 0.25, True),
         (3, 0.75, True),
         (4, 1.0, True),
         (8, 2.0, False),
     ]
-    assert list(TrialFolder(tmp_path / "looked").metrics()) == [1, 3, 4, 8]
+    assert list(TrialFolder(tmp_path / "evaluated").reports()) == [1, 3, 4, 8]
 
 
-def test_a_trial_stopped_at_a_rung_goes_on_from_there_and_says_it_again(bench: TrialContext, tmp_path: Path) -> None:
-    whole = run_trial(bench, parameters(), seed=5, folder=TrialFolder(tmp_path / "whole"), rungs=(1 / 3,))
+def test_a_trial_stopped_at_a_rung_goes_on_from_there_and_says_it_again(context: TrialContext, tmp_path: Path) -> None:
+    whole = run_trial(context, parameters(), seed=5, folder=TrialFolder(tmp_path / "whole"), rungs=(1 / 3,))
 
     class Stopped(Exception):
         pass
 
-    def stop(line: dict[str, Any]) -> None:
+    def stop(report: Report) -> None:
         raise Stopped
 
-    folder, reports = tmp_path / "stopped", []
+    folder, steps = tmp_path / "stopped", list[int]()
     with pytest.raises(Stopped):
-        run_trial(bench, parameters(), seed=5, folder=TrialFolder(folder), hooks=Hooks(report=stop), rungs=(1 / 3,))
-    assert list(TrialFolder(folder).metrics()) == [3] and not (folder / "result.json").exists()
-    again = Hooks(report=lambda line: reports.append(line["step"]))
-    resumed = run_trial(bench, parameters(), seed=5, folder=TrialFolder(folder, attempt=2), hooks=again, rungs=(1 / 3,))
-    assert reports == [3, 4, 8]
+        run_trial(context, parameters(), seed=5, folder=TrialFolder(folder), hooks=Hooks(report=stop), rungs=(1 / 3,))
+    assert list(TrialFolder(folder).reports()) == [3] and not (folder / "result.json").exists()
+    again = Hooks(report=lambda report: steps.append(report.step))
+    resumed = run_trial(
+        context, parameters(), seed=5, folder=TrialFolder(folder, attempt=2), hooks=again, rungs=(1 / 3,)
+    )
+    assert steps == [3, 4, 8]
     assert without_times(resumed) == without_times(whole)
 
 
-def test_finished_trial_is_not_trained_again(bench: TrialContext, tmp_path: Path) -> None:
-    result = run_trial(bench, parameters(), seed=5, folder=TrialFolder(tmp_path))
-    reports: list[dict[str, Any]] = []
+def test_finished_trial_is_not_trained_again(context: TrialContext, tmp_path: Path) -> None:
+    result = run_trial(context, parameters(), seed=5, folder=TrialFolder(tmp_path))
+    reports: list[Report] = []
     hooks = Hooks(report=reports.append)
-    again = run_trial(bench, parameters(), seed=5, folder=TrialFolder(tmp_path, attempt=2), hooks=hooks)
-    assert again == json.loads(json.dumps(result)) and reports == []
+    again = run_trial(context, parameters(), seed=5, folder=TrialFolder(tmp_path, attempt=2), hooks=hooks)
+    assert again == result and reports == []
 
 
-def test_older_attempt_cannot_write(bench: TrialContext, tmp_path: Path) -> None:
+def test_older_attempt_cannot_write(context: TrialContext, tmp_path: Path) -> None:
     TrialFolder(tmp_path, attempt=2).claim()
     with pytest.raises(Superseded):
-        run_trial(bench, parameters(), seed=5, folder=TrialFolder(tmp_path, attempt=1))
+        run_trial(context, parameters(), seed=5, folder=TrialFolder(tmp_path, attempt=1))
 
 
-def test_a_loss_that_is_not_finite_ends_the_trial(bench: TrialContext, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_ends_the_trial(context: TrialContext, tmp_path: Path) -> None:
     wild = parameters(objective="ipo", beta=1e-38, learning_rate=1e30)
     with pytest.raises(NonFiniteLoss, match="step 1 of 8"):
-        run_trial(bench, wild, seed=0, folder=TrialFolder(tmp_path))
+        run_trial(context, wild, seed=0, folder=TrialFolder(tmp_path))
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: objective["objective"])
 def test_micro_batches_do_not_change_the_loss(objective: dict[str, Any], tmp_path: Path) -> None:
-    lines = []
+    losses = []
     for name, micro in (("whole", None), ("micro", 3)):
-        bench = make_bench(tmp_path / name, "vit", micro_batch_size=micro)
-        run_trial(bench, parameters(tune="visual", **objective), seed=7, folder=TrialFolder(tmp_path / name / "trial"))
-        lines.append(TrialFolder(tmp_path / name / "trial").metrics())
+        context = make_context(tmp_path / name, "vit", micro_batch_size=micro)
+        run_trial(
+            context, parameters(tune="visual", **objective), seed=7, folder=TrialFolder(tmp_path / name / "trial")
+        )
+        losses.append(losses_by_step(TrialFolder(tmp_path / name / "trial")))
     for step in (4, 8):
-        for metric in ("loss", "preference_loss", "reference_kl"):
-            assert lines[1][step][metric] == pytest.approx(lines[0][step][metric], rel=2e-4, abs=1e-6)
+        assert losses[1][step] == pytest.approx(losses[0][step], rel=2e-4, abs=1e-6)
 
 
 def test_two_workers_train_as_one(tmp_path: Path) -> None:
-    bench = make_bench(tmp_path, "vit")
+    context = make_context(tmp_path, "vit")
     trials = [parameters(tune="visual", learning_rate=1e-3, **objective) for objective in OBJECTIVES]
     for trial in trials:
-        run_trial(bench, trial, seed=7, folder=TrialFolder(tmp_path / "one" / trial.objective))
+        run_trial(context, trial, seed=7, folder=TrialFolder(tmp_path / "one" / trial.objective))
     short = trials[2].model_copy(update={"lambda_reg": 1.0})
-    run_trial(bench, short, seed=7, folder=TrialFolder(tmp_path / "one" / "short"))
-    mp.spawn(_worker, args=([free_port(), free_port(), free_port()], tmp_path, bench.task, trials, short), nprocs=2)
+    run_trial(context, short, seed=7, folder=TrialFolder(tmp_path / "one" / "short"))
+    mp.spawn(_worker, args=([free_port(), free_port(), free_port()], tmp_path, context.task, trials, short), nprocs=2)
     short_of_memory = TrialFolder(tmp_path / "two" / "short", attempt=2)
     assert short_of_memory.micro_batch_size() == 2
-    for step, line in TrialFolder(tmp_path / "one" / "short").metrics().items():
-        assert short_of_memory.metrics()[step]["loss"] == pytest.approx(line["loss"], rel=5e-4, abs=1e-6)
-    start = {name: value.detach().clone() for name, value in bench.policy(trials[0]).tuned().items()}
+    for step, report in TrialFolder(tmp_path / "one" / "short").reports().items():
+        assert short_of_memory.reports()[step].loss == pytest.approx(report.loss, rel=5e-4, abs=1e-6)
+    start = {name: value.detach().clone() for name, value in context.policy(trials[0]).tuned().items()}
     for trial in trials:
-        one, two = (TrialFolder(tmp_path / name / trial.objective) for name in ("one", "two"))
+        alone, group = (TrialFolder(tmp_path / name / trial.objective) for name in ("one", "two"))
         for step in (4, 8):
-            for metric in ("loss", "preference_loss", "reference_kl"):
-                assert two.metrics()[step][metric] == pytest.approx(one.metrics()[step][metric], rel=5e-4, abs=1e-6)
-        first, second = one.weights("last"), two.weights("last")
+            assert losses_by_step(group)[step] == pytest.approx(losses_by_step(alone)[step], rel=5e-4, abs=1e-6)
+        first, second = alone.weights("last"), group.weights("last")
         moved = sum((first[name] - start[name]).square().sum() for name in first)
         apart = sum((first[name] - second[name]).square().sum() for name in first)
         assert apart < 1e-2 * moved, trial.objective
@@ -269,27 +284,27 @@ def _join(rank: int, port: int, patience_s: float = 180.0) -> None:
 def _worker(
     rank: int, ports: list[int], folder: Path, task: TaskSettings, trials: list[Parameters], short: Parameters
 ) -> None:
-    """All trials; then one in which memory runs out in the second worker while the first waits for it."""
+    """All trials; then a trial in which memory runs out in the second worker while the first waits for it."""
     torch.set_num_threads(1)
     _join(rank, ports[0])
-    bench = TrialContext(task, data_seed=0, cache=folder / "cache", device=CPU)
+    context = TrialContext(task, data_seed=0, cache=folder / "cache", device=CPU)
     group = WorkerGroup(rank=rank, world_size=2, device=CPU)
     for trial in trials:
-        run_trial(bench, trial, seed=7, folder=TrialFolder(folder / "two" / trial.objective), group=group)
+        run_trial(context, trial, seed=7, folder=TrialFolder(folder / "two" / trial.objective), group=group)
     dist.destroy_process_group()
     # 8 pairs each in a step; the first worker loses its peer, cannot know why, and waits for it.
     _join(rank, ports[1], patience_s=30.0)
-    with memory_for(bench, 5) if rank == 1 else nullcontext():
+    with memory_for(context, 5) if rank == 1 else nullcontext():
         with pytest.raises(MicroBatchReduced if rank == 1 else RuntimeError):
-            run_trial(bench, short, seed=7, folder=TrialFolder(folder / "two" / "short"), group=group)
+            run_trial(context, short, seed=7, folder=TrialFolder(folder / "two" / "short"), group=group)
         dist.destroy_process_group()
         _join(rank, ports[2])
-        run_trial(bench, short, seed=7, folder=TrialFolder(folder / "two" / "short", attempt=2), group=group)
+        run_trial(context, short, seed=7, folder=TrialFolder(folder / "two" / "short", attempt=2), group=group)
     dist.destroy_process_group()
 
 
-def test_rank_and_blocks_beyond_the_model_are_refused(bench: TrialContext, tmp_path: Path) -> None:
+def test_rank_and_blocks_beyond_the_model_are_refused(context: TrialContext, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="rank 25 is above the embedding width 24"):
-        run_trial(bench, parameters(rank=25), seed=0, folder=TrialFolder(tmp_path))
+        run_trial(context, parameters(rank=25), seed=0, folder=TrialFolder(tmp_path))
     with pytest.raises(ValueError, match="blocks: 9"):
-        run_trial(bench, parameters(tune="last_blocks", blocks=9), seed=0, folder=TrialFolder(tmp_path))
+        run_trial(context, parameters(tune="last_blocks", blocks=9), seed=0, folder=TrialFolder(tmp_path))

@@ -15,7 +15,17 @@ from trainables.attack.rendering import generator
 from trainables.world import captions, pretrain, vocabulary
 from trainables.world.files import WORLD_MODEL_FOLDER
 from trainables.world.icons import CLASSES, ICONS
-from trainables.world.scenes import COLOURS, SIDE_PX, Content, colours, empty_scenes, render, render_all, scenes
+from trainables.world.scenes import (
+    COLOURS,
+    SIDE_PX,
+    Content,
+    content_of,
+    empty_scenes,
+    render,
+    render_all,
+    scene,
+    scenes,
+)
 
 
 def digests(images: np.ndarray) -> list[str]:
@@ -28,6 +38,7 @@ def test_scenes_do_not_depend_on_worker_count_or_length() -> None:
     assert alone.shape == (520, SIDE_PX, SIDE_PX, 3) and alone.dtype == np.uint8
     assert (alone == together).all()
     assert (scenes("train", 3, 10)[0] == alone[:10]).all()
+    assert (scene("train", 3, 7) == alone[7]).all()
     assert labels.dtype == np.int64 and labels.tolist() == [index % 20 for index in range(520)]
     assert scenes("train", 3, 0)[0].shape == (0, SIDE_PX, SIDE_PX, 3)
 
@@ -43,8 +54,7 @@ def test_splits_seeds_and_pretraining_share_no_image() -> None:
 def test_two_colours_in_every_class_and_they_show() -> None:
     count = 2 * len(CLASSES) * 3
     assert len(COLOURS) == 2
-    shown = set(zip((np.arange(count) % len(CLASSES)).tolist(), colours(count).tolist(), strict=True))
-    assert len(shown) == 2 * len(CLASSES)
+    assert len({content_of(index) for index in range(count)}) == 2 * len(CLASSES)
     for label in range(len(CLASSES)):
         red, blue = (render(Content(label, colour), generator("colour", label)).astype(int) for colour in (0, 1))
         changed = np.abs(red - blue).max(-1) > 80
@@ -157,7 +167,7 @@ def test_shipped_model_loads_through_open_clip_alone_and_offline(tmp_path: Path)
 
 def test_package_stays_small() -> None:
     folder = Path(trainables.__file__).parent
-    data = [path for part in ("fonts", "world/model") for path in (folder / part).iterdir()]
+    data = [path for part in ("attack/fonts", "world/model") for path in (folder / part).iterdir()]
     assert sum(path.stat().st_size for path in data) < 16e6
     assert {path.name for path in WORLD_MODEL_FOLDER.iterdir()} == {
         "open_clip_model.safetensors",
@@ -167,5 +177,6 @@ def test_package_stays_small() -> None:
 
 
 def test_importing_the_world_is_light() -> None:
-    code = "import sys, trainables.world; assert 'torch' not in sys.modules and 'open_clip' not in sys.modules"
+    modules = "trainables.world.scenes, trainables.world.captions, trainables.world.files"
+    code = f"import sys, {modules}; assert 'torch' not in sys.modules and 'open_clip' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

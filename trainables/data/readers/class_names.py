@@ -17,7 +17,7 @@ _OWN = Path(__file__).with_name("names.json")
 
 
 class SetError(ValueError):
-    """What is wrong with an image set; ``where`` is the place in its settings that says so."""
+    """An image set cannot be read; ``where`` leads from its settings to the entry that the message is about."""
 
     def __init__(self, message: str, *where: str | int) -> None:
         super().__init__(message)
@@ -25,7 +25,10 @@ class SetError(ValueError):
 
 
 def chosen(ids: Sequence[str], classes: Path | list[str] | None) -> list[str]:
-    """The class ids that ``classes`` keeps (a list, or a text file with one a line), in the order of ``ids``."""
+    """Return the ids of ``classes`` (a list, or a text file with an id per line), in the order of ``ids``; None: all.
+
+    Raises SetError for unknown or repeated ids, or fewer than two.
+    """
     if classes is None:
         return list(ids)
     if isinstance(classes, Path):
@@ -46,11 +49,18 @@ def chosen(ids: Sequence[str], classes: Path | list[str] | None) -> list[str]:
 
 
 def words_for(ids: Sequence[str], given: Any, own: Mapping[str, str], what: str = "class folder") -> tuple[str, ...]:
-    """The words of each class, from what a set's ``class_names`` says; without it its ``own`` ones.
+    """Return the words of each class id.
 
     A JSON file may hold a list or a mapping. Where all its keys are WordNet ids (the Labels.json of Kaggle's
     ImageNet-100) a value such as "robin, American robin, Turdus migratorius" lists synonyms and the first is taken,
-    as the literature does. Keys of classes that this set does not have are no mistake.
+    as the literature does. Keys of classes that the set does not have are ignored.
+
+    Args:
+        given: ``class_names`` of the settings: a list, a mapping, a JSON file, ``imagenet`` or None.
+        own: words of each class id where ``given`` is None.
+        what: name of a class in messages.
+
+    Raises SetError.
     """
     if given == "imagenet":
         known = imagenet_words()
@@ -76,7 +86,10 @@ def words_for(ids: Sequence[str], given: Any, own: Mapping[str, str], what: str 
 
 
 def words_in(file: Path) -> list[str]:
-    """Class names in the order of their indices: a JSON list, or a text file with one a line."""
+    """Return class names in the order of their indices, from a JSON list or a text file with a name per line.
+
+    Raises SetError.
+    """
     text = _text(file, "class_names")
     if file.suffix == ".json":
         content = _json(file)
@@ -88,28 +101,28 @@ def words_in(file: Path) -> list[str]:
 
 @lru_cache(maxsize=1)
 def imagenet_words() -> dict[str, str]:
-    """WordNet id -> words for ImageNet-1k: timm's list of ids beside open_clip's list of names, in the same order."""
+    """Return WordNet id -> words for ImageNet-1k: timm's ids and open_clip's names, which are in the same order."""
     ids = _timm_file("imagenet_synsets.txt").read_text().split()
     return dict(zip(ids, zero_shot_metadata().IMAGENET_CLASSNAMES, strict=True))
 
 
 @lru_cache(maxsize=1)
 def further_wordnet_words() -> dict[str, str]:
-    """WordNet id -> first synonym for the 21 000 classes of the whole ImageNet, from timm's list."""
+    """Return WordNet id -> first synonym for the 21 000 classes of the whole ImageNet, from timm's list."""
     lines = _timm_file("imagenet_synset_to_lemma.txt").read_text(encoding="utf-8").splitlines()
     return {key: words.split(",")[0].strip() for key, _, words in (line.partition("\t") for line in lines)}
 
 
 @lru_cache(maxsize=1)
 def own_words() -> dict[str, Any]:
-    """The names that ship with this package: torchvision's sets whose files do not hold human ones."""
+    """Return the names that ship with this package, for torchvision's sets whose files hold no readable names."""
     content: dict[str, Any] = json.loads(_OWN.read_text())
     return content
 
 
 @lru_cache(maxsize=1)
 def zero_shot_metadata() -> ModuleType:
-    """open_clip's prompts and ImageNet names; the file alone, since importing the package imports torch."""
+    """Return open_clip's module of prompts and ImageNet names, loaded from its file: the package imports torch."""
     package = importlib.util.find_spec("open_clip")
     assert package is not None and package.submodule_search_locations
     file = Path(package.submodule_search_locations[0], "zero_shot_metadata.py")
@@ -121,21 +134,21 @@ def zero_shot_metadata() -> ModuleType:
 
 
 def listed(names: Sequence[str]) -> str:
-    """The first three and how many more."""
+    """Return the first three names and the number of the others."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def counted(count: int, what: str) -> str:
-    """``1 class``, ``4 classes``."""
+    """Return for instance ``1 class`` or ``4 classes``."""
     plural = what if count == 1 else what + ("es" if what.endswith("s") else "s")
     return f"{count} {plural}"
 
 
 def checked(words: Sequence[Any], *, shipped: bool = False) -> tuple[str, ...]:
-    """The words, of which no two are alike (``shipped`` ones may be). Raises SetError."""
+    """Return the words. Raises SetError for empty words, and for equal words unless they are ``shipped``."""
     if any(not isinstance(word, str) or not word.strip() for word in words):
         raise SetError("every class name must be text", "class_names")
-    # open_clip's names of ImageNet hold "missile" and "sunglasses" twice, and so do the literature's figures.
+    # open_clip's names of ImageNet have "missile" and "sunglasses" twice; published results were measured with them.
     twice = [] if shipped else sorted({word for word in words if words.count(word) > 1})
     if twice:
         message = f"two classes are both called {twice[0]!r}; the prompts could not tell them apart"
@@ -144,7 +157,7 @@ def checked(words: Sequence[Any], *, shipped: bool = False) -> tuple[str, ...]:
 
 
 def _timm_file(name: str) -> Path:
-    package = importlib.util.find_spec("timm")  # finding it does not import it, and torch with it
+    package = importlib.util.find_spec("timm")  # find_spec does not import the package, which imports torch
     assert package is not None and package.submodule_search_locations, "open_clip needs timm"
     return Path(package.submodule_search_locations[0], "data", "_info", name)
 

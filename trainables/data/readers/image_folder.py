@@ -2,54 +2,61 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from trainables.data.listing import Listing
 from trainables.data.readers.class_names import SetError, chosen, words_for
+from trainables.data.readers.reader import Reader
 from trainables.data.readers.samples import Sample, class_folders, hold_back, images_in, listing_of
 from trainables.data.readers.templates import templates_of
-from trainables.settings.sets import HeldBack, ImageFolderSet, Split
+from trainables.settings.sets import SPLITS, HeldBack, ImageFolderSet, Split
 
 
-def class_names(settings: ImageFolderSet) -> tuple[list[str], tuple[str, ...]]:
-    """Class folders of all splits, sorted, and the words for them. Raises SetError."""
-    found: set[str] = set()
-    for split in ("train", "validation", "test"):
-        roots = getattr(settings, split)
-        for index, root in enumerate(roots if isinstance(roots, list) else []):
-            found.update(_classes_in(root, split, index))
-    folders = chosen(sorted(found), settings.classes)
-    if len(folders) < 2:
-        raise SetError(f"only one class folder ({', '.join(folders)}); two classes or more are needed")
-    own = {folder: folder.replace("_", " ") for folder in folders}
-    return folders, words_for(folders, settings.class_names, own)
+@dataclass(frozen=True)
+class ImageFolderReader(Reader):
+    """Several folders of a split are read as one."""
 
+    settings: ImageFolderSet
 
-def list_images(settings: ImageFolderSet, split: Split) -> Listing:
-    """Several folders of a split are read as one. Raises SetError."""
-    folders, names = class_names(settings)
-    held_back = settings.validation if isinstance(settings.validation, HeldBack) else None
-    if held_back is not None and split != "test":
-        samples = hold_back(_samples(settings.train, folders, "train"), held_back, split)
-    else:
-        roots = getattr(settings, split)
-        samples = _samples(roots, folders, split)
-    return listing_of(samples, folders, names, templates_of(settings.templates))
+    def class_names(self) -> tuple[str, ...]:
+        return self._classes()[1]
 
+    def list_images(self, split: Split) -> Listing:
+        settings = self.settings
+        folders, names = self._classes()
+        if isinstance(settings.validation, HeldBack) and split != "test":
+            samples = hold_back(self._samples(folders, "train"), settings.validation, split)
+        else:
+            samples = self._samples(folders, split)
+        return listing_of(samples, folders, names, templates_of(settings.templates), settings.max_broken_share)
 
-def _samples(roots: list[Path] | None, folders: list[str], split: Split) -> list[Sample]:
-    assert roots is not None, "settings check that a named split exists"
-    wanted = set(folders)
-    found = [
-        sample
-        for index, root in enumerate(roots)
-        for folder in _classes_in(root, split, index)
-        if folder in wanted
-        for sample in images_in(root / folder, folder)
-    ]
-    if not found:
-        raise SetError(f"no images in {', '.join(map(str, roots))} (looked for <folder>/<class>/<image>)", split)
-    return found
+    def _classes(self) -> tuple[list[str], tuple[str, ...]]:
+        """Return the class folders of all splits, sorted, and the words for them. Raises SetError."""
+        all_folders = {
+            folder
+            for split in SPLITS
+            for index, root in enumerate(self.settings.folders(split))
+            for folder in _classes_in(root, split, index)
+        }
+        folders = chosen(sorted(all_folders), self.settings.classes)
+        if len(folders) < 2:
+            raise SetError(f"only one class folder ({', '.join(folders)}); two classes or more are needed")
+        own = {folder: folder.replace("_", " ") for folder in folders}
+        return folders, words_for(folders, self.settings.class_names, own)
+
+    def _samples(self, folders: list[str], split: Split) -> list[Sample]:
+        roots, wanted = self.settings.folders(split), set(folders)
+        samples = [
+            sample
+            for index, root in enumerate(roots)
+            for folder in _classes_in(root, split, index)
+            if folder in wanted
+            for sample in images_in(root / folder, folder)
+        ]
+        if not samples:
+            raise SetError(f"no images in {', '.join(map(str, roots))} (looked for <folder>/<class>/<image>)", split)
+        return samples
 
 
 def _classes_in(root: Path, split: str, index: int) -> list[str]:

@@ -28,32 +28,41 @@ class Sample(NamedTuple):
     file: str
     offset: int = 0
     size: int | None = None
-    """Bytes from ``offset`` on; the whole file when None."""
+    """Bytes of the image, from ``offset`` on; None for the whole file."""
     written: str | None = None
     """The class id of the word in the picture."""
 
 
 def listing_of(
-    samples: Sequence[Sample], class_ids: Sequence[str], class_names: tuple[str, ...], templates: tuple[str, ...]
+    samples: Sequence[Sample],
+    class_ids: Sequence[str],
+    class_names: tuple[str, ...],
+    templates: tuple[str, ...],
+    max_broken_share: float,
 ) -> Listing:
-    """Raises SetError where files are missing."""
+    """Return the listing of ``samples``, whose labels are indices into ``class_ids``.
+
+    Raises SetError where files are missing.
+    """
     index = {class_id: i for i, class_id in enumerate(class_ids)}
-    written = [index[one.written] for one in samples if one.written is not None]
+    written = [index[sample.written] for sample in samples if sample.written is not None]
     assert len(written) in (0, len(samples)), "words on all images of a set or on none"
     return Listing(
-        keys=_distinct([one.key for one in samples]),
-        labels=np.array([index[one.class_id] for one in samples], np.int64),
+        keys=_distinct([sample.key for sample in samples]),
+        labels=np.array([index[sample.class_id] for sample in samples], np.int64),
         class_names=class_names,
         templates=templates,
         inputs=_inputs(samples),
         open=lambda i: _open(samples[i]),
+        max_broken_share=max_broken_share,
         written=np.array(written, np.int64) if written else None,
     )
 
 
 def hold_back(samples: Sequence[Sample], settings: HeldBack, split: Split) -> list[Sample]:
-    """Train samples less those held back, or those held back: so many of each class, the same ones whatever order.
+    """Return the samples of ``split``, train or validation, of the training samples ``samples``.
 
+    Validation takes a number of samples of each class, which does not depend on the order of ``samples``.
     Raises SetError where a class would keep nothing to train on.
     """
     taken: set[int] = set()
@@ -68,11 +77,11 @@ def hold_back(samples: Sequence[Sample], settings: HeldBack, split: Split) -> li
             )
             raise SetError(message, "validation", key)
         taken.update(_shuffled(samples, indices, f"held back/{settings.seed}")[:count])
-    return [one for i, one in enumerate(samples) if (i in taken) == (split == "validation")]
+    return [sample for i, sample in enumerate(samples) if (i in taken) == (split == "validation")]
 
 
 def three_way(samples: Sequence[Sample]) -> dict[Split, list[Sample]]:
-    """50 % train, 20 % validation, 30 % test of each class, for sets that are published without splits."""
+    """Return 50 % train, 20 % validation, 30 % test of each class, for sets that are published without splits."""
     part: dict[int, Split] = {}
     for indices in _by_class(samples).values():
         order = _shuffled(samples, indices, "split/0")
@@ -80,13 +89,13 @@ def three_way(samples: Sequence[Sample]) -> dict[Split, list[Sample]]:
         for rank, i in enumerate(order):
             part[i] = "train" if rank < first else "validation" if rank < second else "test"
     splits: dict[Split, list[Sample]] = {"train": [], "validation": [], "test": []}
-    for i, one in enumerate(samples):
-        splits[part[i]].append(one)
+    for i, sample in enumerate(samples):
+        splits[part[i]].append(sample)
     return splits
 
 
 def images_in(folder: Path | str, class_id: str) -> list[Sample]:
-    """The image files of a class folder by name; files of other kinds do not count.
+    """Return the image files of a class folder, sorted by name, without files of other kinds.
 
     Raises SetError where the folder cannot be read.
     """
@@ -98,12 +107,12 @@ def images_in(folder: Path | str, class_id: str) -> list[Sample]:
 
 
 def is_image(name: str) -> bool:
-    """By its suffix; hidden files (``._x.jpg`` of a Mac's archive) are none."""
+    """Return whether a file is an image, by its suffix; hidden files (``._x.jpg`` of a Mac's archive) are not."""
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
 
 
 def class_folders(root: Path) -> list[str]:
-    """Names of the folders in ``root``, sorted. Raises OSError."""
+    """Return the names of the folders in ``root``, sorted, without hidden ones. Raises OSError."""
     with os.scandir(root) as entries:
         return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
@@ -111,43 +120,49 @@ def class_folders(root: Path) -> list[str]:
 def _open(sample: Sample) -> Image.Image:
     if sample.size is None:
         return Image.open(sample.file)
-    with open(sample.file, "rb") as file:  # opened anew: a handle's position is shared with forked processes
+    with open(sample.file, "rb") as file:  # a handle kept open would share its position with forked processes
         file.seek(sample.offset)
         return Image.open(io.BytesIO(file.read(sample.size)))
 
 
 def _inputs(samples: Sequence[Sample]) -> str:
+    """Return a sha256 of every file with its size, its time, and the bytes that are read."""
     digest = hashlib.sha256()
     stats: dict[str, os.stat_result] = {}
     missing = []
-    for one in samples:
-        if one.file not in stats:
+    for sample in samples:
+        if sample.file not in stats:
             try:
-                stats[one.file] = os.stat(one.file)
+                stats[sample.file] = os.stat(sample.file)
             except FileNotFoundError:
-                missing.append(one.file)
+                missing.append(sample.file)
                 continue
-        stat = stats[one.file]
-        digest.update(f"{one.file}\0{stat.st_size}\0{stat.st_mtime_ns}\0{one.offset}\0{one.size}\n".encode())
+        stat = stats[sample.file]
+        part = f"{sample.file}\0{stat.st_size}\0{stat.st_mtime_ns}\0{sample.offset}\0{sample.size}\n"
+        digest.update(part.encode())
     if missing:
         raise SetError(f"{len(missing)} of {counted(len(samples), 'listed image')} not there, first {missing[0]}")
     return digest.hexdigest()
 
 
 def _by_class(samples: Sequence[Sample]) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = {}
-    for i, one in enumerate(samples):
-        found.setdefault(one.class_id, []).append(i)
-    return found
+    """Return the indices of the samples of each class."""
+    indices: dict[str, list[int]] = {}
+    for i, sample in enumerate(samples):
+        indices.setdefault(sample.class_id, []).append(i)
+    return indices
 
 
 def _shuffled(samples: Sequence[Sample], indices: Sequence[int], seed: str) -> list[int]:
-    """By a hash of seed and key: an image's place depends on no other image, so new files move few old ones."""
+    """Return ``indices`` in the order of a hash of seed and key.
+
+    The hash of an image depends on no other image, so new files move few of the others into another split.
+    """
     return sorted(indices, key=lambda i: hashlib.sha256(f"{seed}/{samples[i].key}".encode()).digest())
 
 
 def _distinct(keys: Sequence[str]) -> tuple[str, ...]:
-    """Equal keys (one class and file name in two folders of a split) get a number."""
+    """Return the keys, with a number behind repeated ones (same class and file name in two folders of a split)."""
     seen: dict[str, int] = {}
     distinct = []
     for key in keys:

@@ -1,4 +1,4 @@
-"""Prompt templates: the literature's one per set, and OpenAI's ensembles for ImageNet."""
+"""Prompt templates: the literature's template of each set, and OpenAI's ensembles for ImageNet."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from trainables.data.readers.class_names import zero_shot_metadata
 from trainables.settings.sets import Templates, TorchvisionName
 
 PHOTO = "a photo of a {}."
-"""Also for sets without a template of their own: folders, shards, RTA-100, PAINT, SCAM."""
+"""Also of sets without their own template: folders, shards, RTA-100, PAINT, SCAM."""
 DISENTANGLING = "a photo of {}."
 LITERATURE: dict[TorchvisionName, str] = {
     "caltech101": PHOTO,
@@ -24,7 +24,10 @@ LITERATURE: dict[TorchvisionName, str] = {
 
 
 def templates_of(templates: Templates, literature: str = PHOTO) -> tuple[str, ...]:
-    """Templates with ``{}`` for the class name; several are an ensemble."""
+    """Return templates with ``{}`` for the class name; several form an ensemble.
+
+    ``literature``: the template that ``templates: literature`` stands for.
+    """
     if isinstance(templates, list):
         return tuple(templates)
     if templates == "literature":

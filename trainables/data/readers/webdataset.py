@@ -1,6 +1,6 @@
 """WebDataset shards: tar files whose members ``<key>.jpg`` and ``<key>.cls`` (or ``<key>.txt``) belong together.
 
-Only the headers are read to list them; an image is then read from its place in the shard, by whichever process.
+Listing reads only the headers of the members; each process then reads an image from its place in the shard.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ import re
 import tarfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from trainables.data.listing import Listing
 from trainables.data.readers.class_names import SetError, checked, counted, words_in
+from trainables.data.readers.reader import Reader
 from trainables.data.readers.samples import Sample, hold_back, listing_of
 from trainables.data.readers.templates import templates_of
-from trainables.settings.sets import HeldBack, Split, WebDatasetSet
+from trainables.settings.sets import SPLITS, HeldBack, Split, WebDatasetSet
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 CLASS_INDEX, CLASS_NAME = "cls", "txt"
@@ -31,58 +33,71 @@ READING_THREADS = 8
 
 
 def shards_of(patterns: Sequence[str], split: str) -> list[Path]:
-    """The files that patterns name: ``{000..127}`` and ``{a,b}`` as in a shell, then ``*``. Raises SetError."""
-    found: list[Path] = []
+    """Return the files that patterns name: ``{000..127}`` and ``{a,b}`` as in a shell, then ``*``. Raises SetError."""
+    shards: list[Path] = []
     for index, pattern in enumerate(patterns):
         for path in _braces(pattern):
             matches = sorted(glob.glob(path)) if glob.has_magic(path) else [path]
             files = [Path(match) for match in matches if os.path.isfile(match)]
             if not files:
                 raise SetError(f"no shard {path}" + (f" (from {pattern})" if path != pattern else ""), split, index)
-            found += files
-    return found
+            shards += files
+    return shards
 
 
-def given_names(settings: WebDatasetSet) -> tuple[str, ...] | None:
-    """The words that the settings say; None where the shards say them. Raises SetError."""
-    if isinstance(settings.class_names, Path):
-        return tuple(words_in(settings.class_names))
-    return checked(settings.class_names) if settings.class_names is not None else None
+@dataclass(frozen=True)
+class WebDatasetReader(Reader):
+    settings: WebDatasetSet
 
+    def class_names(self) -> tuple[str, ...] | None:
+        """Return ``class_names`` of the settings; None where the shards have the names. Raises SetError."""
+        names = self.settings.class_names
+        if isinstance(names, Path):
+            return tuple(words_in(names))
+        return checked(names) if names is not None else None
 
-def list_images(settings: WebDatasetSet, split: Split) -> Listing:
-    """Classes are ``class_names``; without it the words in ``txt`` members of all splits, sorted. Raises SetError."""
-    names = given_names(settings)
-    if names is None:
-        splits: list[Split] = ["train", "validation", "test"]
-        labels = {sample.class_id for one in splits for sample in _read(settings, one)}
+    def list_images(self, split: Split) -> Listing:
+        """Without ``class_names``, classes are the words in ``txt`` members of all splits, sorted."""
+        settings, names = self.settings, self.class_names()
+        if names is None:
+            names = self._names_in_shards()
+        held_back = settings.validation if isinstance(settings.validation, HeldBack) and split != "test" else None
+        samples = [_named(sample, names) for sample in self._samples("train" if held_back else split)]
+        if held_back is not None:
+            samples = hold_back(samples, held_back, split)
+        if not samples:
+            raise SetError(f"no images in the {split} shards", split)
+        return listing_of(samples, names, names, templates_of(settings.templates), settings.max_broken_share)
+
+    def _names_in_shards(self) -> tuple[str, ...]:
+        labels = {sample.class_id for split in SPLITS for sample in self._samples(split)}
         if any(label.startswith(_INDEX) for label in labels):
             raise SetError("the shards hold class indices (.cls); say their words in class_names")
-        names = tuple(sorted(labels))
-        if len(names) < 2:
-            raise SetError(f"only one class ({', '.join(names)}); two classes or more are needed")
-    held_back = settings.validation if isinstance(settings.validation, HeldBack) else None
-    samples = [_named(one, names) for one in _read(settings, "train" if held_back and split != "test" else split)]
-    if held_back is not None and split != "test":
-        samples = hold_back(samples, held_back, split)
-    if not samples:
-        raise SetError(f"no images in the {split} shards", split)
-    return listing_of(samples, names, names, templates_of(settings.templates))
+        if len(labels) < 2:
+            raise SetError(f"only one class ({', '.join(labels)}); two classes or more are needed")
+        return tuple(sorted(labels))
+
+    def _samples(self, split: Split) -> list[Sample]:
+        shards = shards_of(self.settings.shards(split), split)
+        with ThreadPoolExecutor(READING_THREADS) as pool:
+            parts = pool.map(lambda shard: _members(shard, *_version(shard)), shards)
+            return [sample for part in parts for sample in part]
 
 
 def _braces(pattern: str) -> list[str]:
-    found = _NUMBERS.search(pattern) or _NAMES.search(pattern)
-    if found is None:
+    braces = _NUMBERS.search(pattern) or _NAMES.search(pattern)
+    if braces is None:
         return [pattern]
-    if found.re is _NUMBERS:
-        parts = [str(number).zfill(len(found[1])) for number in range(int(found[1]), int(found[2]) + 1)]
+    if braces.re is _NUMBERS:
+        parts = [str(number).zfill(len(braces[1])) for number in range(int(braces[1]), int(braces[2]) + 1)]
     else:
-        parts = found[1].split(",")
-    before, after = pattern[: found.start()], pattern[found.end() :]
+        parts = braces[1].split(",")
+    before, after = pattern[: braces.start()], pattern[braces.end() :]
     return [path for part in parts for path in _braces(before + part + after)]
 
 
 def _named(sample: Sample, names: tuple[str, ...]) -> Sample:
+    """Return the sample with the name of its class as its class id. Raises SetError."""
     if not sample.class_id.startswith(_INDEX):
         if sample.class_id not in names:
             raise SetError(f"{sample.file}, {sample.key}: {sample.class_id!r} is none of class_names", "class_names")
@@ -94,16 +109,6 @@ def _named(sample: Sample, names: tuple[str, ...]) -> Sample:
     return sample._replace(class_id=names[index])
 
 
-def _read(settings: WebDatasetSet, split: Split) -> list[Sample]:
-    patterns = getattr(settings, split)
-    if not isinstance(patterns, list):
-        return []
-    shards = shards_of(patterns, split)
-    with ThreadPoolExecutor(READING_THREADS) as pool:
-        parts = pool.map(lambda shard: _members(shard, *_version(shard)), shards)
-        return [sample for part in parts for sample in part]
-
-
 def _version(shard: Path) -> tuple[int, int]:
     stat = shard.stat()
     return stat.st_size, stat.st_mtime_ns
@@ -111,7 +116,11 @@ def _version(shard: Path) -> tuple[int, int]:
 
 @lru_cache(maxsize=4096)
 def _members(shard: Path, size: int, changed_ns: int) -> tuple[Sample, ...]:
-    """Samples of one shard; class ids are the text of their ``cls`` or ``txt`` member."""
+    """Return the samples of a shard, whose class ids are the text of their ``cls`` or ``txt`` member.
+
+    ``size`` (bytes) and ``changed_ns`` only tell versions of the shard apart in the cache of this function.
+    Raises SetError.
+    """
     images: dict[str, tuple[int, int]] = {}
     texts: dict[str, dict[str, str]] = {CLASS_INDEX: {}, CLASS_NAME: {}}
     try:

@@ -1,0 +1,78 @@
+"""Decoding: odd and damaged images, and when images are decoded again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.helpers.image_files import image_source, photo, photos, settings_of
+from trainables.data.image_set import ImageSet, subset
+
+
+def test_the_world_of_image_files(tmp_path: Path) -> None:
+    """Odd but sound images are read as open_clip reads them; damaged ones are named, with labels and words gone."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    odd = {
+        "label=a_text=b.png": Image.fromarray(np.full((8, 8), 30000, np.uint16)),
+        "label=b_text=c.jpg": Image.new("CMYK", (8, 8), (0, 255, 255, 0)),
+        "label=c_text=d.png": Image.new("RGB", (8, 8), (1, 2, 3)).quantize(2),
+        "label=d_text=a.png": Image.new("RGBA", (8, 8), (10, 20, 30, 0)),
+    }
+    for name, image in odd.items():
+        image.save(folder / name)
+    whole = photo(folder / "label=a_text=c.jpg", 7).read_bytes()
+    (folder / "label=a_text=d.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "label=b_text=a.jpg").write_bytes(b"")
+    (folder / "label=e_text=a.png").write_text("not a picture")
+    raw: dict[str, Any] = {"kind": "rta100", "path": folder}
+    with pytest.raises(ValueError, match=r"1 of the first \d of 8 images .*\(label=a_text=d.jpg: .*0.05"):
+        image_source(tmp_path / "cache").load("rta", settings_of(**raw), "test")
+    images = image_source(tmp_path / "cache").load("rta", settings_of(**raw, max_broken_share=0.4), "test")
+    assert images.keys == tuple(sorted([*odd, "label=a_text=c.jpg"])) and images.images.shape == (5, 8, 8, 3)
+    assert [name.split(":")[0] for name in images.broken] == [
+        "label=a_text=d.jpg", "label=b_text=a.jpg", "label=e_text=a.png",
+    ]  # fmt: skip
+    assert images.written is not None and len(images.class_names) == 5
+    pairs = [(images.class_names[i], images.class_names[j]) for i, j in zip(images.labels, images.written, strict=True)]
+    assert [f"label={i}_text={j}" for i, j in pairs] == [key[:-4] for key in images.keys]
+    by_key = {key: pixels[0, 0].tolist() for key, pixels in zip(images.keys, images.images, strict=True)}
+    assert by_key["label=a_text=b.png"] == [30000 // 256] * 3
+    assert by_key["label=c_text=d.png"] == [1, 2, 3] and by_key["label=d_text=a.png"] == [10, 20, 30]
+    red, green, blue = by_key["label=b_text=c.jpg"]
+    assert red > 250 and green < 5 and blue < 5
+    with pytest.raises(ValueError, match="3 of 8 images cannot be decoded"):
+        image_source(tmp_path / "cache").load("rta", settings_of(**raw), "test")
+    some = subset(images, 2, seed=0)
+    assert some.written is not None and some.keys[1] == images.keys[images.keys.index(some.keys[1])]
+    assert some.broken == images.broken and some.digest != images.digest
+
+
+def test_prepared_images_are_made_anew_only_when_files_change(tmp_path: Path) -> None:
+    root = photos(tmp_path / "train", ["cat", "dog"], 2)
+    settings = settings_of(kind="image_folder", train=root)
+
+    def load() -> ImageSet:
+        return image_source(tmp_path / "cache").load("own", settings, "train")
+
+    def builds() -> int:
+        return len(list((tmp_path / "cache").glob("*/images.npy")))
+
+    first = load()
+    assert load().digest == first.digest and builds() == 1
+    os.utime(root / "cat" / "image_0001.jpg", (1, 1))
+    assert load().digest == first.digest and builds() == 2, "a touched file is decoded again and found to be the same"
+    photo(root / "cat" / "image_0003.jpg", 99)
+    added = load()
+    assert builds() == 3 and added.keys == (*first.keys[:2], "cat/image_0003.jpg", *first.keys[2:])
+    assert torch.equal(added.images[[0, 1, 3, 4]], first.images) and added.digest != first.digest
+    root.rename(tmp_path / "moved")
+    settings = settings_of(kind="image_folder", train=tmp_path / "moved")
+    elsewhere = image_source(tmp_path / "other").load("own", settings, "train")
+    assert elsewhere.digest == added.digest and elsewhere.keys == added.keys, "another node, another place"

@@ -1,0 +1,26 @@
+"""What fitted into memory in this process, so that later trials do not run out of it again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from trainables.settings.parameters import Parameters
+
+EVALUATION_BATCH = 512
+
+
+@dataclass
+class BatchSizes:
+    """Of evaluations and of training."""
+
+    evaluation: int = EVALUATION_BATCH
+    """Images per forward pass of an evaluation; less once memory ran out."""
+    _micro: dict[tuple[str, int | None], int] = field(default_factory=dict)
+    """Pairs, by what is trained."""
+
+    def micro(self, parameters: Parameters) -> int | None:
+        """Return the pairs that fitted in a trial of the same scope; None where memory never ran out."""
+        return self._micro.get((parameters.tune, parameters.blocks))
+
+    def remember_micro(self, parameters: Parameters, pairs: int) -> None:
+        self._micro[parameters.tune, parameters.blocks] = pairs

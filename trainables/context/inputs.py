@@ -1,0 +1,103 @@
+"""What a policy takes for images and class prompts, kept ready for all trials of a process where memory allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from trainables.context.reference import EMBEDDING_BATCH, ReferenceCache
+from trainables.context.task_data import TaskData
+from trainables.data.cache import digest_of
+from trainables.data.image_set import View
+from trainables.memory import in_batches
+from trainables.models.clip import Clip
+from trainables.models.policy import Policy, TowerPolicy, mixed_precision, prompt_tokens
+from trainables.models.towers import trunk
+
+DEVICE_SHARE = 0.3
+"""Share of a GPU's free memory that the images or activations of everything that a trial is shown may take; if they
+need more, they stay in the host's memory."""
+ACTIVATIONS_LIMIT_BYTES = 2 * 2**30
+"""Without a GPU: trunk activations of everything that a trial is shown are kept up to this size; above it the tower
+takes pixels."""
+
+
+class InputCache:
+    """Inputs of policies that tune one CLIP: embeddings, trunk activations or pixels, see ``Policy.input_kind``."""
+
+    def __init__(self, clip: Clip, data: TaskData, reference: ReferenceCache, *, bf16: bool) -> None:
+        self._clip, self._data, self._reference, self._bf16 = clip, data, reference, bf16
+        self._memory: dict[str, Tensor] = {}
+        self._fitting: dict[str, bool] = {}
+        """Kind of inputs -> whether they are kept ready for all trials."""
+
+    def whole_view(self, policy: Policy, view: View) -> Tensor:
+        """Return the inputs (N, ...) of a view that trials are shown again and again; they are kept."""
+        if policy.input_kind == "embeddings":
+            return self._reference.embeddings(view)
+        if isinstance(policy, TowerPolicy) and policy.input_kind == "activations":
+            return self._activations(view, policy.blocks)
+        return self._pixels(view)
+
+    def rows(self, policy: Policy, view: View, rows: Tensor) -> Tensor:
+        """Return the inputs of some rows of a view; kept for the search sets only: a test is run once."""
+        if policy.input_kind == "embeddings" or self._is_searched(view):
+            return self.whole_view(policy, view)[rows]
+        images = view.images[rows]
+        if isinstance(policy, TowerPolicy) and policy.input_kind == "activations":
+            return self._trunk(images, policy.blocks)
+        return images
+
+    def prompts(self, policy: Policy, class_names: tuple[str, ...], templates: tuple[str, ...]) -> Tensor:
+        """Return text embeddings (C, d), or token ids (T, C, L) for a policy that trains the text tower."""
+        if policy.trains_text:
+            return prompt_tokens(self._clip, class_names, templates)
+        return self._reference.text_embeddings(class_names, templates)
+
+    def activations_fit(self, blocks: int) -> bool:
+        """Return whether the activations of everything that a trial is shown may be kept."""
+        first = self._data.pairs.clean.images[:1]
+        return self._fits(f"activations {blocks}", lambda: self._trunk(first, blocks).nbytes)
+
+    def _is_searched(self, view: View) -> bool:
+        return any(view.digest == searched.digest for searched in self._data.search_views())
+
+    def _activations(self, view: View, blocks: int) -> Tensor:
+        """Trunk activations of the view (N, ...)."""
+        name = digest_of(["activations", view.digest, blocks])
+        if name not in self._memory:
+            rows = torch.arange(len(view.labels))
+            batches, _ = in_batches(rows, EMBEDDING_BATCH, lambda batch: self._trunk(view.images[batch], blocks))
+            self._memory[name] = torch.cat(batches)
+        return self._memory[name]
+
+    def _pixels(self, view: View) -> Tensor:
+        """Prepared images of a view (N, H, W, 3), on a GPU where they fit: they are normalised there."""
+        if self._clip.device.type == "cpu":
+            return view.images
+        name = digest_of(["pixels", view.digest])
+        if name not in self._memory:
+            fit = self._fits("pixels", lambda: view.images[:1].nbytes)
+            self._memory[name] = view.images.to(self._clip.device) if fit else view.images
+        return self._memory[name]
+
+    def _fits(self, kind: str, row_bytes: Callable[[], int]) -> bool:
+        """Decided once for each kind of inputs: what is kept counts against the memory that is left."""
+        if kind not in self._fitting:
+            rows = sum(len(view.labels) for view in self._data.trial_views())
+            self._fitting[kind] = rows * row_bytes() <= self._available_bytes()
+        return self._fitting[kind]
+
+    def _available_bytes(self) -> int:
+        """Bytes available for caching trial inputs."""
+        if self._clip.device.type != "cuda":
+            return ACTIVATIONS_LIMIT_BYTES
+        free_bytes, _ = torch.cuda.mem_get_info(self._clip.device)
+        return int(DEVICE_SHARE * free_bytes)
+
+    @torch.no_grad()
+    def _trunk(self, images: Tensor, blocks: int) -> Tensor:
+        with mixed_precision(self._clip.device, self._bf16):
+            return trunk(self._clip.model.visual, self._clip.pixels(images), blocks)

@@ -1,0 +1,124 @@
+"""What a model answered on one view of an image set, as class indices and scores per image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainables.context.trial_context import TrialContext
+from trainables.data.image_set import ImageSet, View
+from trainables.distributed import WorkerGroup
+from trainables.evaluation.answers import Answers
+from trainables.memory import in_batches
+from trainables.models.policy import Policy
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Of the N images of a view."""
+
+    answers: np.ndarray
+    """(N,) int64: the class with the highest logit."""
+    margins: np.ndarray
+    """(N,) float64, see ``margins``."""
+    reference_kl: np.ndarray | None = None
+    """(N,) float64, see ``image_kl``."""
+
+
+@torch.no_grad()
+def predict(
+    context: TrialContext,
+    policy: Policy,
+    images: ImageSet,
+    view: View,
+    group: WorkerGroup,
+    *,
+    reference_kl: bool = False,
+) -> Predictions:
+    """Return what the policy answers on a view of ``images``, over all their classes.
+
+    Each worker evaluates the rows ``rank::world_size``; all of them get all predictions.
+    """
+    names, templates = images.class_names, images.templates
+    prompts = policy.text_embeddings(context.inputs.prompts(policy, names, templates))
+    rows_of_worker = torch.arange(len(view.labels))[group.rank :: group.world_size]
+    scores = torch.zeros(3, len(view.labels), dtype=torch.float64, device=group.device)
+    reference = context.reference.embeddings(view) if reference_kl else None
+    reference_text = context.reference.text_embeddings(names, templates) if reference_kl else None
+
+    def evaluate_batch(rows: Tensor) -> bool:
+        logits = policy.logits(policy.image_embeddings(context.inputs.rows(policy, view, rows)), prompts)
+        written = None if view.written is None else view.written[rows]
+        scores[0, rows] = logits.argmax(-1).to(scores)
+        scores[1, rows] = margins(logits, view.labels[rows], written).to(scores)
+        if reference is not None and reference_text is not None:
+            reference_logits = context.reference.logits(reference[rows], reference_text)
+            scores[2, rows] = image_kl(logits, reference_logits).to(scores)
+        return True
+
+    sizes = context.batch_sizes
+    _, sizes.evaluation = in_batches(rows_of_worker, sizes.evaluation, evaluate_batch)
+    answers, logit_margins, kl = group.sum(scores).cpu().numpy()
+    return Predictions(answers.astype(np.int64), logit_margins, kl if reference_kl else None)
+
+
+def margins(logits: Tensor, labels: Tensor, written: Tensor | None) -> Tensor:
+    """Logit of the true class minus logit of the written one: (B, C) logits -> (B,), NaN where none is written."""
+    if written is None:
+        return logits.new_full((len(logits),), torch.nan)
+    labels, written = labels.to(logits.device), written.to(logits.device)
+    rows = torch.arange(len(logits), device=logits.device)
+    differences = logits[rows, labels] - logits[rows, written.clamp(min=0)]
+    return differences.masked_fill(written < 0, torch.nan)
+
+
+def image_kl(policy_logits: Tensor, reference_logits: Tensor) -> Tensor:
+    """KL(reference || policy) of every image over all class prompts: two (B, C) logits -> (B,) nats."""
+    policy, reference = F.log_softmax(policy_logits.double(), -1), F.log_softmax(reference_logits.double(), -1)
+    return (reference.exp() * (reference - policy)).sum(-1)
+
+
+def accuracy(predictions: Predictions, images: ImageSet, view: View) -> np.ndarray:
+    """Return whether each image of the view was answered right: (N,) bool."""
+    words = word_indices(images.class_names)
+    return np.asarray(words[predictions.answers] == words[view.labels.numpy()])
+
+
+def text_confusion(predictions: Predictions, images: ImageSet, view: View) -> np.ndarray:
+    """Return whether the word on it was the answer, for each image of the view with the word of a class: (M,) bool."""
+    assert view.written is not None, "only images with words on them can be confused by these"
+    words, written = word_indices(images.class_names), view.written.numpy()
+    named = written >= 0
+    return np.asarray(words[predictions.answers[named]] == words[written[named]])
+
+
+def word_indices(class_names: Sequence[str]) -> np.ndarray:
+    """Return for each of C classes the first class of the same name: (C,) int64.
+
+    open_clip's names of ImageNet hold "missile" and "sunglasses" twice; an answer counts by its words.
+    """
+    first: dict[str, int] = {}
+    return np.array([first.setdefault(name, i) for i, name in enumerate(class_names)], np.int64)
+
+
+def answers_from_indices(images: ImageSet, view: View, view_name: str, predictions: Predictions) -> Answers:
+    """Return the predictions on a view of ``images`` as words."""
+    names = images.class_names
+    written = ("",) * len(view.labels)
+    if view.written is not None:
+        written = tuple(names[i] if i >= 0 else "" for i in view.written.tolist())
+    return Answers(
+        set=images.name,
+        view=view_name,
+        images=images.keys,
+        true=tuple(names[i] for i in view.labels.tolist()),
+        written=written,
+        answer=tuple(names[i] for i in predictions.answers.tolist()),
+        margin=None if view.written is None else predictions.margins,
+        reference_kl=predictions.reference_kl,
+    )
