@@ -1,4 +1,4 @@
-"""What one parameter may be: a fixed value, a choice or a range."""
+"""The domain of a parameter, its possible values: a fixed value, choices or a range."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from typing import Annotated, Any, Literal, TypeGuard, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
-from sweeper.spec.problems import Problem, ProblemsError, did_you_mean, rule, shown
+from sweeper.spec.problems import KeyPath, Problem, ProblemsError, did_you_mean, rule, shown
 from trainables.settings.parameters import Parameters
 
 Value = str | int | float
 
 
-def same(one: object, other: object) -> bool:
-    """Equality of parameter values: 1 equals 1.0, but true is no 1."""
-    return type(one) is type(other) and one == other or _is_number(one) and _is_number(other) and one == other
+def same(first: object, second: object) -> bool:
+    """Return whether two parameter values are equal: 1 equals 1.0, but not true."""
+    return first == second and (type(first) is type(second) or _is_number(first) and _is_number(second))
 
 
 @dataclass(frozen=True)
 class Fixed:
-    """Not searched."""
+    """The domain of a parameter that is not searched: a single value."""
 
     value: Value
 
     def match(self, value: object) -> Value | None:
-        """The value in the domain's own type, None where it lies outside."""
+        """Return the value in the domain's own type, None for a value outside."""
         return self.value if same(value, self.value) else None
 
     def examples(self) -> list[Value]:
-        """Every value of a finite domain, the bounds of a range."""
+        """Return every value of a finite domain, the bounds of a range."""
         return [self.value]
 
-    def located(self) -> list[tuple[tuple[str | int, ...], Value]]:
-        """The values as written and where under the parameter they stand."""
+    def written(self) -> list[tuple[KeyPath, Value]]:
+        """Return the values that a spec writes for this domain, each with its path below the parameter."""
         return [(("value",), self.value)]
 
     def __str__(self) -> str:
@@ -44,7 +44,7 @@ class Fixed:
 
 @dataclass(frozen=True)
 class Choices:
-    """One of several values."""
+    """The domain of a parameter that has one of several values."""
 
     values: tuple[Value, ...]
 
@@ -54,7 +54,7 @@ class Choices:
     def examples(self) -> list[Value]:
         return list(self.values)
 
-    def located(self) -> list[tuple[tuple[str | int, ...], Value]]:
+    def written(self) -> list[tuple[KeyPath, Value]]:
         return [(("choices", index), value) for index, value in enumerate(self.values)]
 
     def __str__(self) -> str:
@@ -63,15 +63,17 @@ class Choices:
 
 @dataclass(frozen=True)
 class Range:
-    """From low to high, both included: whole numbers where both bounds are, otherwise real numbers."""
+    """The domain of a number from low to high, both included: a whole number where both bounds are whole."""
 
     low: int | float
     high: int | float
     log: bool = False
+    """Whether the sampler draws the logarithm uniformly."""
     step: int | float | None = None
 
     @property
     def integer(self) -> bool:
+        """Whether all values are whole numbers."""
         return isinstance(self.low, int)
 
     def match(self, value: object) -> Value | None:
@@ -86,14 +88,17 @@ class Range:
     def examples(self) -> list[Value]:
         return [self.low, self.high]
 
-    def at(self, place: float) -> Value:
-        """The value at a place in [0, 1] of the way from low to high, by the logarithm where it is drawn so."""
-        value = self.low * (self.high / self.low) ** place if self.log else self.low + (self.high - self.low) * place
+    def at(self, position: float) -> Value:
+        """Return the value at a position from 0 (low) to 1 (high), which is linear in the logarithm if ``log``."""
+        if self.log:
+            value = self.low * (self.high / self.low) ** position
+        else:
+            value = self.low + (self.high - self.low) * position
         if self.step is not None:
             value = self.low + round((value - self.low) / self.step) * self.step
         return round(value) if self.integer else min(max(float(value), self.low), self.high)
 
-    def located(self) -> list[tuple[tuple[str | int, ...], Value]]:
+    def written(self) -> list[tuple[KeyPath, Value]]:
         return [(("low",), self.low), (("high",), self.high)]
 
     def __str__(self) -> str:
@@ -102,12 +107,14 @@ class Range:
 
 
 Domain = Fixed | Choices | Range
+"""The possible values of a parameter under a condition."""
 
 
 def parse_domain(raw: Any, where: str) -> Domain:
-    """Reads a plain value, ``{value}``, ``{choices}`` or ``{low, high, log, step}`` (without ``when``).
+    """Return the domain written as a plain value, ``{value}``, ``{choices}`` or ``{low, high, log, step}``, without
+    ``when``.
 
-    ``where`` names it in messages. Raises ProblemsError.
+    ``where`` names the parameter in messages. Raise ProblemsError with paths relative to ``raw``.
     """
     if not isinstance(raw, Mapping):
         if not isinstance(raw, str | int | float) or isinstance(raw, bool):
@@ -121,7 +128,7 @@ def parse_domain(raw: Any, where: str) -> Domain:
     if form is None:
         known = ["choices", "low", "high", "log", "step", "value", "when"]
         hint = did_you_mean(next(iter(raw), ""), known)
-        message = f"`{where}` says not what it may be; write {{low, high}}, {{choices: [...]}} or a plain value"
+        message = f"`{where}` has no values; write {{low, high}}, {{choices: [...]}} or a plain value"
         raise ProblemsError([Problem((), message + hint)])
     problems = [
         Problem((key,), f"`{where}`: unknown key `{key}`" + did_you_mean(key, [*sorted(form), "when"]), at_key=True)
@@ -197,7 +204,7 @@ def _range(raw: Mapping[str, Any], where: str) -> Range:
 
 
 def field_problem(parameter: str, value: object) -> str | None:
-    """What is wrong with a value of one of the fields of Parameters, looked at alone."""
+    """Return what is wrong with the value of a field of Parameters, whatever the other fields are."""
     if isinstance(value, float) and not math.isfinite(value):
         return f"{shown(value)} must be a finite number"
     field = Parameters.model_fields[parameter]
@@ -210,7 +217,7 @@ def field_problem(parameter: str, value: object) -> str | None:
 
 
 def legal_values(parameter: str) -> list[Value]:
-    """The values of a field of Parameters that names its choices, otherwise none."""
+    """Return the values of a field of Parameters that has a choice of them, none for any other field."""
     annotation = Parameters.model_fields[parameter].annotation
     return list(get_args(annotation)) if get_origin(annotation) is Literal else []
 

@@ -1,4 +1,4 @@
-"""Checks of the model that a spec names, as far as files tell without torch; weights are for `sweeper check`."""
+"""Checks of the model that a spec names, without torch: its files are looked at, its weights by `sweeper check`."""
 
 from __future__ import annotations
 
@@ -14,18 +14,21 @@ from trainables.models.model_files import refuse_architecture
 from trainables.settings.task import WEIGHT_SUFFIXES
 
 _FOLDER_WEIGHTS = (".safetensors", ".bin", ".pth")
-"""What open_clip takes for the weights of a folder; .pt is not among them."""
+"""Suffixes by which open_clip finds the weights of a folder; .pt is not among them."""
 
 
 def embedding_width(model: Any) -> int | None:
-    """Of the model that a spec's `model` mapping names; None where it cannot be known before the model is loaded."""
+    """Return the embedding width of the model that a spec's `model` mapping names.
+
+    None where it is not known before the model is loaded.
+    """
     config = _config_file(str(model.get("architecture", "world"))) if isinstance(model, dict) else None
     width = _model_config(config).get("embed_dim") if config is not None else None
     return width if isinstance(width, int) else None
 
 
 def model_problems(raw: Any) -> list[Problem]:
-    """What is wrong with the model that a spec's `model` mapping names; not with the mapping itself."""
+    """Return what is wrong with the model that a spec's `model` mapping names, not with the mapping itself."""
     if not isinstance(raw, dict):
         return []
     problems = []
@@ -47,7 +50,7 @@ def _config_file(architecture: str) -> Path | None:
 
 
 def _model_config(file: Path) -> dict[str, Any]:
-    """The ``model_cfg`` of a configuration file; empty where it cannot be read."""
+    """Return the ``model_cfg`` of a configuration file; empty where the file cannot be read."""
     try:
         content = json.loads(file.read_text())
         config = content.get("model_cfg", content)
@@ -57,7 +60,7 @@ def _model_config(file: Path) -> dict[str, Any]:
 
 
 def _named_models() -> dict[str, Path]:
-    """open_clip's models by name; finding the package does not import it (and torch with it)."""
+    """Return open_clip's configuration files by name of the model; open_clip, and torch with it, is not imported."""
     package = importlib.util.find_spec("open_clip")
     folders = package.submodule_search_locations if package is not None else None
     return {file.stem: file for folder in folders or () for file in Path(folder, "model_configs").glob("*.json")}

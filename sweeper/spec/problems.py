@@ -1,4 +1,4 @@
-"""What is wrong with a value and where it stands: findings of the spec's checks, in words for users."""
+"""Problems of a spec: what is wrong with a value, in words for users, and where the value stands."""
 
 from __future__ import annotations
 
@@ -9,22 +9,31 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from trainables.settings.sets import SettingError
 
 Key = str | int
+KeyPath = tuple[Key, ...]
+"""Leads from the top of a document to a value: keys of mappings, indices of lists."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One finding. ``path`` leads from the top of the document to the value (or to the place where one is missing)."""
+    """What is wrong with the value at ``path``, or that a value is missing there."""
 
-    path: tuple[Key, ...]
+    path: KeyPath
     message: str
     at_key: bool = False
     """Whether the key itself is wrong, not its value."""
 
+    def below(self, path: KeyPath) -> Problem:
+        """Return the same problem in a document that holds this one at ``path``."""
+        return Problem((*path, *self.path), self.message, self.at_key)
+
 
 class ProblemsError(ValueError):
-    """Several findings at once."""
+    """Several problems at once."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
@@ -37,7 +46,7 @@ def dotted(path: Iterable[Key]) -> str:
 
 
 def did_you_mean(word: object, known: Iterable[object]) -> str:
-    """``; did you mean `x`?`` where something known is close, then everything known (twenty at most)."""
+    """Return ``; did you mean `x`?`` where a known word is close, then the known words (twenty at most)."""
     names = [str(name) for name in known]
     guess = closest(str(word), names)
     listed = ", ".join(names) if len(names) <= 20 else ", ".join(names[:20]) + f" and {len(names) - 20} more"
@@ -45,17 +54,17 @@ def did_you_mean(word: object, known: Iterable[object]) -> str:
 
 
 def closest(word: str, known: Sequence[str]) -> str | None:
-    """The known word that was probably meant: much the same letters, a beginning, or initials (``lr``)."""
+    """Return the known word that was probably meant: similar letters, a beginning, or initials (``lr``)."""
     word = word.lower()
     lowered = [name.lower() for name in known]
     close = difflib.get_close_matches(word, lowered, n=1, cutoff=0.6)
     short = [name for name in lowered if name.startswith(word) or "".join(p[:1] for p in name.split("_")) == word]
-    found = (close or short) if word else []
-    return known[lowered.index(found[0])] if found else None
+    candidates = (close or short) if word else []
+    return known[lowered.index(candidates[0])] if candidates else None
 
 
 def shown(value: object) -> str:
-    """A value as a user wrote it, on one line and not too long."""
+    """Return a value as a user wrote it, on one line and not too long."""
     if isinstance(value, bool):
         return str(value).lower()
     if value is None:
@@ -79,17 +88,21 @@ _KINDS = {
     "model_type": "a mapping (key: value)",
     "model_attributes_type": "a mapping (key: value)",
 }
+"""What a value must be, by the type of pydantic's error."""
 
 
-def rule(error: Mapping[str, Any]) -> str:
-    """The rule that a value broke, from one of pydantic's error details, worded to follow the value."""
-    kind, context = str(error["type"]), error.get("ctx") or {}
+def rule(error: ErrorDetails, *, of_several: bool = False) -> str:
+    """Return the rule that a value broke, worded to follow the value.
+
+    ``of_several``: the value has broken other rules too and would be right if it kept one of them.
+    """
+    kind, context = error["type"], error.get("ctx") or {}
     if kind in _KINDS:
         return f"must be {_KINDS[kind]}"
     if kind == "literal_error":
-        choices = re.findall(r"'([^']*)'", str(context["expected"]))
+        choices = _quoted(context["expected"])
         if len(choices) == 1:
-            return f"must be `{choices[0]}`, the only one for now"
+            return f"must be `{choices[0]}`" + ("" if of_several else ", the only one for now")
         return "is none of the choices" + did_you_mean(error.get("input"), choices)
     if kind in ("greater_than", "greater_than_equal"):
         return f"must be above {context['gt']:g}" if "gt" in context else f"must be {context['ge']:g} or more"
@@ -100,76 +113,79 @@ def rule(error: Mapping[str, Any]) -> str:
         return f"needs at least {least} {'entry' if least == 1 else 'entries'}"
     if kind == "value_error":
         return str(context["error"])
-    return str(error["msg"])
+    return error["msg"]
 
 
 def from_validation(error: ValidationError, data: Any, model: type[BaseModel]) -> list[Problem]:
-    """Pydantic's findings about ``data``, as problems with paths into it.
+    """Return pydantic's errors about ``data`` as problems with paths into it.
 
     A value that fits none of several forms is one problem; where it comes close to one of them, that form's.
     """
-    found: list[tuple[tuple[Key, ...], Mapping[str, Any]]] = []
+    details: dict[KeyPath, list[ErrorDetails]] = {}
+    own: dict[KeyPath, list[Problem]] = {}
     for detail in error.errors():
-        inner = (detail.get("ctx") or {}).get("error")
         path = _path(detail["loc"], data, named=detail["type"] in ("missing", "extra_forbidden"))
-        if isinstance(inner, ProblemsError):
-            found += [(path, {**detail, "problem": problem}) for problem in inner.problems]
+        details.setdefault(path, [])
+        cause = _cause(detail)
+        if isinstance(cause, ProblemsError):
+            own[path] = [*own.get(path, ()), *(problem.below(path) for problem in cause.problems)]
         else:
-            found.append((path, detail))
-    paths = [path for path, detail in found if "problem" not in detail]
+            details[path].append(detail)
     problems: list[Problem] = []
-    for path in dict.fromkeys(path for path, _ in found):
-        details = [detail for other, detail in found if other == path]
-        if any(other[: len(path)] == path and len(other) > len(path) for other in paths):
+    for path, details_at_path in details.items():
+        if any(other[: len(path)] == path and len(other) > len(path) for other in details if details[other]):
             continue  # One form of a union came closer: it got further into the value.
-        problems += [
-            Problem((*path, *detail["problem"].path), detail["problem"].message, detail["problem"].at_key)
-            for detail in details
-            if "problem" in detail
-        ]
-        plain = [detail for detail in details if "problem" not in detail]
-        close = [detail for detail in plain if not detail["type"].endswith(("_type", "literal_error"))]
-        if plain:
-            problems.append(_worded(path, close or plain, data, model))
+        problems += own.get(path, [])
+        close = [detail for detail in details_at_path if not detail["type"].endswith(("_type", "literal_error"))]
+        if details_at_path:
+            problems.append(_worded(path, close or details_at_path, data, model))
     return problems
 
 
-def _worded(path: tuple[Key, ...], details: Sequence[Mapping[str, Any]], data: Any, model: type[BaseModel]) -> Problem:
+def _worded(path: KeyPath, details: Sequence[ErrorDetails], data: Any, model: type[BaseModel]) -> Problem:
     first = details[0]
+    context = first.get("ctx") or {}
     if first["type"] == "extra_forbidden":
         where = f" in `{dotted(path[:-1])}`" if path[:-1] else ""
         hint = did_you_mean(path[-1], _known_keys(model, path[:-1], data))
         return Problem(path, f"unknown key `{path[-1]}`{where}{hint}", at_key=True)
     if first["type"] == "missing":
         return Problem(path, f"`{dotted(path)}` is missing")
-    if first["type"] == "value_error" and isinstance(first.get("input"), Mapping):
+    if first["type"] == "value_error" and isinstance(first["input"], Mapping):
+        cause = _cause(first)
+        about = cause.path if isinstance(cause, SettingError) else ()
         message = rule(first)
-        # A check over several values says first which one it is about.
-        named = re.match(r"[a-z_.]+", message)
-        about = tuple(named[0].strip(".").split(".")) if named else ()
-        located = (*path, *about) if _reaches(data, path, about) else path
+        located = (*path, *about) if _reaches(data, (*path, *about)) else path
         return Problem(located, f"`{dotted(path)}`: {message}" if path else message)
     if first["type"] in ("union_tag_invalid", "union_tag_not_found"):
-        kinds = re.findall(r"'([^']*)'", str(first["ctx"].get("expected_tags", "")))
-        given = first["ctx"].get("tag")
-        unknown = f"`{dotted(path)}.kind`: {given!r} is unknown{did_you_mean(given, kinds)}"
+        given = context.get("tag")
+        known = did_you_mean(given, _quoted(context.get("expected_tags", "")))
+        unknown = f"`{dotted(path)}.kind`: {given!r} is unknown{known}"
         return Problem((*path, "kind"), unknown if given is not None else f"`{dotted(path)}.kind` is missing")
-    rules = list(dict.fromkeys(rule(detail).removesuffix(", the only one for now") for detail in details))
-    if len(details) == 1:
-        rules = [rule(first)]
+    rules = dict.fromkeys(rule(detail, of_several=len(details) > 1) for detail in details)
     broken = ", or ".join(rules).replace(", or must be", ", or")
-    return Problem(path, f"`{dotted(path)}`: {shown(first.get('input'))} {broken}")
+    return Problem(path, f"`{dotted(path)}`: {shown(first['input'])} {broken}")
 
 
-def _path(location: Sequence[Key], data: Any, named: bool) -> tuple[Key, ...]:
-    """Drops what pydantic adds to a location: names of a union's members are no keys of the document.
+def _cause(detail: ErrorDetails) -> Exception | None:
+    """Return the exception that one of our own checks raised."""
+    cause: Exception | None = (detail.get("ctx") or {}).get("error")
+    return cause
 
-    ``named``: the last part is a key, though it may not be there.
+
+def _quoted(choices: str) -> list[str]:
+    """Return the choices in ``'a', 'b' or 'c'``; pydantic 2 gives literals and tags in this form only."""
+    return re.findall(r"'([^']*)'", choices)
+
+
+def _path(location: Sequence[Key], data: Any, named: bool) -> KeyPath:
+    """Drop what pydantic adds to a location: names of a union's members are no keys of the document.
+
+    ``named``: the last part is a key, though the document may not have it.
     """
     path: list[Key] = []
     for position, key in enumerate(location):
-        inside = isinstance(data, Mapping) and key in data
-        if inside or isinstance(data, list) and isinstance(key, int) and key < len(data):
+        if _has(data, key):
             data = data[key]
             path.append(key)
         elif named and position == len(location) - 1:
@@ -177,27 +193,36 @@ def _path(location: Sequence[Key], data: Any, named: bool) -> tuple[Key, ...]:
     return tuple(path)
 
 
-def _reaches(data: Any, path: Sequence[Key], about: Sequence[str]) -> bool:
+def _reaches(data: Any, path: KeyPath) -> bool:
+    """Return whether ``data`` has a value at ``path``."""
     for key in path:
-        data = data[key]
-    for name in about:
-        if not isinstance(data, Mapping) or name not in data:
+        if not _has(data, key):
             return False
-        data = data[name]
-    return bool(about)
+        data = data[key]
+    return True
+
+
+def _has(data: Any, key: Key) -> bool:
+    if isinstance(data, list):
+        return isinstance(key, int) and key < len(data)
+    return isinstance(data, Mapping) and key in data
 
 
 def _known_keys(model: type[BaseModel], path: Sequence[Key], data: Any) -> list[str]:
-    candidates = [model]
+    """Return the keys that the mapping at ``path`` may have: those of its ``kind`` where it names one."""
+    models = [model]
     for key in path:
         data = data[key]
-        fields = [field for one in candidates for name, field in one.model_fields.items() if key in (name, field.alias)]
-        candidates = [inner for field in fields for inner in _models_in(field.annotation)] or candidates
+        fields = [field for owner in models for name, field in owner.model_fields.items() if key in (name, field.alias)]
+        models = [inner for field in fields for inner in _models_in(field.annotation)] or models
     kind = data.get("kind")
-    kinds = {one: get_args(one.model_fields["kind"].annotation) for one in candidates if "kind" in one.model_fields}
-    of_kind = [one for one in candidates if kind in kinds.get(one, ())]
-    known = [(field.alias or name) for one in of_kind or candidates for name, field in one.model_fields.items()]
-    return list(dict.fromkeys(known))
+    of_kind = [
+        candidate
+        for candidate in models
+        if "kind" in candidate.model_fields and kind in get_args(candidate.model_fields["kind"].annotation)
+    ]
+    keys = [(field.alias or name) for candidate in of_kind or models for name, field in candidate.model_fields.items()]
+    return list(dict.fromkeys(keys))
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -25,7 +25,10 @@ class Budget:
 
 
 def parse_budget(text: str) -> Budget:
-    """``200gpu-h`` or ``12.5cpu-h``. Raises ValueError with what follows the text in a message."""
+    """Return the budget written as ``200gpu-h`` or ``12.5cpu-h``.
+
+    Raise ValueError, worded to follow the text in a message.
+    """
     match = _BUDGET.fullmatch(text.strip())
     if match is None:
         raise ValueError(
@@ -37,7 +40,7 @@ def parse_budget(text: str) -> Budget:
 
 
 def parse_time(text: str) -> float:
-    """``8h``, ``90m``, ``2h30m``, ``45s`` in seconds. Raises ValueError as ``parse_budget``."""
+    """Return the seconds of ``8h``, ``90m``, ``2h30m`` or ``45s``. Raise ValueError as ``parse_budget``."""
     match = _TIME.fullmatch(text.strip())
     seconds = 0.0
     if match is not None:
@@ -48,18 +51,18 @@ def parse_time(text: str) -> float:
 
 
 def hours(value: float) -> str:
-    """Three significant digits, whole numbers from 100 on."""
+    """Return a number of hours with three significant digits, as a whole number from 100 on."""
     return f"{value:.3g}" if value < 100 else f"{value:.0f}"
 
 
 def rounded_up(value: float) -> float:
-    """To two significant digits."""
+    """Return a positive number rounded up to two significant digits."""
     unit = 10.0 ** (math.floor(math.log10(value)) - 1)
     return round(math.ceil(value / unit - 1e-9) * unit, 6)
 
 
 def duration(seconds: float) -> str:
-    """``45 s``, ``12 min``, ``3.4 h``."""
+    """Return a duration as ``45 s``, ``12 min`` or ``3.4 h``."""
     if seconds < 90:
         return f"{seconds:.0f} s" if seconds >= 9.5 else f"{seconds:.1f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

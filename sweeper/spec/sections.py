@@ -1,4 +1,11 @@
-"""The sections of a spec that say what a sweep is for and how it searches."""
+"""The sections of a spec that say what a sweep is for and how it searches.
+
+Two of them belong to the typographic task, the only value of ``task`` so far: ``Goals``, its accuracies on clean and on
+attacked images, and ``Paint``, its baseline. A second task would bring its own in their place; ``Search``,
+``Stopping``, ``Confirm``, ``Resources`` and ``Limits`` are the same for every task.
+
+``sweeper schema`` shows the docstrings of the classes to users as descriptions.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +20,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from sweeper.records import GOALS
 from sweeper.spec.quantities import parse_budget
 from trainables.settings.parameters import Parameters, Positive, Tune
-from trainables.settings.sets import Settings, Share
+from trainables.settings.sets import SettingError, Settings, Share
 
 _FLOOR = re.compile(r"untouched\s*(?:([-+])\s*([0-9]*\.?[0-9]+))?")
 
@@ -23,7 +30,7 @@ class Goal(Settings):
 
     direction: Literal["maximize"] = "maximize"
     floor: float | str | None = None
-    """A trial below it is recorded but never on the front: a number, or relative to the untouched model
+    """A trial below the floor is recorded but never on the front: a number, or relative to the untouched model
     (``untouched - 0.05``)."""
 
     @field_validator("floor")
@@ -36,7 +43,7 @@ class Goal(Settings):
         return value
 
     def floor_value(self, untouched: float) -> float | None:
-        """The floor as an accuracy, given the untouched model's."""
+        """Return the floor as an accuracy, given the untouched model's; None where there is no floor."""
         if not isinstance(self.floor, str):
             return self.floor
         match = _FLOOR.fullmatch(self.floor.strip())
@@ -49,12 +56,12 @@ class Goals(Settings):
     robust_accuracy: Goal = Goal()
 
     def floors(self, untouched: Mapping[str, float]) -> dict[str, float]:
-        """The floors that are set, by goal, given the untouched model's accuracies."""
-        found = {name: getattr(self, name).floor_value(untouched[name]) for name in GOALS}
-        return {name: floor for name, floor in found.items() if floor is not None}
+        """Return the floors that are set, by goal, given the untouched model's accuracies."""
+        floors = {name: getattr(self, name).floor_value(untouched[name]) for name in GOALS}
+        return {name: floor for name, floor in floors.items() if floor is not None}
 
     def violation(self, values: Mapping[str, float], untouched: Mapping[str, float]) -> float:
-        """By how much values miss the floors, summed over both goals; 0 where they do not."""
+        """Return by how much values fall below the floors, summed over both goals; 0 for values above them."""
         return sum(max(0.0, floor - values[name]) for name, floor in self.floors(untouched).items())
 
 
@@ -76,11 +83,12 @@ class Paint(Settings):
         try:
             Parameters.model_validate(self.parameters())
         except ValidationError as error:
-            raise ValueError("; ".join(str(detail["ctx"]["error"]) for detail in error.errors())) from error
+            # Each field alone was checked as a field of Paint, so that this is the check over all of them.
+            raise error.errors()[0]["ctx"]["error"] from error
         return self
 
     def parameters(self) -> dict[str, Any]:
-        """As a trial's parameters, those left at none out."""
+        """Return the parameters of the baseline's trial, without those that are None."""
         return self.model_dump(exclude_none=True)
 
 
@@ -89,16 +97,17 @@ class Search(Settings):
     """``grid`` tries every combination of choices, in the order in which they are written; ``soup`` trains a few
     anchors (``Space.anchors``), whose interpolation with the untouched weights is the front."""
     trials: Annotated[int, Field(ge=1)] = 32
-    """The baseline and the starting points among them; ``grid`` and ``soup`` try all they have when left out."""
+    """With the baseline and the points; when left out, ``grid`` and ``soup`` try every combination or anchor."""
     seed: Annotated[int, Field(ge=0)] = 0
     startup_trials: Annotated[int, Field(ge=1)] | None = None
-    """So many trials must be complete before the sampler learns from them; an eighth of ``trials``, at least 4, when
-    left out. For ``tpe`` only."""
+    """The sampler learns from trials once so many are complete; an eighth of ``trials``, at least 4, when left out. For
+    ``tpe`` only."""
 
     @model_validator(mode="after")
     def _only_tpe_learns(self) -> Self:
         if self.startup_trials is not None and self.sampler != "tpe":
-            raise ValueError(f"startup_trials is for the sampler tpe; {self.sampler} does not learn, leave it out")
+            message = f"startup_trials is for the sampler tpe; {self.sampler} does not learn, leave it out"
+            raise SettingError(message, "startup_trials")
         return self
 
     @property
@@ -107,6 +116,7 @@ class Search(Settings):
         return self.sampler in ("grid", "soup")
 
     def startup(self) -> int:
+        """Return how many trials must be complete before the sampler learns from them."""
         return self.startup_trials if self.startup_trials is not None else max(4, self.trials // 8)
 
 
@@ -116,9 +126,9 @@ class Stopping(Settings):
 
     kind: Literal["none", "moasha"] = "none"
     rungs: Annotated[list[float | str], Field(min_length=1)] = ["1/9", "1/3"]
-    """Shares of a trial's steps after which it is looked at, rising: ``1/9`` or 0.11. Trials are evaluated there."""
+    """Shares of a trial's steps after which the trial is evaluated and may be stopped, rising: ``1/9`` or 0.11."""
     reduction_factor: Annotated[float, Field(gt=1.0)] = 2.0
-    """At each rung the best 1 / reduction_factor of those that came so far go on."""
+    """At each rung the best 1 / reduction_factor of the trials that came to it go on."""
 
     @field_validator("rungs")
     @classmethod
@@ -132,7 +142,7 @@ class Stopping(Settings):
         return value
 
     def shares(self) -> list[float]:
-        """The rungs as numbers."""
+        """Return the rungs as numbers."""
         return [float(Fraction(rung)) for rung in self.rungs]
 
 
@@ -143,21 +153,21 @@ class Confirm(Settings):
     members: Annotated[int, Field(ge=1)] = 3
     """Trials with members on the front; one training serves all strengths of its trial."""
     seeds: Annotated[int, Field(ge=2)] = 3
-    """Trainings of each. With two, intervals are honest but very wide."""
+    """Trainings of each. With two, intervals are valid but very wide."""
     share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
-    """Of the budget, kept for this. Where ``limits.budget`` is set the search ends when the rest of it is used.
-    Otherwise the budget is counted in trainings, and share / (1 - share) x ``search.trials`` are made after the search
-    at most: seeds are kept, members are left out."""
+    """Of the budget, reserved for the confirm phase. With ``limits.budget`` the search ends when the rest of the budget
+    is used. Without, the budget is counted in trainings: at most share / (1 - share) x ``search.trials`` are made after
+    the search, of fewer members where necessary, each with all its seeds."""
 
     def most_trainings(self, trials: int) -> int:
-        """After a search of so many trials, without a budget of device hours."""
+        """Return how many trainings follow a search of ``trials`` trials at most, without a budget of device hours."""
         return math.floor(self.share / (1 - self.share) * trials + 1e-9)
 
 
 class Resources(Settings):
     workers_per_trial: Annotated[int, Field(ge=1)] = 1
     gpus_per_worker: Positive | None = None
-    """None: one where the cluster has GPUs. A share of one (0.25) puts several workers on a GPU."""
+    """One where the cluster has GPUs, when left out. A share (0.25) puts several workers on a GPU."""
     cpus_per_worker: Annotated[int, Field(ge=1)] = 1
 
     @field_validator("gpus_per_worker")
@@ -170,13 +180,13 @@ class Resources(Settings):
 
 class Limits(Settings):
     max_failed_share: Share = 0.2
-    """More failed trials than this share of all end the sweep."""
+    """More failed trials than this share of ``search.trials`` end the sweep."""
     budget: str | None = None
     """Device hours that the sweep may take over its whole life, idle slots included: ``200gpu-h``, or ``12cpu-h`` where
     it runs on CPUs."""
     trial_hours: Positive | None = None
     stall_minutes: Positive = 30.0
-    """An attempt that reports nothing for so long is ended and tried again."""
+    """An attempt that is silent for longer is ended and made again."""
 
     @field_validator("budget")
     @classmethod

@@ -11,19 +11,16 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from sweeper.spec.problems import Problem, closest, did_you_mean
-from trainables.data.readers import known_class_names
 from trainables.data.readers.class_names import SetError, chosen, listed, words_for
+from trainables.data.readers.kinds import reader_of
 from trainables.data.readers.samples import class_folders, is_image
 from trainables.data.readers.webdataset import shards_of
-from trainables.settings.sets import ImageFolderSet, ImageSetSettings, Split, WebDatasetSet, WorldSet
+from trainables.settings.sets import SPLITS, ImageFolderSet, ImageSetSettings, Split, WebDatasetSet
 from trainables.settings.task import TrainSettings
-
-Place = tuple[str | int, ...]
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
 def set_problems(name: str, raw: Any) -> list[Problem]:
-    """What is wrong with the files and class names of a set; nothing where its mapping itself is wrong."""
+    """Return what is wrong with the files and class names of a set; nothing where its mapping itself is wrong."""
     try:
         settings: ImageSetSettings = TypeAdapter(ImageSetSettings).validate_python(raw)
     except ValidationError:
@@ -36,17 +33,17 @@ def set_problems(name: str, raw: Any) -> list[Problem]:
         if "{}" not in template
     ]
     if isinstance(settings, ImageFolderSet):
-        found = [*_folder_problems(settings), *_shared(settings, _resolved_folders(settings))]
+        problems_of_files = [*_folder_problems(settings), *_shared(settings, _resolved_folders(settings))]
     elif isinstance(settings, WebDatasetSet):
-        found = list(_shard_problems(settings))
+        problems_of_files = list(_shard_problems(settings))
     else:
-        found = list(_listing_problems(settings))
-    return problems + [Problem((*path, *inner), message) for inner, message in found]
+        problems_of_files = list(_listing_problems(settings))
+    return problems + [problem.below(path) for problem in problems_of_files]
 
 
 def class_problems(train: TrainSettings, settings: ImageSetSettings) -> list[Problem]:
-    """What is wrong with ``train.classes``, given a set without problems of its own."""
-    names = known_class_names(settings)
+    """Return what is wrong with ``train.classes``, given a set without problems of its own."""
+    names = reader_of(settings).class_names()
     if names is None:
         return []
     path = ("train", "classes")
@@ -66,16 +63,15 @@ def class_problems(train: TrainSettings, settings: ImageSetSettings) -> list[Pro
     return []
 
 
-def _listing_problems(settings: ImageSetSettings) -> Iterator[tuple[Place, str]]:
-    if isinstance(settings, WorldSet):
-        return
+def _listing_problems(settings: ImageSetSettings) -> Iterator[Problem]:
+    """Yield what is wrong with the class names of a set and the files that list its images, relative to the set."""
     try:
-        known_class_names(settings)
+        reader_of(settings).class_names()
     except SetError as error:
-        yield error.where, str(error)
+        yield Problem(error.where, str(error))
 
 
-def _shard_problems(settings: WebDatasetSet) -> Iterator[tuple[Place, str]]:
+def _shard_problems(settings: WebDatasetSet) -> Iterator[Problem]:
     files: dict[Split, list[list[Path]]] = {}
     for split in SPLITS:
         patterns = getattr(settings, split)
@@ -86,36 +82,38 @@ def _shard_problems(settings: WebDatasetSet) -> Iterator[tuple[Place, str]]:
             try:
                 files[split].append([Path(os.path.realpath(file)) for file in shards_of([pattern], split)])
             except SetError as error:
-                yield (split, index), str(error)
+                yield Problem((split, index), str(error))
                 files[split].append([])
     yield from _shared(settings, files)
     yield from _listing_problems(settings)
 
 
 def _resolved_folders(settings: ImageFolderSet) -> dict[Split, list[list[Path]]]:
-    """Class folders and not their parents: a link per class in two trees is one folder."""
-    found: dict[Split, list[list[Path]]] = {}
+    """Return the class folders in each folder of a split, links resolved: two trees may link to the same folder."""
+    folders: dict[Split, list[list[Path]]] = {}
     for split in SPLITS:
         roots = getattr(settings, split)
         if isinstance(roots, list):
-            found[split] = [
+            folders[split] = [
                 [Path(os.path.realpath(root / name)) for name in class_folders(root)] if root.is_dir() else []
                 for root in roots
             ]
-    return found
+    return folders
 
 
-def _shared(
-    settings: ImageFolderSet | WebDatasetSet, files: dict[Split, list[list[Path]]]
-) -> Iterator[tuple[Place, str]]:
-    """Images that two splits have in common, or that one split names twice."""
+def _shared(settings: ImageFolderSet | WebDatasetSet, files: dict[Split, list[list[Path]]]) -> Iterator[Problem]:
+    """Yield a problem for images that two splits have in common, or that a split names twice.
+
+    ``files``: by split, the shards or class folders of each of its entries.
+    """
     owner: dict[Path, Split] = {}
     for split, groups in files.items():
         for index, group in enumerate(groups):
             if twice := next((path for path in group if path in owner), None):
                 name = getattr(settings, split)[index]
                 what = f"twice in {split}" if owner[twice] == split else f"in {owner[twice]} and in {split}"
-                yield (split, index), f"{name}: the images of {twice} are {what}; a split needs images of its own"
+                message = f"{name}: the images of {twice} are {what}; a split needs images of its own"
+                yield Problem((split, index), message)
             owner |= {path: owner.get(path, split) for path in group}
 
 
@@ -130,42 +128,43 @@ def _has_images(folder: Path) -> bool:
         return any(is_image(entry.name) for entry in entries)
 
 
-def _folder_problems(settings: ImageFolderSet) -> Iterator[tuple[Place, str]]:
-    found: dict[Path, list[str]] = {}
+def _folder_problems(settings: ImageFolderSet) -> Iterator[Problem]:
+    names_in: dict[Path, list[str]] = {}
     readable = True
     for split in SPLITS:
         roots = getattr(settings, split)
         for index, root in enumerate(roots if isinstance(roots, list) else []):
             try:
-                found[root] = class_folders(root)
+                names_in[root] = class_folders(root)
             except OSError as error:
                 message = _missing(root) if isinstance(error, FileNotFoundError) else f"{root}: {error.strerror}"
-                yield (split, index), message
+                yield Problem((split, index), message)
                 readable = False
                 continue
-            if not found[root]:
-                yield (split, index), f"{root} has no class folders; images are expected as <folder>/<class>/<image>"
+            if not names_in[root]:
+                message = f"{root} has no class folders; images are expected as <folder>/<class>/<image>"
+                yield Problem((split, index), message)
                 readable = False
     if not readable:
         return
     try:
-        folders = chosen(sorted({name for names in found.values() for name in names}), settings.classes)
+        folders = chosen(sorted({name for names in names_in.values() for name in names}), settings.classes)
     except SetError as error:
-        yield error.where, str(error)
+        yield Problem(error.where, str(error))
         return
     for split in SPLITS:
         roots = getattr(settings, split)
         for index, root in enumerate(roots if isinstance(roots, list) else []):
-            here = [name for name in found[root] if name in set(folders)]
-            if not here:
-                yield (split, index), f"{root} has none of the classes in `classes`"
-            elif empty := [name for name in here if not _has_images(root / name)]:
+            used = [name for name in names_in[root] if name in set(folders)]
+            if not used:
+                yield Problem((split, index), f"{root} has none of the classes in `classes`")
+            elif empty := [name for name in used if not _has_images(root / name)]:
                 message = f"no images in the class folder {listed(empty)} of {root}; add some or remove the folder"
-                yield (split, index), message
+                yield Problem((split, index), message)
     if len(folders) < 2:
-        yield (), f"only one class folder ({', '.join(folders)}); two classes or more are needed"
+        yield Problem((), f"only one class folder ({', '.join(folders)}); two classes or more are needed")
         return
     try:
         words_for(folders, settings.class_names, {name: name.replace("_", " ") for name in folders})
     except SetError as error:
-        yield error.where, str(error)
+        yield Problem(error.where, str(error))

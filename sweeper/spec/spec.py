@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import (
     PlainSerializer,
     PlainValidator,
+    PrivateAttr,
     ValidationError,
     ValidationInfo,
     WithJsonSchema,
@@ -20,12 +21,13 @@ from pydantic import (
 )
 
 from sweeper.errors import UserError
+from sweeper.spec.domains import Value
 from sweeper.spec.model_checks import embedding_width, model_problems
 from sweeper.spec.problems import Problem, ProblemsError, from_validation
 from sweeper.spec.sections import Confirm, Goals, Limits, Paint, Resources, Search, Stopping
 from sweeper.spec.set_checks import class_problems, set_problems
-from sweeper.spec.space import Space
-from sweeper.spec.yaml_document import Document
+from sweeper.spec.space import Placed, Space
+from sweeper.spec.yaml_document import Document, Place
 from trainables.settings.parameters import Parameters
 from trainables.settings.task import TaskSettings, absolute_paths
 
@@ -45,6 +47,7 @@ class Spec(TaskSettings):
 
     name: str
     goals: Goals = Goals()
+    """Of the typographic task."""
     parameters: Annotated[
         Space,
         PlainValidator(_space),
@@ -54,12 +57,14 @@ class Spec(TaskSettings):
     points: list[dict[str, Any]] = []
     """Tried first; the fixed parameters may be left out."""
     paint: Paint | None = Paint()
-    """The first trial of the sweep, unless null."""
+    """The first trial of the sweep, unless null. Of the typographic task."""
     search: Search = Search()
     stopping: Stopping = Stopping()
     confirm: Confirm | None = None
     resources: Resources = Resources()
     limits: Limits = Limits()
+    _placed_points: list[Placed] = PrivateAttr(default_factory=list)
+    """``points`` in the space, set by validation."""
 
     @field_validator("name")
     @classmethod
@@ -72,18 +77,19 @@ class Spec(TaskSettings):
 
     @model_validator(mode="after")
     def _points_lie_in_the_space(self) -> Self:
-        problems = []
+        placed, problems = [], []
         for index, point in enumerate(self.points):
             try:
-                self.parameters.complete(point)
+                placed.append(self.parameters.place(point))
             except ValueError as error:
                 problems.append(Problem(("points", index), f"this point cannot be tried: {error}"))
         if problems:
             raise ProblemsError(problems)
+        self._placed_points = placed
         return self
 
     @model_validator(mode="after")
-    def _copies_and_images_can_be_had(self) -> Self:
+    def _copies_and_images_are_within_the_task(self) -> Self:
         problems = [
             *self._above_the_task("copies", self.train.copies, "set train.copies: {most}"),
             *self._above_the_task("images", self.train.images, "set train.images: {most}, or leave it out"),
@@ -93,7 +99,7 @@ class Spec(TaskSettings):
         return self
 
     @model_validator(mode="after")
-    def _plan_has_so_many_trials(self) -> Self:
+    def _trials_are_those_of_the_plan(self) -> Self:
         if not self.search.planned:
             return self
         if self.search.sampler == "soup" and self.evaluate.front.strengths == [1.0]:
@@ -102,7 +108,7 @@ class Spec(TaskSettings):
         try:
             whole = self.planned_trials()
         except ProblemsError as error:
-            raise ProblemsError(Problem(("parameters", *p.path), p.message, p.at_key) for p in error.problems) from None
+            raise ProblemsError(problem.below(("parameters",)) for problem in error.problems) from None
         if "trials" not in self.search.model_fields_set:
             return self.model_copy(update={"search": self.search.model_copy(update={"trials": whole})})
         if self.search.trials > whole:
@@ -111,7 +117,7 @@ class Spec(TaskSettings):
 
     def _above_the_task(self, name: str, limit: int | None, cure: str) -> Iterator[Problem]:
         for branch in self.parameters.branches.get(name, ()):
-            path, most = max(branch.domain.located(), key=lambda located: located[1])
+            path, most = max(branch.domain.written(), key=lambda written: written[1])
             if limit is not None and int(most) > limit:
                 message = f"`{name}`: {most} is above train.{name}, which is {limit}; {cure.format(most=most)}"
                 yield Problem(("parameters", *branch.path, *path), message)
@@ -126,22 +132,27 @@ class Spec(TaskSettings):
         parts += [f"{points} point" + "s" * (points > 1)] * (points > 0)
         return " + ".join([*parts, f"{combinations} {'anchors' if self.search.sampler == 'soup' else 'combinations'}"])
 
-    def chosen(self) -> list[dict[str, Any]]:
-        """What is tried before (``tpe``, ``random``) or instead of (``grid``, ``soup``) suggestions: the points as
-        written, then the combinations of a grid or the anchors of a soup that are none of them."""
+    def chosen(self) -> list[dict[str, Value]]:
+        """Return the parameters of the trials before (``tpe``, ``random``) or instead of (``grid``, ``soup``)
+        suggestions: the points, then the combinations of a grid or the anchors of a soup that are not among them.
+
+        Raise ProblemsError as ``Space.grid``.
+        """
+        points = [placed.parameters for placed in self._placed_points]
         if not self.search.planned:
-            return self.points
-        tried = [self.parameters.complete(point) for point in self.points]
+            return points
         planned = self.parameters.grid() if self.search.sampler == "grid" else self.parameters.anchors()
-        return self.points + [one for one in planned if one not in tried]
+        return points + [parameters for parameters in planned if parameters not in points]
 
     def planned_trials(self) -> int:
-        """Of a grid or a soup: the baseline, the points and every combination or anchor. Raises ProblemsError as
-        ``Space.grid``."""
+        """Return the number of trials of a grid or a soup: the baseline, the points and every combination or anchor.
+
+        Raise ProblemsError as ``Space.grid``.
+        """
         return (self.paint is not None) + len(self.chosen())
 
     def with_trials(self, trials: int) -> Spec:
-        """The same sweep with another total of trials. Raises UserError for more than a grid or a soup has."""
+        """Return the same sweep with another total of trials. Raise UserError for more than a grid or a soup has."""
         spec = self.model_copy(update={"search": self.search.model_copy(update={"trials": trials})})
         if self.search.planned and trials > (whole := self.planned_trials()):
             raise UserError(spec._beyond_plan(whole))
@@ -149,31 +160,31 @@ class Spec(TaskSettings):
 
     @property
     def stops(self) -> bool:
-        """Whether trials may be stopped: the few anchors of a soup never are."""
+        """Whether trials may be stopped early: the few anchors of a soup never are."""
         return self.stopping.kind != "none" and self.search.sampler != "soup"
 
     def task_settings(self) -> TaskSettings:
-        """What all trials share."""
+        """Return what all trials share."""
         return TaskSettings(**{name: getattr(self, name) for name in TaskSettings.model_fields})
 
     def resolved(self) -> dict[str, Any]:
-        """JSON-able; ``from_resolved`` makes the same spec of it, wherever and whenever."""
+        """Return the spec as JSON data, from which ``from_resolved`` makes the same spec in any folder."""
         return self.model_dump(mode="json", by_alias=True)
 
     @classmethod
     def from_resolved(cls, resolved: Mapping[str, Any]) -> Spec:
-        """Raises UserError for what no ``resolved`` of this version has written."""
+        """Return the spec that ``resolved`` describes. Raise UserError for data of another version of sweeper."""
         try:
             return cls.model_validate_json(json.dumps(resolved), strict=True)
         except ValidationError as error:
-            found = "\n".join(problem.message for problem in from_validation(error, resolved, cls))
-            raise UserError(f"this spec was resolved by another version of sweeper:\n{found}") from error
+            messages = "\n".join(problem.message for problem in from_validation(error, resolved, cls))
+            raise UserError(f"this spec was resolved by another version of sweeper:\n{messages}") from error
 
 
 def load_spec(path: Path | str, overrides: Sequence[str] = ()) -> Spec:
-    """Reads and checks a spec; ``overrides`` are ``dotted.key=value``, the value in YAML.
+    """Read and check a spec; ``overrides`` are ``dotted.key=value``, the value in YAML.
 
-    Raises UserError with every problem found, one a line, each with its place in the file.
+    Raise UserError with every problem found, one a line, each with its place in the file.
     """
     document = Document(Path(path))
     for override in overrides:
@@ -196,27 +207,28 @@ def load_spec(path: Path | str, overrides: Sequence[str] = ()) -> Spec:
         if not any(override.partition("=")[0].strip() == "search.trials" for override in overrides):
             problems += _plan_problems(spec) + _confirm_problems(spec)
     if problems:
-        lines = {f"{document.place(problem.path, problem.at_key)}: {problem.message}": None for problem in problems}
-        raise UserError("\n".join(sorted(lines, key=_position)))
+        raise UserError("\n".join(_lines(problems, document)))
     assert spec is not None
     return spec
 
 
 def spec_difference(old: Spec, new: Spec) -> list[str]:
-    """What differs and may not when a sweep is resumed, as ``key: old -> new``; empty where the sweep can go on."""
+    """Return what differs and must not differ when a sweep is resumed, as ``key: old -> new``; empty where it can be
+    resumed."""
     before, after = _flat(old.resolved()), _flat(new.resolved())
     return [
         f"{key}: {before.get(key, 'nothing')} -> {after.get(key, 'nothing')}"
         for key in dict.fromkeys([*before, *after])
-        if before.get(key) != after.get(key) and not any(key == c or key.startswith(c + ".") for c in CHANGEABLE)
+        if before.get(key) != after.get(key)
+        and not any(key == changeable or key.startswith(changeable + ".") for changeable in CHANGEABLE)
     ]
 
 
 def schema() -> dict[str, Any]:
-    """JSON Schema of a spec, for editors."""
-    found = Spec.model_json_schema()
-    found["required"].remove("name")
-    return found
+    """Return the JSON Schema of a spec, for editors."""
+    described = Spec.model_json_schema()
+    described["required"].remove("name")
+    return described
 
 
 def _paint_problems(spec: Spec, embed_dim: int | None) -> list[Problem]:
@@ -227,7 +239,7 @@ def _paint_problems(spec: Spec, embed_dim: int | None) -> list[Problem]:
 
 
 def _plan_problems(spec: Spec) -> list[Problem]:
-    """A file says the whole grid or soup; the first trials of it alone are for the command line, to try it out."""
+    """A file plans the whole grid or soup; fewer trials can be asked for on the command line only, to try it out."""
     if not spec.search.planned or spec.search.trials == (whole := spec.planned_trials()):
         return []
     message = (
@@ -238,7 +250,7 @@ def _plan_problems(spec: Spec) -> list[Problem]:
 
 
 def _confirm_problems(spec: Spec) -> list[Problem]:
-    """As for the grid, the command line may say fewer trials, to try things out."""
+    """As for a grid, the command line may ask for fewer trials, to try a sweep out."""
     confirm, trials = spec.confirm, spec.search.trials
     if confirm is None or spec.limits.budget is not None or (most := confirm.most_trainings(trials)) >= confirm.seeds:
         return []
@@ -256,6 +268,10 @@ def _flat(value: Any, prefix: str = "") -> dict[str, str]:
     return {prefix.lstrip("."): json.dumps(value)}
 
 
-def _position(line: str) -> tuple[int, int, str]:
-    place = re.match(r".*?:(\d+):(\d+): ", line)
-    return (int(place[1]), int(place[2]), line) if place else (0, 0, line)
+def _lines(problems: Iterable[Problem], document: Document) -> list[str]:
+    """Return a line for each problem, in the order of the file; problems of overrides come first."""
+    places: dict[str, Place] = {}
+    for problem in problems:
+        place = document.place(problem.path, problem.at_key)
+        places[f"{place}: {problem.message}"] = place
+    return sorted(places, key=lambda line: (places[line].line, places[line].column, line))

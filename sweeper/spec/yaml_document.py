@@ -7,14 +7,14 @@ three otherwise). Keys are text, as in JSON. A key that stands twice is an error
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from sweeper.errors import UserError
-from sweeper.spec.problems import Key, dotted
+from sweeper.spec.problems import Key, KeyPath, dotted
 
 _LARGEST = 200_000
 """Bytes of a file and values after aliases: far above any spec, far below what would hang."""
@@ -26,17 +26,33 @@ _SPECIAL |= {"true": True, "True": True, "TRUE": True, "false": False, "False": 
 _INFINITE = re.compile(r"([-+]?)\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a value was written: ``source:line:column`` of a file, or an option of the command line."""
+
+    source: str
+    line: int = 0
+    """From 1; 0 where the place is the whole source."""
+    column: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.line}:{self.column}" if self.line else self.source
+
+
 class Document:
-    """Plain data (``data``) and the place of every value in it."""
+    """A YAML file as plain data (``data``), with the place of every value."""
 
     def __init__(self, path: Path) -> None:
-        """Reads a file. Raises UserError, with the place where there is one, for anything that is no YAML mapping."""
+        """Read a file. Raise UserError, with the place where there is one, for anything but a YAML mapping."""
         self.path = path
-        self._places: dict[tuple[Key, ...], str] = {}
-        self._keys: dict[tuple[Key, ...], str] = {}
-        self._override: str | None = None
+        self._places: dict[KeyPath, Place] = {}
+        self._keys: dict[KeyPath, Place] = {}
+        self._override: Place | None = None
+        """Of the override whose value is being read."""
         self._values = 0
+        """How many values were read, those of an alias each time."""
         self._open: list[yaml.Node] = []
+        """The nodes around the one that is being read."""
         text = _text(path)
         try:
             node = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -52,7 +68,7 @@ class Document:
         self.data: dict[str, Any] = self._read(node, ())
 
     def override(self, setting: str) -> None:
-        """Sets one value: ``search.trials=8``, ``points.0.beta=1.5``. Raises UserError where a path leads nowhere."""
+        """Set one value: ``search.trials=8``, ``points.0.beta=1.5``. Raise UserError for a path that leads nowhere."""
         dotted_path, equals, text = setting.partition("=")
         names = dotted_path.strip().split(".")
         if not equals or not all(names):
@@ -61,7 +77,7 @@ class Document:
             node = yaml.compose(text, Loader=yaml.SafeLoader)
         except yaml.YAMLError as error:
             raise UserError(f"--set {setting}: the value is no YAML: {' '.join(str(error).split())}") from error
-        path: tuple[Key, ...] = ()
+        path: KeyPath = ()
         parent: Any = self.data
         for position, name in enumerate(names):
             last = position == len(names) - 1
@@ -73,34 +89,34 @@ class Document:
                 key = name
                 if not last and parent.get(key) is None:
                     parent[key] = {}
-                    self._places[(*path, key)] = self._keys[(*path, key)] = f"--set {dotted_path}"
+                    self._places[(*path, key)] = self._keys[(*path, key)] = Place(f"--set {dotted_path}")
             else:
                 raise UserError(f"--set {setting}: {dotted(path)} is a plain value, it holds no `{name}`")
             path = (*path, key)
             if last:
                 self._forget(path)
-                self._override = f"--set {dotted(path)}"
+                self._override = Place(f"--set {dotted(path)}")
                 parent[key] = self._read(node, path) if node is not None else None
                 self._places[path] = self._keys[path] = self._override
                 self._override = None
             else:
                 parent = parent[key]
 
-    def place(self, path: Iterable[Key], at_key: bool = False) -> str:
-        """``file:line:column`` of a value, of its key, or of the nearest value around it."""
-        path = tuple(path)
+    def place(self, path: KeyPath, at_key: bool = False) -> Place:
+        """Return the place of a value, of its key, or of the nearest value around it."""
         if at_key and path in self._keys:
             return self._keys[path]
         while path and path not in self._places:
             path = path[:-1]
-        return self._places.get(path, str(self.path))
+        return self._places.get(path, Place(str(self.path)))
 
-    def _forget(self, path: tuple[Key, ...]) -> None:
+    def _forget(self, path: KeyPath) -> None:
+        """Drop the places of a value that is replaced, and of all values in it."""
         for places in (self._places, self._keys):
             for inner in [other for other in places if other[: len(path)] == path]:
                 del places[inner]
 
-    def _read(self, node: yaml.Node, path: tuple[Key, ...]) -> Any:
+    def _read(self, node: yaml.Node, path: KeyPath) -> Any:
         self._values += 1
         if self._values > _LARGEST or node in self._open:
             raise UserError(f"{self._at(node.start_mark)}: aliases (*name) that grow without end")
@@ -117,7 +133,7 @@ class Document:
         finally:
             self._open.pop()
 
-    def _mapping(self, node: yaml.Node, path: tuple[Key, ...]) -> dict[str, Any]:
+    def _mapping(self, node: yaml.Node, path: KeyPath) -> dict[str, Any]:
         mapping: dict[str, Any] = {}
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
@@ -146,10 +162,10 @@ class Document:
             return float("nan") if infinite[3] else float(f"{infinite[1]}inf")
         return text
 
-    def _at(self, mark: yaml.Mark | None) -> str:
+    def _at(self, mark: yaml.Mark | None) -> Place:
         if self._override is not None:
             return self._override
-        return f"{self.path}:{mark.line + 1}:{mark.column + 1}" if mark is not None else str(self.path)
+        return Place(str(self.path), mark.line + 1, mark.column + 1) if mark is not None else Place(str(self.path))
 
 
 _SCALAR_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "timestamp")}
@@ -182,6 +198,7 @@ def _kind(node: yaml.Node) -> str:
 
 
 def _plain(error: yaml.MarkedYAMLError) -> str:
+    """Return PyYAML's error in words for users; PyYAML 6 tells its syntax errors apart by their text only."""
     message = " ".join(part for part in (error.context, error.problem) if part)
     if "'\\t'" in message:
         return "a tab; YAML wants spaces for indentation"

@@ -37,7 +37,7 @@ def test_every_spec_can_be_read() -> None:
     for file in files:
         spec = read(file)
         for point in spec.points:
-            Parameters.model_validate(spec.parameters.complete(point))
+            Parameters.model_validate(spec.parameters.place(point).parameters)
         if spec.model.architecture == "world":
             loaded = load_spec(file)
             assert loaded.name == (file.stem if file.parent == FOLDER else f"{file.stem}-reduced")
@@ -165,8 +165,8 @@ def test_a_spec_with_everything_is_read_as_written(folder: Path) -> None:
     for objective in ("dpo", "ipo", "kto", "cross_entropy"):
         for tune in ("transform", "last_blocks", "visual"):
             wanted = {"objective": objective, "tune": tune}
-            one = spec.parameters.draw(lambda name, domain: wanted.get(name, domain.examples()[-1]))  # noqa: B023
-            drawn[objective, tune] = Parameters.model_validate(one)
+            point = spec.parameters.draw(lambda name, domain: wanted.get(name, domain.examples()[-1]))  # noqa: B023
+            drawn[objective, tune] = Parameters.model_validate(point)
     assert (drawn["kto", "transform"].rank, drawn["kto", "transform"].beta) == (512, 5.0)
     assert (drawn["ipo", "last_blocks"].blocks, drawn["ipo", "last_blocks"].beta) == (4, 0.5)
     assert drawn["cross_entropy", "visual"].learning_rate == 1e-4
@@ -181,7 +181,7 @@ def complaints(folder: Path, *overrides: str) -> list[str]:
 def test_copies_and_images_of_a_trial_are_among_those_of_the_sweep(folder: Path) -> None:
     spec = load_spec(folder / "spec.yaml", ["parameters.copies={choices: [1, 3]}", "parameters.images=4", "points=[]"])
     point = {"objective": "kto", "beta": 1.5, "lambda_reg": 1.0, "tune": "visual", "learning_rate": 2e-5}
-    drawn = spec.parameters.complete({**point, "copies": 3})
+    drawn = spec.parameters.place({**point, "copies": 3}).parameters
     assert (Parameters.model_validate(drawn).copies, Parameters.model_validate(drawn).images) == (3, 4)
     text = SECTION_7.replace("  weight_decay: 0.0\n", "  copies: {choices: [1, 10, 5]}\n  images: {low: 1, high: 9}\n")
     (folder / "spec.yaml").write_text(text.replace("copies: 3}", "copies: 3, images: 4}").replace("points:", "#"))
@@ -206,7 +206,9 @@ def test_a_soup_has_its_anchors_for_trials(folder: Path) -> None:
     spec = load_spec(folder / "spec.yaml")
     anchors = spec.parameters.anchors()
     assert not load_spec(folder / "spec.yaml", ["stopping.kind=moasha"]).stops
-    assert spec.chosen() == spec.points + anchors and spec.search.trials == 1 + len(spec.points) + len(anchors)
+    points = [spec.parameters.place(point).parameters for point in spec.points]
+    assert points == [{**spec.points[0], "weight_decay": 0.0}] and spec.chosen() == points + anchors
+    assert spec.search.trials == 1 + len(spec.points) + len(anchors)
     assert complaints(folder, "search.trials=99") == [
         f"--set search.trials: `search.trials`: 99 is more than the whole soup, which has {spec.search.trials} trials "
         f"(PAINT + 1 point + {len(anchors)} anchors)"

@@ -1,4 +1,4 @@
-"""The search space: what it draws, what it refuses, what it finds in a point."""
+"""The search space: what it draws, what it refuses, and where it places a point."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sweeper.spec.domains import Choices, Domain, Range
 from sweeper.spec.problems import ProblemsError
-from sweeper.spec.space import Space
+from sweeper.spec.space import Placed, Space
 from trainables.settings.parameters import Parameters
 
 RAW: dict[str, Any] = {
@@ -55,19 +55,19 @@ def sample(generator: random.Random) -> dict[str, Any]:
 
 @given(st.integers(0, 2**32))
 @settings(max_examples=300)
-def test_everything_drawn_is_a_trial_and_is_found_again(seed: int) -> None:
+def test_everything_drawn_is_a_trial_and_has_a_place(seed: int) -> None:
     drawn = sample(random.Random(seed))
     Parameters.model_validate(drawn)
     assert ("rank" in drawn) == (drawn["tune"] == "transform")
     assert ("blocks" in drawn) == (drawn["tune"] == "last_blocks")
     assert ("beta" in drawn) == (drawn["objective"] != "cross_entropy")
     assert ("label_smoothing" in drawn) == (drawn["objective"] == "dpo" and drawn["tune"] != "last_blocks")
-    assert SPACE.complete(drawn) == drawn
-    located = SPACE.locate(drawn)
-    assert SPACE.draw(lambda name, domain: located[name]) == drawn
-    domains = SPACE.domains(drawn)
-    assert list(domains) == list(located)
-    assert all(domains[name].match(value) == value for name, value in located.items())
+    placed = SPACE.place(drawn)
+    assert placed.parameters == drawn
+    assert SPACE.draw(lambda name, domain: placed.located[name]) == drawn
+    domains = SPACE.domains(reversed(placed.located))
+    assert list(domains) == list(placed.located)
+    assert all(domains[name].match(value) == value for name, value in placed.located.items())
 
 
 def test_each_branch_has_its_own_name_and_range() -> None:
@@ -113,10 +113,16 @@ def test_branches_on_several_parameters_are_named_in_full() -> None:
 
 def test_a_point_gets_the_fixed_parameters_and_the_domains_types() -> None:
     point = {"objective": "kto", "tune": "visual", "learning_rate": 2e-5, "beta": 1, "lambda_reg": 1}
-    assert SPACE.complete(point) == {**point, "weight_decay": 0.0}
-    assert isinstance(SPACE.locate(point)["beta[dpo,kto]"], float)
-    assert "weight_decay" not in SPACE.locate(point)
-    assert SPACE.contains({**point, "weight_decay": 0})
+    placed = SPACE.place(point)
+    assert placed == Placed(
+        parameters={**point, "weight_decay": 0.0},
+        located={
+            "objective": "kto", "tune": "visual", "learning_rate[last_blocks,visual]": 2e-5, "beta[dpo,kto]": 1.0,
+            "lambda_reg": 1.0,
+        },
+    )  # fmt: skip
+    assert isinstance(placed.parameters["beta"], float) and isinstance(placed.located["beta[dpo,kto]"], float)
+    assert SPACE.place({**point, "weight_decay": 0}) == placed
 
 
 POINT = {"objective": "dpo", "tune": "transform", "learning_rate": 1e-2, "beta": 1.0, "lambda_reg": 1.0, "rank": 16}
@@ -140,16 +146,15 @@ POINT["label_smoothing"] = 0.1
     ],
 )
 def test_a_point_outside_is_refused_with_the_reason(change: dict[str, Any], reason: str) -> None:
-    assert SPACE.contains(POINT)
-    assert not SPACE.contains({**POINT, **change})
+    assert SPACE.place(POINT).parameters == {**POINT, "weight_decay": 0.0}
     with pytest.raises(ValueError, match=reason):
-        SPACE.locate({**POINT, **change})
+        SPACE.place({**POINT, **change})
 
 
 def test_a_point_must_name_every_searched_parameter() -> None:
     for name in POINT:
         with pytest.raises(ValueError, match="needs a value|does not apply"):
-            SPACE.complete({key: value for key, value in POINT.items() if key != name})
+            SPACE.place({key: value for key, value in POINT.items() if key != name})
 
 
 def test_the_raw_form_makes_the_same_space() -> None:
@@ -277,17 +282,17 @@ def test_a_grid_is_the_whole_product_under_the_conditions(data: st.DataObject) -
         blocks = chosen["blocks"] if tune == "last_blocks" else [None]
         ranks = chosen["rank"] if tune == "transform" else [None]
         for values in itertools.product(betas, blocks, ranks, chosen["lambda_reg"], chosen["copies"]):
-            one = dict(zip(("beta", "blocks", "rank", "lambda_reg", "copies"), values, strict=True))
-            one |= {"objective": objective, "tune": tune, "learning_rate": 1e-3}
-            expected.append({name: value for name, value in one.items() if value is not None})
+            combination = dict(zip(("beta", "blocks", "rank", "lambda_reg", "copies"), values, strict=True))
+            combination |= {"objective": objective, "tune": tune, "learning_rate": 1e-3}
+            expected.append({name: value for name, value in combination.items() if value is not None})
     space = Space.parse(raw)
     grid = space.grid()
-    key = lambda one: sorted((name, str(value)) for name, value in one.items())  # noqa: E731
+    key = lambda combination: sorted((name, str(value)) for name, value in combination.items())  # noqa: E731
     assert sorted(grid, key=key) == sorted(expected, key=key)
     assert grid == space.grid() == Space.parse(space.raw).grid()
-    for one in grid:
-        Parameters.model_validate(one)
-        assert space.complete(one) == one
+    for combination in grid:
+        Parameters.model_validate(combination)
+        assert space.place(combination).parameters == combination
 
 
 def test_the_order_of_a_grid_is_that_of_the_file() -> None:
@@ -298,8 +303,8 @@ def test_the_order_of_a_grid_is_that_of_the_file() -> None:
         "tune": "visual",
         "learning_rate": 1e-4,
     }
-    found = [(one["objective"], one.get("beta"), one["lambda_reg"]) for one in Space.parse(raw).grid()]
-    assert found == [
+    grid = [(point["objective"], point.get("beta"), point["lambda_reg"]) for point in Space.parse(raw).grid()]
+    assert grid == [
         ("kto", 1.5, 2), ("kto", 1.5, 1), ("kto", 0.1, 2), ("kto", 0.1, 1),
         ("cross_entropy", None, 2), ("cross_entropy", None, 1),
     ]  # fmt: skip
@@ -320,23 +325,25 @@ def test_anchors_are_the_middle_and_both_ends_of_lambda_for_each_scope() -> None
     }
     space = Space.parse(raw)
     anchors = space.anchors()
-    assert all(space.contains(one) and one["objective"] == "cross_entropy" for one in anchors)
-    assert [(one["tune"], round(float(one["lambda_reg"]), 9)) for one in anchors] == [
+    assert all(space.place(anchor).parameters == anchor for anchor in anchors)
+    assert {anchor["objective"] for anchor in anchors} == {"cross_entropy"}
+    assert [(anchor["tune"], round(float(anchor["lambda_reg"]), 9)) for anchor in anchors] == [
         ("transform", 0.1), ("transform", 1.0), ("transform", 0.01), ("visual", 0.1), ("visual", 1.0), ("visual", 0.01),
     ]  # fmt: skip
-    assert {(one.get("rank"), round(float(one["learning_rate"]), 9)) for one in anchors} == {(48, 0.01), (None, 2e-5)}
-    assert {one["weight_decay"] for one in anchors} == {0.1}
+    ranks = {(anchor.get("rank"), round(float(anchor["learning_rate"]), 9)) for anchor in anchors}
+    assert ranks == {(48, 0.01), (None, 2e-5)}
+    assert {anchor["weight_decay"] for anchor in anchors} == {0.1}
     lone = Space.parse({**raw, "objective": "dpo", "lambda_reg": 0.5, "tune": "visual"}).anchors()
-    assert [(one["objective"], one["beta"], one["lambda_reg"]) for one in lone] == [("dpo", 1.0, 0.5)]
+    assert [(anchor["objective"], anchor["beta"], anchor["lambda_reg"]) for anchor in lone] == [("dpo", 1.0, 0.5)]
 
 
-@given(low=st.floats(1e-6, 10.0), ratio=st.floats(1.001, 1e6), log=st.booleans(), place=st.floats(0.0, 1.0))
-def test_every_place_of_a_range_lies_in_it(low: float, ratio: float, log: bool, place: float) -> None:
+@given(low=st.floats(1e-6, 10.0), ratio=st.floats(1.001, 1e6), log=st.booleans(), position=st.floats(0.0, 1.0))
+def test_every_position_of_a_range_lies_in_it(low: float, ratio: float, log: bool, position: float) -> None:
     domain = Range(low, low * ratio, log)
-    assert domain.match(domain.at(place)) is not None
+    assert domain.match(domain.at(position)) is not None
     assert domain.at(0.0) == pytest.approx(low) and domain.at(1.0) == pytest.approx(low * ratio)
     steps = Range(3, 33, step=5)
-    assert steps.match(steps.at(place)) is not None
+    assert steps.match(steps.at(position)) is not None
 
 
 def test_a_grid_has_no_ranges_that_could_be_drawn_and_an_end() -> None:
@@ -348,7 +355,7 @@ def test_a_grid_has_no_ranges_that_could_be_drawn_and_an_end() -> None:
     }  # fmt: skip
     assert all("is a range; a grid tries choices" in problem.message for problem in caught.value.problems)
     fixed = {**RAW, "objective": "cross_entropy", "tune": "last_blocks", "learning_rate": 1e-4, "lambda_reg": 1.0}
-    assert [one["blocks"] for one in Space.parse(fixed, embed_dim=64).grid()] == [1, 2, 4]
+    assert [point["blocks"] for point in Space.parse(fixed, embed_dim=64).grid()] == [1, 2, 4]
     many = {name: {"choices": [i / 100 for i in range(60)]} for name in ("lambda_reg", "weight_decay", "penalty")}
     endless = {**many, "objective": "cross_entropy", "tune": "transform", "learning_rate": 1e-3}
     with pytest.raises(ProblemsError, match="more than 100000 combinations"):

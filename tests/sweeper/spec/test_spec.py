@@ -83,8 +83,8 @@ CASES = yaml.safe_load(((ROOT / "tests") / "broken_specs.yaml").read_text())
 @pytest.mark.parametrize("case", CASES, ids=[repr(case["by"][:40]) for case in CASES])
 def test_a_mistake_is_named_with_its_place(folder: Path, case: dict[str, str]) -> None:
     assert case["replace"] in BASE
-    found = complaints(folder, BASE.replace(case["replace"], case["by"], 1))
-    assert any(line.startswith(f"spec.yaml:{case['at']}: {case['says']}") for line in found), found
+    lines = complaints(folder, BASE.replace(case["replace"], case["by"], 1))
+    assert any(line.startswith(f"spec.yaml:{case['at']}: {case['says']}") for line in lines), lines
 
 
 def test_the_base_of_these_cases_is_right(folder: Path) -> None:

@@ -1,0 +1,159 @@
+"""The branches of a search space: how the ways in which a parameter can be drawn are read from a spec and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sweeper.spec.domains import Domain, Range, Value, field_problem, legal_values, parse_domain, same
+from sweeper.spec.problems import KeyPath, Problem, ProblemsError, did_you_mean, dotted, shown
+from trainables.settings.parameters import Parameters
+
+Conditions = dict[str, tuple[Value, ...]]
+"""The values of which other parameters must have one, by parameter."""
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A domain of a parameter and the condition under which the parameter is drawn from it."""
+
+    parameter: str
+    name: str
+    """In the study: the parameter's name, followed by the condition in brackets where there are several branches."""
+    domain: Domain
+    when: Conditions
+    """The branch applies where each of these parameters has one of these values; always where empty."""
+    path: KeyPath = ()
+    """From the top of the space to the branch."""
+
+    def applies(self, parameters: Mapping[str, Value]) -> bool:
+        """Return whether the branch applies, given the parameters it depends on; a parameter that itself does not
+        apply is left out of ``parameters``, and a condition on it is false."""
+        return all(
+            name in parameters and any(same(parameters[name], value) for value in values)
+            for name, values in self.when.items()
+        )
+
+
+Branches = dict[str, tuple[Branch, ...]]
+"""The branches of each parameter of a space, a parameter after those that its conditions are about."""
+
+
+def parse_branches(raw: Mapping[str, Any], embed_dim: int | None) -> Branches:
+    """Return the branches of a space as written, dependencies first.
+
+    Raise ProblemsError with every problem of a single branch or condition, paths relative to ``raw``.
+    """
+    problems = [
+        Problem((name,), f"unknown parameter `{name}`" + did_you_mean(name, Parameters.model_fields), at_key=True)
+        for name in raw
+        if name not in Parameters.model_fields
+    ]
+    known = {name: value for name, value in raw.items() if name in Parameters.model_fields}
+    branches = {name: _branches(name, value, problems) for name, value in known.items()}
+    for branch in all_branches(branches):
+        problems += _value_problems(branch, embed_dim)
+        problems += _condition_problems(branch, branches)
+    if problems:
+        raise ProblemsError(problems)
+    return _in_order(branches)
+
+
+def all_branches(branches: Mapping[str, Sequence[Branch]]) -> Iterator[Branch]:
+    """Yield the branches of all parameters."""
+    for branches_of_parameter in branches.values():
+        yield from branches_of_parameter
+
+
+def _branches(parameter: str, raw: Any, problems: list[Problem]) -> tuple[Branch, ...]:
+    path: KeyPath = (parameter,)
+    if not isinstance(raw, list):
+        domain, when = _domain_and_when(raw, path, problems)
+        return (Branch(parameter, parameter, domain, when, path),) if domain is not None else ()
+    if not raw or not all(isinstance(item, Mapping) and "when" in item for item in raw):
+        message = f"`{parameter}`: a list holds branches, each with its own `when`; to choose write {{choices: [...]}}"
+        problems.append(Problem(path, message))
+        return ()
+    parsed = [(index, *_domain_and_when(item, (*path, index), problems)) for index, item in enumerate(raw)]
+    deciding = {name for _, _, when in parsed for name in when}
+    return tuple(
+        Branch(parameter, f"{parameter}[{_label(when, short=len(deciding) == 1)}]", domain, when, (*path, index))
+        for index, domain, when in parsed
+        if domain is not None
+    )
+
+
+def _label(when: Conditions, short: bool) -> str:
+    if short:
+        return ",".join(str(value) for values in when.values() for value in values)
+    return ";".join(f"{name}={','.join(str(value) for value in values)}" for name, values in when.items())
+
+
+def _domain_and_when(raw: Any, path: KeyPath, problems: list[Problem]) -> tuple[Domain | None, Conditions]:
+    when: Conditions = {}
+    if isinstance(raw, Mapping) and "when" in raw:
+        raw = dict(raw)
+        conditions = raw.pop("when")
+        if not isinstance(conditions, Mapping) or not conditions:
+            problems.append(Problem((*path, "when"), "`when` is a mapping such as {tune: transform}"))
+        else:
+            when = {
+                name: tuple(values) if isinstance(values, list) else (values,) for name, values in conditions.items()
+            }
+    try:
+        return parse_domain(raw, dotted(path)), when
+    except ProblemsError as error:
+        problems += [problem.below(path) for problem in error.problems]
+        return None, when
+
+
+def _value_problems(branch: Branch, embed_dim: int | None) -> Iterator[Problem]:
+    for path, value in branch.domain.written():
+        message = field_problem(branch.parameter, value)
+        if message is None and branch.parameter == "rank" and embed_dim is not None and int(value) > embed_dim:
+            message = f"{value} is above {embed_dim}, the model's embedding width; write embed_dim"
+        if message is not None and value == "embed_dim":
+            message = "the model's embedding width is not known here; write the number"
+        if message is not None:
+            # A plain value stands at the branch itself, not under a `value` key.
+            inner = path if len(branch.path) > 1 or branch.when or path != ("value",) else ()
+            yield Problem((*branch.path, *inner), f"`{branch.parameter}`: {message}")
+
+
+def _condition_problems(branch: Branch, branches: Mapping[str, Sequence[Branch]]) -> Iterator[Problem]:
+    for name, values in branch.when.items():
+        path = (*branch.path, "when", name)
+        if name not in branches:
+            message = f"`when` looks at `{name}`, which is no parameter here" + did_you_mean(name, branches)
+            yield Problem(path, message, at_key=True)
+            continue
+        if any(isinstance(other.domain, Range) for other in branches[name]):
+            yield Problem(path, f"`when` can look at choices and fixed values only; `{name}` is a range", True)
+            continue
+        possible = legal_values(name) or [value for other in branches[name] for value in other.domain.examples()]
+        for value in values:
+            if not any(same(value, other) for other in possible):
+                yield Problem(path, f"`{name}` is never {shown(value)}" + did_you_mean(value, possible))
+
+
+def _in_order(branches: Branches) -> Branches:
+    """Return the branches with dependencies first, otherwise as written.
+
+    Raise ProblemsError for conditions that depend on each other.
+    """
+    ordered: Branches = {}
+    waiting = dict(branches)
+    while waiting:
+        ready = [
+            name
+            for name, own in waiting.items()
+            if all(dependency in ordered for branch in own for dependency in branch.when)
+        ]
+        if not ready:
+            needed = {dependency for own in waiting.values() for branch in own for dependency in branch.when}
+            circle = [name for name in waiting if name in needed]
+            names = ", ".join(f"`{name}`" for name in circle)
+            raise ProblemsError([Problem((circle[0],), f"the conditions of {names} wait for each other", True)])
+        ordered[ready[0]] = waiting.pop(ready[0])
+    return ordered
