@@ -1,4 +1,4 @@
-"""What a sweep would run on here, for a report of a problem."""
+"""Versions, devices and commit that a sweep runs with here."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "numpy", "pillow
 
 
 def environment() -> dict[str, str]:
-    """Name -> what is here; nothing secret."""
+    """Return what `sweeper env` prints, by name; nothing secret."""
     import psutil
     import torch
 
-    found = {**versions(), **{package: _version(package) for package in _PACKAGES}}
-    found |= {"python": platform.python_version(), "system": platform.platform()}
-    found["cpus"] = str(os.cpu_count())
-    found["memory"] = f"{psutil.virtual_memory().total / 2**30:.0f} GiB"
-    found["cuda"] = f"{torch.version.cuda or 'not in this PyTorch'}, available: {torch.cuda.is_available()}"
+    lines = {**versions(), **{package: _version(package) for package in _PACKAGES}}
+    lines |= {"python": platform.python_version(), "system": platform.platform()}
+    lines["cpus"] = str(os.cpu_count())
+    lines["memory"] = f"{psutil.virtual_memory().total / 2**30:.0f} GiB"
+    lines["cuda"] = f"{torch.version.cuda or 'not in this PyTorch'}, available: {torch.cuda.is_available()}"
     for index in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(index)
-        found[f"gpu {index}"] = f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB"
-    found["storage"] = os.environ.get("SWEEPER_STORAGE", "./sweeps")
-    found["mlflow store"] = "from MLFLOW_TRACKING_URI" if os.environ.get("MLFLOW_TRACKING_URI") else "in the storage"
-    return found
+        lines[f"gpu {index}"] = f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB"
+    lines["storage"] = os.environ.get("SWEEPER_STORAGE", "./sweeps")
+    lines["mlflow store"] = "from MLFLOW_TRACKING_URI" if os.environ.get("MLFLOW_TRACKING_URI") else "in the storage"
+    return lines
 
 
 def _version(package: str) -> str:
@@ -45,7 +45,7 @@ def _version(package: str) -> str:
 
 
 def device_named(name: str | None) -> torch.device:
-    """The device that --device names; cuda where there is one when left out. Raises UserError."""
+    """Return the device that --device names; cuda where there is one when left out. Raise UserError."""
     import torch
 
     try:
@@ -61,18 +61,18 @@ PACKAGES = ("ray", "optuna", "mlflow")
 
 
 def versions() -> dict[str, str]:
-    """Package -> version, without importing them."""
-    found = {"sweeper": __version__}
+    """Return versions by package, without importing the packages."""
+    by_package = {"sweeper": __version__}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            by_package[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "unknown"
-    return found
+            by_package[package] = "unknown"
+    return by_package
 
 
 def git_commit(folder: Path) -> str | None:
-    """The commit checked out in the repository of ``folder``, ``-dirty`` behind it if files differ; None outside."""
+    """Return the commit of the repository of ``folder``, ``-dirty`` behind it if files differ; None outside."""
     try:
         commit = _git(folder, "rev-parse", "HEAD")
         if commit.returncode != 0:

@@ -1,29 +1,18 @@
-"""Plain records that the modules of ``sweeper`` hand to each other. No third-party import, all picklable."""
+"""Plain records that the packages of ``sweeper`` hand to each other. No third-party import, all picklable."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
+
+from trainables.records import Point, WeightsKind
 
 GOALS = ("clean_accuracy", "robust_accuracy")
 """Both are maximised."""
 TrialState = Literal["running", "complete", "stopped", "failed"]
-OutcomeKind = Literal["complete", "stopped", "failed", "interrupted"]
-Report = dict[str, Any]
-"""What a trial says after each epoch and at rungs: ``step`` (updates done), ``steps``, ``epoch`` (epochs done),
-``epochs``, ``progress`` (share of its steps), ``rung: True`` where the stopping rule is asked, ``time_s`` (clock),
-both goals and ``text_confusion_rate`` on the validation sets, ``loss``, ``preference_loss``, ``reference_kl``,
-``identity_distance`` (of a transform), ``train_s``, ``evaluation_s``."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Point:
-    """Goals on validation of one trial's weights at one strength."""
-
-    weights: Literal["last", "averaged"]
-    strength: float
-    values: dict[str, float]
-    """Goal name -> value, and further measurements such as ``text_confusion_rate``."""
+PointName = tuple[int | None, WeightsKind, float]
+"""(trial, weights, strength); trial None is the untouched model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,31 +46,49 @@ class TrialRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
-    """One go at something on a slot: an attempt of a trial, or a measurement the driver wants."""
+class UntouchedModel:
+    """What the workers measured of the untouched model on validation, and what the sweep works on."""
 
-    kind: Literal["train", "measure"]
-    key: int
-    """Trial number for ``train``; a number unique among measurements for ``measure``."""
-    attempt: int
-    payload: dict[str, Any]
-    """For the runner alone: the slot does not look into it."""
+    goals: dict[str, float]
+    """``VALIDATION_METRICS`` of the untouched model on validation; the goals are among them."""
+    chance: float
+    """Accuracy of guessing, mean over the validation sets."""
+    validation_images: list[int]
+    """How many clean images each validation set has; empty for sweeps of the first versions."""
+    pairs: int
+    """Preference pairs."""
+    weights_digest: str
+    data_digest: str
+    """Of everything that is trained and searched on."""
+    validation_digest: str | None
+    """Of everything that is searched on. None for sweeps of the first versions, as ``device``."""
+    broken: dict[str, list[str]]
+    """Split -> images that could not be decoded and were left out."""
+    assumed: str | None
+    """What was assumed of the model because its checkpoint does not say."""
+    versions: dict[str, str]
+    """Package -> version on the worker."""
+    device: str | None
 
+    def to_json(self) -> dict[str, Any]:
+        record = asdict(self)
+        return {"validation": record.pop("goals"), **record}
 
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """How a task ended."""
-
-    kind: OutcomeKind
-    result: dict[str, Any] = field(default_factory=dict)
-    """What the runner returned (``complete``)."""
-    reason: str | None = None
-    """One line for users (``failed``)."""
-    traceback: str | None = None
-    slot: int | None = None
-    attempt: int = 0
-    busy_s: float = 0.0
-    """For how long the task had a slot, over all attempts of this go at the sweep."""
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> UntouchedModel:
+        return cls(
+            goals=record["validation"],
+            chance=record["chance"],
+            validation_images=record.get("validation_images", []),
+            pairs=record["pairs"],
+            weights_digest=record["weights_digest"],
+            data_digest=record["data_digest"],
+            validation_digest=record.get("validation_digest"),
+            broken=record.get("broken", {}),
+            assumed=record.get("assumed"),
+            versions=record.get("versions", {}),
+            device=record.get("device"),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +107,26 @@ class Confirmation:
     intervals: dict[str, tuple[float, float]] | None = None
     """95 % intervals of what the recipe reaches with a fresh seed on fresh images, each by itself."""
     simultaneous: dict[str, tuple[float, float]] | None = None
-    """The same for all confirmed members at once: for whoever picks one by looking at ``values``."""
+    """The same for all confirmed members at once: for whoever picks a member by looking at ``values``."""
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Confirmation:
+        """Read what ``dataclasses.asdict`` wrote."""
+        fields = dict(record)
+        for name in ("intervals", "simultaneous"):
+            if fields[name] is not None:
+                fields[name] = {goal: (low, high) for goal, (low, high) in fields[name].items()}
+        return cls(**fields)
+
+
+def goal_pair(values: Mapping[str, float]) -> tuple[float, float]:
+    """Return the values of both goals, in the order of ``GOALS``."""
+    return values[GOALS[0]], values[GOALS[1]]
+
+
+def goals_of(values: Mapping[str, float]) -> dict[str, float]:
+    """Return the goals among some metrics."""
+    return {goal: values[goal] for goal in GOALS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +135,7 @@ class FrontPoint:
 
     trial: int | None
     """None: the untouched model."""
-    weights: Literal["last", "averaged"]
+    weights: WeightsKind
     strength: float
     parameters: dict[str, Any]
     validation: dict[str, float]
@@ -126,6 +152,16 @@ class FrontPoint:
     """Where it comes from, on a front of several sweeps."""
     confirmation: Confirmation | None = None
     """None where it was not trained again."""
+
+    @property
+    def point_name(self) -> PointName:
+        """What the point is measured and confirmed under."""
+        return self.trial, self.weights, self.strength
+
+    @property
+    def goals(self) -> tuple[float, float]:
+        """Both goals on validation, in the order of ``GOALS``."""
+        return goal_pair(self.validation)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +188,3 @@ class Retraining:
     confirms: int
     """The member's trial."""
     seed: int
-
-
-PointName = tuple[int | None, str, float]
-"""(trial, weights, strength); trial None is the untouched model."""

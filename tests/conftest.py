@@ -63,6 +63,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name != "test_sweep.py")
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """The order of the tests, to run them in it again: ``-q`` hides pytest-randomly's own line."""
+    terminalreporter.write_line(f"order of the tests: --randomly-seed={config.getoption('randomly_seed', 'none')}")
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """The one Ray of the test session: six CPUs by its own account, in a folder of its own."""

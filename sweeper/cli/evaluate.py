@@ -63,14 +63,15 @@ def evaluate(
     answered with the written word, each with its 95 % interval. Whole sets are scored. NAME:knee and other points of a
     sweep are shown as they were measured on its test images.
     """
-    from sweeper.models.evaluate import Weights, answers_of, rows, shown
+    from sweeper.models.evaluate import Weights, answers_of, rows, rows_for_people
 
     if output is not None and not output.name.endswith((".csv", ".csv.gz")):
         raise UserError(f"--output {output}: name a file that ends in .csv or .csv.gz")
     weights = Weights(pretrained=pretrained, quick_gelu=quick_gelu, preprocess=preprocess)
     if len(models) > 1 and (output is not None or weights != Weights()):
         raise UserError("--output, --pretrained, --quick-gelu and --preprocess are for one model at a time")
-    given, found = _data(data, attack), []
+    given = _data(data, attack)
+    table: list[dict[str, object]] = []
     for model in models:
         recorded = _of_sweep(model, storage)
         if recorded is not None and given is not None:
@@ -94,8 +95,8 @@ def evaluate(
                 write_answers(output, answers)
             except OSError as error:
                 raise UserError(f"--output {output}: {error.strerror or error}") from error
-        found += [{"model": model, **row} for row in rows(answers)]
-    print_rows(shown(found) if format is Format.table else found, format, empty="nothing was answered")
+        table += [{"model": model, **row} for row in rows(answers)]
+    print_rows(rows_for_people(table) if format is Format.table else table, format, empty="nothing was answered")
 
 
 def compare(
@@ -127,34 +128,35 @@ def compare(
             model, given, weights=Weights(), cache=cache, echo=_echo, count=images, seed=seed, device=device
         )
 
-    found, notes = compared(answers(first), answers(second))
+    comparisons, notes = compared(answers(first), answers(second))
     for note in notes:
         _echo(note)
     if format is Format.json:
-        typer.echo(json.dumps([{**asdict(one), "verdict": one.verdict} for one in found], indent=2))
+        entries = [{**asdict(comparison), "verdict": comparison.verdict} for comparison in comparisons]
+        typer.echo(json.dumps(entries, indent=2))
         return
     rows: list[dict[str, object]] = [
         {
-            "set": one.set,
-            "view": one.view,
-            "measure": one.measure.replace("_", " "),
-            "images": one.images,
-            "A": round(one.first, 4),
-            "B": round(one.second, 4),
-            "B - A": f"{one.difference:+.4f}",
-            "95 %": f"[{one.low:+.4f}, {one.high:+.4f}]",
-            "": one.verdict.replace("first", "A").replace("second", "B"),
+            "set": comparison.set,
+            "view": comparison.view,
+            "measure": comparison.measure.replace("_", " "),
+            "images": comparison.images,
+            "A": round(comparison.first, 4),
+            "B": round(comparison.second, 4),
+            "B - A": f"{comparison.difference:+.4f}",
+            "95 %": f"[{comparison.low:+.4f}, {comparison.high:+.4f}]",
+            "": comparison.verdict.replace("first", "A").replace("second", "B"),
         }
-        for one in found
+        for comparison in comparisons
     ]
     print_rows(rows, format, empty="")
 
 
 def _of_sweep(text: str, storage: Path | None) -> list[Answers] | None:
-    """What a point of a sweep answered on test; None where ``text`` names no sweep."""
-    from sweeper.front.build import point_name
+    """Return what a point of a sweep answered on test; None where ``text`` names no sweep."""
     from sweeper.front.load import load_front
     from sweeper.front.pick import pick
+    from sweeper.search.study import read_trials
     from sweeper.storage.sweep_folder import SweepFolder
     from trainables.evaluation.answers import read_answers
 
@@ -162,21 +164,19 @@ def _of_sweep(text: str, storage: Path | None) -> list[Answers] | None:
     if not colon or not (SweepFolder(storage_path(storage), name).exists() or _is_point(choice)):
         return None
     folder, spec = open_sweep(name, storage)
-    found = load_front(folder, spec)
-    if found is None:
+    front = load_front(folder, spec, read_trials(folder, spec))
+    if front is None:
         raise UserError(f"sweep {name} has not measured anything yet; see `sweeper status {name}`")
-    point = (
-        next((one for one in found.points if one.trial is None), None) if choice == "untouched" else pick(found, choice)
-    )
-    assert point is not None, "every front shows the untouched model"
-    path = folder.answers_path(point_name(point))
+    untouched = next(point for point in front.points if point.trial is None)
+    point = untouched if choice == "untouched" else pick(front, choice)
+    path = folder.answers_path(point.point_name)
     if not path.exists():
         raise UserError(f"{text} was not measured on test; members of the front are, and the untouched model and PAINT")
     return read_answers(path)
 
 
 def _is_point(choice: str) -> bool:
-    """No tag of open_clip and no function is called like this."""
+    """Return whether a choice is a point of a front: no tag of open_clip and no function has such a name."""
     return choice.isdigit() or choice in ("knee", "cleanest", "most robust", "untouched", "paint")
 
 
@@ -184,7 +184,7 @@ def _data(given: list[str] | None, attack: str | None) -> Data | None:
     from sweeper.models.evaluate import read_data
 
     if attack not in (None, "sign", "defense_prefix"):
-        raise UserError(f"--attack {attack}: there are sign and defense_prefix")
+        raise UserError(f"--attack {attack}: unknown attack; choose sign or defense_prefix")
     return read_data(given, attack) if given else None
 
 

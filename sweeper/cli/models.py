@@ -1,4 +1,4 @@
-"""Commands about models: taking one out of a sweep, training one again, looking at what they are made of."""
+"""Commands about models: exporting a point, training a trial again, drawing the images of a spec."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def preview(
 ) -> None:
     """Draw a contact sheet of what a sweep trains and evaluates on, attacks and held-out attacks included."""
     from sweeper.preflight.preview import contact_sheet
-    from sweeper.preflight.preview import preview as look
+    from sweeper.preflight.preview import preview as draw_preview
     from sweeper.spec.spec import load_spec
 
     if output.suffix != ".png" or not output.absolute().parent.is_dir():
         raise UserError(f"--output {output}: name a file that ends in .png, in a folder that exists")
     loaded = load_spec(spec, list(changes or []))
-    found = look(loaded, images)
+    sheet = draw_preview(loaded, images)
     heading = f"{loaded.name}: words written by recipe {loaded.attack.recipe}; true label, -> written label"
-    contact_sheet(found, heading).save(output)
-    for line in found.lines:
+    contact_sheet(sheet, heading).save(output)
+    for line in sheet.lines:
         typer.echo(line)
     typer.echo(str(output))
 
@@ -66,30 +66,30 @@ def export(
     """
     from sweeper.front.load import load_front
     from sweeper.front.pick import pick as pick_point
-    from sweeper.models.export import RECORD_FILE, export_point
+    from sweeper.models.export import export_point
+    from sweeper.search.study import read_trials
     from sweeper.tracking.registry import check_names, default_alias
     from sweeper.tracking.registry import register as register_folder
     from sweeper.tracking.runs import find_store
 
     sweep, spec = open_sweep(name, storage)
-    found = load_front(sweep, spec)
-    if found is None:
+    front = load_front(sweep, spec, read_trials(sweep, spec))
+    if front is None:
         raise UserError(f"sweep {name} has no finished trial yet; see `sweeper status {name}`")
-    point = pick_point(found, pick, strength)
+    point = pick_point(front, pick, strength)
     registered_name = register_as or f"sweeper-{name}"
     alias = alias or default_alias(pick, strength)
     check_names(registered_name, alias)
     find_store(sweep.storage, tracking_uri)  # refuses a URI that MLflow cannot use before anything is written
-    gap = export_point(sweep, spec, found, point, folder)
+    gap = export_point(sweep, spec, front, point, folder)
     typer.echo(
         f"trial {point.trial}, {point.weights} weights at strength {point.strength:g} -> {folder} "
         f"(largest difference of a logit: {gap:.1e})",
         err=True,
     )
     if register:
-        record = json.loads((folder / RECORD_FILE).read_text())
         try:
-            version = register_folder(sweep, tracking_uri, folder, record, registered_name, alias)
+            version = register_folder(sweep, tracking_uri, folder, registered_name, alias)
             known = "" if version.new else ", which has the same weights"
             typer.echo(f"MLflow: {version.uri} is version {version.version}{known}", err=True)
         except UnavailableError as error:
@@ -115,9 +115,9 @@ def rerun(
     from sweeper.models.rerun import rerun_trial
 
     sweep, spec = open_sweep(name, storage)
-    found = rerun_trial(sweep, spec, number, seeds=seeds, device=device, echo=lambda line: typer.echo(line, err=True))
+    result = rerun_trial(sweep, spec, number, seeds=seeds, device=device, echo=lambda line: typer.echo(line, err=True))
     if format is Format.json:
-        typer.echo(json.dumps(found.as_json(), indent=1))
+        typer.echo(json.dumps(result.as_json(), indent=1))
         return
-    print_rows(found.rows(), format, empty="")
-    typer.echo(found.conclusion(), err=format is Format.csv)
+    print_rows(result.rows(), format, empty="")
+    typer.echo(result.conclusion(), err=format is Format.csv)

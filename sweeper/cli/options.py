@@ -1,4 +1,4 @@
-"""What the commands share: their options, how a sweep is found, how rows are printed."""
+"""What the commands share: options, and how a sweep is opened."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def storage_path(given: Path | None) -> Path:
 
 
 def with_budget(spec: Spec, text: str | None) -> Spec:
-    """The same sweep within another budget; None leaves it as it is. Raises UserError for what is no budget."""
+    """Return the spec with another budget; None leaves it as it is. Raise UserError for text that is no budget."""
     from sweeper.spec.quantities import parse_budget
 
     if text is None:
@@ -94,7 +94,7 @@ def with_budget(spec: Spec, text: str | None) -> Spec:
 
 
 def time_limit_s(text: str | None) -> float | None:
-    """Raises UserError for what is no time."""
+    """Return the seconds of ``--time``. Raise UserError for text that is no time."""
     from sweeper.spec.quantities import parse_time
 
     if text is None:

@@ -1,4 +1,4 @@
-"""What `sweeper run` says last: what failed, what it cost, where the front lies, which commands come next."""
+"""The last lines of `sweeper run`: failures, cost, where the front is, which commands come next."""
 
 from __future__ import annotations
 
@@ -8,29 +8,30 @@ import sys
 from pathlib import Path
 
 from sweeper.run.sweep import SweepResult
-from sweeper.run.usage import read_usage
+from sweeper.run.usage_file import read_usage
+from sweeper.run.usage_text import resume_options, unfinished_line, usage_line
 from sweeper.search.study import read_trials
 from sweeper.spec.quantities import parse_budget
 from sweeper.storage.sweep_folder import SweepFolder
 
 
-def summary_lines(folder: SweepFolder, ending: SweepResult, where: str) -> list[str]:
-    """Lines for standard error; ``where`` is the ``--storage`` that the commands need, or nothing."""
+def summary_lines(folder: SweepFolder, result: SweepResult, where: str) -> list[str]:
+    """Return lines for standard error; ``where``: the ``--storage`` that the commands need, or empty."""
     program = _program()
-    lines = list(ending.failures)
+    lines = list(result.failures)
     spec = folder.spec()
     budget = None if spec.limits.budget is None else parse_budget(spec.limits.budget)
-    lines.append(f"cost:        {read_usage(folder).line(read_trials(folder, spec), budget)}")
-    if ending.tracking_problem is not None:
-        lines.append(f"{ending.tracking_problem}; `{program} resume {folder.name}{where}` sends the rest")
-    if ending.state != "complete":
-        why = "too many trials failed" if ending.state == "failed" else "stopped"
+    lines.append(f"cost:        {usage_line(read_usage(folder), read_trials(folder, spec), budget)}")
+    if result.tracking_problem is not None:
+        lines.append(f"{result.tracking_problem}; `{program} resume {folder.name}{where}` sends the rest")
+    if result.state != "complete":
+        why = "too many trials failed" if result.state == "failed" else "stopped"
         return [*lines, f"{why}; go on with: {program} resume {folder.name}{where}"]
-    if ending.unfinished_work is not None:
-        command = f"{program} resume {folder.name}{ending.unfinished_work.options}{where}"
-        lines.append(f"{ending.unfinished_work.reason}; go on with: {command}")
+    if result.unfinished_work is not None:
+        command = f"{program} resume {folder.name}{resume_options(result.unfinished_work)}{where}"
+        lines.append(f"{unfinished_line(result.unfinished_work)}; go on with: {command}")
     lines.append(f"front:       {folder.front_path}/front.png, .html, .json, .csv")
-    if ending.front is not None and any(point.member for point in ending.front.points):
+    if result.front is not None and any(point.member for point in result.front.points):
         lines.append(f"export:      {program} export {folder.name} DIR --pick knee{where}")
     else:
         lines.append("no trial is better than the untouched model within the floors: there is nothing to export")
@@ -38,7 +39,7 @@ def summary_lines(folder: SweepFolder, ending: SweepResult, where: str) -> list[
 
 
 def _program() -> str:
-    """How this command was called, where it is not on the path (an environment that is not activated)."""
+    """Return how this command was called, where it is not on the path (an environment that is not activated)."""
     called = Path(sys.argv[0])
     if shutil.which("sweeper") is not None or called.name != "sweeper":
         return "sweeper"

@@ -1,4 +1,4 @@
-"""What the commands show of a sweep, as rows and text; read from the records on disk alone."""
+"""State and trials of a sweep as rows and text, read from the records on disk alone."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 from sweeper.cli.tables import Row, as_table
 from sweeper.errors import UserError
 from sweeper.front.load import load_front
-from sweeper.front.report.table import summary
+from sweeper.front.rendering.table import summary
 from sweeper.records import Front, TrialRecord
-from sweeper.run.usage import read_usage
+from sweeper.run.usage_file import read_usage
+from sweeper.run.usage_text import forecast_line, usage_line
 from sweeper.search.study import read_trials, searched
 from sweeper.spec.quantities import duration, parse_budget
 from sweeper.spec.spec import Spec
@@ -18,9 +19,9 @@ from sweeper.storage.sweep_folder import SweepFolder
 
 
 def sweep_row(folder: SweepFolder, spec: Spec) -> Row:
-    """One line of `list`."""
+    """Return a sweep's row of `list`."""
     trials = read_trials(folder, spec)
-    front = load_front(folder, spec)
+    front = load_front(folder, spec, trials)
     knee = next((point for point in front.points if point.name == "knee"), None) if front else None
     return {
         "name": folder.name,
@@ -41,7 +42,7 @@ def status_text(folder: SweepFolder, spec: Spec) -> str:
     counts = {state: sum(trial.state == state for trial in search) for state in ("complete", "failed", "stopped")}
     unfinished = sum(trial.state == "running" for trial in trials)
     state = _state(folder, spec, trials)
-    lines = [f"{folder.name}: {state}" + (f", by {folder.holder()}" if state == "running" else "")]
+    lines = [f"{folder.name}: {state}" + (f", by {folder.lease.holder()}" if state == "running" else "")]
     lines.append(
         f"trials: {counts['complete']} complete, {counts['failed']} failed, {counts['stopped']} stopped, "
         f"{unfinished} {'running' if state == 'running' else 'unfinished'}, of {spec.search.trials}"
@@ -49,14 +50,14 @@ def status_text(folder: SweepFolder, spec: Spec) -> str:
     if len(search) < len(trials):
         ended = sum(trial.state != "running" for trial in trials) - searched(trials)
         lines.append(f"confirm phase: {ended} of {len(trials) - len(search)} re-trainings begun have ended")
-    bill, budget = read_usage(folder), spec.limits.budget
-    if bill.goes:
-        lines.append(f"cost: {bill.line(trials, None if budget is None else parse_budget(budget))}")
-    forecast = bill.forecast_line()
+    usage, budget = read_usage(folder), spec.limits.budget
+    if usage.sessions:
+        lines.append(f"cost: {usage_line(usage, trials, None if budget is None else parse_budget(budget))}")
+    forecast = forecast_line(usage)
     if state == "running" and forecast is not None:
-        ago_s = max(0.0, time.time() - bill.told_s)
-        lines.append(f"forecast: {forecast} with {bill.goes[-1].devices} ({duration(ago_s)} ago)")
-    front = load_front(folder, spec)
+        ago_s = max(0.0, time.time() - usage.updated_at_s)
+        lines.append(f"forecast: {forecast} with {usage.sessions[-1].devices} ({duration(ago_s)} ago)")
+    front = load_front(folder, spec, trials)
     if front is not None:
         lines.append(summary(front))
         lines += [f"  {_named(front, name)}" for name in ("cleanest", "knee", "most robust") if _named(front, name)]
@@ -83,11 +84,11 @@ def trial_rows(folder: SweepFolder, spec: Spec) -> list[Row]:
 
 
 def trial_text(folder: SweepFolder, spec: Spec, number: int) -> str:
-    """Raises UserError where there is no such trial."""
+    """Return what `show` prints of a trial. Raise UserError where the trial does not exist."""
     trials = read_trials(folder, spec)
     if number >= len(trials):
         raise UserError(f"sweep {folder.name} has no trial {number}; it has {len(trials)} so far")
-    trial = trials[number]
+    trial, files = trials[number], folder.trial(number)
     lines = [f"trial {number} of {folder.name}: {trial.state}" + (f" ({trial.baseline})" if trial.baseline else "")]
     if trial.confirms is not None:
         lines.append(f"trains trial {trial.confirms} again, with another seed")
@@ -98,32 +99,32 @@ def trial_text(folder: SweepFolder, spec: Spec, number: int) -> str:
         *(f"  {name}: {value}" for name, value in trial.parameters.items()),
         f"  seed: {trial.seed}",
     ]
-    lines.append(f"attempts: {folder.attempts(number)}, folder: {folder.trial_path(number)}")
-    reports = folder.reports(number)
+    lines.append(f"attempts: {files.last_attempt()}, folder: {files.path}")
+    reports = files.reports().values()
     if reports:
         shown = ("epoch", "loss", "reference_kl", "clean_accuracy", "robust_accuracy", "train_s", "evaluation_s")
         lines += [
             "epochs (goals on validation):",
-            as_table([{name: _rounded(e.get(name)) for name in shown} for e in reports]),
+            as_table([{name: _rounded(report.to_json().get(name)) for name in shown} for report in reports]),
         ]
-    front = load_front(folder, spec)
-    own = [point for point in (*front.points, *front.others) if point.trial == number] if front else []
-    if own:
+    front = load_front(folder, spec, trials)
+    points = [point for point in (*front.points, *front.others) if point.trial == number] if front else []
+    if points:
         rows: list[Row] = []
-        for point in sorted(own, key=lambda point: (point.weights, point.strength)):
+        for point in sorted(points, key=lambda point: (point.weights, point.strength)):
             row: Row = {"weights": point.weights, "strength": point.strength, "on_front": point.member}
             row |= {f"validation {name}": _rounded(value) for name, value in point.validation.items()}
             row |= {f"test {name}": _rounded((point.values or {}).get(name)) for name in point.validation}
             rows.append(row)
         lines += ["points:", as_table(rows)]
-    log = folder.trial_path(number) / "log.txt"
+    log = files.path / "log.txt"
     if trial.state == "failed" and log.exists():
         lines += ["end of the log:", *("  " + line for line in log.read_text().splitlines()[-30:])]
     return "\n".join(lines).rstrip()
 
 
 def _state(folder: SweepFolder, spec: Spec, trials: list[TrialRecord]) -> str:
-    if folder.is_running():
+    if folder.lease.is_held():
         return "running"
     goes_on = any(trial.state == "running" for trial in trials) or searched(trials) < spec.search.trials
     return "unfinished" if goes_on else "complete"
@@ -131,13 +132,13 @@ def _state(folder: SweepFolder, spec: Spec, trials: list[TrialRecord]) -> str:
 
 def _cost_fields(folder: SweepFolder, spec: Spec, trials: list[TrialRecord]) -> Row:
     """Device hours so far; the forecast while it runs."""
-    bill = read_usage(folder)
-    numbers = {name: round(value, 4) for name, value in bill.numbers(trials).items()}
-    forecast = bill.forecast if folder.is_running() else None
+    usage = read_usage(folder)
+    device_hours = {name: round(value, 4) for name, value in usage.device_hours(trials).items()}
+    forecast = usage.forecast if folder.lease.is_held() else None
     return {
-        "device": bill.device if bill.goes else None,
-        "device_h": numbers.get("device_h"),
-        "saved_device_h": numbers.get("saved_device_h"),
+        "device": usage.device if usage.sessions else None,
+        "device_h": device_hours.get("device_h"),
+        "saved_device_h": device_hours.get("saved_device_h"),
         "budget": spec.limits.budget,
         "forecast_device_h": None if forecast is None else round(forecast.device_s / 3600, 4),
         "forecast_left_s": None if forecast is None else round(forecast.left_s, 1),

@@ -9,6 +9,8 @@ from enum import StrEnum
 
 import typer
 
+Row = dict[str, object]
+
 
 class Format(StrEnum):
     table = "table"
@@ -16,9 +18,8 @@ class Format(StrEnum):
     csv = "csv"
 
 
-def print_rows(rows: list[dict[str, object]], format: Format, *, empty: str) -> None:
-    pass
-
+def print_rows(rows: list[Row], format: Format, *, empty: str) -> None:
+    """``empty``: said on standard error in place of an empty table."""
     if format is Format.json:
         typer.echo(json.dumps(rows, indent=2))
     elif not rows:
@@ -27,11 +28,8 @@ def print_rows(rows: list[dict[str, object]], format: Format, *, empty: str) -> 
         typer.echo(as_csv(rows) if format is Format.csv else as_table(rows), nl=False)
 
 
-Row = dict[str, object]
-
-
 def as_table(rows: list[Row]) -> str:
-    """Columns side by side; those without any value are left out."""
+    """Return columns side by side; columns without any value are left out."""
     columns = [
         name for name in dict.fromkeys(key for row in rows for key in row) if any(row[name] is not None for row in rows)
     ]

@@ -39,12 +39,12 @@ def plan(
     gpus_per_worker: float,
     cpus_per_worker: float,
 ) -> SlotPlan:
-    """Returns how many trials run at once.
+    """Return how many trials run at once.
 
     ``gpus`` is the budget of the sweep; None takes all there are, or CPUs where there are none; 0 takes CPUs. A share
     of a GPU is a share of one device: two devices at 0.4 are four slots, not five.
 
-    Raises UnavailableError if not even one trial fits, UserError if the request makes no sense anywhere.
+    Raise UnavailableError if not even one trial fits, UserError if the request makes no sense anywhere.
     """
     if workers_per_trial < 1:
         raise UserError(f"workers_per_trial is {workers_per_trial}; a trial needs at least 1 worker")
@@ -52,12 +52,12 @@ def plan(
         raise UserError(f"cpus_per_worker is {cpus_per_worker:g}; a worker needs some CPU, for instance 1")
     if gpus is not None and gpus < 0:
         raise UserError(f"the budget is {gpus:g} GPUs; give a positive number, or 0 to run on CPUs")
-    there = sum(node.gpus for node in nodes)
-    on_gpus = gpus != 0 and (there > 0 or gpus is not None)
+    gpus_free = sum(node.gpus for node in nodes)
+    on_gpus = gpus != 0 and (gpus_free > 0 or gpus is not None)
     share = gpus_per_worker if on_gpus else 0.0
     if on_gpus:
         _check_share(share, workers_per_trial)
-        if there == 0:
+        if gpus_free == 0:
             raise UnavailableError(
                 f"{gpus:g} GPUs are asked for, but the cluster ({_describe(nodes)}) has none free; leave --gpus out to "
                 "run on CPUs, or give the --address of a cluster that has GPUs"
@@ -80,8 +80,8 @@ def plan(
             )
         slots = min(fitting, affordable)
         text = f"{slots} trials at once, each {per_trial}, within {gpus:g} GPUs; free: {_describe(nodes)}"
-        if gpus > there:
-            text += f" (the budget is larger than the cluster: {there:g} of {gpus:g} GPUs are there)"
+        if gpus > gpus_free:
+            text += f" (the budget is larger than the cluster: {gpus_free:g} of {gpus:g} GPUs are there)"
     return SlotPlan(
         slots=slots,
         workers_per_trial=workers_per_trial,

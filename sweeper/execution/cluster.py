@@ -1,4 +1,4 @@
-"""The Ray cluster: connecting to it, what it has, and how many slots fit into it."""
+"""The Ray cluster: connecting to it, what it has, what is free on its nodes."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ def connect(address: str | None = None, num_cpus: int | None = None) -> None:
         _restore_variables()
         raise
     import ray
-    from ray._private import worker
 
-    # Its raylet's remarks about the number of processes would go to stdout, whatever log_to_driver says (Ray 2.60).
-    worker._worker_logs_enabled = False
+    from sweeper.execution import ray_private
+
+    ray_private.silence_raylet()
     # Several Rays on a machine: whatever looks for "the" cluster finds ours.
     _set_variable("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
 
@@ -100,7 +100,8 @@ def nodes() -> list[NodeResources]:
     Waits a few seconds for what is in use: a sweep that was just killed holds its share for a moment.
     """
     import ray
-    from ray._private.state import available_resources_per_node
+
+    from sweeper.execution.ray_private import available_resources_per_node
 
     until = time.monotonic() + SETTLE_S
     while True:
@@ -166,7 +167,8 @@ def _start(num_cpus: int | None) -> None:
     before = set(psutil.Process().children(recursive=True))
     for attempt in range(START_ATTEMPTS):
         try:
-            ray.init(num_cpus=num_cpus, **_silent())
+            # Without "local" Ray joins a cluster that runs on this machine already, whatever it is for (Ray 2.60).
+            ray.init(address="local", num_cpus=num_cpus, **_silent())
             return
         except Exception as error:  # Ray raises nothing more special here
             ray.shutdown()
@@ -196,13 +198,13 @@ def _join(address: str) -> None:
             "address and port it printed?"
         ) from error
     import ray
-    from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 
-    # Ray looks for a token only if it finds the cluster itself, never for an explicit address (Ray 2.60).
-    logging.getLogger("ray").setLevel(logging.CRITICAL)
-    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     import sweeper
     import trainables
+    from sweeper.execution.ray_private import token_authentication
+
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    token_authentication()(warn_if_disabled=False)
 
     modules = [str(Path(str(module.__file__)).parent) for module in (sweeper, trainables)]
     environment = {"py_modules": modules, "excludes": ["__pycache__"]}

@@ -1,8 +1,11 @@
-"""Who has which task: the state between the driver and its slots, without Ray and without a clock of its own.
+"""Which slot has which job: a pure state machine between the driver and its slots. Knows no Ray; the time is handed in.
 
 A ``JobQueue`` has one ``SlotState`` per slot and one ``QueuedJob`` per job that waits or runs. Workers address their
 slot by (slot, group): the group is one incarnation of the slot's worker processes, and whatever an older
-incarnation still says is dropped, as is whatever concerns another (kind, key, attempt) than the slot's present one.
+incarnation still sends is dropped, as is whatever concerns another attempt than the slot's present one.
+
+The queue owns the numbers of attempts: a job enters with the number that follows the last one on disk, and each lost
+worker group raises it by one. The number in a trial's folder is a fence only (``TrialFolder.claim``).
 """
 
 from __future__ import annotations
@@ -11,12 +14,8 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from sweeper.records import Outcome, Report, Task
-
-JobName = tuple[str, int]
-"""(kind, key): names a task over all its attempts."""
-AttemptName = tuple[str, int, int]
-"""(kind, key, attempt)."""
+from sweeper.jobs import AttemptName, Job, JobName, Outcome, TrainJob
+from trainables.records import Report
 
 INTERRUPTED = Outcome(kind="interrupted")
 SETUP_ATTEMPTS = 3
@@ -27,9 +26,9 @@ class JobLimits:
     """How long things may take."""
 
     trial_s: float | None = None
-    """Of one ``train`` task over all its attempts, from the first time a slot takes it; None: no limit."""
+    """Of one ``train`` job over all its attempts, from the first time a slot takes it; None: no limit."""
     stall_s: float = 1800.0
-    """A worker that shows no sign of life (a report, a step) for so long during a task ends its process."""
+    """A worker that shows no sign of life (a report, a step) for so long during a job ends its process."""
     grace_s: float = 120.0
     """To reach a checkpoint after an interruption or the end of ``trial_s``; the process is ended after it."""
     retries: int = 2
@@ -45,56 +44,60 @@ class ReportEvent(NamedTuple):
     report: Report
 
 
-JobUpdate = tuple[list[ReportEvent], Outcome | None]
-"""Reports that came in, and the outcome once there is one."""
+class JobUpdate(NamedTuple):
+    """What happened to a job since the driver last asked."""
+
+    reports: list[ReportEvent]
+    outcome: Outcome | None
+    """None: the job waits or runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SetupError:
-    """Why a slot cannot serve at all: its runner could not be built."""
+    """Why a slot cannot do any job: its runner could not be built."""
 
     reason: str
     user: bool
-    """Whether the user can mend it (bad input) rather than us."""
+    """Whether the cause is bad input, which the user can mend."""
     traceback: str | None = None
 
 
 @dataclass
 class QueuedJob:
-    """One task from offer to outcome."""
+    """One job from ``enqueue`` to its outcome."""
 
-    task: Task
+    job: Job
     started_s: float | None = None
-    held_from_s: float | None = None
-    """Since when it has a slot; None while it waits."""
+    running_since_s: float | None = None
+    """When the present attempt got its slot; None while the job waits."""
     busy_s: float = 0.0
-    """For how long it had a slot before."""
+    """Slot seconds of earlier attempts."""
     step: int = 0
     """The furthest step reported in any attempt."""
     retries: int = 0
-    """Further attempts since the last gain."""
-    notes: list[ReportEvent] = field(default_factory=list)
-    verdicts: dict[int, bool] = field(default_factory=dict)
-    """Of the present attempt: number of the report -> whether to stop."""
+    """Further attempts since a report last got further."""
+    reports: list[ReportEvent] = field(default_factory=list)
+    decisions: dict[int, bool] = field(default_factory=dict)
+    """Number of a report of the present attempt -> whether to stop."""
     cancelled: Outcome | None = None
-    """Set when the task must end: what it then ends as, unless it gets done first."""
+    """Set when the job must end: its outcome, unless the job completes before it is ended."""
     cancelled_s: float = 0.0
     outcome: Outcome | None = None
-    trouble: str | None = None
-    """What was last said about lost workers."""
+    last_failure: str | None = None
+    """Reason of the last lost worker group."""
 
     @property
     def name(self) -> JobName:
-        return self.task.kind, self.task.key
+        return self.job.name
 
     @property
     def attempt_name(self) -> AttemptName:
-        return self.task.kind, self.task.key, self.task.attempt
+        return self.job.attempt_name
 
-    def release(self, now: float) -> None:
-        """It has no slot any more, or none that counts as its own."""
-        if self.held_from_s is not None:
-            self.busy_s, self.held_from_s = self.busy_s + now - self.held_from_s, None
+    def release_slot(self, now: float) -> None:
+        """Stop counting slot time for this job."""
+        if self.running_since_s is not None:
+            self.busy_s, self.running_since_s = self.busy_s + now - self.running_since_s, None
 
 
 class SlotState:
@@ -105,13 +108,13 @@ class SlotState:
         self.workers = workers
         self.group: str | None = None
         self.ready: set[int] = set()
-        self.ticket: QueuedJob | None = None
+        self.queued: QueuedJob | None = None
         """Stays until every rank acknowledged its end, or the group is gone."""
-        self.endings: dict[int, Outcome] = {}
-        self.troubles = 0
-        """Since the slot was last warm."""
-        self.trouble: str | None = None
-        self.refusal: SetupError | None = None
+        self.rank_outcomes: dict[int, Outcome] = {}
+        self.setup_failures = 0
+        """Worker-group failures since the slot was last ready."""
+        self.last_failure: str | None = None
+        self.setup_error: SetupError | None = None
 
     @property
     def warm(self) -> bool:
@@ -119,281 +122,280 @@ class SlotState:
 
     @property
     def idle(self) -> bool:
-        return self.warm and self.ticket is None
+        return self.warm and self.queued is None
 
-    def holds(self, group: str, attempt: AttemptName) -> QueuedJob | None:
-        """The ticket a message belongs to; None: the message comes too late."""
-        ticket = self.ticket
-        return ticket if group == self.group and ticket is not None and ticket.attempt_name == attempt else None
+    def addressed_job(self, group: str, attempt: AttemptName) -> QueuedJob | None:
+        """Return the job that a message belongs to; None where the message comes too late."""
+        queued = self.queued
+        return queued if group == self.group and queued is not None and queued.attempt_name == attempt else None
 
-    def leave(self) -> QueuedJob | None:
-        """The worker processes are gone. Returns the ticket that now has nobody."""
-        ticket, self.ticket = self.ticket, None
+    def detach(self) -> QueuedJob | None:
+        """Forget the lost worker group. Return the job that it had not ended."""
+        queued, self.queued = self.queued, None
         self.group = None
         self.ready = set()
-        self.endings = {}
-        return None if ticket is None or ticket.outcome is not None else ticket
+        self.rank_outcomes = {}
+        return None if queued is None or queued.outcome is not None else queued
 
 
 class JobQueue:
-    """All slots, and the queue before them.
+    """All slots, and the jobs that wait for one.
 
-    Changes leave the slots and tasks they concern in ``touched_slots`` and ``touched_tasks``; whoever waits for one of
-    them looks again.
+    ``touched_slots`` and ``touched_jobs`` name what has changed since they were last cleared: callers that wait for a
+    slot or a job then ask again.
     """
 
     def __init__(self, slots: int, workers: int, limits: JobLimits) -> None:
         self.limits = limits
-        self.boxes = [SlotState(slot, workers) for slot in range(slots)]
-        self.queue: deque[QueuedJob] = deque()
-        self.tickets: dict[JobName, QueuedJob] = {}
+        self.slot_states = [SlotState(slot, workers) for slot in range(slots)]
+        self.waiting: deque[QueuedJob] = deque()
+        self.queued_jobs: dict[JobName, QueuedJob] = {}
         self.closed = False
         self.touched_slots: set[int] = set()
-        self.touched_tasks: set[JobName] = set()
+        self.touched_jobs: set[JobName] = set()
 
     # The driver's side
 
-    def offer(self, task: Task, now: float) -> None:
-        """Queues a task for the next idle slot."""
-        ticket = QueuedJob(task=task)
-        assert ticket.name not in self.tickets, f"{ticket.name} was offered twice"
-        self.tickets[ticket.name] = ticket
+    def enqueue(self, job: Job, now: float) -> None:
+        """Queue a job for the next idle slot."""
+        queued = QueuedJob(job=job)
+        assert queued.name not in self.queued_jobs, f"{queued.name} was enqueued twice"
+        self.queued_jobs[queued.name] = queued
         if self.closed:
-            self._publish(ticket, INTERRUPTED, None, now)
+            self._publish(queued, INTERRUPTED, None, now)
             return
-        self.queue.append(ticket)
+        self.waiting.append(queued)
         self._dispatch(now)
 
-    def news(self, name: JobName, seen: int) -> JobUpdate | None:
-        """What came in after the first ``seen`` reports; None: nothing."""
-        ticket = self.tickets.get(name)
-        if ticket is None:
-            return [], INTERRUPTED
-        notes = ticket.notes[seen:]
-        return (notes, ticket.outcome) if notes or ticket.outcome is not None else None
+    def update(self, name: JobName, seen: int) -> JobUpdate | None:
+        """Return what came in after the first ``seen`` reports; None where nothing did."""
+        queued = self.queued_jobs.get(name)
+        if queued is None:
+            return JobUpdate([], INTERRUPTED)
+        reports = queued.reports[seen:]
+        return JobUpdate(reports, queued.outcome) if reports or queued.outcome is not None else None
 
-    def forget(self, name: JobName) -> None:
-        """The driver has the outcome, or does not care for it any more."""
-        self.tickets.pop(name, None)
-        self.touched_tasks.add(name)
+    def discard(self, name: JobName) -> None:
+        """Forget a job: the driver has its outcome or needs it no longer."""
+        self.queued_jobs.pop(name, None)
+        self.touched_jobs.add(name)
 
-    def judge(self, name: JobName, attempt: int, number: int, stop: bool) -> None:
-        """The verdict on report ``number`` of an attempt."""
-        ticket = self.tickets.get(name)
-        if ticket is not None and ticket.task.attempt == attempt:
-            ticket.verdicts[number] = stop
-            self._touch_holder(ticket)
+    def set_decision(self, name: JobName, attempt: int, number: int, stop: bool) -> None:
+        """Record the scheduler's decision on report ``number`` of an attempt."""
+        queued = self.queued_jobs.get(name)
+        if queued is not None and queued.job.attempt == attempt:
+            queued.decisions[number] = stop
+            self._touch_holder(queued)
 
     def interrupt(self, now: float) -> None:
-        """Waiting tasks end at once, running ones at their next checkpoint."""
-        for ticket in self.queue:
-            self._publish(ticket, INTERRUPTED, None, now)
-        self.queue.clear()
-        for box in self.boxes:
-            if box.ticket is not None:
-                self._cancel(box, INTERRUPTED, now)
+        """End waiting jobs at once, running jobs at their next checkpoint."""
+        for queued in self.waiting:
+            self._publish(queued, INTERRUPTED, None, now)
+        self.waiting.clear()
+        for state in self.slot_states:
+            if state.queued is not None:
+                self._cancel(state, INTERRUPTED, now)
 
     def close(self, now: float) -> None:
-        """Interrupts everything; idle workers return, busy ones after their task."""
+        """Interrupt everything; idle workers return, busy ones after their job."""
         self.closed = True
         self.interrupt(now)
-        self.touched_slots.update(range(len(self.boxes)))
+        self.touched_slots.update(range(len(self.slot_states)))
 
     def tick(self, now: float) -> None:
-        """Enforces ``trial_s`` and ``grace_s``."""
-        for box in self.boxes:
-            ticket = box.ticket
-            if ticket is None or ticket.outcome is not None:
+        """Enforce ``trial_s`` and ``grace_s``."""
+        for state in self.slot_states:
+            queued = state.queued
+            if queued is None or queued.outcome is not None:
                 continue
-            if ticket.cancelled is not None:
-                if now - ticket.cancelled_s > 1.5 * self.limits.grace_s:
-                    self._publish(ticket, ticket.cancelled, box.slot, now)  # nobody is left to acknowledge it
-            elif self._overdue(ticket, now):
-                self._cancel(box, self._too_long(), now)
+            if queued.cancelled is not None:
+                if now - queued.cancelled_s > 1.5 * self.limits.grace_s:
+                    self._publish(queued, queued.cancelled, state.slot, now)  # nobody is left to acknowledge it
+            elif self._overdue(queued, now):
+                self._cancel(state, self._too_long(), now)
 
-    def refusal(self) -> SetupError | None:
-        """Why no task can be done: one slot's runner cannot be built, or all slots' workers keep dying."""
-        for box in self.boxes:
-            if box.refusal is not None:
-                return box.refusal
-        if all(box.troubles >= SETUP_ATTEMPTS for box in self.boxes):
+    def setup_error(self) -> SetupError | None:
+        """Return why no job can be done: a slot's runner cannot be built, or the workers of all slots keep dying."""
+        for state in self.slot_states:
+            if state.setup_error is not None:
+                return state.setup_error
+        if all(state.setup_failures >= SETUP_ATTEMPTS for state in self.slot_states):
             what = f"the workers of every slot ended {SETUP_ATTEMPTS} times while they were being set up"
-            return SetupError(reason=f"{what}; the last time: {self.boxes[0].trouble}", user=False)
+            return SetupError(reason=f"{what}; the last time: {self.slot_states[0].last_failure}", user=False)
         return None
 
     # The workers' side
 
-    def join(self, slot: int, group: str, now: float) -> None:
-        """A worker process of a group came up."""
-        box = self.boxes[slot]
-        if group != box.group:
-            self._left(box, now)
-            box.group = group
+    def worker_started(self, slot: int, group: str, now: float) -> None:
+        """Note that a worker process of a group has started."""
+        state = self.slot_states[slot]
+        if group != state.group:
+            self._group_left(state, now)
+            state.group = group
             self.touched_slots.add(slot)
 
-    def gone(self, slot: int, group: str, now: float) -> None:
-        """The processes of a group were ended."""
-        box = self.boxes[slot]
-        if group == box.group:
-            self._left(box, now)
+    def group_lost(self, slot: int, group: str, now: float) -> None:
+        """Note that the processes of a group have ended."""
+        state = self.slot_states[slot]
+        if group == state.group:
+            self._group_left(state, now)
             self._dispatch(now)
 
-    def trouble(self, slot: int, reason: str) -> None:
-        """A group could not be started, or was lost."""
-        box = self.boxes[slot]
-        box.troubles += 1
-        box.trouble = reason
-        if box.ticket is not None and box.ticket.trouble is None:
-            box.ticket.trouble = reason
+    def record_failure(self, slot: int, reason: str) -> None:
+        """Note why a group could not be started, or was lost."""
+        state = self.slot_states[slot]
+        state.setup_failures += 1
+        state.last_failure = reason
+        if state.queued is not None and state.queued.last_failure is None:
+            state.queued.last_failure = reason
         self.touched_slots.add(slot)
 
-    def set_up(self, slot: int, group: str, rank: int, now: float) -> None:
-        """A worker has built its runner; the slot is warm when all its workers have."""
-        box = self.boxes[slot]
-        if group == box.group:
-            box.ready.add(rank)
-            if box.warm:
-                box.troubles = 0
+    def worker_ready(self, slot: int, group: str, rank: int, now: float) -> None:
+        """Note that a worker has built its runner; the slot is warm once all its workers have."""
+        state = self.slot_states[slot]
+        if group == state.group:
+            state.ready.add(rank)
+            if state.warm:
+                state.setup_failures = 0
                 self._dispatch(now)
 
-    def refuse(self, slot: int, refusal: SetupError) -> None:
-        """A worker could not build its runner."""
-        box = self.boxes[slot]
-        box.refusal = box.refusal or refusal
+    def setup_failed(self, slot: int, setup_error: SetupError) -> None:
+        """Note that a worker could not build its runner."""
+        state = self.slot_states[slot]
+        state.setup_error = state.setup_error or setup_error
         self.touched_slots.add(slot)
-        self.touched_tasks.update(self.tickets)
+        self.touched_jobs.update(self.queued_jobs)
 
-    def current(self, slot: int, group: str, last: AttemptName | None) -> Task | None:
-        """The task a worker shall begin, other than the ``last`` it had; None: nothing yet."""
-        box = self.boxes[slot]
-        if group != box.group or box.ticket is None or box.ticket.outcome is not None:
+    def current(self, slot: int, group: str, last: AttemptName | None) -> Job | None:
+        """Return the job that a worker is to begin, other than the ``last`` one it had; None where there is none."""
+        state = self.slot_states[slot]
+        if group != state.group or state.queued is None or state.queued.outcome is not None:
             return None
-        return None if box.ticket.attempt_name == last else box.ticket.task
+        return None if state.queued.attempt_name == last else state.queued.job
 
     def report(self, slot: int, group: str, attempt: AttemptName, number: int, report: Report) -> None:
-        """What rank 0 says after an evaluation."""
-        ticket = self.boxes[slot].holds(group, attempt)
-        if ticket is None or ticket.outcome is not None:
+        """Take a report of rank 0."""
+        queued = self.slot_states[slot].addressed_job(group, attempt)
+        if queued is None or queued.outcome is not None:
             return
-        step = report.get("step")
-        if isinstance(step, int) and step > ticket.step:
-            ticket.step = step
-            ticket.retries = 0
-        ticket.notes.append(ReportEvent(ticket.task.attempt, number, report))
-        self.touched_tasks.add(ticket.name)
+        if report.step > queued.step:
+            queued.step = report.step
+            queued.retries = 0
+        queued.reports.append(ReportEvent(queued.job.attempt, number, report))
+        self.touched_jobs.add(queued.name)
 
-    def verdict(self, slot: int, group: str, attempt: AttemptName, number: int) -> bool | None:
-        """Whether to stop after report ``number``; None: not decided yet."""
-        ticket = self.boxes[slot].holds(group, attempt)
-        if ticket is None or ticket.cancelled is not None:
+    def decision(self, slot: int, group: str, attempt: AttemptName, number: int) -> bool | None:
+        """Return whether to stop after report ``number``; None where that is not decided yet."""
+        queued = self.slot_states[slot].addressed_job(group, attempt)
+        if queued is None or queued.cancelled is not None:
             return False  # over, or interrupted: the runner finds out at its next step
-        return ticket.verdicts.get(number)
+        return queued.decisions.get(number)
 
     def interrupted(self, slot: int, group: str, attempt: AttemptName) -> bool:
-        """Whether the task shall checkpoint and end."""
-        ticket = self.boxes[slot].holds(group, attempt)
-        return ticket is None or ticket.cancelled is not None
+        """Return whether the job is to write a checkpoint and end."""
+        queued = self.slot_states[slot].addressed_job(group, attempt)
+        return queued is None or queued.cancelled is not None
 
-    def end(self, slot: int, group: str, rank: int, attempt: AttemptName, ending: Outcome, now: float) -> None:
-        """A rank is through with its task. The first failure is the one that counts."""
-        box = self.boxes[slot]
-        ticket = box.holds(group, attempt)
-        if ticket is None:
+    def end(self, slot: int, group: str, rank: int, attempt: AttemptName, rank_outcome: Outcome, now: float) -> None:
+        """Note how a job ended on one rank. Of several failures the first one counts."""
+        state = self.slot_states[slot]
+        queued = state.addressed_job(group, attempt)
+        if queued is None:
             return
-        box.endings.setdefault(rank, ending)
-        if len(box.endings) < box.workers:
+        state.rank_outcomes.setdefault(rank, rank_outcome)
+        if len(state.rank_outcomes) < state.workers:
             return
-        endings = list(box.endings.values())
+        rank_outcomes = list(state.rank_outcomes.values())
         for kind in ("failed", "interrupted", "stopped"):
-            outcome = next((e for e in endings if e.kind == kind), None)
+            outcome = next((outcome for outcome in rank_outcomes if outcome.kind == kind), None)
             if outcome is not None:
                 break
         else:
-            outcome = box.endings[0]
-        self._settle(box, ticket, outcome, now)
-        box.ticket = None
-        box.endings = {}
+            outcome = state.rank_outcomes[0]
+        self._settle(state, queued, outcome, now)
+        state.queued = None
+        state.rank_outcomes = {}
         self.touched_slots.add(slot)
         self._dispatch(now)
 
-    def settled(self, slot: int, group: str, attempt: AttemptName) -> bool:
-        """Whether every rank is through."""
-        return self.boxes[slot].holds(group, attempt) is None
+    def all_ranks_done(self, slot: int, group: str, attempt: AttemptName) -> bool:
+        """Return whether the attempt has ended on every rank."""
+        return self.slot_states[slot].addressed_job(group, attempt) is None
 
-    def give_up(self, slot: int, group: str, attempt: AttemptName, now: float) -> None:
-        """A rank failed and the others did not follow: its failure is the task's. The group has to be replaced."""
-        box = self.boxes[slot]
-        ticket = box.holds(group, attempt)
-        failure = next((e for e in box.endings.values() if e.kind == "failed"), None)
-        if ticket is not None and ticket.outcome is None and failure is not None:
-            self._settle(box, ticket, failure, now)
+    def abandon_group(self, slot: int, group: str, attempt: AttemptName, now: float) -> None:
+        """End the job with the failure of one rank: the other ranks hang, and the group is about to be replaced."""
+        state = self.slot_states[slot]
+        queued = state.addressed_job(group, attempt)
+        failure = next((outcome for outcome in state.rank_outcomes.values() if outcome.kind == "failed"), None)
+        if queued is not None and queued.outcome is None and failure is not None:
+            self._settle(state, queued, failure, now)
 
-    def lost(self, slot: int, group: str, attempt: AttemptName, reason: str) -> None:
-        """A worker is about to end its process for ``reason``; the task goes on from its checkpoint."""
-        ticket = self.boxes[slot].holds(group, attempt)
-        if ticket is not None:
-            ticket.trouble = reason
+    def worker_failing(self, slot: int, group: str, attempt: AttemptName, reason: str) -> None:
+        """Note why a worker is about to end its process; the job goes on from its checkpoint."""
+        queued = self.slot_states[slot].addressed_job(group, attempt)
+        if queued is not None:
+            queued.last_failure = reason
 
     # Inside
 
     def _dispatch(self, now: float) -> None:
-        for box in self.boxes:
-            while box.idle and self.queue and not self.closed:
-                ticket = self.queue.popleft()
-                if self._overdue(ticket, now):
-                    self._publish(ticket, self._too_long(), None, now)
+        for state in self.slot_states:
+            while state.idle and self.waiting and not self.closed:
+                queued = self.waiting.popleft()
+                if self._overdue(queued, now):
+                    self._publish(queued, self._too_long(), None, now)
                     continue
-                ticket.started_s = now if ticket.started_s is None else ticket.started_s
-                ticket.held_from_s = now
-                box.ticket = ticket
-                self.touched_slots.add(box.slot)
+                queued.started_s = now if queued.started_s is None else queued.started_s
+                queued.running_since_s = now
+                state.queued = queued
+                self.touched_slots.add(state.slot)
 
-    def _overdue(self, ticket: QueuedJob, now: float) -> bool:
+    def _overdue(self, queued: QueuedJob, now: float) -> bool:
         limit = self.limits.trial_s
-        started = ticket.started_s
-        return limit is not None and ticket.task.kind == "train" and started is not None and now - started > limit
+        started = queued.started_s
+        return limit is not None and isinstance(queued.job, TrainJob) and started is not None and now - started > limit
 
     def _too_long(self) -> Outcome:
         return Outcome(kind="failed", reason=f"took longer than {self.limits.trial_s:g} s, the limit for a trial")
 
-    def _cancel(self, box: SlotState, outcome: Outcome, now: float) -> None:
-        assert box.ticket is not None
-        if box.ticket.cancelled is None:
-            box.ticket.cancelled = outcome
-            box.ticket.cancelled_s = now
-            self.touched_slots.add(box.slot)
+    def _cancel(self, state: SlotState, outcome: Outcome, now: float) -> None:
+        assert state.queued is not None
+        if state.queued.cancelled is None:
+            state.queued.cancelled = outcome
+            state.queued.cancelled_s = now
+            self.touched_slots.add(state.slot)
 
-    def _settle(self, box: SlotState, ticket: QueuedJob, outcome: Outcome, now: float) -> None:
-        if ticket.outcome is None:
-            if outcome.kind == "interrupted" and ticket.cancelled is not None:
-                outcome = ticket.cancelled
-            self._publish(ticket, outcome, box.slot, now)
+    def _settle(self, state: SlotState, queued: QueuedJob, outcome: Outcome, now: float) -> None:
+        if queued.outcome is None:
+            if outcome.kind == "interrupted" and queued.cancelled is not None:
+                outcome = queued.cancelled
+            self._publish(queued, outcome, state.slot, now)
 
-    def _left(self, box: SlotState, now: float) -> None:
-        """The group is gone: its task goes to the front of the queue under a new attempt, or fails."""
-        slot = box.slot
-        ticket = box.leave()
+    def _group_left(self, state: SlotState, now: float) -> None:
+        """Put the job of a lost group at the front of the queue as a new attempt, or end it as failed."""
+        slot = state.slot
+        queued = state.detach()
         self.touched_slots.add(slot)
-        if ticket is None:
+        if queued is None:
             return
-        ticket.release(now)
-        if ticket.cancelled is not None:
-            self._publish(ticket, ticket.cancelled, slot, now)
-        elif ticket.retries >= self.limits.retries:
-            why = f": {ticket.trouble}" if ticket.trouble else ""
-            reason = f"worker lost {ticket.retries + 1} times without a further report{why}"
-            self._publish(ticket, Outcome(kind="failed", reason=reason), slot, now)
+        queued.release_slot(now)
+        if queued.cancelled is not None:
+            self._publish(queued, queued.cancelled, slot, now)
+        elif queued.retries >= self.limits.retries:
+            why = f": {queued.last_failure}" if queued.last_failure else ""
+            reason = f"worker lost {queued.retries + 1} times without a further report{why}"
+            self._publish(queued, Outcome(kind="failed", reason=reason), slot, now)
         else:
-            ticket.retries += 1
-            ticket.task = replace(ticket.task, attempt=ticket.task.attempt + 1)
-            ticket.verdicts = {}
-            ticket.trouble = None
-            self.queue.appendleft(ticket)
+            queued.retries += 1
+            queued.job = replace(queued.job, attempt=queued.job.attempt + 1)
+            queued.decisions = {}
+            queued.last_failure = None
+            self.waiting.appendleft(queued)
 
-    def _publish(self, ticket: QueuedJob, outcome: Outcome, slot: int | None, now: float) -> None:
-        ticket.release(now)
-        ticket.outcome = replace(outcome, slot=slot, attempt=ticket.task.attempt, busy_s=ticket.busy_s)
-        self.touched_tasks.add(ticket.name)
+    def _publish(self, queued: QueuedJob, outcome: Outcome, slot: int | None, now: float) -> None:
+        queued.release_slot(now)
+        queued.outcome = replace(outcome, slot=slot, attempt=queued.job.attempt, busy_s=queued.busy_s)
+        self.touched_jobs.add(queued.name)
 
-    def _touch_holder(self, ticket: QueuedJob) -> None:
-        self.touched_slots.update(box.slot for box in self.boxes if box.ticket is ticket)
+    def _touch_holder(self, queued: QueuedJob) -> None:
+        self.touched_slots.update(state.slot for state in self.slot_states if state.queued is queued)

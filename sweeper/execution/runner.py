@@ -1,4 +1,4 @@
-"""What the workers of a slot do: train trials and measure points. The one place where ``sweeper`` meets torch.
+"""What the workers of a slot do: train trials and measure points. The one place where ``sweeper`` meets PyTorch.
 
 Imported on the workers only; the driver hands over ``partial(make_runner, ...)``.
 """
@@ -7,150 +7,158 @@ from __future__ import annotations
 
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sweeper.execution.worker import Channel, Interrupted, ProcessesNeeded, Runner, WorkerContext
-from sweeper.records import Task
+from sweeper.execution.worker import (
+    Channel,
+    GroupReplacementNeeded,
+    JobInterrupted,
+    JobStopped,
+    Runner,
+    WorkerContext,
+)
+from sweeper.jobs import Job, JobResult, MeasureJob, ProbeJob, TrainJob, UntouchedJob
+from sweeper.records import UntouchedModel
+from trainables.records import Measurement, Report, TrialResult, TrialTiming
+from trainables.settings.task import TaskSettings
 
 if TYPE_CHECKING:
+    from trainables.context.trial_context import TrialContext
     from trainables.distributed import WorkerGroup
     from trainables.models.policy import Policy
-    from trainables.trial_context import TrialContext
 
 
-def make_runner(context: WorkerContext, *, task: dict[str, Any], data_seed: int, cache: Path) -> Runner:
-    """Prepares model, images and the reference's embeddings, once per worker process.
+def make_runner(worker: WorkerContext, *, task: TaskSettings, data_seed: int, cache: Path) -> Runner:
+    """Prepare model, images and the reference's embeddings, once per worker process.
 
-    Raises ValueError where the model or the images cannot be had.
+    Raise ValueError where the model or the images cannot be had.
     """
     import torch
 
+    from trainables.context.trial_context import TrialContext
     from trainables.distributed import WorkerGroup
-    from trainables.settings.task import TaskSettings
-    from trainables.trial_context import TrialContext
 
-    device = torch.device(context.device)
-    bench = TrialContext(TaskSettings.model_validate(task), data_seed=data_seed, cache=cache, device=device)
-    for view in (bench.pairs.clean, bench.pairs.attacked):
-        bench.embeddings(view)
-    for one in bench.search_sets:
-        assert one.clean is not None, "only sets without clean images are for testing"
-        bench.embeddings(one.clean)
-        bench.embeddings(one.attacked)
-    return _TrialRunner(bench, WorkerGroup(rank=context.rank, world_size=context.world_size, device=device))
+    device = torch.device(worker.device)
+    context = TrialContext(task, data_seed=data_seed, cache=cache, device=device)
+    for view in context.data.trial_views():
+        context.reference.embeddings(view)
+    return _TrialRunner(context, WorkerGroup(rank=worker.rank, world_size=worker.world_size, device=device))
 
 
 class _TrialRunner:
-    def __init__(self, bench: TrialContext, group: WorkerGroup) -> None:
-        self._bench, self._group = bench, group
+    def __init__(self, context: TrialContext, group: WorkerGroup) -> None:
+        self._context, self._group = context, group
 
-    def __call__(self, task: Task, channel: Channel) -> dict[str, Any]:
-        if task.kind == "train":
-            return self._train(task, channel)
-        channel.alive()
-        if task.payload["what"] == "untouched":
-            return self._untouched()
-        if task.payload["what"] == "probe":
-            return self._probe(task.payload, channel)
-        return self._test(task.payload)
+    def __call__(self, job: Job, channel: Channel) -> JobResult:
+        match job:
+            case TrainJob():
+                return self._train(job, channel)
+            case UntouchedJob():
+                channel.heartbeat()
+                return self._measure_untouched()
+            case MeasureJob():
+                channel.heartbeat()
+                return self._measure(job)
+            case ProbeJob():
+                channel.heartbeat()
+                return self._probe(job, channel)
+        raise TypeError(f"the runner knows no job of type {type(job).__name__}")
 
-    def _train(self, task: Task, channel: Channel) -> dict[str, Any]:
-        """Payload: ``folder``, ``parameters``, ``seed``, ``rungs``. Returns the trial's final record."""
+    def _train(self, job: TrainJob, channel: Channel) -> TrialResult:
         from trainables.memory import MicroBatchReduced
         from trainables.settings.parameters import Parameters
-        from trainables.training import trial as train
-        from trainables.training.checkpoint import TrialFolder
+        from trainables.training.trial import Hooks, TrialInterrupted, run_trial
+        from trainables.training.trial_folder import TrialFolder
 
-        def report(line: dict[str, Any]) -> None:
+        def on_report(report: Report) -> None:
             if self._group.is_first:
-                shown = {name: round(value, 4) if isinstance(value, float) else value for name, value in line.items()}
-                channel.log(", ".join(f"{name} {value}" for name, value in shown.items()))
-            channel.report(line)
+                line = report.to_json()
+                rounded = {name: round(value, 4) if isinstance(value, float) else value for name, value in line.items()}
+                channel.log(", ".join(f"{name} {value}" for name, value in rounded.items()))
+            channel.report(report)
 
-        folder = TrialFolder(Path(task.payload["folder"]), attempt=task.attempt)
-        hooks = train.Hooks(report=report, interrupted=channel.interrupted, alive=channel.alive, log=channel.log)
-        channel.log(f"attempt {task.attempt} begins")
+        channel.log(f"attempt {job.attempt} begins")
         try:
-            return train.run_trial(
-                self._bench,
-                Parameters.model_validate(task.payload["parameters"]),
-                seed=task.payload["seed"],
-                folder=folder,
+            return run_trial(
+                self._context,
+                Parameters.model_validate(job.parameters),
+                seed=job.seed,
+                folder=TrialFolder(job.folder, attempt=job.attempt),
                 group=self._group,
-                hooks=hooks,
-                rungs=task.payload["rungs"],
+                hooks=Hooks(
+                    report=on_report, interrupted=channel.interrupted, heartbeat=channel.heartbeat, log=channel.log
+                ),
+                rungs=job.rungs,
             )
-        except train.Interrupted as error:
-            channel.log(f"attempt {task.attempt} interrupted in {error}")
-            raise Interrupted(str(error)) from error
+        except TrialInterrupted as error:
+            channel.log(f"attempt {job.attempt} interrupted in {error}")
+            raise JobInterrupted(str(error)) from error
         except MicroBatchReduced as error:
-            raise ProcessesNeeded(str(error)) from error
+            raise GroupReplacementNeeded(str(error)) from error
+        except JobStopped:
+            channel.log(f"attempt {job.attempt} stopped: not worth going on")
+            raise
         except Exception:
             channel.log(traceback.format_exc())
             raise
 
-    def _untouched(self) -> dict[str, Any]:
-        """Goals of the untouched model on validation, chance, and what this sweep works on."""
+    def _measure_untouched(self) -> UntouchedModel:
         import open_clip
         import torch
 
         from trainables.evaluation.measure import goal_scores, means, untouched_policy
 
-        scores = goal_scores(self._bench, untouched_policy(self._bench), self._bench.search_sets, self._group)
-        chances = [1 / len(one.class_names) for one in self._bench.search_sets]
-        return {
-            "validation": means(scores),
-            "chance": sum(chances) / len(chances),
-            "validation_images": [len(one.attacked.labels) for one in self._bench.search_sets],
-            "pairs": len(self._bench.pairs.attacked.labels),
-            "weights_digest": self._bench.clip.digest,
-            "data_digest": self._bench.data_digest(),
-            "validation_digest": self._bench.validation_digest(),
-            "broken": self._bench.broken(),
-            "assumed": self._bench.clip.assumed,
-            "versions": {"torch": torch.__version__, "open_clip": open_clip.__version__},
-            "device": torch.cuda.get_device_name() if self._bench.device.type == "cuda" else "cpu",
-        }
+        context, data = self._context, self._context.data
+        scores = goal_scores(context, untouched_policy(context), data.search_sets, self._group)
+        chances = [1 / len(searched.images.class_names) for searched in data.search_sets]
+        return UntouchedModel(
+            goals=means(scores),
+            chance=sum(chances) / len(chances),
+            validation_images=[len(searched.images.keys) for searched in data.search_sets],
+            pairs=len(data.pairs.attacked.labels),
+            weights_digest=context.clip.digest,
+            data_digest=data.digest(),
+            validation_digest=data.validation_digest(),
+            broken=data.broken(),
+            assumed=context.clip.assumed,
+            versions={"torch": torch.__version__, "open_clip": open_clip.__version__},
+            device=torch.cuda.get_device_name() if context.device.type == "cuda" else "cpu",
+        )
 
-    def _probe(self, payload: dict[str, Any], channel: Channel) -> dict[str, Any]:
-        """Payload: ``parameters``, ``seconds``, ``folder``."""
+    def _probe(self, job: ProbeJob, channel: Channel) -> TrialTiming:
         from trainables.settings.parameters import Parameters
         from trainables.training.timing import probe_trial
 
         return probe_trial(
-            self._bench,
-            Parameters.model_validate(payload["parameters"]),
-            seconds=payload["seconds"],
-            folder=Path(payload["folder"]),
+            self._context,
+            Parameters.model_validate(job.parameters),
+            seconds=job.seconds,
+            folder=job.folder,
             group=self._group,
-            alive=channel.alive,
+            heartbeat=channel.heartbeat,
         )
 
-    def _test(self, payload: dict[str, Any]) -> dict[str, Any]:
-        """Payload: ``trial`` (None: untouched), ``answers`` (file); of a trial ``folder``, ``parameters``, ``weights``,
-        ``strength``; ``variants: False`` leaves out unseen attacks and signs."""
+    def _measure(self, job: MeasureJob) -> Measurement:
         from trainables.evaluation.measure import untouched_policy
         from trainables.settings.parameters import Parameters
-        from trainables.training.checkpoint import TrialFolder
+        from trainables.training.trial_folder import TrialFolder
 
-        answers, variants = Path(payload["answers"]), payload.get("variants", True)
-        self._bench.prepare_test()
-        if payload["trial"] is None:
-            return self._tested(untouched_policy(self._bench), answers, variants)
-        policy = self._bench.policy(Parameters.model_validate(payload["parameters"]))
+        point = job.point
+        if point is None:
+            return self._measure_policy(untouched_policy(self._context), job)
+        policy = self._context.policy(Parameters.model_validate(point.parameters))
         try:
-            weights = TrialFolder(Path(payload["folder"])).weights(payload["weights"])
-            policy.set_weights(weights, payload["strength"])
-            return self._tested(policy, answers, variants)
+            policy.set_weights(TrialFolder(point.folder).weights(point.weights), point.strength)
+            return self._measure_policy(policy, job)
         finally:
             policy.restore()
 
-    def _tested(self, policy: Policy, file: Path, variants: bool) -> dict[str, Any]:
+    def _measure_policy(self, policy: Policy, job: MeasureJob) -> Measurement:
         from trainables.evaluation.answers import write_answers
         from trainables.evaluation.measure import measurement, test_answers, test_scores
 
-        answers = test_answers(self._bench, policy, self._group)
+        answers = test_answers(self._context, policy, self._group)
         if self._group.is_first:
-            write_answers(file, answers)
-        scores = test_scores(self._bench, policy, answers, self._group, variants=variants)
-        return {**measurement(scores), "broken": self._bench.broken()}
+            write_answers(job.answers, answers)
+        scores = test_scores(self._context, policy, answers, self._group, variants=job.variants)
+        return measurement(scores, self._context.data.broken())

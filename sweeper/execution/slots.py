@@ -1,7 +1,7 @@
-"""Warm slots: long-lived Ray Train runs whose workers take task after task from the driver's desk.
+"""Warm slots: long-lived Ray Train runs whose workers take job after job from the dispatcher.
 
-A Train run per trial costs 12-17 s before its first step; a task on a warm slot some tens of milliseconds. The driver
-owns the runs, the desk (one actor with the mailboxes of all slots) and the placement groups.
+A Train run per trial costs 12-17 s before its first step; a job on a warm slot some tens of milliseconds. The driver
+owns the runs, the dispatcher (one actor with the job queue of all slots) and the placement groups.
 """
 
 from __future__ import annotations
@@ -20,72 +20,57 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayError
 from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer
-from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
-from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
-from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
-from ray.train.v2._internal.execution.controller.state import ReschedulingState, RestartingState
 from ray.util.placement_group import get_current_placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sweeper.errors import UnavailableError, UserError
+from sweeper.execution import ray_private
 from sweeper.execution.capacity import SlotPlan
 from sweeper.execution.dispatcher import Dispatcher
-from sweeper.execution.job_queue import JobLimits, JobName, SetupError
+from sweeper.execution.job_queue import JobLimits, SetupError
 from sweeper.execution.worker import MakeRunner, Worker, WorkerContext
-from sweeper.records import Outcome, Task
+from sweeper.jobs import Job, JobName, Outcome
+
+WorkerGroupCallback, ControllerCallback = ray_private.group_callbacks()
 
 
-class _Registrar(WorkerGroupCallback, ControllerCallback):
-    """Tells the desk, from Train's controller, which processes serve a slot and when they are gone.
+class _GroupObserver(WorkerGroupCallback, ControllerCallback):  # type: ignore[misc, valid-type]
+    """Tells the dispatcher, from Train's controller, when a slot's worker group is lost and why it failed."""
 
-    The placement groups are registered because a Train run that does not end by itself leaves its own reserved until
-    the driver ends: without the dashboard's State API nobody else removes it (Ray 2.60, PlacementGroupCleaner).
-    """
-
-    def __init__(self, desk: Any, slot: int) -> None:
-        self._desk = desk
+    def __init__(self, dispatcher: Any, slot: int) -> None:
+        self._dispatcher = dispatcher
         self._slot = slot
 
     def after_controller_start(self, train_run_context: Any) -> None:
-        self._desk.controlled.remote(self._slot, ray.get_runtime_context().current_actor)
-
-    def after_worker_group_start(self, worker_group: Any) -> None:
-        group = worker_group.get_worker_group_state().placement_group_handle.placement_group
-        ray.get(self._desk.placed.remote(self._slot, group))
+        self._dispatcher.register_controller.remote(self._slot, ray.get_runtime_context().current_actor)
 
     def before_worker_group_shutdown(self, worker_group: Any) -> None:
-        self._desk.gone.remote(self._slot)
+        self._dispatcher.group_lost.remote(self._slot)
 
     def before_worker_group_abort(self, worker_group_context: Any) -> None:
-        self._desk.gone.remote(self._slot)
+        self._dispatcher.group_lost.remote(self._slot)
 
     def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
-        if isinstance(current_state, RestartingState | ReschedulingState):
+        if isinstance(current_state, ray_private.failure_states()):
             error = current_state.training_failed_error
             if isinstance(error, ControllerError):
                 error = error.controller_failure
             if isinstance(error, WorkerGroupError) and error.worker_failures:
                 error = next(iter(error.worker_failures.values()))
-            if not isinstance(error, WorkerGroupStartupTimeoutError):  # a node is missing: Train asks again
-                self._desk.trouble.remote(self._slot, str(error).strip().split("\n")[0])
+            if not isinstance(error, ray_private.startup_timeout_error()):  # a node is missing: Train asks again
+                self._dispatcher.record_failure.remote(self._slot, str(error).strip().split("\n")[0])
 
 
-class _Trainer(TorchTrainer):
-    """Without what slots have no use for (Ray 2.60).
-
-    PlacementGroupCleaner polls the State API once a second and outlives a killed driver where there is none;
-    ``SlotPool.close`` removes the groups instead. DatasetsCallback starts an actor per slot, five seconds of CPU, even
-    where there are no datasets.
-    """
+class _SlotTrainer(TorchTrainer):
+    """A TorchTrainer without the callbacks that slots have no use for."""
 
     def _create_default_callbacks(self) -> list[Any]:
-        unwanted = (PlacementGroupCleanerCallback, DatasetsCallback)
+        unwanted = ray_private.unwanted_callbacks()
         return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, unwanted)]
 
 
-def serve(config: dict[str, Any]) -> None:
-    """What a slot's Train workers run: task after task until the slot is closed."""
+def run_worker(config: dict[str, Any]) -> None:
+    """Run by a slot's Train workers: job after job until the slot is closed."""
     import torch
     from ray import train
     from ray.train.torch import get_device
@@ -96,17 +81,21 @@ def serve(config: dict[str, Any]) -> None:
     device = get_device()
     group = get_current_placement_group()
     assert group is not None, "a Train worker without placement group"
-    where = WorkerContext(
+    worker_context = WorkerContext(
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
         local_rank=context.get_local_rank(),
         device=str(device),
         slot=config["slot"],
     )
-    worker = Worker(where, group.id.hex(), config["desk"], ray.get, config["limits"])
+    worker = Worker(worker_context, group.id.hex(), config["dispatcher"], ray.get, config["limits"])
     threads = max(1, int(config["cpus_per_worker"])) if device.type == "cpu" else torch.get_num_threads()
-    with suppress(RayActorError), flushed_denormals(), thread_count(threads):  # without the driver its desk is gone too
-        worker.serve(config["make_runner"])
+    # A RayActorError: the driver has ended, and its dispatcher with it.
+    with suppress(RayActorError), flushed_denormals(), thread_count(threads):
+        # Whoever closes the pool removes the placement group: a Train run that does not end by itself leaves its own
+        # reserved until the driver ends, because nobody removes it without the dashboard's State API (Ray 2.60).
+        ray.get(config["dispatcher"].register_placement_group.remote(config["slot"], group))
+        worker.worker_loop(config["make_runner"])
 
 
 class SlotPool:
@@ -123,30 +112,30 @@ class SlotPool:
         self._failures: list[BaseException] = []
         self._closing = False
         # Beside the driver: if that node is lost, so is the sweep's driver.
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self.desk: ActorHandle = (
+        address = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self.dispatcher: ActorHandle = (
             ray.remote(Dispatcher)
-            .options(num_cpus=0, max_concurrency=10_000, scheduling_strategy=here)
+            .options(num_cpus=0, max_concurrency=10_000, scheduling_strategy=address)
             .remote(plan.slots, plan.workers_per_trial, limits)
         )
 
     def start(self) -> None:
-        """Begins to warm the slots up (half a minute on a small machine) and returns at once."""
+        """Begin to warm the slots up (half a minute on a small machine). Return at once."""
         for slot in range(self.plan.slots):
             thread = threading.Thread(target=self._run, args=(slot,), daemon=True, name=f"slot {slot}")
             thread.start()
             self._threads.append(thread)
 
     def check(self) -> None:
-        """Raises UserError or RuntimeError if a runner cannot be built, UnavailableError if the slots are lost."""
+        """Raise UserError or RuntimeError if a runner cannot be built, UnavailableError if the slots are lost."""
         self._state()
 
     def ready_count(self) -> int:
-        """How many slots are warm. Raises as ``check`` does."""
+        """Return how many slots are warm. Raise as ``check`` does."""
         return self._state()
 
-    def submit(self, task: Task) -> Future[Outcome]:
-        """Has a task of the driver's own done on the next free slot. The future raises as ``check`` does."""
+    def submit(self, job: Job) -> Future[Outcome]:
+        """Run a job of the driver's own on the next free slot. The future raises as ``check`` does."""
         future: Future[Outcome] = Future()
 
         def pass_on(answer: Future[Outcome | SetupError]) -> None:
@@ -160,52 +149,50 @@ class SlotPool:
                 assert isinstance(outcome, Outcome)
                 future.set_result(outcome)
 
-        self.desk.perform.remote(task).future().add_done_callback(pass_on)
+        self.dispatcher.perform.remote(job).future().add_done_callback(pass_on)
         return future
 
-    def offer(self, task: Task) -> None:
-        """Queues a task whose news are then to be read from the desk (``sweeper.search``)."""
-        ray.get(self.desk.offer.remote(task))
+    def enqueue(self, job: Job) -> None:
+        """Queue a job; what happens to it is read from the dispatcher (``dispatcher.follow``)."""
+        ray.get(self.dispatcher.enqueue.remote(job))
 
-    def hold(self) -> None:
-        """From now on ``desk.stand_by`` waits for ``release``."""
-        ray.get(self.desk.hold.remote())
+    def close_barrier(self) -> None:
+        """Have ``dispatcher.wait_at_barrier`` wait until ``open_barrier``."""
+        ray.get(self.dispatcher.close_barrier.remote())
 
-    def release(self) -> None:
-        self.desk.release.remote()
+    def open_barrier(self) -> None:
+        self.dispatcher.open_barrier.remote()
 
-    def judge(self, name: JobName, attempt: int, number: int, stop: bool) -> None:
-        """Gives the verdict on a report."""
-        self.desk.judge.remote(name, attempt, number, stop)
+    def set_decision(self, name: JobName, attempt: int, number: int, stop: bool) -> None:
+        """Give the decision on a report."""
+        self.dispatcher.set_decision.remote(name, attempt, number, stop)
 
-    def forget(self, name: JobName) -> None:
-        """Says that the outcome of an offered task was received."""
-        self.desk.forget.remote(name)
+    def discard(self, name: JobName) -> None:
+        """Have the dispatcher forget a job whose outcome was received."""
+        self.dispatcher.discard.remote(name)
 
     def interrupt(self) -> None:
-        """Has running tasks write a checkpoint and end as ``interrupted``; waiting ones end so at once."""
-        self.desk.interrupt.remote()
+        """Have running jobs write a checkpoint and end as ``interrupted``; waiting ones end so at once."""
+        self.dispatcher.interrupt.remote()
 
     def close(self, timeout_s: float = 60.0) -> None:
-        """Ends the workers and frees what they held. After ``timeout_s`` by force."""
-        if self._closing:
-            return
+        """End the workers and free what they held; after ``timeout_s`` by force. To be called once."""
         self._closing = True
         with suppress(RayError):
-            ray.get(self.desk.close.remote())
+            ray.get(self.dispatcher.close.remote())
         until = time.monotonic() + timeout_s
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
         with suppress(RayError):
-            controllers, groups = ray.get(self.desk.processes.remote())
+            controllers, groups = ray.get(self.dispatcher.processes.remote())
             if any(thread.is_alive() for thread in self._threads):
                 for controller in controllers:
                     ray.kill(controller)  # first: it would start another group
             for group in groups:
                 remove_placement_group(group)
-        ray.kill(self.desk)
+        ray.kill(self.dispatcher)
         shutil.rmtree(self.folder / self._name, ignore_errors=True)
-        with suppress(OSError):  # somebody else's files are in it
+        with suppress(OSError):  # files of Tune are in it
             self.folder.rmdir()
 
     def __enter__(self) -> SlotPool:
@@ -219,13 +206,13 @@ class SlotPool:
         if self._failures and not self._closing:
             raise RuntimeError(f"a slot's Train run ended: {self._failures[0]}") from self._failures[0]
         try:
-            warm, refusal = ray.get(self.desk.state.remote())
+            warm, setup_error = ray.get(self.dispatcher.state.remote())
         except RayActorError as error:
             raise UnavailableError(
-                "the actor that holds the sweep's mailboxes died (was the machine out of memory?); resume the sweep"
+                "the actor that holds the sweep's job queue died (was the machine out of memory?); resume the sweep"
             ) from error
-        if refusal is not None:
-            raise setup_exception(refusal)
+        if setup_error is not None:
+            raise setup_exception(setup_error)
         return warm
 
     def _run(self, slot: int) -> None:
@@ -234,11 +221,11 @@ class SlotPool:
         resources = {"CPU": plan.cpus_per_worker}
         if plan.gpus_per_worker > 0:
             resources["GPU"] = plan.gpus_per_worker
-        trainer = _Trainer(
-            serve,
+        trainer = _SlotTrainer(
+            run_worker,
             train_loop_config={
                 "slot": slot,
-                "desk": self.desk,
+                "dispatcher": self.dispatcher,
                 "make_runner": self._make_runner,
                 "limits": self.limits,
                 "cpus_per_worker": plan.cpus_per_worker,
@@ -253,7 +240,7 @@ class SlotPool:
                 name=str(slot),
                 storage_path=str(self.folder / self._name),
                 failure_config=FailureConfig(max_failures=-1),
-                callbacks=[_Registrar(self.desk, slot)],
+                callbacks=[_GroupObserver(self.dispatcher, slot)],
             ),
         )
         try:
@@ -262,8 +249,8 @@ class SlotPool:
             self._failures.append(error)
 
 
-def setup_exception(refusal: SetupError) -> Exception:
-    """A refusal as the exception to raise."""
-    if refusal.user:
-        return UserError(refusal.reason)
-    return RuntimeError(f"the workers cannot be set up: {refusal.reason}\n{refusal.traceback or ''}".rstrip())
+def setup_exception(setup_error: SetupError) -> Exception:
+    """Return the exception to raise for a setup error."""
+    if setup_error.user:
+        return UserError(setup_error.reason)
+    return RuntimeError(f"the workers cannot be set up: {setup_error.reason}\n{setup_error.traceback or ''}".rstrip())

@@ -7,19 +7,19 @@ from typing import Any
 import ray
 from ray import tune
 
-from sweeper.execution.job_queue import SetupError
+from sweeper.execution.job_queue import JobUpdate, SetupError
 
-NEWS = "news"
-"""Key of a result: what came in of the trial."""
-WARM_UP = "standby"
-"""Kind of what is no trial: it waits until all relays have started."""
+UPDATE = "update"
+"""Key of a result: what happened to the trial since the last step."""
+WARM_UP = "warm-up"
+"""Kind of a Tune trial that only starts an actor: it waits until all trial actors have started."""
 
 
 class TrialActor(tune.Trainable):
     """One step is the next news of a trial that runs in a slot. It serves trial after trial and may die any time."""
 
-    def setup(self, config: dict[str, Any], desk: Any = None) -> None:
-        self._desk = desk
+    def setup(self, config: dict[str, Any], dispatcher: Any = None) -> None:
+        self._dispatcher = dispatcher
         self._follow(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -28,14 +28,13 @@ class TrialActor(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         if self._name[0] == WARM_UP:
-            ray.get(self._desk.stand_by.remote())
-            return {NEWS: ([], None), "done": True}
-        news = ray.get(self._desk.follow.remote(self._name, self._seen))
-        if isinstance(news, SetupError):
-            return {NEWS: news, "done": True}
-        notes, outcome = news
-        self._seen += len(notes)
-        return {NEWS: news, "done": outcome is not None}
+            ray.get(self._dispatcher.wait_at_barrier.remote())
+            return {UPDATE: JobUpdate([], None), "done": True}
+        update = ray.get(self._dispatcher.follow.remote(self._name, self._seen))
+        if isinstance(update, SetupError):
+            return {UPDATE: update, "done": True}
+        self._seen += len(update.reports)
+        return {UPDATE: update, "done": update.outcome is not None}
 
     def _follow(self, config: dict[str, Any]) -> None:
         self._name = (config["kind"], config["key"])

@@ -1,6 +1,6 @@
-"""The worker's side of a slot: takes task after task from the mailbox and gives each to the runner.
+"""The worker's side of a slot: takes job after job from the dispatcher and gives each to the runner.
 
-Imports no Ray: the mailbox actor's handle and ``ray.get`` are handed in by ``sweeper.slots``.
+Imports no Ray: the dispatcher's handle and ``ray.get`` are handed in by ``sweeper.execution.slots``.
 """
 
 from __future__ import annotations
@@ -12,30 +12,30 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Protocol
 
-from sweeper.execution.job_queue import AttemptName, JobLimits, SetupError
-from sweeper.records import Outcome, Report, Task
+from sweeper.execution.job_queue import JobLimits, SetupError
+from sweeper.jobs import AttemptName, Job, JobResult, Outcome
+from trainables.records import Report
 
 POLL_S = 10.0
-"""Longest wait of one call to the mailbox."""
+"""Longest wait of one call to the dispatcher."""
 FAILURE_PATIENCE_S = 10.0
 """How long a rank that failed waits for the others to fail as well before the group is replaced."""
 
 
-class Stopped(Exception):
-    """The verdict on a report was to stop. The runner lets it pass."""
+class JobStopped(Exception):
+    """Raised by ``Channel.report`` when the scheduler stops the trial. Runners must not catch it."""
 
 
-class Interrupted(Exception):
+class JobInterrupted(Exception):
     """Raised by the runner, after it has written a checkpoint, because ``Channel.interrupted`` was true."""
 
 
-class ProcessesNeeded(Exception):
-    """Raised by the runner of one rank while the others wait for it in a collective: the group's processes are replaced
-    and the task goes on from its checkpoint."""
+class GroupReplacementNeeded(Exception):
+    """Raised by the runner of one rank while the other ranks wait in a collective: the group's processes are replaced
+    and the job goes on from its checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +52,13 @@ class WorkerContext:
 
 
 class Runner(Protocol):
-    """Does tasks, one at a time; built once per worker process.
+    """Runs jobs, one at a time; built once per worker process.
 
-    On several workers every rank gets every task, and the ranks must agree among themselves on when they saw
+    On several workers every rank gets every job, and the ranks must agree among themselves on when they saw
     ``channel.interrupted()`` (a local event that the ranks do not see at the same step).
     """
 
-    def __call__(self, task: Task, channel: Channel) -> dict[str, Any]: ...
+    def __call__(self, job: Job, channel: Channel) -> JobResult: ...
 
 
 MakeRunner = Callable[[WorkerContext], Runner]
@@ -66,57 +66,57 @@ MakeRunner = Callable[[WorkerContext], Runner]
 
 
 class Channel:
-    """What a runner may say and ask while it does a task."""
+    """How a runner speaks to the driver while it runs a job."""
 
-    def __init__(self, worker: Worker, task: Task) -> None:
+    def __init__(self, worker: Worker, job: Job) -> None:
         self._worker = worker
-        self._folder = task.payload.get("folder")
+        self._log_folder = job.log_folder
         self._reports = 0
-        self._sent: Any = None
-        self.attempt: AttemptName = (task.kind, task.key, task.attempt)
+        self._sent_report: Any = None
+        self.attempt = job.attempt_name
         self.interrupted_s: float | None = None
-        self.seen_s = time.monotonic()
+        self.last_heartbeat_s = time.monotonic()
 
     def report(self, report: Report) -> None:
-        """To be called by every rank after each evaluation; what rank 0 says counts.
+        """Send a report. To be called by every rank after each evaluation; rank 0's report counts.
 
-        Returns at once, unless the report says ``rung: True``: then it waits for the verdict, which is the same on all
-        ranks, and raises ``Stopped`` if that is to stop.
+        Return at once, unless the report is at a rung: then wait for the decision, which is the same on all ranks, and
+        raise JobStopped if it is to stop.
         """
-        self.alive()
+        self.heartbeat()
         number, self._reports = self._reports, self._reports + 1
-        worker, desk, here = self._worker, self._worker.desk, self._worker.here
+        worker, dispatcher, address = self._worker, self._worker.dispatcher, self._worker.address
         self.flush()
         if worker.context.rank == 0:
-            self._sent = desk.report.remote(*here, self.attempt, number, report)
-        stop = None if report.get("rung") is True else False
+            self._sent_report = dispatcher.report.remote(*address, self.attempt, number, report)
+        stop = None if report.rung else False
         while stop is None:
-            stop = worker.get(desk.verdict.remote(*here, self.attempt, number, worker.verdict_poll_s))
-            self.alive()
+            stop = worker.get(dispatcher.decision.remote(*address, self.attempt, number, worker.decision_poll_s))
+            self.heartbeat()
         if stop:
-            raise Stopped
+            raise JobStopped
 
     def interrupted(self) -> bool:
-        """Whether to write a checkpoint and raise ``Interrupted``. Cheap: to be asked at every step."""
-        self.alive()
+        """Return whether to write a checkpoint and raise JobInterrupted. Cheap: to be asked at every step."""
+        self.heartbeat()
         return self.interrupted_s is not None
 
-    def alive(self) -> None:
-        """Says that work goes on: to be called within long preparations and evaluations."""
-        self.seen_s = time.monotonic()
+    def heartbeat(self) -> None:
+        """Tell the watchdog that the job makes progress. To be called within long preparations and evaluations."""
+        self.last_heartbeat_s = time.monotonic()
 
     def flush(self) -> None:
-        """Waits until the last report has arrived: the calls of one caller may overtake each other on an actor."""
-        if self._sent is not None:
-            self._worker.get(self._sent)
-            self._sent = None
+        """Wait until the last report has arrived: the calls of one caller may overtake each other on an actor."""
+        if self._sent_report is not None:
+            self._worker.get(self._sent_report)
+            self._sent_report = None
 
     def log(self, line: str) -> None:
-        """Appends a line to ``log.txt`` in the folder that the task's payload names."""
-        if self._folder is None:
-            raise ValueError("channel.log needs `folder` in the task's payload")
+        """Append a line to ``log.txt`` of the job. Raise ValueError for a job without a log."""
+        if self._log_folder is None:
+            raise ValueError("this job has no log")
         rank = f"[rank {self._worker.context.rank}] " if self._worker.context.world_size > 1 else ""
-        with (Path(self._folder) / "log.txt").open("a", encoding="utf-8") as file:
+        with (self._log_folder / "log.txt").open("a", encoding="utf-8") as file:
             file.write(f"{rank}{line}\n")
 
 
@@ -124,69 +124,69 @@ class Worker:
     """One rank of a slot's group, from the start of its process to the closing of the slot."""
 
     def __init__(
-        self, context: WorkerContext, group: str, desk: Any, get: Callable[[Any], Any], limits: JobLimits
+        self, context: WorkerContext, group: str, dispatcher: Any, get: Callable[[Any], Any], limits: JobLimits
     ) -> None:
         self.context = context
-        self.desk = desk
+        self.dispatcher = dispatcher
         self.get = get
-        self.here = (context.slot, group)
-        self.verdict_poll_s = min(POLL_S, limits.stall_s / 4)
+        self.address = (context.slot, group)
+        self.decision_poll_s = min(POLL_S, limits.stall_s / 4)
         self._limits = limits
         self._channel: Channel | None = None
         self._begun: SimpleQueue[Channel] = SimpleQueue()
 
-    def serve(self, make_runner: MakeRunner) -> None:
-        """Returns when the slot is closed."""
-        self.get(self.desk.join.remote(*self.here))
+    def worker_loop(self, make_runner: MakeRunner) -> None:
+        """Run jobs until the slot is closed."""
+        self.get(self.dispatcher.worker_started.remote(*self.address))
         try:
             runner = make_runner(self.context)
         except Exception as error:
-            refusal = SetupError(
+            setup_error = SetupError(
                 reason=_one_line(error, name=not isinstance(error, ValueError)),
                 user=isinstance(error, ValueError | OSError),
                 traceback=traceback.format_exc(),
             )
-            self.get(self.desk.refuse.remote(self.context.slot, refusal))
+            self.get(self.dispatcher.setup_failed.remote(self.context.slot, setup_error))
             return
-        self.get(self.desk.set_up.remote(*self.here, self.context.rank))
-        for look in (self._listen, self._watch):
-            threading.Thread(target=look, daemon=True, name=look.__name__).start()
+        self.get(self.dispatcher.worker_ready.remote(*self.address, self.context.rank))
+        for thread in (self._interrupt_listener, self._watchdog):
+            threading.Thread(target=thread, daemon=True, name=thread.__name__).start()
         last: AttemptName | None = None
         while True:
-            task = self.get(self.desk.next_task.remote(*self.here, last, POLL_S))
-            if task == "closed":
+            job = self.get(self.dispatcher.next_job.remote(*self.address, last, POLL_S))
+            if job == "closed":
                 return
-            if task is not None:
-                last = (task.kind, task.key, task.attempt)
-                self._do(runner, task)
+            if job is not None:
+                last = job.attempt_name
+                self._run_job(runner, job)
 
-    def _do(self, runner: Runner, task: Task) -> None:
-        """Runs one task and says how it ended. Does not return if the process is to be replaced."""
-        channel = self._channel = Channel(self, task)
+    def _run_job(self, runner: Runner, job: Job) -> None:
+        """Run one job and send how it ended. Does not return if the process is to be replaced."""
+        channel = self._channel = Channel(self, job)
         self._begun.put(channel)
         try:
-            ending = Outcome(kind="complete", result=runner(task, channel))
-        except Stopped:
-            ending = Outcome(kind="stopped")
-        except Interrupted:
-            ending = Outcome(kind="interrupted")
+            rank_outcome = Outcome(kind="complete", result=runner(job, channel))
+        except JobStopped:
+            rank_outcome = Outcome(kind="stopped")
+        except JobInterrupted:
+            rank_outcome = Outcome(kind="interrupted")
         except Exception as error:
-            if _worth_another_process(error):
-                self.get(self.desk.lost.remote(*self.here, channel.attempt, _one_line(error)))
+            if _needs_new_process(error):
+                self.get(self.dispatcher.worker_failing.remote(*self.address, channel.attempt, _one_line(error)))
                 os._exit(1)
-            ending = Outcome(kind="failed", reason=_one_line(error), traceback=traceback.format_exc())
+            rank_outcome = Outcome(kind="failed", reason=_one_line(error), traceback=traceback.format_exc())
         channel.flush()
         self._channel = None
-        self.get(self.desk.end.remote(*self.here, self.context.rank, channel.attempt, ending))
-        if ending.kind == "failed":
+        self.get(self.dispatcher.end.remote(*self.address, self.context.rank, channel.attempt, rank_outcome))
+        if rank_outcome.kind == "failed":
             self._after_failure(channel.attempt)
 
     def _after_failure(self, attempt: AttemptName) -> None:
         if self.context.world_size > 1 and not self.get(
-            self.desk.settled.remote(*self.here, attempt, FAILURE_PATIENCE_S)
+            self.dispatcher.all_ranks_done.remote(*self.address, attempt, FAILURE_PATIENCE_S)
         ):
             # The other ranks may wait for this one in a collective for half an hour.
-            self.get(self.desk.give_up.remote(*self.here, attempt))
+            self.get(self.dispatcher.abandon_group.remote(*self.address, attempt))
             os._exit(1)
         gc.collect()
         if self.context.device.startswith("cuda"):
@@ -194,17 +194,17 @@ class Worker:
 
             torch.cuda.empty_cache()
 
-    def _listen(self) -> None:
-        """Passes interruptions on to the channel."""
+    def _interrupt_listener(self) -> None:
+        """Pass interruptions on to the channel."""
         while True:
             channel = self._begun.get()
             while self._channel is channel:
-                if self.get(self.desk.watch.remote(*self.here, channel.attempt, POLL_S)):
+                if self.get(self.dispatcher.wait_for_interruption.remote(*self.address, channel.attempt, POLL_S)):
                     channel.interrupted_s = time.monotonic()
                     break
 
-    def _watch(self) -> None:
-        """Ends the process when its task hangs, or does not end after an interruption."""
+    def _watchdog(self) -> None:
+        """End the process when its job hangs, or does not end after an interruption."""
         stall_s, grace_s = self._limits.stall_s, self._limits.grace_s
         while True:
             time.sleep(min(1.0, stall_s / 4, grace_s / 4))
@@ -212,13 +212,13 @@ class Worker:
             if channel is None:
                 continue
             now = time.monotonic()
-            if now - channel.seen_s > stall_s:
+            if now - channel.last_heartbeat_s > stall_s:
                 reason = f"no sign of life for {stall_s:g} s"
             elif channel.interrupted_s is not None and now - channel.interrupted_s > grace_s:
                 reason = f"did not stop within {grace_s:g} s"
             else:
                 continue
-            self.get(self.desk.lost.remote(*self.here, channel.attempt, reason))
+            self.get(self.dispatcher.worker_failing.remote(*self.address, channel.attempt, reason))
             os._exit(1)
 
 
@@ -227,9 +227,9 @@ def _one_line(error: Exception, *, name: bool = True) -> str:
     return f"{type(error).__name__}: {text}" if name else text
 
 
-def _worth_another_process(error: Exception) -> bool:
-    """Whether the process (its CUDA context, or its connection to a rank that died) is what is broken."""
-    if isinstance(error, ProcessesNeeded):
+def _needs_new_process(error: Exception) -> bool:
+    """Return whether the process is broken: its CUDA context, or its connection to a rank that died."""
+    if isinstance(error, GroupReplacementNeeded):
         return True
     if type(error).__name__ == "OutOfMemoryError":
         return False

@@ -1,4 +1,4 @@
-"""Does the search goal stand for what was really written? Rank correlations over the points of a front."""
+"""Rank correlation of validation robust accuracy with each test set's, over the points of a front."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Correlation:
 
 
 def correlations(front: Front) -> list[Correlation]:
-    """One per test set that is measured by itself; over all measured points but the untouched model."""
+    """Return a correlation per test set measured by itself, over all measured points but the untouched model."""
     points = [point for point in front.points if point.trial is not None and point.values is not None]
     names = dict.fromkeys(
         key.removesuffix("/robust_accuracy")
@@ -33,34 +33,35 @@ def correlations(front: Front) -> list[Correlation]:
         for key in point.values or {}
         if key.endswith("/robust_accuracy") and not key.startswith("transfer/")
     )
-    found = []
+    by_set = []
     for name in names:
         key = f"{name}/robust_accuracy"
-        own = [point for point in points if point.values is not None and key in point.values]
-        x = [point.validation["robust_accuracy"] for point in own]
-        y = [point.values[key] for point in own if point.values is not None]
-        rho = spearman(x, y) if len(own) >= FEWEST_POINTS else None
-        interval = None if rho is None else _interval(rho, len(own))
-        found.append(Correlation(set=name, points=len(own), spearman=rho, interval=interval))
-    return found
+        measured = [point for point in points if point.values is not None and key in point.values]
+        x = [point.validation["robust_accuracy"] for point in measured]
+        y = [point.values[key] for point in measured if point.values is not None]
+        rho = spearman(x, y) if len(measured) >= FEWEST_POINTS else None
+        interval = None if rho is None else _interval(rho, len(measured))
+        by_set.append(Correlation(set=name, points=len(measured), spearman=rho, interval=interval))
+    return by_set
 
 
 def lines(front: Front) -> list[str]:
-    """What `sweeper front` says below its tables; nothing where no set is measured by itself."""
+    """Return what `sweeper front` prints below its tables; nothing where no set is measured by itself."""
     text = []
-    for one in correlations(front):
-        if one.spearman is None:
-            text.append(f"  {one.set}: {one.points} point(s): too few or too equal to say")
+    for correlation in correlations(front):
+        name, points, rho = correlation.set, correlation.points, correlation.spearman
+        if rho is None:
+            text.append(f"  {name}: {points} point(s): too few or too equal to say")
             continue
-        assert one.interval is not None
-        low, high = one.interval
-        text.append(f"  {one.set}: {one.spearman:+.2f} [{low:+.2f}, {high:+.2f}] over {one.points} points")
+        assert correlation.interval is not None
+        low, high = correlation.interval
+        text.append(f"  {name}: {rho:+.2f} [{low:+.2f}, {high:+.2f}] over {points} points")
     head = "does the search goal hold there? rank correlation of robust accuracy, validation against test set:"
     return [head, *text] if text else []
 
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
-    """Spearman's rank correlation, ties at their mean rank; None where one of the two is constant."""
+    """Return Spearman's rank correlation, ties at their mean rank; None where ``x`` or ``y`` is constant."""
     if len(set(x)) < 2 or len(set(y)) < 2:
         return None
     return statistics.correlation(_ranks(x), _ranks(y))
@@ -73,7 +74,7 @@ def _ranks(values: Sequence[float]) -> list[float]:
 
 
 def _interval(rho: float, points: int) -> tuple[float, float]:
-    # A perfect order has no spread to go by: as if two neighbours had changed places, the nearest other correlation.
+    # A perfect order has an infinite Fisher transform: take the nearest other correlation, with two neighbours swapped.
     near = 1 - 12 / (points * (points**2 - 1))
     centre = math.atanh(max(-near, min(near, rho)))
     error = math.sqrt((1 + rho**2 / 2) / max(1, points - 3))

@@ -14,7 +14,7 @@ LEVEL = 0.95
 
 
 def interval(sets: Sequence[np.ndarray], *, level: float = LEVEL) -> tuple[float, float]:
-    """Interval of the accuracy to expect of a recipe, trained with a fresh seed, on fresh images.
+    """Return the interval of the accuracy to expect of a recipe, trained with a fresh seed, on fresh images.
 
     Seeds and images vary independently of each other (every seed answers the same images), so the variance of the mean
     is that of the seeds' means plus that of the images' own difficulty, from the two-way analysis of variance. Either
@@ -24,19 +24,19 @@ def interval(sets: Sequence[np.ndarray], *, level: float = LEVEL) -> tuple[float
     right where nearly all answers are.
 
     Args:
-        sets: per image set whether each of k >= 2 seeds is right on each of N images, (k, N); the sets count the same.
+        sets: per image set whether each of k >= 2 seeds is right on each of N images, (k, N); sets have equal weight.
     """
     import numpy as np
     from scipy.special import stdtrit
 
-    scores = [np.asarray(one, np.float64) for one in sets]
-    if any(one.shape[1] < 2 for one in scores):
+    scores = [np.asarray(hits, np.float64) for hits in sets]
+    if any(of_set.shape[1] < 2 for of_set in scores):
         return 0.0, 1.0
-    seeds, images = len(scores[0]), sum(one.shape[1] for one in scores)
-    by_seed = np.mean([one.mean(1) for one in scores], axis=0)
+    seeds, images = len(scores[0]), sum(of_set.shape[1] for of_set in scores)
+    by_seed = np.mean([of_set.mean(1) for of_set in scores], axis=0)
     mean = float(by_seed.mean())
     of_seeds = float(by_seed.var(ddof=1)) / seeds
-    of_images = sum(_image_variance(one) for one in scores) / len(scores) ** 2
+    of_images = sum(_image_variance(of_set) for of_set in scores) / len(scores) ** 2
     variance = of_seeds + of_images
     t_seeds, t_images = stdtrit(seeds - 1, (1 + level) / 2), stdtrit(images - len(scores), (1 + level) / 2)
     effective, quantile_2 = float(images), float(t_images) ** 2
@@ -50,7 +50,7 @@ def interval(sets: Sequence[np.ndarray], *, level: float = LEVEL) -> tuple[float
 
 
 def _image_variance(scores: np.ndarray) -> float:
-    """Of the mean over images, by their own difficulty alone: (k, N) -> the variance component of images over N."""
+    """Return the variance of the mean that is due to the images' difficulty: (k, N) -> variance component over N."""
     seeds, images = scores.shape
     by_image = scores.mean(0)
     rest = scores - by_image - scores.mean(1, keepdims=True) + scores.mean()

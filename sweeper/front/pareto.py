@@ -9,9 +9,9 @@ Value = tuple[float, float]
 
 
 def non_dominated(values: Sequence[Value]) -> list[bool]:
-    """Tells for each point whether no other is at least as good in both goals; of equal points the first one counts.
+    """Return for each point whether no other is at least as good in both goals; of equal points the first counts.
 
-    O(n log n). Raises ValueError for values that are not finite.
+    O(n log n). Raise ValueError for values that are not finite.
     """
     _check_finite(values)
     kept = [False] * len(values)
@@ -24,9 +24,9 @@ def non_dominated(values: Sequence[Value]) -> list[bool]:
 
 
 def hypervolume(values: Sequence[Value], reference: Value) -> float:
-    """Area dominated by the points and above ``reference`` in both goals; exact, O(n log n).
+    """Return the area dominated by the points and above ``reference`` in both goals; exact, O(n log n).
 
-    Points that do not exceed the reference in both goals add nothing. Raises ValueError for values that are not finite.
+    Points that do not exceed the reference in both goals add nothing. Raise ValueError for values that are not finite.
     """
     _check_finite([*values, reference])
     area, height = 0.0, reference[1]
@@ -39,9 +39,9 @@ def hypervolume(values: Sequence[Value], reference: Value) -> float:
 
 
 def knee(values: Sequence[Value]) -> int:
-    """Index of the best compromise on a front: the largest sum of both goals, each normalised between its extremes.
+    """Return the index of the best compromise on a front: the largest sum of goals, each scaled between its extremes.
 
-    Of equal sums the one with the higher clean accuracy, then the first. Raises ValueError for an empty front and for
+    Of equal sums the higher clean accuracy counts, then the first point. Raise ValueError for an empty front and for
     values that are not finite.
     """
     if not values:

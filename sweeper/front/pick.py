@@ -1,4 +1,4 @@
-"""Choosing one point of a front by name, by trial or by a rule; always on validation."""
+"""Choosing a point of a front by name, by trial or by a rule; always on validation."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ HELP = "knee, cleanest, 'most robust', paint, a trial's number, or 'max robust_a
 
 
 def pick(front: Front, choice: str, strength: float | None = None) -> FrontPoint:
-    """The chosen point; with ``strength`` its weights at that strength, measured or not.
+    """Return the chosen point; with ``strength`` its weights at that strength, measured or not.
 
-    Raises UserError for a choice that is not there.
+    Raise UserError for a choice that the front does not have.
     """
     chosen = _chosen(front, choice.strip())
     if strength is None or strength == chosen.strength:
@@ -38,10 +38,10 @@ def pick(front: Front, choice: str, strength: float | None = None) -> FrontPoint
 def _chosen(front: Front, choice: str) -> FrontPoint:
     trained = [point for point in (*front.points, *front.others) if point.trial is not None]
     if choice.isdigit():
-        own = [point for point in trained if point.trial == int(choice)]
-        if not own:
+        of_trial = [point for point in trained if point.trial == int(choice)]
+        if not of_trial:
             raise UserError(f"trial {choice} has no finished weights; see `sweeper trials {front.sweep}`")
-        return next(point for point in own if point.weights == "last" and point.strength == 1.0)
+        return next(point for point in of_trial if point.weights == "last" and point.strength == 1.0)
     for point in trained:
         if point.name is not None and point.name == choice.replace("-", " ").replace("_", " "):
             return point
@@ -68,4 +68,4 @@ def _by_rule(points: list[FrontPoint], rule: re.Match[str]) -> FrontPoint:
     if not kept:
         best = max((point.validation[rule["other"]] for point in points), default=0.0)
         raise UserError(f"--pick: no point has {rule['other']} {rule['sign']} {bound:g}; the highest is {best:.4f}")
-    return max(kept, key=lambda point: (point.validation[rule["goal"]], sum(point.validation[goal] for goal in GOALS)))
+    return max(kept, key=lambda point: (point.validation[rule["goal"]], sum(point.goals)))

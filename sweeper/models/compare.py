@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One measure of one view of one set; ``difference`` is second minus first."""
+    """Two models on a measure of a set's view; ``difference`` is second minus first."""
 
     set: str
     view: str
     measure: str
     images: int
-    """That both answered."""
+    """How many both models answered."""
     first: float
     second: float
     difference: float
@@ -38,48 +38,49 @@ class Comparison:
 
 
 def compare(first: Sequence[Answers], second: Sequence[Answers]) -> tuple[list[Comparison], list[str]]:
-    """Every measure that both have, on the images that both answered; and what could not be compared.
+    """Return every measure that both have, on the images that both answered; and notes on what could not be compared.
 
-    Raises UserError where they share no image, or mean different things by one image.
+    Raise UserError where they share no image, or where an image has another label or another written word.
     """
-    one_set = all(len({answers.set for answers in side}) == 1 for side in (first, second))
-    theirs = {_key(one, one_set): one for one in second}
-    found: list[Comparison] = []
+    single_set = all(len({answers.set for answers in side}) == 1 for side in (first, second))
+    unmatched = {_key(answers, single_set): answers for answers in second}
+    comparisons: list[Comparison] = []
     notes: list[str] = []
-    together: dict[tuple[str, str], list[tuple[np.ndarray, np.ndarray]]] = {}
-    for one in first:
-        other = theirs.pop(_key(one, one_set), None)
+    pairs_by_view: dict[tuple[str, str], list[tuple[np.ndarray, np.ndarray]]] = {}
+    for answers in first:
+        other = unmatched.pop(_key(answers, single_set), None)
         if other is None:
-            notes.append(f"{one.set}, {one.view}: only the first has it")
+            notes.append(f"{answers.set}, {answers.view}: only the first has it")
             continue
-        common, missing = _common(one, other)
+        common, missing = _common(answers, other)
         if missing:
-            notes.append(f"{one.set}, {one.view}: {missing} images that only one of them answered are left out")
+            notes.append(f"{answers.set}, {answers.view}: {missing} images that only one of them answered are left out")
         if not common:
             continue
-        ours, his = _both_known(*(_taken(answers, common) for answers in (one, other)))
-        for measure, pair in _pairs(ours, his).items():
-            together.setdefault((one.view, measure), []).append(pair)
-            found.append(_compared(one.set, one.view, measure, [pair]))
-    notes += [f"{other.set}, {other.view}: only the second has it" for other in theirs.values()]
-    if not found:
+        paired = _with_common_scores(_restricted(answers, common), _restricted(other, common))
+        for measure, pair in _pairs(*paired).items():
+            pairs_by_view.setdefault((answers.view, measure), []).append(pair)
+            comparisons.append(_comparison(answers.set, answers.view, measure, [pair]))
+    notes += [f"{answers.set}, {answers.view}: only the second has it" for answers in unmatched.values()]
+    if not comparisons:
         raise UserError("the two have no images in common:\n" + "\n".join(notes))
-    for (view, measure), pairs in together.items():
+    for (view, measure), pairs in pairs_by_view.items():
         if len(pairs) > 1:
-            found.append(_compared("mean of sets", view, measure, pairs))
-    return found, notes
+            comparisons.append(_comparison("mean of sets", view, measure, pairs))
+    return comparisons, notes
 
 
-def _key(one: Answers, one_set: bool) -> tuple[str, str]:
-    """Files of one set each are compared whatever they call it."""
-    return "" if one_set else one.set, one.view
+def _key(answers: Answers, single_set: bool) -> tuple[str, str]:
+    """Return what answers are matched by: set and view, or the view alone where both sides have a single set."""
+    return "" if single_set else answers.set, answers.view
 
 
 def _common(first: Answers, second: Answers) -> tuple[list[str], int]:
-    theirs = dict(zip(second.images, zip(second.true, second.written, strict=True), strict=True))
-    common = [image for image in first.images if image in theirs]
+    """Return the images that both answered, and how many only one of them did."""
+    shown_to_second = dict(zip(second.images, zip(second.true, second.written, strict=True), strict=True))
+    common = [image for image in first.images if image in shown_to_second]
     for image, label, word in zip(first.images, first.true, first.written, strict=True):
-        true, written = theirs.get(image, (label, word))
+        true, written = shown_to_second.get(image, (label, word))
         if true != label:
             raise UserError(
                 f"{first.set}, {first.view}: the image {image} is {label!r} in the first and {true!r} in the second; "
@@ -93,47 +94,46 @@ def _common(first: Answers, second: Answers) -> tuple[list[str], int]:
     return common, len(first.images) + len(second.images) - 2 * len(common)
 
 
-def _taken(answers: Answers, images: Sequence[str]) -> Answers:
+def _restricted(answers: Answers, images: Sequence[str]) -> Answers:
     row = {image: i for i, image in enumerate(answers.images)}
     index = [row[image] for image in images]
 
-    def words(given: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(given[i] for i in index)
+    def at_index(column: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(column[i] for i in index)
 
     return replace(
         answers,
-        images=words(answers.images),
-        true=words(answers.true),
-        written=words(answers.written),
-        answer=None if answers.answer is None else words(answers.answer),
+        images=at_index(answers.images),
+        true=at_index(answers.true),
+        written=at_index(answers.written),
+        answer=None if answers.answer is None else at_index(answers.answer),
         margin=None if answers.margin is None else answers.margin[index],
         reference_kl=None if answers.reference_kl is None else answers.reference_kl[index],
     )
 
 
-def _both_known(first: Answers, second: Answers) -> tuple[Answers, Answers]:
-    """Scores of images that one of them has no score of are left out of both."""
-    ours, theirs = first, second
+def _with_common_scores(first: Answers, second: Answers) -> tuple[Answers, Answers]:
+    """Return both with NaN for every score that the other lacks: such images count for neither."""
     if first.margin is not None and second.margin is not None:
-        no_score = 0 * (first.margin + second.margin)  # NaN where one of them is, else 0
-        ours, theirs = replace(ours, margin=first.margin + no_score), replace(theirs, margin=second.margin + no_score)
+        nan_or_zero = 0 * (first.margin + second.margin)
+        first, second = (replace(side, margin=side.margin + nan_or_zero) for side in (first, second))
     if first.reference_kl is not None and second.reference_kl is not None:
-        no_score = 0 * (first.reference_kl + second.reference_kl)
-        ours = replace(ours, reference_kl=first.reference_kl + no_score)
-        theirs = replace(theirs, reference_kl=second.reference_kl + no_score)
-    return ours, theirs
+        nan_or_zero = 0 * (first.reference_kl + second.reference_kl)
+        first, second = (replace(side, reference_kl=side.reference_kl + nan_or_zero) for side in (first, second))
+    return first, second
 
 
 def _pairs(first: Answers, second: Answers) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    ours, theirs = first.measures(), second.measures()
+    """Return by measure what both score, image by image."""
+    first_scores, second_scores = first.measures(), second.measures()
     return {
-        measure: (ours[measure], theirs[measure])
-        for measure in ours
-        if measure in theirs and len(ours[measure]) == len(theirs[measure])
+        measure: (scores, second_scores[measure])
+        for measure, scores in first_scores.items()
+        if measure in second_scores and len(scores) == len(second_scores[measure])
     }
 
 
-def _compared(name: str, view: str, measure: str, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Comparison:
+def _comparison(name: str, view: str, measure: str, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Comparison:
     from trainables.evaluation.metrics import bootstrap_interval, mean_score
 
     differences = [second.astype(float) - first for first, second in pairs]
@@ -142,7 +142,7 @@ def _compared(name: str, view: str, measure: str, pairs: Sequence[tuple[np.ndarr
         set=name,
         view=view,
         measure=measure,
-        images=sum(len(one) for one in differences),
+        images=sum(map(len, differences)),
         first=mean_score([first for first, _ in pairs]),
         second=mean_score([second for _, second in pairs]),
         difference=mean_score(differences),

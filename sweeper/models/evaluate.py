@@ -1,4 +1,4 @@
-"""Measuring any model on any image sets: one of open_clip, a folder, a Python function, or a file of its answers."""
+"""Measuring any model on any image sets: of open_clip, a folder, a Python function, or a file of its answers."""
 
 from __future__ import annotations
 
@@ -73,9 +73,9 @@ def answers_of(
     reference: str | None = None,
     device: str | None = None,
 ) -> list[Answers]:
-    """What ``model`` (see ``MODEL_FORMS``) answers on ``data``; of a file of answers what it says.
+    """Return what ``model`` (see ``MODEL_FORMS``) answers on ``data``; for a file of answers its content.
 
-    Raises UserError for a model, images or answers that cannot be had.
+    Raise UserError for a model, images or answers that cannot be had.
     """
     from trainables.evaluation.answers import read_answers
 
@@ -115,10 +115,10 @@ def _scored(
     from trainables.evaluation.scoring import score_set
 
     scorer = _scorer(model, weights, device)
-    beside = None if reference is None else _scorer(reference, Weights(), device)
-    if beside is not None and beside.geometry != scorer.geometry:
+    reference_scorer = None if reference is None else _scorer(reference, Weights(), device)
+    if reference_scorer is not None and reference_scorer.geometry != scorer.geometry:
         raise UserError(f"--reference {reference} takes images of another size or cropping than {model}")
-    found: list[Answers] = []
+    all_answers: list[Answers] = []
     for name, (settings, split) in data.sets.items():
         echo(f"{name}: {model}")
         answers, broken = score_set(
@@ -131,12 +131,12 @@ def _scored(
             seed=seed,
             count=count,
             variants=variants,
-            reference=beside,
+            reference=reference_scorer,
         )
         for image in broken:
             echo(f"{name}: left out, cannot be read: {image}")
-        found += answers
-    return found
+        all_answers += answers
+    return all_answers
 
 
 def _scorer(model: str, weights: Weights, device: str | None) -> Scorer:
@@ -151,7 +151,7 @@ def _scorer(model: str, weights: Weights, device: str | None) -> Scorer:
 
 
 def model_settings(model: str, weights: Weights) -> ModelSettings | None:
-    """The CLIP that a MODEL argument names; None for a Python function. Raises UserError for anything else."""
+    """Return the CLIP that a MODEL argument names; None for a Python function. Raise UserError for anything else."""
     given: dict[str, Any] = {name: value for name, value in vars(weights).items() if value is not None}
     name, colon, rest = model.partition(":")
     if model == "world" or model.startswith(("local-dir:", "hf-hub:")):
@@ -174,22 +174,23 @@ def model_settings(model: str, weights: Weights) -> ModelSettings | None:
 
 
 def read_data(given: Sequence[str], attack: str | None) -> Data:
-    """The sets that --data arguments name (see ``DATA_FORMS``), on their test splits unless a spec says otherwise.
+    """Return the sets that --data arguments name (see ``DATA_FORMS``), on their test splits unless a spec names others.
 
-    Raises UserError with every problem found.
+    Raise UserError with every problem of a file.
     """
     sets: dict[str, tuple[SetSettings, Split]] = {}
     recipes: list[AttackSettings] = []
-    for one in given:
-        if one.endswith((".yaml", ".yml")):
-            file, chosen = _from_file(Path(one))
+    for argument in given:
+        named: dict[str, tuple[SetSettings, Split]]
+        if argument.endswith((".yaml", ".yml")):
+            file, chosen = _from_file(Path(argument))
             recipes.append(file.attack)
-            found = {reference: (file.sets[name], split) for reference, (name, split) in chosen.items()}
+            named = {reference: (file.sets[name], split) for reference, (name, split) in chosen.items()}
         else:
-            kind, settings = _from_argument(one)
+            kind, settings = _from_argument(argument)
             recipes.append(AttackSettings(recipe="sign" if kind == "world" else "defense_prefix"))
-            found = {kind: (settings, "test")}
-        for name, entry in found.items():
+            named = {kind: (settings, "test")}
+        for name, entry in named.items():
             number, free = 1, name
             while free in sets:
                 number, free = number + 1, f"{name}-{number + 1}"
@@ -229,18 +230,18 @@ def _from_file(path: Path) -> tuple[_DataFile, dict[str, tuple[str, Split]]]:
     data = absolute_paths(document.data, path.parent.absolute())
     if not isinstance(data.get("sets"), dict):
         raise UserError(f"{path}: has no `sets:`, the image sets by name")
-    own = {key: data[key] for key in ("sets", "attack") if key in data}
-    problems = [problem for name, raw in own["sets"].items() for problem in set_problems(name, raw)]
+    sections = {key: data[key] for key in ("sets", "attack") if key in data}
+    problems = [problem for name, raw in sections["sets"].items() for problem in set_problems(name, raw)]
     file = None
     try:
-        file = _DataFile.model_validate(own)
+        file = _DataFile.model_validate(sections)
     except ValidationError as error:
-        problems += from_validation(error, own, _DataFile)
+        problems += from_validation(error, sections, _DataFile)
     if problems or file is None:
         lines = [f"{document.place(problem.path, problem.at_key)}: {problem.message}" for problem in problems]
         raise UserError("\n".join(dict.fromkeys(lines)))
     named = ((data.get("evaluate") or {}).get("test") or {}).get("sets")
-    references = named if named is not None else [name for name, one in file.sets.items() if one.has("test")]
+    references = named if named is not None else [name for name, settings in file.sets.items() if settings.has("test")]
     chosen: dict[str, tuple[str, Split]] = {}
     for reference in references:
         name, split = split_of(str(reference), "test")
@@ -253,32 +254,35 @@ def _from_file(path: Path) -> tuple[_DataFile, dict[str, tuple[str, Split]]]:
 
 
 def rows(answers: Sequence[Answers]) -> list[dict[str, object]]:
-    """A line per set and view: every measure with its 95 % bootstrap interval; the mean over sets where several share
-    a view."""
+    """Return a row per set and view: every measure with its 95 % bootstrap interval.
+
+    Where several sets share a view, a row has their mean.
+    """
     from trainables.evaluation.metrics import bootstrap_interval, mean_score
 
-    found: list[dict[str, object]] = []
-    measured = [(one.set, one.view, len(one.images), one.measures()) for one in answers]
+    measured = [(of_set.set, of_set.view, len(of_set.images), of_set.measures()) for of_set in answers]
     groups = [(name, view, images, [measures]) for name, view, images, measures in measured]
-    for view in dict.fromkeys(one.view for one in answers):
-        together = [(images, measures) for _, its_view, images, measures in measured if its_view == view]
-        if len(together) > 1:
-            groups.append(("mean of sets", view, sum(n for n, _ in together), [measures for _, measures in together]))
+    for shared_view in dict.fromkeys(of_set.view for of_set in answers):
+        sharing = [(images, measures) for _, view, images, measures in measured if view == shared_view]
+        if len(sharing) > 1:
+            images = sum(images for images, _ in sharing)
+            groups.append(("mean of sets", shared_view, images, [measures for _, measures in sharing]))
+    table: list[dict[str, object]] = []
     for name, view, images, sets in groups:
         row: dict[str, object] = {"set": name, "view": view, "images": images}
         for measure in MEASURES:
-            scores = [one[measure] for one in sets if measure in one]
+            scores = [measures[measure] for measures in sets if measure in measures]
             known = len(scores) == len(sets)
             low, high = bootstrap_interval(scores) if known else (None, None)
             row |= {measure: mean_score(scores) if known else None, f"{measure}_low": low, f"{measure}_high": high}
-        found.append(row)
-    return found
+        table.append(row)
+    return table
 
 
-def shown(found: Sequence[dict[str, object]]) -> list[dict[str, object]]:
-    """Rows with their ``model`` for people: each measure and its interval in one column."""
+def rows_for_people(table: Sequence[dict[str, object]]) -> list[dict[str, object]]:
+    """Return rows with their ``model``, each measure and its interval in a column."""
     lines = []
-    for row in found:
+    for row in table:
         line: dict[str, object] = {name: row[name] for name in ("model", "set", "view", "images")}
         for measure in MEASURES:
             value, low, high = row[measure], row[f"{measure}_low"], row[f"{measure}_high"]

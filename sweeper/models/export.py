@@ -10,38 +10,39 @@ import yaml
 
 from sweeper.environment import versions
 from sweeper.errors import UserError
-from sweeper.models.model_card import card, export_record
+from sweeper.front.export_record import Digests, ExportRecord, UntouchedMetrics
+from sweeper.models.model_card import model_card, validation_intervals
 from sweeper.records import Front, FrontPoint
 from sweeper.spec.spec import Spec
 from sweeper.storage.sweep_folder import SweepFolder
 
-RECORD_FILE, SPEC_FILE, CARD_FILE = "sweeper.json", "spec.yaml", "README.md"
+SPEC_FILE, CARD_FILE = "spec.yaml", "README.md"
 
 
 def export_point(folder: SweepFolder, spec: Spec, front: Front, point: FrontPoint, target: Path) -> float:
-    """Writes model, card, record and spec, and returns by how much the model's logits differ from the trial's, which
-    is checked to be tiny.
+    """Write model, model card, record and spec; return the largest difference of a logit from the trial's.
 
-    Raises UserError where the target is not empty, the weights are gone or W cannot be folded into this architecture.
+    Raise UserError where the target is not empty, the weights are missing or W cannot be folded into this
+    architecture; RuntimeError where the logits differ by more than rounding.
     """
     import torch
 
     from trainables.models.clip import MERGES_FILE, load_clip
     from trainables.models.clip import WEIGHTS_FILE as MODEL_FILE
     from trainables.models.export import LOGITS_TOLERANCE, export_model, largest_logit_difference
-    from trainables.models.policy import Policy
+    from trainables.models.policy import make_policy
     from trainables.settings.parameters import Parameters
-    from trainables.training.checkpoint import WEIGHTS_FILE, TrialFolder
+    from trainables.training.trial_folder import WEIGHTS_FILE
 
     assert point.trial is not None
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} exists and is not empty; name a new folder")
-    trial = TrialFolder(folder.trial_path(point.trial))
+    trial = folder.trial(point.trial)
     if not (trial.path / WEIGHTS_FILE).exists():
         raise UserError(f"the weights of trial {point.trial} are not in {trial.path}; pick another point")
     try:
         clip = load_clip(spec.model)
-        policy = Policy(clip, Parameters.model_validate(point.parameters), embeddings=torch.eye(clip.embed_dim))
+        policy = make_policy(clip, Parameters.model_validate(point.parameters), embeddings=torch.eye(clip.embed_dim))
         weights = trial.weights(point.weights)
         export_model(clip, policy, weights, point.strength, target)
     except ValueError as error:
@@ -52,14 +53,51 @@ def export_point(folder: SweepFolder, spec: Spec, front: Front, point: FrontPoin
     gap = largest_logit_difference(clip, policy, weights, point.strength, target, images, text)
     if gap > LOGITS_TOLERANCE:
         raise RuntimeError(f"{target} answers differently from trial {point.trial}: logits differ by {gap:.2g}")
-    record = export_record(folder, spec, point, front, json.loads((trial.path / "trial.json").read_text()))
-    record["digests"]["exported_weights"] = _sha256(target / MODEL_FILE)
-    record["exported_with"] = versions()
-    (target / RECORD_FILE).write_text(json.dumps(record, indent=1) + "\n")
+    record = _export_record(folder, spec, front, point, exported_weights=_sha256(target / MODEL_FILE))
+    record.write(target)
     (target / SPEC_FILE).write_text(yaml.safe_dump(spec.resolved(), sort_keys=False))
     merges = MERGES_FILE if (target / MERGES_FILE).exists() else None
-    (target / CARD_FILE).write_text(card(record, spec, str(target), merges))
+    (target / CARD_FILE).write_text(model_card(record, spec, str(target), merges))
     return gap
+
+
+def _export_record(
+    folder: SweepFolder, spec: Spec, front: Front, point: FrontPoint, *, exported_weights: str
+) -> ExportRecord:
+    """``exported_weights``: SHA-256 of the exported file."""
+    assert point.trial is not None
+    trial = json.loads((folder.trial(point.trial).path / "trial.json").read_text())
+    untouched_point = next(shown for shown in front.points if shown.trial is None)
+    untouched = folder.untouched()
+    assert untouched is not None, "a sweep with a front has measured the untouched model"
+    return ExportRecord(
+        sweep=folder.name,
+        sweep_id=folder.sweep_id,
+        git_commit=folder.git_commit,
+        trial=point.trial,
+        name=point.name,
+        weights=point.weights,
+        strength=point.strength,
+        parameters={name: value for name, value in point.parameters.items() if value is not None},
+        seed=trial["seed"],
+        data_seed=trial["data_seed"],
+        validation=point.validation,
+        validation_intervals=validation_intervals(point.validation, untouched.validation_images),
+        test=point.values,
+        intervals=point.intervals,
+        confirmation=point.confirmation,
+        untouched=UntouchedMetrics(
+            validation=untouched_point.validation, test=untouched_point.values, intervals=untouched_point.intervals
+        ),
+        digests=Digests(
+            reference_weights=untouched.weights_digest,
+            data=untouched.data_digest,
+            exported_weights=exported_weights,
+        ),
+        trained_with={**untouched.versions, "device": untouched.device},
+        model=spec.model.model_dump(mode="json", exclude_none=True),
+        exported_with=versions(),
+    )
 
 
 def _sha256(path: Path) -> str:

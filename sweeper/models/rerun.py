@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 from sweeper.environment import device_named
 from sweeper.errors import UserError
 from sweeper.models.model_card import validation_intervals
-from sweeper.records import GOALS, TrialRecord
+from sweeper.records import GOALS, TrialRecord, goals_of
 from sweeper.search.study import read_trials
 from sweeper.spec.spec import Spec
 from sweeper.storage.sweep_folder import SweepFolder
+from trainables.records import Report
+from trainables.settings.task import TrialSettings
 
 if TYPE_CHECKING:
     import torch
 
-    from trainables.trial_context import TrialContext
+    from trainables.context.trial_context import TrialContext
 
 Values = dict[str, float]
 Row = dict[str, object]
@@ -45,25 +47,25 @@ class Rerun:
 
     @property
     def reproduced(self) -> bool | None:
-        """Whether every goal lies in its interval; None where nothing was recorded."""
+        """Return whether every goal lies in its interval; None where nothing was recorded."""
         if self.recorded is None:
             return None
         return all(low <= self.again[goal] <= high for goal, (low, high) in self.intervals.items())
 
     def rows(self) -> list[Row]:
-        """One per goal."""
-        found: list[Row] = []
+        """Return a row per goal."""
+        rows: list[Row] = []
         for goal in GOALS:
             low, high = self.intervals.get(goal, (None, None))
             row: Row = {"goal": goal, "recorded": None if self.recorded is None else self.recorded[goal]}
             row |= {"low": low, "high": high, "again": self.again[goal], "inside": None}
             if low is not None and high is not None:
                 row["inside"] = low <= self.again[goal] <= high
-            found.append(row | {f"seed {seed}": values[goal] for seed, values in self.other_seeds.items()})
-        return found
+            rows.append(row | {f"seed {seed}": values[goal] for seed, values in self.other_seeds.items()})
+        return rows
 
     def conclusion(self) -> str:
-        """In a sentence or two."""
+        """Return in a sentence or two whether the result was reproduced."""
         if self.recorded is None:
             first = f"Trial {self.trial} is {self.state} in sweep {self.sweep}: there is no result to compare with."
         else:
@@ -79,7 +81,7 @@ class Rerun:
         return " ".join([first, *(self._spread(goal) for goal in GOALS if self.other_seeds)])
 
     def _spread(self, goal: str) -> str:
-        values = [one[goal] for one in self.other_seeds.values()]
+        values = [goals[goal] for goals in self.other_seeds.values()]
         mean = sum(values) / len(values)
         count = f"{len(values)} other seed{'' if len(values) == 1 else 's'}"
         return f"{goal} over {count}: mean {mean:.4f}, from {min(values):.4f} to {max(values):.4f}."
@@ -102,16 +104,15 @@ class Rerun:
 def rerun_trial(
     folder: SweepFolder, spec: Spec, number: int, *, seeds: int, device: str | None, echo: Callable[[str], None]
 ) -> Rerun:
-    """Trains the trial with its own seed and with the ``seeds`` seeds that follow it, in a temporary folder.
+    """Train the trial with its own seed and with the ``seeds`` seeds that follow it, in a temporary folder.
 
-    Raises UserError where there is no such trial, its model or images cannot be had, or it fails again.
+    Raise UserError where the trial does not exist, its model or images cannot be had, or it fails again.
     """
+    from trainables.context.trial_context import TrialContext
     from trainables.numerics import flushed_denormals
-    from trainables.settings.task import TrialSettings
-    from trainables.trial_context import TrialContext
 
     record = _record(folder, spec, number)
-    path = folder.trial_path(number) / "trial.json"
+    path = folder.trial(number).path / "trial.json"
     if not path.exists():
         raise UserError(f"trial {number} of sweep {folder.name} has not begun: {path} is not there")
     trial = TrialSettings.model_validate(json.loads(path.read_text()))
@@ -119,15 +120,17 @@ def rerun_trial(
     try:
         echo(f"preparing {', '.join(trial.task.sets)} for {trial.task.model.architecture} on {on}")
         with flushed_denormals():
-            bench = TrialContext(trial.task, data_seed=trial.data_seed, cache=folder.cache_path, device=on)
-            for line in _differences(folder, bench, on):
+            context = TrialContext(trial.task, data_seed=trial.data_seed, cache=folder.cache_path, device=on)
+            for line in _differences(folder, context, on):
                 echo(line)
-            again = _train(bench, trial, trial.seed, echo)
-            others = {seed: _train(bench, trial, seed, echo) for seed in range(trial.seed + 1, trial.seed + 1 + seeds)}
+            again = _train(context, trial, trial.seed, echo)
+            others = {
+                seed: _train(context, trial, seed, echo) for seed in range(trial.seed + 1, trial.seed + 1 + seeds)
+            }
     except (ValueError, ArithmeticError) as error:
         raise UserError(f"trial {number} cannot be run again: {error}") from error
-    recorded = None if record.values is None else {goal: record.values[goal] for goal in GOALS}
-    images = [len(one.attacked.labels) for one in bench.search_sets]
+    recorded = None if record.values is None else goals_of(record.values)
+    images = [len(searched.images.keys) for searched in context.data.search_sets]
     return Rerun(
         sweep=folder.name,
         trial=number,
@@ -147,29 +150,34 @@ def _record(folder: SweepFolder, spec: Spec, number: int) -> TrialRecord:
     return trials[number]
 
 
-def _differences(folder: SweepFolder, bench: TrialContext, device: torch.device) -> list[str]:
-    """What may keep the result from coming back."""
-    before = folder.untouched() or {}
-    now = {"weights_digest": bench.clip.digest, "data_digest": bench.data_digest()}
+def _differences(folder: SweepFolder, context: TrialContext, device: torch.device) -> list[str]:
+    """Return what may keep the result from coming back, a line each."""
+    before = folder.untouched()
+    if before is None:
+        return []
+    digests = (
+        ("weights digest", before.weights_digest, context.clip.digest),
+        ("data digest", before.data_digest, context.data.digest()),
+    )
     lines = [
-        f"warning: {name.replace('_', ' ')} was {before[name][:12]} and is now {digest[:12]}: model or images changed"
-        for name, digest in now.items()
-        if name in before and before[name] != digest
+        f"warning: {what} was {digest_before[:12]} and is now {digest[:12]}: model or images changed"
+        for what, digest_before, digest in digests
+        if digest_before != digest
     ]
-    if "device" in before and (before["device"] == "cpu") != (device.type == "cpu"):
-        lines.append(f"note: the sweep ran on {before['device']}, this runs on {device}: sums round differently")
+    if before.device is not None and (before.device == "cpu") != (device.type == "cpu"):
+        lines.append(f"note: the sweep ran on {before.device}, this runs on {device}: sums round differently")
     return lines
 
 
-def _train(bench: TrialContext, trial: Any, seed: int, echo: Callable[[str], None]) -> Values:
-    from trainables.training.checkpoint import TrialFolder
+def _train(context: TrialContext, trial: TrialSettings, seed: int, echo: Callable[[str], None]) -> Values:
     from trainables.training.trial import Hooks, run_trial
+    from trainables.training.trial_folder import TrialFolder
 
-    def report(line: dict[str, Any]) -> None:
-        goals = f"clean {line['clean_accuracy']:.3f}  robust {line['robust_accuracy']:.3f}"
-        echo(f"seed {seed}  epoch {line['epoch']}/{line['epochs']}  loss {line['loss']:.4f}  {goals} (validation)")
+    def on_report(report: Report) -> None:
+        goals = f"clean {report.values['clean_accuracy']:.3f}  robust {report.values['robust_accuracy']:.3f}"
+        echo(f"seed {seed}  epoch {report.epoch}/{report.epochs}  loss {report.loss:.4f}  {goals} (validation)")
 
     with tempfile.TemporaryDirectory() as scratch:
-        folder, hooks = TrialFolder(Path(scratch)), Hooks(report=report)
-        result = run_trial(bench, trial.parameters, seed=seed, folder=folder, hooks=hooks)
-    return {goal: result["values"][goal] for goal in GOALS}
+        folder, hooks = TrialFolder(Path(scratch)), Hooks(report=on_report)
+        result = run_trial(context, trial.parameters, seed=seed, folder=folder, hooks=hooks)
+    return goals_of(result.values)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from sweeper.errors import UnavailableError, UserError
+from sweeper.run.resources import plan_slots
 from sweeper.run.usage import check_device, new_session
 from sweeper.spec.quantities import parse_budget
 from sweeper.spec.spec import Spec
@@ -21,8 +22,8 @@ from trainables.settings.task import Expectation
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from trainables.context.trial_context import TrialContext
     from trainables.models.clip import Clip
-    from trainables.trial_context import TrialContext
 
 CONNECT_S = 3.0
 EXPECT_IMAGES = 4000
@@ -39,7 +40,7 @@ def check_sweep(
     tracking_uri: str | None,
     echo: Callable[[str], None],
 ) -> None:
-    """Says what was found, a line each. Raises UserError or UnavailableError at the first thing that will not do."""
+    """Echo a line per thing checked. Raise UserError or UnavailableError at the first that a sweep cannot run with."""
     echo(f"spec: {spec.name}, {spec.search.trials} trials, seed {spec.search.seed}")
     _check_storage(storage, echo)
     _check_tracker(storage, tracking_uri, echo)
@@ -47,10 +48,16 @@ def check_sweep(
     _check_capacity(spec, gpus, address, echo)
 
 
+def check_writable(storage: Path) -> Path:
+    """Return the folder that exists: the storage or one above it. Raise UnavailableError where it is read-only."""
+    existing = next(path for path in (storage, *storage.parents) if path.exists())
+    if not os.access(existing, os.W_OK):
+        raise UnavailableError(f"storage {storage}: {existing} cannot be written to; name another with --storage")
+    return existing
+
+
 def _check_storage(storage: Path, echo: Callable[[str], None]) -> None:
-    parent = next(path for path in (storage, *storage.parents) if path.exists())
-    if not os.access(parent, os.W_OK):
-        raise UnavailableError(f"storage {storage}: {parent} cannot be written to; name another with --storage")
+    parent = check_writable(storage)
     free_bytes = shutil.disk_usage(parent).free
     if free_bytes < LEAST_FREE_BYTES:
         raise UnavailableError(
@@ -74,40 +81,42 @@ def _check_tracker(storage: Path, tracking_uri: str | None, echo: Callable[[str]
 
 
 def check_model_and_images(spec: Spec, echo: Callable[[str], None]) -> None:
-    """The part of ``check_sweep`` that loads the model and reads the images. Raises UserError."""
+    """The part of ``check_sweep`` that loads the model and reads the images. Raise UserError."""
     import torch
 
+    from trainables.context.trial_context import TrialContext
     from trainables.numerics import flushed_denormals
-    from trainables.trial_context import TrialContext
 
     with tempfile.TemporaryDirectory() as scratch, flushed_denormals():
         try:
-            bench = TrialContext(
+            context = TrialContext(
                 spec.task_settings(), data_seed=spec.search.seed, cache=Path(scratch), device=torch.device("cpu")
             )
-            _check_model(spec, bench.clip, echo)
-            pairs = bench.pairs
-            count, without = len(pairs.attacked.labels), _without_images(pairs.clean.labels, pairs.class_names)
-            echo(f"training: {count} preference pairs over {len(pairs.class_names)} classes{without}")
+            _check_model(spec, context.clip, echo)
+            data, pairs = context.data, context.data.pairs
+            names, count = pairs.images.class_names, len(pairs.attacked.labels)
+            without = _without_images(pairs.images.labels, names)
+            echo(f"training: {count} preference pairs over {len(names)} classes{without}")
             for what, sets in (
-                ("validation", bench.search_sets),
-                ("test", [*bench.test_sets, *bench.typographic_sets]),
+                ("validation", data.search_sets),
+                ("test", [*data.test_sets, *data.typographic_sets]),
             ):
-                for one in sets:
-                    without = "" if one.clean is None else _without_images(one.clean.labels, one.class_names)
-                    echo(f"{what}: {one.name}, {len(one.keys)} images, {len(one.class_names)} classes{without}")
-            for split, images in bench.broken().items():
-                echo(f"{split}: {len(images)} images cannot be read and are left out, first {images[0]}")
+                for evaluated in sets:
+                    images, clean, names = evaluated.images, evaluated.clean, evaluated.images.class_names
+                    without = "" if clean is None else _without_images(clean.labels, names)
+                    echo(f"{what}: {images.name}, {len(images.keys)} images, {len(names)} classes{without}")
+            for split, broken in data.broken().items():
+                echo(f"{split}: {len(broken)} images cannot be read and are left out, first {broken[0]}")
             if spec.model.expect is not None:
-                _check_expectation(bench, spec.model.expect, echo)
+                _check_expectation(context, spec.model.expect, echo)
         except ValueError as error:
             raise UserError(str(error)) from error
 
 
 def _without_images(labels: Tensor, class_names: Sequence[str]) -> str:
-    """Classes of a split without images: those of a folder that only another split has, often misspelt."""
-    there = set(labels.tolist())
-    missing = [name for i, name in enumerate(class_names) if i not in there]
+    """Return a note on classes without images: folders that only another split has, often misspelt."""
+    with_images = set(labels.tolist())
+    missing = [name for i, name in enumerate(class_names) if i not in with_images]
     return f", no images of {listed(missing)}" if missing else ""
 
 
@@ -142,27 +151,30 @@ def _check_model(spec: Spec, clip: Clip, echo: Callable[[str], None]) -> None:
 
 
 def _values(spec: Spec, name: str) -> set[Any]:
-    """What a parameter may be in this sweep: bounds and choices, starting points, the baseline."""
+    """Return the values a parameter may have in this sweep: bounds and choices, starting points, the baseline."""
     branches = spec.parameters.branches.get(name, ())
     values = {value for branch in branches for value in branch.domain.examples()}
     points = [*spec.points, *([spec.paint.parameters()] if spec.paint is not None else [])]
     return values | {point[name] for point in points if point.get(name) is not None}
 
 
-def _check_expectation(bench: TrialContext, expect: Expectation, echo: Callable[[str], None]) -> None:
-    """The untouched model on clean images. All of a small set are measured and the tolerance is taken as it is; of a
-    large set a sample is, and the tolerance is widened by its sampling error."""
+def _check_expectation(context: TrialContext, expect: Expectation, echo: Callable[[str], None]) -> None:
+    """Compare the untouched model on clean images with ``model.expect``. Raise ValueError where it is off.
+
+    A small set is measured whole, with the tolerance as given; a large set is sampled, and the tolerance is widened by
+    the sampling error.
+    """
     from trainables.evaluation.measure import zero_shot_scores
     from trainables.evaluation.metrics import bootstrap_interval
 
-    scores, classes, total = zero_shot_scores(bench, expect.set, EXPECT_IMAGES)
+    scores, classes, total = zero_shot_scores(context, expect.set, EXPECT_IMAGES)
     measured, (low, high) = float(scores.mean()), bootstrap_interval([scores])
     sampled = len(scores) < total
     images = f"{len(scores)} of its {total} images" if sampled else f"all {total} images"
-    found = f"{measured:.4f} (95 % interval {low:.4f} to {high:.4f}, {images})"
+    text = f"{measured:.4f} (95 % interval {low:.4f} to {high:.4f}, {images})"
     slack = (high - low) / 2 if sampled else 0.0
     if abs(measured - expect.accuracy) <= expect.tolerance + slack:
-        echo(f"model.expect: {expect.set} {found}, expected {expect.accuracy} +- {expect.tolerance}")
+        echo(f"model.expect: {expect.set} {text}, expected {expect.accuracy} +- {expect.tolerance}")
         return
     if measured > expect.accuracy:
         likely = "Likely other images, fewer classes or better templates than the number was measured with"
@@ -176,22 +188,15 @@ def _check_expectation(bench: TrialContext, expect: Expectation, echo: Callable[
             "A few points are lost by the wrong activation (quick_gelu) or preprocessing (mean, std, resize_mode), by "
             "class names that are not words, and by another template than the number was measured with"
         )
-    raise ValueError(f"model.expect: {expect.set} gives {found}, not {expect.accuracy} +- {expect.tolerance}. {likely}")
+    raise ValueError(f"model.expect: {expect.set} gives {text}, not {expect.accuracy} +- {expect.tolerance}. {likely}")
 
 
 def _check_capacity(spec: Spec, gpus: float | None, address: str | None, echo: Callable[[str], None]) -> None:
-    from sweeper.execution import capacity, cluster
+    from sweeper.execution import cluster
 
-    resources = spec.resources
     cluster.connect(address)
     try:
-        plan = capacity.plan(
-            cluster.nodes(),
-            gpus,
-            resources.workers_per_trial,
-            1.0 if resources.gpus_per_worker is None else resources.gpus_per_worker,
-            resources.cpus_per_worker,
-        )
+        plan = plan_slots(spec, gpus)
     finally:
         cluster.disconnect()
     check_device(None if spec.limits.budget is None else parse_budget(spec.limits.budget), new_session(plan))

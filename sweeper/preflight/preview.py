@@ -1,4 +1,4 @@
-"""A contact sheet of what a sweep trains and evaluates on: the very pixels, of a few images of each set."""
+"""A contact sheet of what a sweep trains and evaluates on: the same pixels, of a few images of each set."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from sweeper.errors import UserError
 from sweeper.spec.spec import Spec
 from trainables.attack.rendering import FONTS_FOLDER, Variant
-from trainables.settings.sets import ImageSetSettings, ScamSet, Split, WorldSet
+from trainables.settings.sets import Split
 from trainables.settings.task import split_of
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from trainables.data.source import DataSource
 
 COPIES = 3
-"""Of an image, at most so many attacked copies are shown."""
+"""At most so many attacked copies of an image are shown."""
 SMALLEST_CELL_PX = 140
 _MARGIN_PX, _LINE_PX, _FONT_PX = 12, 18, 13
 _INK, _TITLE_INK, _WRITTEN_INK = (40, 40, 40), (0, 70, 140), (190, 30, 30)
@@ -46,7 +46,7 @@ class Row:
 class Preview:
     rows: tuple[Row, ...]
     lines: tuple[str, ...]
-    """One per set and split: how many images and classes, and what could not be opened."""
+    """A line per set and split: how many images and classes, and what could not be opened."""
 
 
 @dataclass(frozen=True)
@@ -55,16 +55,16 @@ class _Sample:
 
     images: ImageSet
     clean: Sequence[np.ndarray] | None
-    """Real typographic sets that have them: the same scenes without the word."""
+    """The same scenes without the word, where a real typographic set has them."""
 
 
 def preview(spec: Spec, count: int) -> Preview:
-    """Decodes ``count`` images of each set and attacks them as a sweep of ``spec`` would.
+    """Decode ``count`` images of each set and attack them as a sweep of ``spec`` would.
 
     Images are drawn as the sweep draws them, but for those that cannot be decoded: the sweep opens all images and
     leaves out the broken ones first.
 
-    Raises UserError where the model or the images cannot be had.
+    Raise UserError where the model or the images cannot be had.
     """
     with tempfile.TemporaryDirectory() as scratch:
         try:
@@ -86,7 +86,7 @@ class _Sheet:
         self._lines: list[str] = []
 
     def rows(self) -> Preview:
-        from trainables.data.source import held_out_variants, trained_attack
+        from trainables.data.typographic import held_out_variants, trained_attack
 
         spec, attack = self._spec, trained_attack(self._spec.attack)
         train = self._sample(f"{spec.train.set}/train", "train")
@@ -95,35 +95,54 @@ class _Sheet:
             more = f", copy {copy + 1} of {spec.train.copies}" if spec.train.copies > 1 else ""
             rows.append(Row(row.title + more, row.images, row.true, row.written))
         for reference in spec.evaluate.search.sets:
-            one = self._sample(reference, "validation")
-            rows += [self._clean("validation", one), *self._attacked("validation", one, attack)]
+            sample = self._sample(reference, "validation")
+            rows += [self._clean("validation", sample), *self._attacked("validation", sample, attack)]
         pasted = []
         for reference in spec.evaluate.test.sets:
-            one = self._sample(reference, "test")
-            if one.images.written is None:
-                pasted.append((reference, one))
-                rows += [self._clean("test", one), *self._attacked("test", one, attack)]
+            sample = self._sample(reference, "test")
+            if sample.images.written is None:
+                pasted.append((reference, sample))
+                rows += [self._clean("test", sample), *self._attacked("test", sample, attack)]
             else:
-                rows += self._real(one)
+                rows += self._real(sample)
         if spec.evaluate.test.variants and pasted:
-            reference, one = pasted[0]
+            reference, sample = pasted[0]
             for name, variant in held_out_variants(spec.attack).items():
-                rows += self._attacked(f"test, {name}, never trained on", one, variant)
-            rows.append(self._signs(reference, one))
+                rows += self._attacked(f"test, {name}, never trained on", sample, variant)
+            rows.append(self._signs(reference, sample))
         return Preview(tuple(rows), tuple(self._lines))
 
     def _sample(self, reference: str, default: Split) -> _Sample:
+        from trainables.data.readers.kinds import list_clean, list_images
+
         name, split = split_of(reference, default)
         settings = self._spec.sets[name]
-        if isinstance(settings, WorldSet):
-            drawn = self._drawn(self._source.load(name, settings, cast(Split, split)), default)
-            self._lines.append(_about(default, drawn))
-            spread = _spread(len(drawn.labels), self._count)
-            return _Sample(drawn.take(spread, drawn.class_names, drawn.labels[spread]), None)
-        return self._sample_of_files(name, settings, cast(Split, split), default)
+        listing = list_images(name, settings, cast(Split, split))
+        drawn = self._drawn(_row_numbers(f"{name}/{split}", listing), default)
+        numbers = drawn.images.flatten().tolist()
+        spread = _spread(len(numbers), self._count)
+        others = (row for row in range(len(numbers)) if row not in spread)
+        shown: dict[int, np.ndarray] = {}
+        broken: list[str] = []
+        for row in chain(spread, others):
+            if len(shown) == self._count or len(broken) > 10 * self._count:
+                break
+            self._open(listing, numbers[row], row, shown, broken)
+        self._lines.append(_about(default, drawn) + _about_broken(broken, len(shown) + len(broken)))
+        images = _with_pixels(drawn, list(shown), list(shown.values()))
+        clean = list_clean(name, settings)
+        if clean is None:
+            return _Sample(images, None)
+        scenes: dict[int, np.ndarray] = {}
+        broken = []
+        for row in shown:
+            self._open(clean, numbers[row], row, scenes, broken)
+        self._lines.append(f"{default}: {name}/clean{_about_broken(broken, len(shown))}")
+        nothing = np.zeros_like(next(iter(shown.values())))
+        return _Sample(images, [scenes.get(row, nothing) for row in shown])
 
     def _drawn(self, images: ImageSet, default: Split) -> ImageSet:
-        """What the sweep takes of a split."""
+        """Return the images of a split that the sweep takes."""
         from trainables.data.image_set import preference_images, subset
 
         if default == "train":
@@ -132,53 +151,27 @@ class _Sheet:
         limit = evaluate.search.images if default == "validation" else evaluate.test.images
         return subset(images, limit, seed=self._seed)
 
-    def _sample_of_files(self, name: str, settings: ImageSetSettings, split: Split, default: Split) -> _Sample:
-        from trainables.data.readers import list_clean, list_images
-
-        listing = list_images(name, settings, split)
-        drawn = self._drawn(_row_numbers(f"{name}/{split}", listing), default)
-        numbers = drawn.images.flatten().tolist()
-        spread = _spread(len(numbers), self._count)
-        others = (row for row in range(len(numbers)) if row not in spread)
-        found: dict[int, np.ndarray] = {}
-        broken: list[str] = []
-        for row in chain(spread, others):
-            if len(found) == self._count or len(broken) > 10 * self._count:
-                break
-            self._open(listing, numbers[row], row, found, broken)
-        self._lines.append(_about(default, drawn) + _about_broken(broken, len(found) + len(broken)))
-        one = _with_pixels(drawn, list(found), list(found.values()))
-        clean = list_clean(name, settings) if isinstance(settings, ScamSet) else None
-        if clean is None:
-            return _Sample(one, None)
-        scenes: dict[int, np.ndarray] = {}
-        broken = []
-        for row in found:
-            self._open(clean, numbers[row], row, scenes, broken)
-        self._lines.append(f"{default}: {name}/clean{_about_broken(broken, len(found))}")
-        nothing = np.zeros_like(next(iter(found.values())))
-        return _Sample(one, [scenes.get(row, nothing) for row in found])
-
-    def _open(self, listing: Listing, number: int, row: int, found: dict[int, np.ndarray], broken: list[str]) -> None:
+    def _open(self, listing: Listing, number: int, row: int, opened: dict[int, np.ndarray], broken: list[str]) -> None:
         from trainables.data.decoding import decoded
 
         pixels = decoded(listing, self._crop, number)
         if isinstance(pixels, str):
             broken.append(f"{listing.keys[number]} ({pixels})")
         else:
-            found[row] = pixels
+            opened[row] = pixels
 
-    def _clean(self, what: str, one: _Sample) -> Row:
-        images = one.images
+    def _clean(self, what: str, sample: _Sample) -> Row:
+        images = sample.images
         prompt = images.templates[0].format(images.class_names[int(images.labels[0])])
         more = f" and {len(images.templates) - 1} more" if len(images.templates) > 1 else ""
         title = f'{what}: {images.name}, clean, prompt "{prompt}"{more}'
         return Row(title, list(images.images.numpy()), _true(images), [""] * len(images.labels))
 
-    def _attacked(self, what: str, one: _Sample, attack: Variant, copies: int = 1) -> list[Row]:
-        """A row per copy."""
-        images, count = one.images, len(one.images.labels)
+    def _attacked(self, what: str, sample: _Sample, attack: Variant, copies: int = 1) -> list[Row]:
+        """Return a row per copy."""
+        images, count = sample.images, len(sample.images.labels)
         attacked = self._source.attacked(images, attack, seed=self._seed, copies=copies)
+        assert attacked.written is not None
         rows = []
         for copy in range(copies):
             part = slice(copy * count, (copy + 1) * count)
@@ -187,19 +180,19 @@ class _Sheet:
             rows.append(Row(title, list(attacked.images[part].numpy()), _true(images), written))
         return rows
 
-    def _real(self, one: _Sample) -> list[Row]:
-        images = one.images
+    def _real(self, sample: _Sample) -> list[Row]:
+        images = sample.images
         assert images.written is not None
         written = [images.class_names[label] for label in images.written.tolist()]
         rows = [Row(f"test: {images.name}, words really there", list(images.images.numpy()), _true(images), written)]
-        if one.clean is not None:
+        if sample.clean is not None:
             title = f"test: {images.name}, the same scenes without the word"
-            rows.insert(0, Row(title, one.clean, _true(images), [""] * len(written)))
+            rows.insert(0, Row(title, sample.clean, _true(images), [""] * len(written)))
         return rows
 
-    def _signs(self, reference: str, one: _Sample) -> Row:
+    def _signs(self, reference: str, sample: _Sample) -> Row:
         settings = self._spec.sets[split_of(reference, "test")[0]]
-        signs = self._source.signs(one.images, self._spec.attack.recipe, settings, seed=self._seed)
+        signs = self._source.signs(sample.images, self._spec.attack.recipe, settings, seed=self._seed)
         words = _true(signs)
         return Row("test: words on images without an object (reading)", list(signs.images.numpy()), words, words)
 
@@ -217,7 +210,7 @@ def _true(images: ImageSet) -> list[str]:
 
 
 def _row_numbers(name: str, listing: Listing) -> ImageSet:
-    """A split whose every "image" is its own number, so that the sweep's drawing of subsets can be applied to it."""
+    """Return a split with row numbers in place of images, so that the sweep's drawing of subsets applies to it."""
     import torch
 
     from trainables.data.image_set import ImageSet
@@ -233,17 +226,17 @@ def _with_pixels(drawn: ImageSet, rows: Sequence[int], pixels: Sequence[np.ndarr
 
     if not rows:
         raise ValueError(f"{drawn.name}: none of the images tried can be opened; see `sweeper check`")
-    one = drawn.take(rows, drawn.class_names, drawn.labels[list(rows)])
-    return replace(one, images=torch.from_numpy(np.stack(pixels)))
+    taken = drawn.take(rows, drawn.class_names, drawn.labels[list(rows)])
+    return replace(taken, images=torch.from_numpy(np.stack(pixels)))
 
 
 def _spread(total: int, count: int) -> list[int]:
-    """At most ``count`` different rows of ``total``, evenly spread: images lie class after class."""
+    """Return at most ``count`` different rows of ``total``, evenly spread: images are ordered by class."""
     return sorted({i * total // count for i in range(count)}) if total else []
 
 
 def contact_sheet(preview: Preview, heading: str) -> Image.Image:
-    """The rows as one picture."""
+    """Return the rows as an image."""
     side = max(image.shape[1] for row in preview.rows for image in row.images)
     cell = side * -(-SMALLEST_CELL_PX // side)
     columns = max(len(row.images) for row in preview.rows)

@@ -10,15 +10,16 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import wait
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sweeper.records import Outcome, Task
-from sweeper.run.usage import new_session, trainings_to_confirm
+from sweeper.jobs import Job, Outcome, ProbeJob
+from sweeper.run.resources import plan_slots, runner_for
+from sweeper.run.usage import most_retrainings, new_session
 from sweeper.spec.domains import Choices, Range, Value
 from sweeper.spec.quantities import duration, hours, parse_budget
 from sweeper.spec.spec import Spec
+from trainables.records import TrialTiming
 
 if TYPE_CHECKING:
     from sweeper.execution.capacity import SlotPlan
@@ -36,20 +37,20 @@ _OBJECTIVES = ("kto", "dpo", "ipo", "cross_entropy")
 
 @dataclass(frozen=True, kw_only=True)
 class Scope:
-    """Trials that tune the same part of the model, as the probe found them."""
+    """Trials that tune the same part of the model."""
 
     tune: str
     share: float
-    """Of the sweep's trials, about."""
+    """Estimated share of the sweep's trials."""
     parameters: dict[str, Value]
-    """What was probed: the corner that costs most."""
+    """Those of the probed trial: the corner that costs most."""
     pairs_share: float = 1.0
-    """Training pairs of a middling trial of the sweep, as a share of those that were probed."""
+    """Training pairs of an average trial of the sweep, as a share of the probed trial's."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialCost:
-    """Seconds of one slot."""
+    """Seconds of a slot."""
 
     train_s: float
     evaluation_s: float
@@ -61,11 +62,10 @@ class TrialCost:
 
 
 def scopes(spec: Spec) -> list[Scope]:
-    """What a sweep trains, each scope at its costliest corner."""
-    found = []
+    """Return what a sweep trains, each scope at its costliest corner."""
+    by_tune = []
     values = [value for branch in spec.parameters.branches["tune"] for value in branch.domain.examples()]
-    points = [spec.parameters.complete(point) for point in spec.chosen()]
-    points += [spec.paint.parameters()] if spec.paint is not None else []
+    points = [*spec.chosen(), *([spec.paint.parameters()] if spec.paint is not None else [])]
     counts = {tune: sum(point["tune"] == tune for point in points) for tune in {point["tune"] for point in points}}
     left = max(0, spec.search.trials - len(points))  # suggested: each scope about as often
     for tune in dict.fromkeys(map(str, [*values, *counts])):
@@ -73,23 +73,25 @@ def scopes(spec: Spec) -> list[Scope]:
         corner = _corner(spec, tune) if tune in values else None
         if corner is None:
             corner = next(point for point in points if point["tune"] == tune)
-        pairs_share = _middling(spec, corner) if tune in values else 1.0
+        pairs_share = _average_pairs_share(spec, corner) if tune in values else 1.0
         share = number / max(1, left + len(points))
-        found.append(Scope(tune=tune, share=share, parameters=corner, pairs_share=pairs_share))
-    return found
+        by_tune.append(Scope(tune=tune, share=share, parameters=corner, pairs_share=pairs_share))
+    return by_tune
 
 
-def trial_cost(spec: Spec, scope: Scope, measured: Mapping[str, Any]) -> TrialCost:
-    """Of a middling trial that is not stopped, from what ``trainables.probe`` measured."""
+def trial_cost(spec: Spec, scope: Scope, timing: TrialTiming) -> TrialCost:
+    """Return the cost of an average trial that is not stopped, from the timing of the probed one."""
     return TrialCost(
-        train_s=measured["steps"] * scope.pairs_share * measured["step_s"],
-        evaluation_s=(_looks(spec) + _end_points(spec)) * measured["evaluation_s"],
+        train_s=timing.steps * scope.pairs_share * timing.step_s,
+        evaluation_s=(_evaluations(spec) + _end_points(spec)) * timing.evaluation_s,
     )
 
 
 def expected_share(rungs: Sequence[float], reduction_factor: float) -> float:
-    """Of its steps, of a trial under asynchronous halving, once many have come to each rung: a trial gets to the next
-    one with probability 1 / reduction_factor."""
+    """Return the share of its steps that a trial is expected to run under asynchronous halving.
+
+    Once many trials have come to each rung, a trial goes on to the next rung with probability 1 / reduction_factor.
+    """
     starts = [0.0, *rungs]
     return sum(
         (end - start) * reduction_factor**-i for i, (start, end) in enumerate(zip(starts, [*rungs, 1.0], strict=True))
@@ -97,13 +99,13 @@ def expected_share(rungs: Sequence[float], reduction_factor: float) -> float:
 
 
 def stopped_cost_s(spec: Spec, cost: TrialCost) -> float:
-    """The expected cost of a trial under the spec's stopping rule."""
+    """Return the expected cost of a trial under the spec's stopping rule."""
     if not spec.stops:
         return cost.whole_s
     rungs, factor = spec.stopping.shares(), spec.stopping.reduction_factor
     share, to_the_end = expected_share(rungs, factor), factor ** -len(rungs)
-    one_s = cost.evaluation_s / (_looks(spec) + _end_points(spec))
-    return share * (cost.train_s + _looks(spec) * one_s) + to_the_end * _end_points(spec) * one_s
+    evaluation_s = cost.evaluation_s / (_evaluations(spec) + _end_points(spec))
+    return share * (cost.train_s + _evaluations(spec) * evaluation_s) + to_the_end * _end_points(spec) * evaluation_s
 
 
 def probe_sweep(
@@ -115,36 +117,22 @@ def probe_sweep(
     seconds: float,
     echo: Callable[[str], None],
 ) -> None:
-    """Says what trials cost, a few lines per scope, and what the sweep will. ``seconds`` are shared by the scopes.
+    """Echo what trials cost, a few lines per scope, and what the sweep will. The scopes share ``seconds``.
 
-    Raises UserError or UnavailableError as ``run_sweep``. Leaves nothing in ``storage`` but the cache of images.
+    Raise UserError or UnavailableError as ``run_sweep``. Only the cache of images stays in ``storage``.
     """
-    from sweeper.execution import capacity, cluster
+    from sweeper.execution import cluster
     from sweeper.execution.job_queue import JobLimits
-    from sweeper.execution.runner import make_runner
     from sweeper.execution.slots import SlotPool
 
-    resources = spec.resources
-    there = scopes(spec)
+    probed = scopes(spec)
     with ExitStack() as stack:
         cluster.connect(address)
         stack.callback(cluster.disconnect)
-        plan = capacity.plan(
-            cluster.nodes(),
-            gpus,
-            resources.workers_per_trial,
-            1.0 if resources.gpus_per_worker is None else resources.gpus_per_worker,
-            resources.cpus_per_worker,
-        )
-        plan = replace(plan, slots=min(plan.slots, spec.search.trials))
+        plan = plan_slots(spec, gpus)
         scratch = _scratch(storage, stack)
         cluster.check_shared(scratch)
-        runner = partial(
-            make_runner,
-            task=spec.task_settings().model_dump(mode="json", by_alias=True),
-            data_seed=spec.search.seed,
-            cache=storage / "cache",
-        )
+        runner = runner_for(spec, storage / "cache")
         slots = SlotPool(replace(plan, slots=1), runner, scratch / "ray", JobLimits())
         stack.callback(lambda: slots.close(CLOSE_S))
         started_s = time.monotonic()
@@ -155,17 +143,17 @@ def probe_sweep(
         warm_s = time.monotonic() - started_s
         echo(f"probe: warm after {duration(warm_s)} (a cache that is there already makes it shorter)")
         costs: list[tuple[Scope, TrialCost]] = []
-        for number, scope in enumerate(there):
-            payload = {"what": "probe", "parameters": scope.parameters, "seconds": seconds / len(there)}
-            payload["folder"] = str(scratch / scope.tune)
-            outcome = _wait(slots, Task(kind="measure", key=number, attempt=1, payload=payload))
-            if outcome.kind != "complete":
+        for number, scope in enumerate(probed):
+            folder, share_s = scratch / scope.tune, seconds / len(probed)
+            outcome = _wait(slots, ProbeJob(key=number, folder=folder, parameters=scope.parameters, seconds=share_s))
+            timing = outcome.result
+            if not isinstance(timing, TrialTiming):
                 echo(f"probe: {scope.tune} cannot be trained: {_why(outcome)}")
                 continue
-            for line in _scope_lines(spec, scope, outcome.result, plan):
+            for line in _scope_lines(spec, scope, timing, plan):
                 echo(line)
-            costs.append((scope, trial_cost(spec, scope, outcome.result)))
-        if len(costs) == len(there):
+            costs.append((scope, trial_cost(spec, scope, timing)))
+        if len(costs) == len(probed):
             for line in _forecast_lines(spec, costs, plan, warm_s):
                 echo(line)
         else:
@@ -173,22 +161,22 @@ def probe_sweep(
 
 
 def _scratch(storage: Path, stack: ExitStack) -> Path:
-    """A folder that goes when the probe ends, and with it whatever was made for it and is empty then."""
-    made = next((path for path in [*reversed(storage.parents), storage] if not path.exists()), None)
+    """Return a new folder that is removed when the probe ends; so is a storage created for it that is empty then."""
+    created = next((path for path in [*reversed(storage.parents), storage] if not path.exists()), None)
     scratch = storage / f".probe-{uuid.uuid4().hex[:8]}"
     scratch.mkdir(parents=True)
 
     def remove() -> None:
         shutil.rmtree(scratch, ignore_errors=True)
-        if made is not None and not any(storage.iterdir()):
-            shutil.rmtree(made, ignore_errors=True)
+        if created is not None and not any(storage.iterdir()):
+            shutil.rmtree(created, ignore_errors=True)
 
     stack.callback(remove)
     return scratch
 
 
-def _wait(slots: SlotPool, task: Task) -> Outcome:
-    future = slots.submit(task)
+def _wait(slots: SlotPool, job: Job) -> Outcome:
+    future = slots.submit(job)
     while wait([future], timeout=1.0).not_done:
         slots.check()
     return future.result()
@@ -201,19 +189,19 @@ def _why(outcome: Outcome) -> str:
     return reason
 
 
-def _looks(spec: Spec) -> int:
-    """How often a trial is evaluated until its last step."""
+def _evaluations(spec: Spec) -> int:
+    """Return how often a trial is evaluated until its last step."""
     return spec.training.epochs + (len(spec.stopping.shares()) if spec.stops else 0)
 
 
 def _end_points(spec: Spec) -> int:
-    """How often it is evaluated after its last step: at other strengths, and averaged."""
+    """Return how often a trial is evaluated after its last step: at other strengths, and averaged."""
     front = spec.evaluate.front
     return sum(strength != 1.0 for strength in front.strengths) + front.averaged
 
 
 def _corner(spec: Spec, tune: str) -> dict[str, Value] | None:
-    """The parameters of a scope that cost most; None where no objective goes with it."""
+    """Return the parameters of a scope that cost most; None where no objective goes with it."""
 
     def draw(objective: str) -> dict[str, Value]:
         def suggest(name: str, domain: Choices | Range) -> Value:
@@ -232,8 +220,8 @@ def _corner(spec: Spec, tune: str) -> dict[str, Value] | None:
     return next((parameters for parameters in drawn if parameters["tune"] == tune), None)
 
 
-def _middling(spec: Spec, corner: Mapping[str, Value]) -> float:
-    """Pairs of a trial halfway through the searched copies and images, over those of the corner."""
+def _average_pairs_share(spec: Spec, corner: Mapping[str, Value]) -> float:
+    """Return the pairs of a trial with average copies and images, as a share of the corner's pairs."""
     share = 1.0
     for name in ("copies", "images"):
         values = [
@@ -247,20 +235,20 @@ def _middling(spec: Spec, corner: Mapping[str, Value]) -> float:
     return share
 
 
-def _scope_lines(spec: Spec, scope: Scope, measured: Mapping[str, Any], plan: SlotPlan) -> list[str]:
-    cost = trial_cost(spec, scope, measured)
+def _scope_lines(spec: Spec, scope: Scope, timing: TrialTiming, plan: SlotPlan) -> list[str]:
+    cost = trial_cost(spec, scope, timing)
     costly = ", ".join(f"{name} {scope.parameters[name]}" for name in _LARGEST if name in scope.parameters)
-    steps = math.ceil(measured["steps"] * scope.pairs_share)
+    steps = math.ceil(timing.steps * scope.pairs_share)
     lines = [
         f"{scope.tune} ({scope.parameters['objective']}{', ' + costly if costly else ''}): "
-        f"{_small(measured['step_s'])} a step, {measured['images_per_step'] / measured['step_s']:.4g} images/s, "
-        f"{steps} steps a trial; {_small(measured['evaluation_s'])} an evaluation, "
-        f"{_looks(spec) + _end_points(spec)} a trial: {100 * cost.evaluation_s / cost.whole_s:.0f} % of its "
+        f"{_small(timing.step_s)} a step, {timing.images_per_step / timing.step_s:.4g} images/s, "
+        f"{steps} steps a trial; {_small(timing.evaluation_s)} an evaluation, "
+        f"{_evaluations(spec) + _end_points(spec)} a trial: {100 * cost.evaluation_s / cost.whole_s:.0f} % of its "
         f"{duration(cost.whole_s)}"
     ]
-    if measured["micro_batch_size"] is not None:
-        lines.append(f"  memory holds micro-batches of {measured['micro_batch_size']} pairs, not more")
-    peak, total = measured["peak_bytes"], measured["total_bytes"]
+    if timing.micro_batch_size is not None:
+        lines.append(f"  memory holds micro-batches of {timing.micro_batch_size} pairs, not more")
+    peak, total = timing.peak_bytes, timing.total_bytes
     if plan.gpus_per_worker == 0:
         workers = plan.slots * plan.workers_per_trial
         text = f"  memory: {_gib(peak)} per worker at most, {_gib(total)} on its node"
@@ -282,10 +270,10 @@ def _forecast_lines(spec: Spec, costs: Sequence[tuple[Scope, TrialCost]], plan: 
     total = sum(scope.share for scope, _ in costs)
     whole_s = sum(scope.share * cost.whole_s for scope, cost in costs) / total
     trial_s = sum(scope.share * stopped_cost_s(spec, cost) for scope, cost in costs) / total
-    trials, slots, again = spec.search.trials, plan.slots, trainings_to_confirm(spec)
-    wall_s = warm_s + math.ceil(trials / slots) * trial_s + math.ceil(again / slots) * whole_s
-    go = replace(new_session(plan), wall_s=wall_s)
-    device_h = go.device_s / 3600
+    trials, slots, retrainings = spec.search.trials, plan.slots, most_retrainings(spec)
+    wall_s = warm_s + math.ceil(trials / slots) * trial_s + math.ceil(retrainings / slots) * whole_s
+    session = replace(new_session(plan), wall_s=wall_s)
+    device_h = session.device_s / 3600
     stopping = ""
     if spec.stops:
         stopping = (
@@ -294,9 +282,9 @@ def _forecast_lines(spec: Spec, costs: Sequence[tuple[Scope, TrialCost]], plan: 
         )
     lines = [
         f"forecast, an estimate: {trials} trials of {duration(whole_s)} each{stopping}"
-        + (f", and {again} whole ones that confirm the front" if again else "")
-        + f", {slots} at once: about {duration(wall_s)} and {hours(device_h)} {go.device}-h, warm-up included, test of "
-        "the front not"
+        + (f", and {retrainings} whole ones that confirm the front" if retrainings else "")
+        + f", {slots} at once: about {duration(wall_s)} and {hours(device_h)} {session.device}-h, warm-up included, "
+        "test of the front not"
     ]
     if spec.limits.budget is not None:
         budget = parse_budget(spec.limits.budget)

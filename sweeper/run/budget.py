@@ -1,4 +1,4 @@
-"""What a sweep takes of its devices, what it may still take, and what it will. Pure: the time is handed in.
+"""What a sweep uses of its devices, what it may still use, and what it will use. Pure: the time is handed in.
 
 A sweep is charged for its slots from the moment it asks for them until it gives them back, warm-up and idle slots
 included: that is what its user pays. A trial costs the seconds for which it held a slot.
@@ -11,12 +11,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sweeper.records import TrialRecord
-from sweeper.spec.quantities import HOUR_S, Budget, Device, duration, hours
+from sweeper.spec.quantities import HOUR_S, Budget, Device
 
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """One go at a sweep, from asking for slots to giving them back."""
+    """One session of a sweep, from asking for slots to giving them back."""
 
     started_s: float
     """Seconds since 1970."""
@@ -28,7 +28,7 @@ class Session:
 
     @property
     def devices(self) -> str:
-        """``2 CPUs``: what is burnt per hour."""
+        """``2 CPUs``: the devices that are held."""
         number = self.slots * self.devices_per_slot
         return f"{number:g} {self.device.upper()}" + ("" if number == 1 else "s")
 
@@ -37,34 +37,35 @@ class Session:
         return self.slots * self.devices_per_slot * self.wall_s
 
 
-def used_device_s(goes: Iterable[Session], device: Device) -> float:
-    """Of one kind of device, over several goes."""
-    return sum(go.device_s for go in goes if go.device == device)
+def used_device_s(sessions: Iterable[Session], device: Device) -> float:
+    """Return the device seconds of one kind of device over several sessions."""
+    return sum(session.device_s for session in sessions if session.device == device)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialCosts:
-    """What the ended trials of a sweep cost, in seconds of a slot."""
+    """What the ended trials of a sweep cost, in slot seconds."""
 
     trials_s: float
     saved_s: float
-    """What stopped trials would have cost beyond that, had they gone on at their pace."""
+    """Time saved by early stopping (``time_saved_s``)."""
     mean_s: float | None
-    """Of a trial, stopped and failed ones among them; None where no trial has ended yet."""
+    """Of a trial, stopped and failed trials among them; None where no trial has ended yet."""
 
 
-def costs(trials: Iterable[TrialRecord]) -> TrialCosts:
+def trial_costs(trials: Iterable[TrialRecord]) -> TrialCosts:
+    """Return the sum over the trials whose cost is known."""
     known = [(trial.cost_s, trial) for trial in trials if trial.cost_s is not None]
     total_s = sum(cost_s for cost_s, _ in known)
     return TrialCosts(
         trials_s=total_s,
-        saved_s=sum(saved_s(trial) for _, trial in known),
+        saved_s=sum(time_saved_s(trial) for _, trial in known),
         mean_s=total_s / len(known) if known else None,
     )
 
 
-def saved_s(trial: TrialRecord) -> float:
-    """Slot seconds that stopping this trial has saved: its cost so far times what was left over what was done."""
+def time_saved_s(trial: TrialRecord) -> float:
+    """Return the slot seconds saved by stopping this trial: its cost, times the share left over the share done."""
     if trial.cost_s is None or not trial.stopped_at:
         return 0.0
     return trial.cost_s * (1 / min(1.0, trial.stopped_at) - 1)
@@ -75,15 +76,59 @@ class Forecast:
     """How a sweep goes on, by what its trials have cost so far."""
 
     left_s: float
-    """Wall-clock time until its last trial ends or what it may take is used up."""
+    """Wall-clock seconds until the last trial ends or the budget or the time is used up."""
     device_s: float
-    """What it will have taken then, over its whole life."""
+    """Device seconds used then, over the whole life of the sweep."""
     all_trials: bool
     """Whether every planned trial can be done."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """What a sweep has used so far, as kept on disk."""
+
+    sessions: tuple[Session, ...] = ()
+    forecast: Forecast | None = None
+    """As last made by a session that had trials to run."""
+    updated_at_s: float = 0.0
+    """Seconds since 1970."""
+
+    @property
+    def device(self) -> Device:
+        """The kind of device that the sweep is charged in: that of its last session."""
+        return self.sessions[-1].device if self.sessions else "cpu"
+
+    @property
+    def device_s(self) -> float:
+        return used_device_s(self.sessions, self.device)
+
+    def device_hours(self, trials: Iterable[TrialRecord]) -> dict[str, float]:
+        """Return device hours by name, for scripts and MLflow. Trials are charged at the last session's devices per
+        slot. Empty before the first session."""
+        if not self.sessions:
+            return {}
+        costs, slot_hour = trial_costs(trials), self.sessions[-1].devices_per_slot / HOUR_S
+        return {
+            "device_h": self.device_s / HOUR_S,
+            "trials_device_h": costs.trials_s * slot_hour,
+            "saved_device_h": costs.saved_s * slot_hour,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnfinishedWork:
+    """Trials of the search that budget or time did not allow."""
+
+    missing: int
+    planned: int
+    limit: Budget | float | None
+    """What does not hold more trials: the budget, the seconds of this session, or neither."""
+    enough: Budget | None
+    """A budget that should hold them; None where the budget is not the limit."""
+
+
 class BudgetLedger:
-    """What one go at a sweep takes, on top of what earlier goes have, and whether another trial may begin.
+    """What one session uses on top of earlier ones, and whether another trial may begin.
 
     Idle slots are charged like busy ones, so whatever still runs costs nothing further while another trial runs beside
     it: what is left holds one more trial if it holds the mean trial's time on all slots.
@@ -100,46 +145,55 @@ class BudgetLedger:
         time_s: float | None = None,
         ended_s: Sequence[float] = (),
     ) -> None:
-        """``before_device_s``: taken by earlier goes; ``time_s``: how long this go may take; ``ended_s``: costs of the
-        trials that ended in earlier goes. The go begins at ``now_s``."""
-        self._slots, self._rate = slots, slots * devices_per_slot
+        """The session begins at ``now_s``.
+
+        Args:
+            before_device_s: used by earlier sessions.
+            time_s: how long this session may take.
+            ended_s: costs of the trials that ended in earlier sessions.
+        """
+        self._slots, self._devices = slots, slots * devices_per_slot
         self._started_s, self._before_device_s = now_s, before_device_s
         self._budget, self._time_s = budget, time_s
-        self._costs_sum_s, self._costs = float(sum(ended_s)), len(ended_s)
-        self._running: dict[int, _Running] = {}
+        self._ended_sum_s, self._ended = float(sum(ended_s)), len(ended_s)
+        self._running: dict[int, _RunningTrial] = {}
 
     def used_device_s(self, now_s: float) -> float:
-        """Over the whole life of the sweep."""
-        return self._before_device_s + self._rate * (now_s - self._started_s)
+        """Return the device seconds used over the whole life of the sweep."""
+        return self._before_device_s + self._devices * (now_s - self._started_s)
 
     def left_s(self, now_s: float, share: float = 1.0) -> float:
-        """Wall-clock seconds for which the slots may still be held; ``share`` of the budget counts. May be infinite."""
+        """Return for how many wall-clock seconds the slots may still be held; may be infinite.
+
+        ``share``: of the budget that counts.
+        """
         left_s = self._left_of_budget_s(now_s, share)
         if self._time_s is not None:
             left_s = min(left_s, self._time_s - (now_s - self._started_s))
         return max(0.0, left_s)
 
     def budget_is_first(self, now_s: float) -> bool:
-        """Whether the budget ends before the time does."""
+        """Return whether the budget ends before the time does."""
         without_time = self._left_of_budget_s(now_s, 1.0)
         return without_time < float("inf") and without_time <= self.left_s(now_s)
 
     def used_up(self, now_s: float) -> bool:
-        """Whether running trials have to be interrupted."""
+        """Return whether running trials have to be interrupted."""
         return self.left_s(now_s) <= 0
 
     def may_start(self, now_s: float, share: float = 1.0) -> bool:
-        """Whether one more trial is expected to end within what is left. Before any has ended: whether any is left."""
+        """Return whether one more trial is expected to end within what is left; before any has ended: whether any is
+        left."""
         left_s = self.left_s(now_s, share)
         return left_s > 0 and left_s >= (self.mean_s or 0.0)
 
     @property
     def mean_s(self) -> float | None:
         """Mean cost of the trials that have ended."""
-        return self._costs_sum_s / self._costs if self._costs else None
+        return self._ended_sum_s / self._ended if self._ended else None
 
     def trial_started(self, number: int, now_s: float) -> None:
-        self._running[number] = _Running(now_s)
+        self._running[number] = _RunningTrial(now_s)
 
     def trial_reported(self, number: int, progress: float, spent_s: float, now_s: float) -> None:
         """``spent_s``: on training and evaluation so far, over all attempts."""
@@ -147,18 +201,16 @@ class BudgetLedger:
             self._running[number].expect(spent_s / progress, spent_s, now_s)
 
     def trial_ended(self, number: int, cost_s: float | None) -> None:
-        """``cost_s`` None: it did not end, but was interrupted."""
+        """``cost_s`` None: the trial did not end, but was interrupted."""
         self._running.pop(number, None)
         if cost_s is not None:
-            self._costs_sum_s, self._costs = self._costs_sum_s + cost_s, self._costs + 1
-
-    def _left_of_budget_s(self, now_s: float, share: float) -> float:
-        if self._budget is None:
-            return float("inf")
-        return max(0.0, (share * self._budget.hours * HOUR_S - self.used_device_s(now_s)) / self._rate)
+            self._ended_sum_s, self._ended = self._ended_sum_s + cost_s, self._ended + 1
 
     def forecast(self, now_s: float, waiting: int) -> Forecast | None:
-        """``waiting``: trials that have not begun; None before anything is known of what a trial costs."""
+        """Return how the sweep goes on; None before anything is known of what a trial costs.
+
+        ``waiting``: trials that have not begun.
+        """
         mean_s = self.mean_s
         if mean_s is None:
             whole = [running.whole_s for running in self._running.values() if running.whole_s is not None]
@@ -174,80 +226,27 @@ class BudgetLedger:
         left_s = min(wanted_s, allowed_s)
         return Forecast(
             left_s=left_s,
-            device_s=self.used_device_s(now_s) + self._rate * left_s,
+            device_s=self.used_device_s(now_s) + self._devices * left_s,
             all_trials=wanted_s <= allowed_s,
         )
 
+    def _left_of_budget_s(self, now_s: float, share: float) -> float:
+        if self._budget is None:
+            return float("inf")
+        return max(0.0, (share * self._budget.hours * HOUR_S - self.used_device_s(now_s)) / self._devices)
 
-class _Running:
+
+class _RunningTrial:
     def __init__(self, now_s: float) -> None:
         self._started_s = now_s
         self.whole_s: float | None = None
-        """What the whole trial will cost at its pace."""
+        """Cost of the whole trial at its pace; None before its first report."""
         self._ends_s = now_s
 
     def expect(self, whole_s: float, spent_s: float, now_s: float) -> None:
         self.whole_s, self._ends_s = whole_s, now_s + whole_s - spent_s
 
     def rest_s(self, now_s: float, mean_s: float) -> float:
-        """By its own pace once it has reported, else as long as trials take."""
+        """Return the seconds until the trial ends: by its own pace once it has reported, else by the mean trial's."""
         ends_s = self._started_s + mean_s if self.whole_s is None else self._ends_s
         return max(0.0, ends_s - now_s)
-
-
-@dataclass(frozen=True, kw_only=True)
-class UnfinishedWork:
-    """What budget or time did not allow."""
-
-    reason: str
-    options: str
-    """Of the command that goes on."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Usage:
-    """What a sweep has taken so far, as kept on disk."""
-
-    goes: tuple[Session, ...] = ()
-    forecast: Forecast | None = None
-    """As last made by a go that had trials to run."""
-    told_s: float = 0.0
-    """When this was written, in seconds since 1970."""
-
-    @property
-    def device(self) -> Device:
-        """What it is charged in: that of its last go."""
-        return self.goes[-1].device if self.goes else "cpu"
-
-    @property
-    def device_s(self) -> float:
-        return used_device_s(self.goes, self.device)
-
-    def numbers(self, trials: Iterable[TrialRecord]) -> dict[str, float]:
-        """Device hours for scripts and MLflow; trials are charged at the last go's devices per slot."""
-        if not self.goes:
-            return {}
-        found, hours = costs(trials), self.goes[-1].devices_per_slot / HOUR_S
-        return {
-            "device_h": self.device_s / HOUR_S,
-            "trials_device_h": found.trials_s * hours,
-            "saved_device_h": found.saved_s * hours,
-        }
-
-    def line(self, trials: Iterable[TrialRecord], budget: Budget | None) -> str:
-        """``0.42 of 12 cpu-h, 0.03 saved by stopping``."""
-        unit = f"{self.device}-h"
-        numbers = self.numbers(trials) or {"device_h": 0.0, "saved_device_h": 0.0}
-        text = f"{hours(numbers['device_h'])} {unit}"
-        if budget is not None and budget.device == self.device:
-            text = f"{hours(numbers['device_h'])} of {budget.hours:g} {unit}"
-        saved_h = numbers["saved_device_h"]
-        return f"{text}, {hours(saved_h)} more saved by stopping" if saved_h > 0 else text
-
-    def forecast_line(self) -> str | None:
-        """``0.8 cpu-h in 25 min``; None where nothing can be said."""
-        if self.forecast is None:
-            return None
-        unit = f"{self.device}-h"
-        text = f"{hours(self.forecast.device_s / HOUR_S)} {unit} in {duration(self.forecast.left_s)}"
-        return text if self.forecast.all_trials else f"{text}, before all trials are done"

@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
 
-from sweeper.front.report.style import label
-from sweeper.records import Front, Report, TrialRecord
+from sweeper.front.rendering.style import label
+from sweeper.records import Front, TrialRecord
 from sweeper.spec.quantities import duration
+from trainables.records import Report
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -75,7 +76,7 @@ class Progress:
         running.report = report
         if self._live is None and self._clock() - running.told_s >= _EPOCH_LINE_S:
             running.told_s = self._clock()
-            self.line(f"trial {number}: {_epoch(report)}, {_goals(report)}")
+            self.line(f"trial {number}: {_epoch(report)}, {_goals(report.values)}")
 
     def trial_ended(self, record: TrialRecord) -> None:
         """Complete, stopped or failed."""
@@ -115,7 +116,7 @@ class Progress:
             self._live.update(self._view(), refresh=True)
 
     def close(self) -> None:
-        """Leaves the last view standing. May be called twice."""
+        """Leave the last view standing. To be called once."""
         if self._live is not None:
             self._live.update(self._view(), refresh=True)
             self._live.stop()
@@ -187,9 +188,9 @@ class _Running:
             return "starting", "", ""
         report = self.report
         return (
-            f"{report['epoch']:.3g}/{report['epochs']}",
-            f"{report['clean_accuracy']:.3f}",
-            f"{report['robust_accuracy']:.3f}",
+            f"{report.epoch:.3g}/{report.epochs}",
+            f"{report.values['clean_accuracy']:.3f}",
+            f"{report.values['robust_accuracy']:.3f}",
         )
 
 
@@ -203,7 +204,7 @@ def describe(parameters: dict[str, Any]) -> str:
 
 
 def _epoch(report: Report) -> str:
-    return f"epoch {report['epoch']:.3g} of {report['epochs']}"
+    return f"epoch {report.epoch:.3g} of {report.epochs}"
 
 
 def _goals(values: dict[str, Any]) -> str:

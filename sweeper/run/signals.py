@@ -7,9 +7,10 @@ import signal
 
 
 class StopSignal:
-    """Ctrl-C and SIGTERM: the first asks the sweep to stop, the second ends the process."""
+    """The first Ctrl-C or SIGTERM asks the sweep to stop, the second ends the process. A context manager."""
 
     def __init__(self, name: str) -> None:
+        """``name``: of the sweep."""
         self._name = name
         self.asked = False
 

@@ -1,34 +1,33 @@
-"""The meter of one go at a sweep: charges the devices it holds, keeps the bill on disk, says how it goes on."""
+"""The usage meter of one session: charges the devices that the session holds and keeps the usage on disk."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 from sweeper.errors import UserError
-from sweeper.records import Report, TrialRecord
-from sweeper.run.budget import BudgetLedger, Forecast, Session, UnfinishedWork, Usage, saved_s, used_device_s
-from sweeper.spec.quantities import Budget, duration, hours, rounded_up
+from sweeper.execution.capacity import SlotPlan
+from sweeper.records import TrialRecord
+from sweeper.run.budget import BudgetLedger, Forecast, Session, UnfinishedWork, Usage, time_saved_s, used_device_s
+from sweeper.run.usage_file import read_usage, write_usage
+from sweeper.run.usage_text import resume_options, unfinished_line, usage_line
+from sweeper.spec.quantities import HOUR_S, Budget, rounded_up
+from sweeper.spec.spec import Spec
 from sweeper.storage.sweep_folder import SweepFolder
-
-if TYPE_CHECKING:
-    from sweeper.execution.capacity import SlotPlan
-    from sweeper.spec.spec import Spec
+from trainables.records import Report
 
 SAVE_S = 10.0
-"""A kill loses at most so much of the bill."""
-FILE = "usage.json"
+"""A kill loses at most so many seconds of the usage."""
 
 
 class UsageMeter:
-    """Runs from when slots are asked for until ``close``; hears of trials what a ``trials.TrialListener`` does."""
+    """Runs from when slots are asked for until ``close``; is told of trials as a ``scheduler.TrialListener``."""
 
     def __init__(
         self,
         folder: SweepFolder,
-        go: Session,
+        session: Session,
         trials: Sequence[TrialRecord],
         *,
         planned: int,
@@ -37,155 +36,151 @@ class UsageMeter:
         time_s: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``trials``: those there are; ``planned``: of the whole search; ``confirming``: those that the confirm phase
-        makes after it; ``time_s``: how long this go may take.
+        """Begin the session now.
 
-        Raises UserError for a budget in devices that the sweep does not run on.
+        Args:
+            trials: of the study so far.
+            planned: trials of the whole search.
+            confirming: retrainings of the confirm phase.
+            time_s: how long this session may take.
+
+        Raise UserError for a budget in devices that the sweep does not run on.
         """
-        check_device(budget, go)
+        check_device(budget, session)
         self.planned, self.confirming = planned, confirming
-        self._folder, self._go, self._budget, self._clock = folder, go, budget, clock
+        self.budget = budget
+        self._folder, self._session, self._clock = folder, session, clock
         self._time_s = time_s
         self._start_s = self._saved_s = clock()
         self._closed_s: float | None = None
-        self._earlier = read_usage(folder).goes
+        self._earlier = read_usage(folder).sessions
         self._ended = {trial.number: trial for trial in trials if trial.state != "running"}
         self._running: dict[int, TrialRecord] = {}
-        self._open = sum(trial.state == "running" for trial in trials)
-        self._account = BudgetLedger(
-            slots=go.slots,
-            devices_per_slot=go.devices_per_slot,
+        self._to_resume = sum(trial.state == "running" for trial in trials)
+        self._ledger = BudgetLedger(
+            slots=session.slots,
+            devices_per_slot=session.devices_per_slot,
             now_s=self._start_s,
-            before_device_s=used_device_s(self._earlier, go.device),
+            before_device_s=used_device_s(self._earlier, session.device),
             budget=budget,
             time_s=time_s,
             ended_s=[trial.cost_s for trial in self._ended.values() if trial.cost_s is not None],
         )
 
     def check(self) -> None:
-        """Raises UserError where this go could neither begin a trial nor go on with one."""
-        unfinished_work = self.unfinished_work()
-        if unfinished_work is not None and not self.may_start() and (self.used_up() or not self._open):
-            taken = self.bill().line([], self._budget)
+        """Raise UserError if the budget allows neither a new trial nor resuming one."""
+        work = self.unfinished_work()
+        if work is not None and not self.may_start() and (self.used_up() or not self._to_resume):
             raise UserError(
-                f"sweep {self._folder.name} has taken {taken}, and {unfinished_work.reason}; go on with: "
-                f"sweeper resume {self._folder.name}{unfinished_work.options}"
+                f"sweep {self._folder.name} has taken {usage_line(self.usage(), [], self.budget)}, and "
+                f"{unfinished_line(work)}; go on with: sweeper resume {self._folder.name}{resume_options(work)}"
             )
 
     def started(self, trial: TrialRecord) -> None:
         self._running[trial.number] = trial
-        self._account.trial_started(trial.number, self._now_s())
+        self._ledger.trial_started(trial.number, self._now_s())
 
     def reported(self, trial: TrialRecord, report: Report) -> None:
-        spent_s = report["train_s"] + report["evaluation_s"]
-        self._account.trial_reported(trial.number, report["progress"], spent_s, self._now_s())
+        self._ledger.trial_reported(trial.number, report.progress, report.spent_s, self._now_s())
 
     def ended(self, trial: TrialRecord) -> None:
         self._running.pop(trial.number, None)
         self._ended[trial.number] = trial
-        self._account.trial_ended(trial.number, trial.cost_s)
+        self._ledger.trial_ended(trial.number, trial.cost_s)
 
     def may_start(self, share: float = 1.0) -> bool:
-        """Whether another trial may begin within ``share`` of the budget, and within the time."""
-        return self._account.may_start(self._now_s(), share)
+        """Return whether another trial may begin within ``share`` of the budget, and within the time."""
+        return self._ledger.may_start(self._now_s(), share)
 
     def used_up(self) -> bool:
-        """Whether running trials must be interrupted: the budget or the time of this go is over."""
-        return self._account.used_up(self._now_s())
+        """Return whether running trials must be interrupted: the budget, or the time of this session, is over."""
+        return self._ledger.used_up(self._now_s())
+
+    def limited(self) -> bool:
+        """Return whether there is a budget, or a time for this session."""
+        return self.budget is not None or self._time_s is not None
 
     def tick(self) -> None:
-        """Writes the bill when it is time; call it often."""
+        """Save the usage when it is time; to be called often."""
         if self._now_s() - self._saved_s >= SAVE_S:
             self.save()
 
     def save(self) -> None:
-        """The bill is on disk when this returns."""
+        """Write the usage; it is on disk when this returns."""
         self._saved_s = self._now_s()
-        write_usage(self._folder, self.bill())
+        write_usage(self._folder, self.usage())
 
     def close(self) -> None:
-        """The slots were given back: nothing is charged any more, and the bill is on disk. May be called twice."""
+        """End the session: the slots were given back, nothing is charged any more, and the usage is on disk."""
         self._closed_s = self._now_s()
         self.save()
 
-    def bill(self) -> Usage:
-        go = replace(self._go, wall_s=self._now_s() - self._start_s)
-        return Usage(goes=(*self._earlier, go), forecast=self._forecast(), told_s=time.time())
+    def usage(self) -> Usage:
+        """Return the usage of all sessions."""
+        session = replace(self._session, wall_s=self._now_s() - self._start_s)
+        return Usage(sessions=(*self._earlier, session), forecast=self.forecast(), updated_at_s=time.time())
 
-    def taken_s(self) -> float:
-        """Device seconds so far, over all goes."""
-        return self._account.used_device_s(self._now_s())
+    def used_s(self) -> float:
+        """Return the device seconds so far, over all sessions."""
+        return self._ledger.used_device_s(self._now_s())
 
-    def tell_measuring(self, before_s: float, say: Callable[[str], None]) -> None:
-        """Says what the measurements on test took since ``before_s``, where a limit might seem to have covered it."""
-        if self._budget is not None or self._time_s is not None:
-            took_h = (self.taken_s() - before_s) / 3600
-            say(
-                f"measuring on test took {hours(took_h)} {self._go.device}-h (budget and time end the search, not this)"
-            )
+    def ended_trials(self) -> Iterable[TrialRecord]:
+        """Return the trials that have ended, of all sessions."""
+        return self._ended.values()
 
-    def line(self) -> str:
-        """``0.42 of 12 cpu-h at 2 CPUs; forecast 0.8 cpu-h in 25 min``."""
-        bill = self.bill()
-        text = f"{bill.line(self._ended.values(), self._budget)}, at {self._go.devices}"
-        forecast = bill.forecast_line()
-        return text if forecast is None else f"{text}; forecast {forecast}"
+    def forecast(self) -> Forecast | None:
+        """Return how the sweep goes on; None where that cannot be said yet."""
+        begun = [*self._ended.values(), *self._running.values()]
+        searched = _searched(begun)
+        waiting = max(0, self.planned - searched) + max(0, self.confirming - (len(begun) - searched))
+        return self._ledger.forecast(self._now_s(), waiting)
 
     def left_s(self) -> float | None:
-        """Until the last trial ends or nothing is left; None where that cannot be said yet."""
-        forecast = self._forecast()
+        """Return the seconds until the last trial ends or nothing is left; None where that cannot be said yet."""
+        forecast = self.forecast()
         return None if forecast is None else forecast.left_s
 
-    @property
-    def limit(self) -> str:
-        """What ends this go before its last trial, if anything does."""
-        if self._account.budget_is_first(self._now_s()):
-            return f"the budget of {self._budget}"
-        return "the time" if self._time_s is None else f"the time of {duration(self._time_s)}"
+    def limit(self) -> Budget | float | None:
+        """Return what ends this session before its last trial: the budget, its seconds, or neither."""
+        return self.budget if self._ledger.budget_is_first(self._now_s()) else self._time_s
 
     def unfinished_work(self) -> UnfinishedWork | None:
-        """None where every trial of the search has ended."""
-        missing = self.planned - self._searched(self._ended.values())
+        """Return what the limits did not allow; None where every trial of the search has ended."""
+        missing = self.planned - _searched(self._ended.values())
         if missing <= 0:
             return None
-        reason = f"{missing} of {self.planned} trials are not done, because {self.limit} does not hold more"
-        if not self._account.budget_is_first(self._now_s()):
-            return UnfinishedWork(reason=reason, options="")
-        assert self._budget is not None
-        wanted_s = self.bill().device_s + missing * (self._account.mean_s or 0.0) * self._go.devices_per_slot
-        wanted_h = max(1.1 * wanted_s / 3600, 1.25 * self._budget.hours)
-        return UnfinishedWork(reason=reason, options=f" --budget {Budget(rounded_up(wanted_h), self._budget.device)}")
+        limit, enough = self.limit(), None
+        if isinstance(limit, Budget):
+            missing_s = missing * (self._ledger.mean_s or 0.0) * self._session.devices_per_slot
+            enough_h = max(1.1 * (self.usage().device_s + missing_s) / HOUR_S, 1.25 * limit.hours)
+            enough = Budget(rounded_up(enough_h), limit.device)
+        return UnfinishedWork(missing=missing, planned=self.planned, limit=limit, enough=enough)
 
     def costs(self, trial: TrialRecord) -> dict[str, float]:
-        """Of one trial, for MLflow, in device hours."""
+        """Return the costs of one trial in device hours, by their name in MLflow."""
         if trial.cost_s is None:
             return {}
-        each_h = self._go.devices_per_slot / 3600
-        found = {"cost/device_h": trial.cost_s * each_h}
+        slot_hour = self._session.devices_per_slot / HOUR_S
+        costs = {"cost/device_h": trial.cost_s * slot_hour}
         if trial.state == "stopped":
-            found["cost/saved_device_h"] = saved_s(trial) * each_h
-        return found
+            costs["cost/saved_device_h"] = time_saved_s(trial) * slot_hour
+        return costs
 
     def totals(self) -> dict[str, float]:
-        """Of the sweep so far, for MLflow, in device hours."""
-        return {f"cost/{name}": value for name, value in self.bill().numbers(self._ended.values()).items()}
+        """Return the costs of the sweep so far in device hours, by their name in MLflow."""
+        return {f"cost/{name}": value for name, value in self.usage().device_hours(self._ended.values()).items()}
 
     def _now_s(self) -> float:
         return self._clock() if self._closed_s is None else self._closed_s
 
-    def _forecast(self) -> Forecast | None:
-        begun = [*self._ended.values(), *self._running.values()]
-        searched = self._searched(begun)
-        waiting = max(0, self.planned - searched) + max(0, self.confirming - (len(begun) - searched))
-        return self._account.forecast(self._now_s(), waiting)
 
-    def _searched(self, trials: Iterable[TrialRecord]) -> int:
-        """Those that ``planned`` counts: not what a confirm phase trains again."""
-        return sum(trial.confirms is None for trial in trials)
+def _searched(trials: Iterable[TrialRecord]) -> int:
+    """Return how many of the trials belong to the search, not to the confirm phase."""
+    return sum(trial.confirms is None for trial in trials)
 
 
 def new_session(plan: SlotPlan) -> Session:
-    """A go that begins now on all slots of a plan."""
+    """Return a session that begins now on all slots of a plan."""
     on_gpus = plan.gpus_per_worker > 0
     return Session(
         started_s=time.time(),
@@ -196,8 +191,8 @@ def new_session(plan: SlotPlan) -> Session:
     )
 
 
-def trainings_to_confirm(spec: Spec) -> int:
-    """What the confirm phase makes at most."""
+def most_retrainings(spec: Spec) -> int:
+    """Return how many retrainings the confirm phase makes at most."""
     confirm = spec.confirm
     if confirm is None:
         return 0
@@ -206,25 +201,13 @@ def trainings_to_confirm(spec: Spec) -> int:
     return min(confirm.members, confirm.most_trainings(spec.search.trials) // confirm.seeds) * confirm.seeds
 
 
-def check_device(budget: Budget | None, go: Session) -> None:
-    """Raises UserError for a budget in GPU hours on CPUs, or the other way round."""
-    if budget is None or budget.device == go.device:
+def check_device(budget: Budget | None, session: Session) -> None:
+    """Raise UserError for a budget in GPU hours on CPUs, or the other way round."""
+    if budget is None or budget.device == session.device:
         return
-    runs_on, cure = ("CPUs", "or give it GPUs") if go.device == "cpu" else ("GPUs", "or leave it to CPUs with --gpus 0")
+    on_cpus = session.device == "cpu"
+    runs_on, cure = ("CPUs", "or give it GPUs") if on_cpus else ("GPUs", "or leave it to CPUs with --gpus 0")
     raise UserError(
-        f"a budget of {budget}: this sweep runs on {runs_on} ({go.devices}); write the budget as "
-        f"{budget.hours:g}{go.device}-h, {cure}"
+        f"a budget of {budget}: this sweep runs on {runs_on} ({session.devices}); write the budget as "
+        f"{budget.hours:g}{session.device}-h, {cure}"
     )
-
-
-def read_usage(folder: SweepFolder) -> Usage:
-    """An empty one where nothing was taken yet."""
-    if not (folder.path / FILE).exists():
-        return Usage()
-    kept = folder.read_json(FILE)
-    forecast = None if kept["forecast"] is None else Forecast(**kept["forecast"])
-    return Usage(goes=tuple(Session(**go) for go in kept["goes"]), forecast=forecast, told_s=kept["told_s"])
-
-
-def write_usage(folder: SweepFolder, bill: Usage) -> None:
-    folder.write_json(FILE, asdict(bill))

@@ -1,14 +1,14 @@
-"""What the sampler knows of a sweep, in memory: asking there never leaves a half-asked trial in the study's file.
+"""The sampler, over a study in memory: asking it never leaves a half-asked trial in the study's file.
 
-A suggestion depends on its seed and on what was reflected here, in the order of the trials' numbers: a suggester made
-anew from the same trials suggests the same.
+A suggestion depends on its seed and on the trials observed, in the order of their numbers: a suggester made anew from
+the same trials suggests the same.
 """
 
 from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sweeper.records import TrialRecord
 from sweeper.records import TrialState as State
 from sweeper.spec.domains import Choices, Range, Value
-from sweeper.spec.space import Space
+from sweeper.spec.space import Placed, Space
 
 Sampler = Literal["tpe", "random"]
 _STATES: dict[State, TrialState] = {
@@ -29,19 +29,23 @@ _STATES: dict[State, TrialState] = {
     "failed": TrialState.FAIL,
 }
 StoppedTrialPolicy = Literal["avoided", "bad", "ignored", "partial", "infeasible"]
-"""What the sampler hears of a trial that the stopping rule ended: to keep away from it as from one that is running,
-that it was bad, nothing, the values it had then as if it were complete, or these values below every complete trial, the
-earlier it was stopped the further below.
+"""How the sampler treats a trial that the stopping rule stopped:
 
-TPE takes a tenth of all ended trials for good ones. ``bad`` and ``infeasible`` count among all, so that with many
-stopped ones most of the complete ones are taken for good; ``avoided`` counts neither there nor as a start-up trial.
+- ``avoided``: as running;
+- ``bad``: as pruned;
+- ``ignored``: as hidden;
+- ``partial``: as complete with its last values;
+- ``infeasible``: as ranked below all complete trials, further below the earlier it was stopped.
+
+TPE takes a tenth of all ended trials as good. ``bad`` and ``infeasible`` trials count as ended, so that with many
+stopped trials most complete ones are taken as good; ``avoided`` trials count neither as ended nor as start-up trials.
 Measured: benchmarks/results/search.md."""
 STOPPED_TRIAL_POLICY: StoppedTrialPolicy = "avoided"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PriorTrial:
-    """A finished trial of an earlier sweep, as a point of this one's space."""
+    """A finished trial of an earlier sweep, as a point of this sweep's space."""
 
     parameters: dict[str, Value]
     values: tuple[float, ...]
@@ -49,7 +53,7 @@ class PriorTrial:
 
 
 class Suggester:
-    """Draws points of a space, from what trials were told once there are enough of them."""
+    """Suggests points of a space: at random first, then from the goals that trials reported."""
 
     def __init__(
         self,
@@ -65,28 +69,30 @@ class Suggester:
         self._space, self._sampler, self._startup_trials = space, sampler, startup_trials
         self._stopped_as = stopped_trial_policy
         with silence_optuna():
-            self._mirror = optuna.create_study(directions=["maximize"] * goals)
-        self._mirrored: dict[int, int] = {}
-        self._held = 0
+            self._memory = optuna.create_study(directions=["maximize"] * goals)
+        self._memory_numbers: dict[int, int] = {}
+        self._entered = 0
 
-    def learn(self, known: Sequence[PriorTrial]) -> None:
-        """Takes trials of an earlier sweep; to be called before any ``reflect``."""
-        assert not self._mirrored, "earlier sweeps come first, so that a suggester made anew knows the same"
-        for one in known:
+    def add_prior_trials(self, known: Sequence[PriorTrial]) -> None:
+        """Take trials of an earlier sweep; to be called before any ``observe``."""
+        assert not self._memory_numbers, "earlier sweeps come first, so that a suggester made anew knows the same"
+        for prior in known:
+            located = self._space.place(prior.parameters).located
             self._add(
                 create_trial(
-                    values=list(one.values),
-                    params=self._space.locate(one.parameters),
-                    distributions=distributions(self._space, one.parameters),
-                    constraints={"floor": one.violation},
+                    values=list(prior.values),
+                    params=dict(located),
+                    distributions=distributions(self._space, located),
+                    constraints={"floor": prior.violation},
                 )
             )
 
-    def reflect(self, trial: TrialRecord, located: Mapping[str, Value], violation: float = 0.0) -> None:
-        """Brings one trial up to date: running or ended. A failed one is ignored.
+    def observe(self, trial: TrialRecord, located: Mapping[str, Value], violation: float = 0.0) -> None:
+        """Bring a trial, running or ended, up to date in memory. A failed trial is ignored.
 
-        ``located``: its searched parameters by name in the study; ``violation``: by how much a complete one misses the
-        floors.
+        Args:
+            located: its searched parameters by name in the study.
+            violation: by how much a complete trial misses the floors.
         """
         if self._sampler == "random":
             return
@@ -94,56 +100,56 @@ class Suggester:
         constraints = {"floor": violation} if trial.state == "complete" else {}
         if trial.state == "stopped":
             state, values, constraints = self._stopped(trial)
-        known = self._mirrored.get(trial.number)
+        known = self._memory_numbers.get(trial.number)
         with silence_optuna():
             if known is not None and state is TrialState.RUNNING:
                 pass  # as it was
             elif known is not None:
                 for name, value in constraints.items():
-                    optuna.trial.Trial(self._mirror, known).set_constraint(name, value)
-                self._mirror.tell(known, values, state=state)
+                    optuna.trial.Trial(self._memory, known).set_constraint(name, value)
+                self._memory.tell(known, values, state=state)
             elif state is not TrialState.FAIL:
-                self._mirrored[trial.number] = self._add(
+                self._memory_numbers[trial.number] = self._add(
                     create_trial(
                         state=state,
                         values=values,
                         params=dict(located),
-                        distributions=distributions(self._space, trial.parameters),
+                        distributions=distributions(self._space, located),
                         constraints=constraints if state.is_finished() else None,
                     )
                 )
 
-    def suggest(self, seed: int) -> tuple[dict[str, Value], dict[str, Value]]:
-        """Parameters of a new trial and, by name in the study, the searched ones among them."""
+    def suggest(self, seed: int) -> Placed:
+        """Return the point of a new trial."""
         if self._sampler == "random":
             return self._at_random(seed)
         with silence_optuna():
-            self._mirror.sampler = optuna.samplers.TPESampler(
+            self._memory.sampler = optuna.samplers.TPESampler(
                 n_startup_trials=self._startup_trials, multivariate=True, group=True, constant_liar=True, seed=seed
             )
-            asked = self._mirror.ask()
-            self._held += 1
+            asked = self._memory.ask()
+            self._entered += 1
             parameters = self._space.draw(lambda name, domain: _draw(asked, name, domain))
             # As a failed trial the sampler ignores it; the study enters the suggestion as a trial of its own, without
-            # the notes that TPE leaves in one it has asked for and that a mirror made anew would not have.
-            self._mirror.tell(asked, state=TrialState.FAIL)
-        return parameters, dict(asked.params)
+            # the attributes that TPE leaves in a trial it suggested and that a study made anew would lack.
+            self._memory.tell(asked, state=TrialState.FAIL)
+        return Placed(parameters, dict(asked.params))
 
-    def _at_random(self, seed: int) -> tuple[dict[str, Value], dict[str, Value]]:
-        """Without entering anything: what is known does not matter."""
+    def _at_random(self, seed: int) -> Placed:
+        """Draw a point without entering it: earlier trials do not matter."""
         sampler, located = optuna.samplers.RandomSampler(seed=seed), dict[str, Value]()
 
         def draw(name: str, domain: Choices | Range) -> Value:
-            located[name] = sampler.sample_independent(self._mirror, None, name, _distribution(domain))
+            located[name] = sampler.sample_independent(self._memory, None, name, _distribution(domain))
             return located[name]
 
-        return self._space.draw(draw), located
+        return Placed(self._space.draw(draw), located)
 
     def _add(self, trial: FrozenTrial) -> int:
-        """Returns its number in the mirror."""
-        self._mirror.add_trial(trial)
-        self._held += 1
-        return self._held - 1
+        """Return the trial's number in memory."""
+        self._memory.add_trial(trial)
+        self._entered += 1
+        return self._entered - 1
 
     def _stopped(self, trial: TrialRecord) -> tuple[TrialState, list[float] | None, dict[str, float]]:
         assert trial.stopped_at is not None and trial.values_then is not None
@@ -160,14 +166,14 @@ class Suggester:
         return TrialState.COMPLETE, values, {"floor": 10.0 - trial.stopped_at}
 
 
-def distributions(space: Space, parameters: Mapping[str, Value]) -> dict[str, BaseDistribution]:
-    """Of the searched ones among a point's parameters, by name in the study."""
-    return {name: _distribution(domain) for name, domain in space.domains(parameters).items()}
+def distributions(space: Space, names: Iterable[str]) -> dict[str, BaseDistribution]:
+    """Return what Optuna draws each of these names in the study from."""
+    return {name: _distribution(domain) for name, domain in space.domains(names).items()}
 
 
 @contextlib.contextmanager
 def silence_optuna() -> Iterator[None]:
-    """No lines for every study made; `group` has been marked experimental since Optuna 2.8."""
+    """Silence Optuna's line per study, and its warning that `group` is experimental (since Optuna 2.8)."""
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():

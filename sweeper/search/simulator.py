@@ -1,4 +1,4 @@
-"""A sweep of pretended trials under a virtual clock: the real study, search, stopping rule and order of records.
+"""A sweep of simulated trials under a virtual clock: the real study, search, stopping rule and order of records.
 
 Without Ray, training or waiting: for tests, and to compare searches over recorded or analytic problems.
 """
@@ -7,28 +7,28 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
-from sweeper.records import Outcome, Report, Task, TrialRecord
+from sweeper.jobs import Job, Outcome, TrainJob
+from sweeper.records import TrialRecord
 from sweeper.search.scheduler import TrialScheduler
 from sweeper.search.study import Study
 from sweeper.spec.spec import Spec
+from trainables.records import Report, TrialResult
 
 
 @dataclass(frozen=True, kw_only=True)
 class SimulatedTrial:
-    """What a trial would say, were it trained."""
+    """What a trial would report, were it trained."""
 
     reports: Sequence[Report]
-    """Where the stopping rule is asked: ``step``, ``progress``, both goals, and ``train_s`` and ``evaluation_s`` since
-    the trial began."""
-    result: Mapping[str, Any]
-    """At its end: ``values``, ``points``, ``train_s``, ``evaluation_s``."""
+    """Those at rungs."""
+    result: TrialResult
 
 
 SimulateTrial = Callable[[TrialRecord, Sequence[float]], SimulatedTrial]
-"""From a trial and the rungs at which it is to report."""
+"""From a trial and the rungs at which it reports."""
 
 
 @dataclass(frozen=True)
@@ -38,20 +38,25 @@ class SimulatedEnd:
     trial: TrialRecord
     now_s: float
     spent_s: float
-    """By all slots together until now, on what has ended."""
+    """Slot seconds of all trials that have ended until now."""
 
 
 @dataclass
 class MemoryFiles:
-    """What trials leave behind; a second simulation given the same goes on from it."""
+    """Implements ``scheduler.TrialFiles`` in memory; a second simulation given the same files goes on from them."""
 
     lines: dict[int, list[Report]] = field(default_factory=dict)
     now_s: float = 0.0
     """When the last line was written."""
 
-    def task(self, trial: TrialRecord, rungs: Sequence[float]) -> Task:
-        payload = {"trial": trial, "rungs": rungs}
-        return Task(kind="train", key=trial.number, attempt=1, payload=payload)
+    def job(self, trial: TrialRecord, rungs: Sequence[float]) -> Job:
+        return TrainJob(
+            key=trial.number,
+            folder=Path(),
+            parameters=trial.parameters,
+            seed=trial.seed,
+            rungs=tuple(rungs),
+        )
 
     def reports(self, number: int) -> list[Report]:
         return self.lines.get(number, [])
@@ -60,13 +65,13 @@ class MemoryFiles:
 
 
 @dataclass
-class _Live:
+class _LiveTrial:
     """A trial that holds a slot."""
 
-    course: SimulatedTrial
+    simulated: SimulatedTrial
     next_report: int
     before_s: float
-    """On its clock, when this attempt began."""
+    """Slot seconds of earlier attempts."""
 
 
 class Simulation:
@@ -77,53 +82,51 @@ class Simulation:
         self,
         spec: Spec,
         study: Study,
-        course: SimulateTrial,
+        simulate: SimulateTrial,
         *,
-        untouched: dict[str, float],
+        untouched_goals: Mapping[str, float],
         slots: int = 1,
         files: MemoryFiles | None = None,
     ) -> None:
-        self._course, self._free = course, slots
+        self._simulate, self._free_slots = simulate, slots
         self._files = MemoryFiles() if files is None else files
         self._study = study
-        self._trials = TrialScheduler(spec, study, self._files, untouched, self)
-        self._live: dict[int, _Live] = {}
+        self._scheduler = TrialScheduler(spec, study, self._files, untouched_goals, self)
+        self._live: dict[int, _LiveTrial] = {}
         self._due: list[tuple[float, int]] = []
+        """Heap of (time, trial): when each live trial reports or ends next."""
         self._now_s, self._spent_s = self._files.now_s, 0.0
         self.ended_trials: list[SimulatedEnd] = []
 
     def run(self, most_records: int | None = None, until_s: float = float("inf")) -> list[SimulatedEnd]:
-        """Until the sweep is through, by the virtual clock until ``until_s``, or until so many things (lines and what
-        the study is told) were recorded."""
+        """Run until the sweep is complete, until ``until_s`` by the virtual clock, or until ``most_records`` records
+        (metric lines, and ends that the study is told) were made."""
         left = float("inf") if most_records is None else most_records
         while left > 0:
-            while self._free and (task := self._trials.next_task()) is not None:
-                self._begin(task)
+            while self._free_slots and (job := self._scheduler.next_job()) is not None:
+                assert isinstance(job, TrainJob)
+                self._begin(job)
             if not self._due or self._due[0][0] > until_s:
                 break
             self._now_s, key = heapq.heappop(self._due)
             live = self._live[key]
-            if live.next_report < len(live.course.reports):
-                report = live.course.reports[live.next_report] | {"rung": True, "time_s": self._now_s}
+            left -= 1
+            if live.next_report < len(live.simulated.reports):
+                report = replace(live.simulated.reports[live.next_report], rung=True, time_s=self._now_s)
                 self._files.lines.setdefault(key, []).append(report)
                 self._files.now_s = self._now_s
-                left -= 1
                 if left > 0:
-                    self._judge(key, live, report)
+                    self._decide(key, live, report)
             else:
-                self._end(
-                    key, live, Outcome(kind="complete", result=dict(live.course.result)), _spent(live.course.result)
-                )
-                left -= 1
+                result = live.simulated.result
+                self._end(key, live, Outcome(kind="complete", result=result), result.spent_s)
         return self.ended_trials
 
-    # What ``TrialScheduler`` tells
+    # Called by the scheduler
 
     def started(self, trial: TrialRecord) -> None: ...
 
     def reported(self, trial: TrialRecord, report: Report) -> None: ...
-
-    def tick(self) -> None: ...
 
     def ended(self, trial: TrialRecord) -> None:
         self._spent_s += trial.cost_s or 0.0
@@ -131,32 +134,27 @@ class Simulation:
 
     # Inside
 
-    def _begin(self, task: Task) -> None:
-        self._free -= 1
-        course = self._course(task.payload["trial"], task.payload["rungs"])
-        lines = self._files.reports(task.key)
-        live = _Live(course, len(lines), _spent(lines[-1]) if lines else 0.0)
-        self._live[task.key] = live
-        self._schedule(task.key, live, live.before_s)
+    def _begin(self, job: TrainJob) -> None:
+        self._free_slots -= 1
+        simulated = self._simulate(self._study.trial(job.key), job.rungs)
+        reports = self._files.reports(job.key)
+        live = _LiveTrial(simulated, len(reports), reports[-1].spent_s if reports else 0.0)
+        self._live[job.key] = live
+        self._schedule(job.key, live, live.before_s)
 
-    def _schedule(self, key: int, live: _Live, since_s: float) -> None:
-        ahead = live.next_report < len(live.course.reports)
-        until = live.course.reports[live.next_report] if ahead else live.course.result
-        heapq.heappush(self._due, (self._now_s + _spent(until) - since_s, key))
+    def _schedule(self, key: int, live: _LiveTrial, since_s: float) -> None:
+        reports_left = live.next_report < len(live.simulated.reports)
+        due = live.simulated.reports[live.next_report] if reports_left else live.simulated.result
+        heapq.heappush(self._due, (self._now_s + due.spent_s - since_s, key))
 
-    def _judge(self, key: int, live: _Live, report: Report) -> None:
+    def _decide(self, key: int, live: _LiveTrial, report: Report) -> None:
         live.next_report += 1
-        if self._trials.on_report(key, report):
-            self._end(key, live, Outcome(kind="stopped"), _spent(report))
+        if self._scheduler.on_report(key, report):
+            self._end(key, live, Outcome(kind="stopped"), report.spent_s)
         else:
-            self._schedule(key, live, _spent(report))
+            self._schedule(key, live, report.spent_s)
 
-    def _end(self, key: int, live: _Live, outcome: Outcome, spent_s: float) -> None:
+    def _end(self, key: int, live: _LiveTrial, outcome: Outcome, spent_s: float) -> None:
         del self._live[key]
-        self._free += 1
-        busy_s = spent_s - live.before_s
-        self._trials.on_end(key, Outcome(kind=outcome.kind, result=outcome.result, slot=0, busy_s=busy_s))
-
-
-def _spent(line: Mapping[str, Any]) -> float:
-    return float(line["train_s"] + line["evaluation_s"])
+        self._free_slots += 1
+        self._scheduler.on_end(key, replace(outcome, slot=0, busy_s=spent_s - live.before_s))

@@ -144,8 +144,8 @@ class _Rung:
                 self._layers.append([])
             stays: list[tuple[int, Cost]] = []
             leaves: list[tuple[int, Cost]] = []
-            for one in self._layers[level]:
-                (leaves if any(_dominates(cost, one[1]) for _, cost in arriving) else stays).append(one)
+            for member in self._layers[level]:
+                (leaves if any(_dominates(cost, member[1]) for _, cost in arriving) else stays).append(member)
             self._layers[level] = stays + arriving
             arriving, level = leaves, level + 1
 
@@ -171,10 +171,10 @@ def priorities(values: Sequence[Sequence[float]], directions: Sequence[Direction
     return positions
 
 
-def _dominates(one: Cost, other: Cost) -> bool:
-    if one == other:
+def _dominates(first: Cost, second: Cost) -> bool:
+    if first == second:
         return False
-    for a, b in zip(one, other, strict=True):  # noqa: SIM110  three times as fast as all()
+    for a, b in zip(first, second, strict=True):  # noqa: SIM110  three times as fast as all()
         if a > b:
             return False
     return True

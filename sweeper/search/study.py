@@ -19,7 +19,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sweeper.errors import UserError
-from sweeper.records import GOALS, Point, TrialRecord
+from sweeper.records import GOALS, TrialRecord
 from sweeper.records import TrialState as State
 from sweeper.search.sampler import (
     STOPPED_TRIAL_POLICY,
@@ -31,9 +31,10 @@ from sweeper.search.sampler import (
     silence_optuna,
 )
 from sweeper.spec.domains import Value
-from sweeper.spec.space import Space
+from sweeper.spec.space import Placed, Space
 from sweeper.spec.spec import Spec
 from sweeper.storage.sweep_folder import SweepFolder
+from trainables.records import Point
 
 _NAME = "sweep"
 _STATES: dict[TrialState, State] = {
@@ -72,16 +73,18 @@ class Study:
             startup_trials=self.startup_trials,
             stopped_trial_policy=stopped_trial_policy,
         )
-        self._suggester.learn([PriorTrial(**known) for known in settings.get("known", ())])
+        self._suggester.add_prior_trials([PriorTrial(**prior) for prior in settings.get("known", ())])
         self._records: list[TrialRecord] = []
         self._located: list[Mapping[str, Value]] = []
-        """By trial: the searched parameters by name in the study; none of what the sampler does not see."""
+        """Searched parameters by name in the study, indexed by trial number; empty for what the sampler ignores."""
         self._ids: list[int] = []
-        """By trial: Optuna's own."""
+        """Optuna's trial id, indexed by trial number."""
         for frozen in [] if file is None else file.get_trials(deepcopy=False):
             self._ids.append(frozen._trial_id)
             in_space = frozen.user_attrs["in_space"]
-            self._take(self._read(frozen), frozen.params if in_space else {}, frozen.constraints.get("floor", 0.0))
+            self._update(
+                self._from_frozen(frozen), frozen.params if in_space else {}, frozen.constraints.get("floor", 0.0)
+            )
 
     @classmethod
     def create(
@@ -93,14 +96,14 @@ class Study:
         startup_trials: int,
         sampler: Sampler = "tpe",
         goals: Sequence[str] = GOALS,
-        known: Sequence[PriorTrial] = (),
+        prior_trials: Sequence[PriorTrial] = (),
     ) -> Study:
-        """A new study in a file that must not exist.
+        """Return a new study in a file that must not exist.
 
-        ``random`` never learns; ``tpe`` draws at random until ``startup_trials`` are complete. ``known``: finished
-        trials of earlier sweeps, which the sampler learns from as from its own.
+        ``random`` never learns; ``tpe`` draws at random until ``startup_trials`` are complete. ``prior_trials``:
+        finished trials of earlier sweeps, which the sampler learns from as from its own.
 
-        Raises UserError where the file exists.
+        Raise UserError where the file exists.
         """
         if path.exists():
             raise UserError(f"{path} exists already; resume its sweep or take another name")
@@ -109,13 +112,13 @@ class Study:
         with _storage(unfinished) as storage:
             study = optuna.create_study(storage=storage, study_name=_NAME, directions=["maximize"] * len(goals))
             study.set_metric_names(list(goals))
-            study.set_user_attr("settings", _settings(seed, startup_trials, sampler, goals, known))
+            study.set_user_attr("settings", _settings(seed, startup_trials, sampler, goals, prior_trials))
         os.replace(unfinished, path)
         return cls.open(path, space)
 
     @classmethod
     def open(cls, path: Path, space: Space) -> Study:
-        """The study in a file that ``create`` made. Raises UserError where there is none."""
+        """Return the study in a file that ``create`` made. Raise UserError where there is none."""
         if not path.is_file():
             raise UserError(f"there is no study at {path}")
         try:
@@ -137,36 +140,37 @@ class Study:
         goals: Sequence[str] = GOALS,
         stopped_trial_policy: StoppedTrialPolicy = STOPPED_TRIAL_POLICY,
     ) -> Study:
-        """The same without a file, gone with the process: for simulations."""
+        """Return a study without a file, for simulations."""
         return cls(
             None, space, _settings(seed, startup_trials, sampler, goals, ()), stopped_trial_policy=stopped_trial_policy
         )
 
     def close(self) -> None:
-        """Lets the file go."""
+        """Release the file."""
         if self._file is not None:
             self._file._storage.remove_session()
 
     def ask(self) -> TrialRecord:
-        """Suggests a trial and enters it as running. Raises nothing of its own."""
+        """Suggest a trial and enter it as running."""
         number = len(self._records)
-        parameters, located = self._suggester.suggest(_seed("suggestion", self.seed, number))
-        return self._enter(parameters, located)
+        return self._add_trial(self._suggester.suggest(_seed("suggestion", self.seed, number)))
 
     def add(self, parameters: Mapping[str, Any], baseline: str | None = None) -> TrialRecord:
-        """Enters a chosen point as a running trial.
+        """Enter a chosen point as a running trial.
 
-        A baseline may lie outside the space: the sampler then never sees it. Raises ValueError for any other point
-        outside.
+        A baseline may lie outside the space; the sampler then ignores it. Raise ValueError for any other point outside.
         """
-        if baseline is not None and not self._space.contains(parameters):
-            return self._enter(dict(parameters), {}, baseline=baseline)
-        located = self._space.locate(parameters)
-        return self._enter(self._space.complete(parameters), located, baseline=baseline)
+        try:
+            placed = self._space.place(parameters)
+        except ValueError:
+            if baseline is None:
+                raise
+            placed = Placed(dict(parameters), {})
+        return self._add_trial(placed, baseline=baseline)
 
     def retrain(self, number: int, seed: int) -> TrialRecord:
-        """Enters a finished trial once more, with another seed, as a running trial that the sampler never sees."""
-        return self._enter(self._records[number].parameters, {}, confirms=number, seed=seed)
+        """Enter a finished trial once more, with another seed, as a running trial that the sampler ignores."""
+        return self._add_trial(Placed(self._records[number].parameters, {}), confirms=number, seed=seed)
 
     def tell(
         self,
@@ -178,21 +182,25 @@ class Study:
         violation: float = 0.0,
         cost_s: float | None = None,
     ) -> None:
-        """Ends a running trial with its values on validation.
+        """End a running trial with its goals on validation.
 
-        ``violation`` is by how much it misses the goals' floors, 0 where it does not; the sampler prefers any trial
-        above the floors to it. ``cost_s``: for how long it held a slot.
+        Args:
+            violation: by how much the trial misses the goals' floors, 0 where it does not; the sampler prefers any
+                trial above the floors to it.
+            cost_s: for how long the trial held a slot.
 
-        Raises ValueError for values that are missing or not finite, and for a trial that is not running.
+        Raise ValueError for values that are missing or not finite, and for a trial that is not running.
         """
-        told = self._told(number, values)
+        values_by_goal = self._checked_values(number, values)
         if not math.isfinite(violation):
             raise ValueError(f"trial {number} misses its floors by {violation}; a finite number is needed")
         record = self._running(number)
         result = {"points": [asdict(point) for point in points], "duration_s": duration_s, "slot": slot}
-        self._write(number, TrialState.COMPLETE, result | {"cost_s": cost_s}, list(told.values()), max(0.0, violation))
-        ended = replace(record, state="complete", values=told, points=tuple(points))
-        self._take(replace(ended, duration_s=duration_s, slot=slot, cost_s=cost_s), self._located[number], violation)
+        self._write(
+            number, TrialState.COMPLETE, result | {"cost_s": cost_s}, list(values_by_goal.values()), max(0.0, violation)
+        )
+        ended = replace(record, state="complete", values=values_by_goal, points=tuple(points))
+        self._update(replace(ended, duration_s=duration_s, slot=slot, cost_s=cost_s), self._located[number], violation)
 
     def fail(
         self,
@@ -203,11 +211,11 @@ class Study:
         slot: int | None = None,
         cost_s: float | None = None,
     ) -> None:
-        """Ends a running trial that failed; the sampler ignores it. Raises ValueError for a trial not running."""
+        """End a running trial that failed; the sampler ignores it. Raise ValueError for a trial that is not running."""
         about: dict[str, Any] = {"reason": reason, "duration_s": duration_s, "slot": slot, "cost_s": cost_s}
         record = self._running(number)
         self._write(number, TrialState.FAIL, about)
-        self._take(replace(record, state="failed", **about), self._located[number])
+        self._update(replace(record, state="failed", **about), self._located[number])
 
     def stop(
         self,
@@ -220,20 +228,20 @@ class Study:
         slot: int | None = None,
         cost_s: float | None = None,
     ) -> None:
-        """Ends a running trial that the stopping rule ended at ``stopped_at``, the share of its steps done.
+        """End a running trial that the stopping rule stopped at ``stopped_at``, the share of its steps done.
 
         ``values``: the goals at that time. Only the sampler uses them (``StoppedTrialPolicy``).
 
-        Raises ValueError for a trial that is not running, and for values that are missing or not finite.
+        Raise ValueError for a trial that is not running, and for values that are missing or not finite.
         """
-        about: dict[str, Any] = {"stopped_at": stopped_at, "values_then": self._told(number, values)}
+        about: dict[str, Any] = {"stopped_at": stopped_at, "values_then": self._checked_values(number, values)}
         about |= {"reason": reason, "duration_s": duration_s, "slot": slot, "cost_s": cost_s}
         record = self._running(number)
         self._write(number, TrialState.PRUNED, about)
-        self._take(replace(record, state="stopped", **about), self._located[number])
+        self._update(replace(record, state="stopped", **about), self._located[number])
 
     def trials(self) -> list[TrialRecord]:
-        """All trials by number."""
+        """Return all trials, ordered by number."""
         return list(self._records)
 
     def trial(self, number: int) -> TrialRecord:
@@ -242,11 +250,11 @@ class Study:
     def __len__(self) -> int:
         return len(self._records)
 
-    def _told(self, number: int, values: Mapping[str, float]) -> dict[str, float]:
-        told = {goal: float(values[goal]) if goal in values else math.nan for goal in self.goals}
-        if not all(math.isfinite(value) for value in told.values()):
+    def _checked_values(self, number: int, values: Mapping[str, float]) -> dict[str, float]:
+        values_by_goal = {goal: float(values[goal]) if goal in values else math.nan for goal in self.goals}
+        if not all(math.isfinite(value) for value in values_by_goal.values()):
             raise ValueError(f"trial {number} can only be told finite values of {', '.join(self.goals)}, got {values}")
-        return told
+        return values_by_goal
 
     def _running(self, number: int) -> TrialRecord:
         if not 0 <= number < len(self._records):
@@ -263,7 +271,7 @@ class Study:
         values: Sequence[float] | None = None,
         violation: float | None = None,
     ) -> None:
-        """Ends a trial in the file."""
+        """End a trial in the file."""
         if self._file is None:
             return
         trial = optuna.trial.Trial(self._file, self._ids[number])
@@ -273,10 +281,9 @@ class Study:
             trial.set_constraint("floor", violation)
         self._file.tell(number, values, state=state)
 
-    def _enter(
+    def _add_trial(
         self,
-        parameters: dict[str, Value],
-        located: Mapping[str, Value],
+        placed: Placed,
         *,
         baseline: str | None = None,
         confirms: int | None = None,
@@ -286,7 +293,7 @@ class Study:
         record = TrialRecord(
             number=number,
             state="running",
-            parameters=parameters,
+            parameters=placed.parameters,
             seed=_seed("trial", self.seed, number) if seed is None else seed,
             baseline=baseline,
             confirms=confirms,
@@ -296,30 +303,30 @@ class Study:
             self._file.add_trial(
                 create_trial(
                     state=TrialState.RUNNING,
-                    params=dict(located),
-                    distributions=distributions(self._space, parameters) if located else {},
-                    user_attrs=about | {"in_space": bool(located)},
+                    params=dict(placed.located),
+                    distributions=distributions(self._space, placed.located),
+                    user_attrs=about | {"in_space": bool(placed.located)},
                 )
             )
             storage = self._file._storage
             entered = storage.get_trial_id_from_study_id_trial_number(self._file._study_id, number)
-            assert storage.get_trial(entered).user_attrs["parameters"] == parameters, "somebody else writes here"
+            assert storage.get_trial(entered).user_attrs["parameters"] == placed.parameters, "somebody else writes here"
             self._ids.append(entered)
-        return self._take(record, located)
+        return self._update(record, placed.located)
 
-    def _take(self, record: TrialRecord, located: Mapping[str, Value], violation: float = 0.0) -> TrialRecord:
-        """Brings what is known of a trial up to date."""
+    def _update(self, record: TrialRecord, located: Mapping[str, Value], violation: float = 0.0) -> TrialRecord:
+        """Bring the records in memory, and the sampler, up to date with a trial."""
         if record.number == len(self._records):
             self._records.append(record)
             self._located.append(located)
         else:
             self._records[record.number] = record
-        # The sampler sees neither a baseline that it cannot place nor what was trained again.
+        # The sampler ignores a baseline outside the space, and retrainings.
         if located:
-            self._suggester.reflect(record, located, violation)
+            self._suggester.observe(record, located, violation)
         return record
 
-    def _read(self, frozen: FrozenTrial) -> TrialRecord:
+    def _from_frozen(self, frozen: FrozenTrial) -> TrialRecord:
         entered = frozen.user_attrs
         ended = dict(entered.get("result", {})) if frozen.state.is_finished() else {}
         return TrialRecord(
@@ -336,10 +343,10 @@ class Study:
 
 
 def _settings(
-    seed: int, startup_trials: int, sampler: Sampler, goals: Sequence[str], known: Sequence[PriorTrial]
+    seed: int, startup_trials: int, sampler: Sampler, goals: Sequence[str], prior_trials: Sequence[PriorTrial]
 ) -> dict[str, Any]:
     settings = {"seed": seed, "startup_trials": startup_trials, "sampler": sampler, "goals": list(goals)}
-    return settings | {"known": [asdict(one) for one in known]}
+    return settings | {"known": [asdict(prior) for prior in prior_trials]}
 
 
 def _seed(purpose: str, seed: int, number: int) -> int:
@@ -366,12 +373,12 @@ def _storage(path: Path) -> Iterator[optuna.storages.RDBStorage]:
 
 
 def searched(trials: Sequence[TrialRecord]) -> int:
-    """How many trials of the search have ended."""
+    """Return how many trials of the search have ended."""
     return sum(trial.state != "running" and trial.confirms is None for trial in trials)
 
 
 def read_trials(folder: SweepFolder, spec: Spec) -> list[TrialRecord]:
-    """All trials of a sweep; none where it has not come so far."""
+    """Return all trials of a sweep; none before its study was created."""
     if not folder.study_path.exists():
         return []
     study = Study.open(folder.study_path, spec.parameters)

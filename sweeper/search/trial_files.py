@@ -1,41 +1,48 @@
-"""The files of the trials of a sweep, as the scheduler uses them."""
+"""The files of a sweep's trials, as the scheduler uses them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sweeper.records import Report, Task, TrialRecord
+from sweeper.jobs import Job, TrainJob
+from sweeper.records import TrialRecord
 from sweeper.spec.spec import Spec
 from sweeper.storage.sweep_folder import SweepFolder
+from trainables.records import Report
 
 
 class FolderTrialFiles:
-    """In a sweep's folder."""
+    """Implements ``scheduler.TrialFiles`` in a sweep's folder."""
 
     def __init__(self, folder: SweepFolder, spec: Spec) -> None:
         self._folder, self._spec = folder, spec
 
-    def task(self, trial: TrialRecord, rungs: Sequence[float]) -> Task:
-        path = self._folder.trial_path(trial.number)
-        path.mkdir(parents=True, exist_ok=True)
+    def job(self, trial: TrialRecord, rungs: Sequence[float]) -> Job:
+        files = self._folder.trial(trial.number)
+        files.path.mkdir(parents=True, exist_ok=True)
         self._write_trial(trial)
-        payload = {"folder": str(path), "parameters": trial.parameters, "seed": trial.seed, "rungs": list(rungs)}
-        return Task(kind="train", key=trial.number, attempt=self._folder.attempts(trial.number) + 1, payload=payload)
+        return TrainJob(
+            key=trial.number,
+            attempt=files.last_attempt() + 1,
+            folder=files.path,
+            parameters=trial.parameters,
+            seed=trial.seed,
+            rungs=tuple(rungs),
+        )
 
     def reports(self, number: int) -> list[Report]:
-        return self._folder.reports(number)
+        return list(self._folder.trial(number).reports().values())
 
     def stopped(self, number: int) -> None:
-        """Its optimiser state goes."""
-        (self._folder.trial_path(number) / "checkpoint.pt").unlink(missing_ok=True)
+        self._folder.trial(number).drop_checkpoint()
 
     def _write_trial(self, trial: TrialRecord) -> None:
-        """``trial.json``: with it ``python -m trainables`` runs this trial alone."""
-        name = f"trials/{trial.number:05d}/trial.json"
-        if (self._folder.path / name).exists():
+        """Write ``trial.json``: with it ``python -m trainables`` runs this trial alone."""
+        path = self._folder.trial(trial.number).path / "trial.json"
+        if path.exists():
             return
         self._folder.write_json(
-            name,
+            str(path.relative_to(self._folder.path)),
             {
                 "task": self._spec.task_settings().model_dump(mode="json", by_alias=True),
                 "parameters": trial.parameters,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.errors import UserError
-from sweeper.records import GOALS, TrialRecord
+from sweeper.records import GOALS, TrialRecord, UntouchedModel
 from sweeper.search.sampler import PriorTrial
 from sweeper.search.study import read_trials
 from sweeper.spec.domains import Choices, Range, Value
@@ -17,10 +17,6 @@ from sweeper.spec.space import Space
 from sweeper.spec.spec import Spec
 from sweeper.storage.sweep_folder import SweepFolder
 from trainables.settings.parameters import Parameters
-
-Untouched = Mapping[str, Any]
-"""What a sweep measured of the untouched model: ``validation`` (its goals), ``weights_digest``,
-``validation_digest``."""
 
 
 def check_warm_start(storage: Path, names: Sequence[str], spec: Spec) -> None:
@@ -33,7 +29,7 @@ def check_warm_start(storage: Path, names: Sequence[str], spec: Spec) -> None:
             raise UserError(f"--warm-start {name}: no trial of it is complete; see `sweeper trials {name}`")
 
 
-def prior_trials_of(earlier: SweepFolder, spec: Spec, untouched: Untouched) -> tuple[list[PriorTrial], list[str]]:
+def prior_trials_of(earlier: SweepFolder, spec: Spec, untouched: UntouchedModel) -> tuple[list[PriorTrial], list[str]]:
     """``prior_trials`` of a sweep on disk. Raises UserError where there is none."""
     trials, before = read_trials(earlier, earlier.spec()), earlier.untouched()
     assert before is not None, "it has trials"
@@ -48,8 +44,8 @@ def prior_trials(
     *,
     space: Space,
     goals: Goals,
-    untouched: Untouched,
-    before: Untouched,
+    untouched: UntouchedModel,
+    before: UntouchedModel,
 ) -> tuple[list[PriorTrial], list[str]]:
     """Finished trials of sweep ``name`` for the sampler of a new sweep, and a line about each thing left behind.
 
@@ -65,42 +61,48 @@ def prior_trials(
     known, reasons = [], Counter[str]()
     for trial in finished:
         try:
-            parameters = _placed(trial.parameters, space)
+            parameters = _point_with(trial.parameters, space)
         except ValueError as error:
             reasons[str(error)] += 1
             continue
         assert trial.values is not None, "complete trials have values"
-        values = {
-            goal: trial.values[goal] - before["validation"][goal] + untouched["validation"][goal] for goal in GOALS
-        }
+        values = {goal: trial.values[goal] - before.goals[goal] + untouched.goals[goal] for goal in GOALS}
         known.append(
             PriorTrial(
                 parameters=parameters,
                 values=tuple(values[goal] for goal in GOALS),
-                violation=goals.violation(values, untouched["validation"]),
+                violation=goals.violation(values, untouched.goals),
             )
         )
     notes = [f"warm start: {len(known)} of {len(finished)} finished trials of {name} are known to the search"]
     notes += [f"warm start: {count} left behind: {reason}" for reason, count in reasons.most_common()]
-    for what, words in (("weights_digest", "model"), ("validation_digest", "validation images")):
-        if known and untouched[what] != before[what]:
+    digests = (
+        ("model", untouched.weights_digest, before.weights_digest),
+        ("validation images", untouched.validation_digest, before.validation_digest),
+    )
+    for words, digest, digest_before in digests:
+        if known and digest != digest_before:
             notes.append(f"warm start: {name} had another {words}; its goals count from its own untouched model")
     return known, notes
 
 
-def _placed(parameters: Mapping[str, Any], space: Space) -> dict[str, Value]:
-    """The point of the space with the same meaning. Raises ValueError where there is none."""
-    whole = Parameters.model_validate(parameters).model_dump()
+def _point_with(parameters: Mapping[str, Any], space: Space) -> dict[str, Value]:
+    """Return the point of the space that trains as these parameters do. Raise ValueError where there is none.
 
-    def same(name: str, domain: Choices | Range) -> Value:
-        value = domain.match(whole[name.partition("[")[0]])
+    ``Space.place`` cannot do this: the space may search or fix a parameter that these leave at its default, and the
+    other way round.
+    """
+    wanted = Parameters.model_validate(parameters).model_dump()
+
+    def wanted_value(name: str, domain: Choices | Range) -> Value:
+        value = domain.match(wanted[name.partition("[")[0]])
         if value is None:
             raise ValueError(f"`{name}` was not {domain}")
         return value
 
-    placed = space.draw(same)
-    found = Parameters.model_validate(placed).model_dump()
-    different = [f"`{name}`" for name in whole if found[name] != whole[name]]
+    point = space.draw(wanted_value)
+    drawn = Parameters.model_validate(point).model_dump()
+    different = [f"`{name}`" for name in wanted if drawn[name] != wanted[name]]
     if different:
         raise ValueError(f"{', '.join(different)} cannot be here what it was there")
-    return placed
+    return point

@@ -1,22 +1,27 @@
-"""The folder of a sweep, ``<storage>/<name>/``: its spec, study, trials and test measurements, and who holds it."""
+"""The folder of a sweep, ``<storage>/<name>/``: its spec, study, trials, test measurements and lease."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
-import os
-import socket
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from sweeper.errors import UserError
-from sweeper.records import Confirmation, PointName
+from sweeper.records import Confirmation, PointName, UntouchedModel
 from sweeper.spec.spec import Spec
+from sweeper.storage.files import write_text
+from sweeper.storage.lease import Lease
+from trainables.json_lines import append_line, read_lines
+from trainables.records import Measurement
+from trainables.training.trial_folder import TrialFolder
+
+UNTOUCHED_FILE = "untouched.json"
+MEASUREMENTS_FILE = "test.jsonl"
+CONFIRMATIONS_FILE = "confirm.json"
 
 
 class SweepFolder:
@@ -39,11 +44,12 @@ class SweepFolder:
         """Prepared images and reference embeddings, shared by the sweeps of a storage."""
         return self.storage / "cache"
 
-    def trial_path(self, number: int) -> Path:
-        return self.path / "trials" / f"{number:05d}"
+    def trial(self, number: int, *, attempt: int = 1) -> TrialFolder:
+        """Return the folder of a trial; ``attempt``: of the one who writes into it."""
+        return TrialFolder(self.path / "trials" / f"{number:05d}", attempt=attempt)
 
     def answers_path(self, point: PointName) -> Path:
-        """What a point answered on the test images, one by one."""
+        """Return the file of a point's answers on the test images."""
         trial, weights, strength = point
         name = "untouched" if trial is None else f"{trial:05d}-{weights}-{strength:g}"
         return self.path / "answers" / f"{name}.csv.gz"
@@ -52,9 +58,14 @@ class SweepFolder:
         return (self.path / "spec.resolved.json").exists()
 
     def create(self, spec: Spec, text: str, commit: str | None = None, warm_start: Sequence[str] = ()) -> None:
-        """``commit``: of the repository that the spec lies in; ``warm_start``: sweeps that the search learns from.
+        """Make the folder of a new sweep.
 
-        Raises UserError where the name is taken.
+        Args:
+            text: of the spec as the user wrote it.
+            commit: of the repository that the spec lies in.
+            warm_start: sweeps that the search learns from.
+
+        Raise UserError where the name is taken.
         """
         if self.exists():
             raise UserError(
@@ -74,7 +85,7 @@ class SweepFolder:
         self.write_json("spec.resolved.json", spec.resolved())
 
     def spec(self) -> Spec:
-        """Raises UserError where there is no such sweep."""
+        """Return the resolved spec. Raise UserError where there is no such sweep."""
         if not self.exists():
             known = ", ".join(names(self.storage)) or "none"
             raise UserError(f"no sweep {self.name!r} in {self.storage}; there are: {known}. Name another --storage?")
@@ -86,7 +97,7 @@ class SweepFolder:
 
     @property
     def git_commit(self) -> str | None:
-        """Of the repository that the spec lay in when the sweep began."""
+        """Commit of the repository that the spec lay in when the sweep began; None outside of one."""
         commit: str | None = self.read_json("sweep.json").get("git_commit")
         return commit
 
@@ -96,106 +107,50 @@ class SweepFolder:
         names: list[str] = self.read_json("sweep.json").get("warm_start", [])
         return names
 
-    def untouched(self) -> dict[str, Any] | None:
-        """What the first workers measured of the untouched model on validation."""
-        return self.read_json("untouched.json") if (self.path / "untouched.json").exists() else None
+    def untouched(self) -> UntouchedModel | None:
+        """Return what the first workers measured of the untouched model; None before."""
+        path = self.path / UNTOUCHED_FILE
+        return UntouchedModel.from_json(json.loads(path.read_text())) if path.exists() else None
 
-    def attempts(self, number: int) -> int:
-        """How many attempts of a trial have begun."""
-        path = self.trial_path(number) / "attempt"
-        return int(path.read_text()) if path.exists() else 0
+    def write_untouched(self, untouched: UntouchedModel) -> None:
+        self.write_json(UNTOUCHED_FILE, untouched.to_json())
 
-    def append_test(self, point: PointName, measured: dict[str, Any]) -> None:
-        """Each point is measured on test once; the line is on disk when this returns."""
+    def append_measurement(self, point: PointName, measured: Measurement) -> None:
+        """Record the test metrics of a point, which is measured once; the line is on disk when this returns."""
         trial, weights, strength = point
-        line = json.dumps({"trial": trial, "weights": weights, "strength": strength, **measured})
-        path = self.path / "test.jsonl"
-        cut_off = path.exists() and not path.read_bytes().endswith(b"\n")
-        with path.open("a") as file:
-            file.write("\n" * cut_off + line + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        place = {"trial": trial, "weights": weights, "strength": strength}
+        append_line(self.path / MEASUREMENTS_FILE, {**place, **measured.to_json()})
 
-    def tests(self) -> dict[PointName, dict[str, Any]]:
-        """Test measurements by point; the first one counts."""
-        path = self.path / "test.jsonl"
-        found: dict[PointName, dict[str, Any]] = {}
-        for text in path.read_text().splitlines() if path.exists() else []:
-            with contextlib.suppress(ValueError):  # a line cut off by a kill
-                line = json.loads(text)
-                found.setdefault((line["trial"], line["weights"], line["strength"]), line)
-        return found
+    def measurements(self) -> dict[PointName, Measurement]:
+        """Return the test metrics by point. Of several lines of a point the first one counts."""
+        by_point: dict[PointName, Measurement] = {}
+        for line in read_lines(self.path / MEASUREMENTS_FILE):
+            point = (line["trial"], line["weights"], line["strength"])
+            by_point.setdefault(point, Measurement.from_json(line))
+        return by_point
 
-    def write_confirmations(self, found: Mapping[PointName, Confirmation]) -> None:
-        """What the confirm phase found, in place of what an earlier one did."""
+    def write_confirmations(self, confirmations: Mapping[PointName, Confirmation]) -> None:
+        """Record what the confirm phase measured, in place of what an earlier one did."""
         points = [
-            {"trial": trial, "weights": weights, "strength": strength, "confirmation": asdict(one)}
-            for (trial, weights, strength), one in found.items()
+            {"trial": trial, "weights": weights, "strength": strength, "confirmation": asdict(confirmation)}
+            for (trial, weights, strength), confirmation in confirmations.items()
         ]
-        self.write_json("confirm.json", {"points": points})
+        self.write_json(CONFIRMATIONS_FILE, {"points": points})
 
     def confirmations(self) -> dict[PointName, Confirmation]:
-        """By point; empty before a confirm phase has ended."""
-        if not (self.path / "confirm.json").exists():
+        """Return them by point; empty before a confirm phase has ended."""
+        if not (self.path / CONFIRMATIONS_FILE).exists():
             return {}
-        found = {}
-        for point in self.read_json("confirm.json")["points"]:
-            about = dict(point["confirmation"])
-            for key in ("intervals", "simultaneous"):
-                if about[key] is not None:
-                    about[key] = {goal: (low, high) for goal, (low, high) in about[key].items()}
-            found[point["trial"], point["weights"], point["strength"]] = Confirmation(**about)
-        return found
+        points = self.read_json(CONFIRMATIONS_FILE)["points"]
+        return {
+            (point["trial"], point["weights"], point["strength"]): Confirmation.from_json(point["confirmation"])
+            for point in points
+        }
 
-    def reports(self, number: int) -> list[dict[str, Any]]:
-        """A trial's metric lines by step; the last line of a step counts."""
-        path = self.trial_path(number) / "metrics.jsonl"
-        found: dict[int, dict[str, Any]] = {}
-        for text in path.read_text().splitlines() if path.exists() else []:
-            with contextlib.suppress(ValueError):
-                line = json.loads(text)
-                found[line.get("step", line["epoch"])] = line  # earlier versions looked after epochs only
-        return [found[step] for step in sorted(found)]
-
-    @contextlib.contextmanager
-    def lease(self) -> Iterator[None]:
-        """Holds the sweep for this process. The lock goes with the process, however it dies.
-
-        Raises UserError naming the holder where another process has it.
-        """
-        with (self.path / "lease.lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise UserError(
-                    f"sweep {self.name!r} is being run by {self.holder() or 'another process'}; wait for it or end it"
-                ) from error
-            self.write_json("lease.json", {"host": socket.gethostname(), "pid": os.getpid(), "since_s": time.time()})
-            try:
-                yield
-            finally:
-                (self.path / "lease.json").unlink(missing_ok=True)
-
-    def is_running(self) -> bool:
-        """Whether a process holds the sweep now."""
-        path = self.path / "lease.lock"
-        if not path.exists():
-            return False
-        with path.open("r") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                return True
-            return False
-
-    def holder(self) -> str | None:
-        """Who holds the sweep, or held it last and was killed."""
-        try:
-            lease = self.read_json("lease.json")
-        except (OSError, ValueError):
-            return None
-        since = time.strftime("%Y-%m-%d %H:%M", time.localtime(lease["since_s"]))
-        return f"process {lease['pid']} on {lease['host']} since {since}"
+    @property
+    def lease(self) -> Lease:
+        """Who may run the sweep."""
+        return Lease(self.path, self.name)
 
     def read_json(self, name: str) -> dict[str, Any]:
         value: dict[str, Any] = json.loads((self.path / name).read_text())
@@ -205,23 +160,19 @@ class SweepFolder:
         self.write(name, json.dumps(value, indent=1) + "\n")
 
     def write(self, name: str, text: str) -> None:
-        target = self.path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f".{target.name}.{os.getpid()}")
-        part.write_text(text)
-        os.replace(part, target)
+        """Replace a file of the folder in one step."""
+        write_text(self.path / name, text)
 
 
 def names(storage: Path) -> list[str]:
-    """The sweeps of a storage, oldest first."""
-    found = [path.parent for path in storage.glob("*/sweep.json") if (path.parent / "spec.resolved.json").exists()]
-    return [
-        path.name for path in sorted(found, key=lambda path: json.loads((path / "sweep.json").read_text())["created_s"])
-    ]
+    """Return the names of the sweeps of a storage, oldest first."""
+    folders = [path.parent for path in storage.glob("*/sweep.json") if (path.parent / "spec.resolved.json").exists()]
+    created_s = {path: json.loads((path / "sweep.json").read_text())["created_s"] for path in folders}
+    return [path.name for path in sorted(folders, key=lambda path: created_s[path])]
 
 
 def free_name(storage: Path, name: str) -> str:
-    """``name``, or the first of ``name-2``, ``name-3``, ... that is not taken."""
+    """Return ``name``, or the first of ``name-2``, ``name-3``, ... that is not taken."""
     candidate, number = name, 1
     while (storage / candidate).exists():
         number += 1

@@ -9,26 +9,37 @@ from __future__ import annotations
 import json
 import os
 import threading
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-Event = dict[str, Any]
+from sweeper.storage.files import write_text
+from sweeper.tracking.events import Event, from_json, to_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A complete line of the outbox."""
+
+    event: Event
+    line: dict[str, Any]
+    """The event as it stands on disk."""
+    end: int
+    """Offset in bytes behind the line."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cursor:
-    """How far a store has been told."""
+    """Which part of the outbox a store has been sent."""
 
     uri: str | None = None
-    """The store that was told; another store starts from the first event."""
+    """Of the store; another store starts from the first event."""
     offset: int = 0
     """Bytes of the outbox that were sent."""
     front_waits: bool = False
-    """The newest front's files are still to be uploaded."""
+    """Whether the newest front's files are still to be uploaded."""
     problem: str | None = None
-    """Why nothing can be sent just now."""
+    """Why nothing can be sent now."""
 
 
 class Outbox:
@@ -40,7 +51,7 @@ class Outbox:
         self._lock = threading.Lock()
 
     def mend(self) -> None:
-        """Cuts off a torn last line. Only for the process that appends."""
+        """Cut off a torn last line. Only for the process that appends."""
         if not self.path.exists():
             return
         with self.path.open("rb+") as file:
@@ -49,8 +60,8 @@ class Outbox:
                 file.truncate(text.rfind(b"\n") + 1)
 
     def append(self, event: Event) -> None:
-        """Adds one event with the time of now and returns when it is on disk. Raises OSError."""
-        line = json.dumps({"time": int(time.time() * 1000), **event}, default=str) + "\n"
+        """Add one event; it is on disk when this returns. Raise OSError."""
+        line = json.dumps(to_json(event), default=str) + "\n"
         with self._lock, self.path.open("ab") as file:
             start = file.tell()
             try:
@@ -63,47 +74,41 @@ class Outbox:
                 raise
 
     def size(self) -> int:
-        """Bytes of complete and torn lines."""
+        """Return the bytes of complete and torn lines."""
         return self.path.stat().st_size if self.path.exists() else 0
 
-    def read(self, offset: int = 0, limit: int | None = None) -> list[tuple[Event, int]]:
-        """Returns up to ``limit`` events from ``offset``, each with the offset behind it; stops at a torn line."""
-        events: list[tuple[Event, int]] = []
+    def read(self, offset: int = 0, limit: int | None = None) -> list[Entry]:
+        """Return up to ``limit`` entries from ``offset`` on; a torn line ends them."""
+        entries: list[Entry] = []
         if not self.path.exists():
-            return events
+            return entries
         with self.path.open("rb") as file:
             file.seek(offset)
-            while limit is None or len(events) < limit:
-                line = file.readline()
-                if not line.endswith(b"\n"):
+            while limit is None or len(entries) < limit:
+                text = file.readline()
+                if not text.endswith(b"\n"):
                     break
-                offset += len(line)
-                events.append((_parse(line), offset))
-        return events
+                offset += len(text)
+                line = _parse(text)
+                entries.append(Entry(event=from_json(line), line=line, end=offset))
+        return entries
 
     def cursor(self) -> Cursor:
-        """The cursor as last saved; at the start where there is none."""
+        """Return the cursor as last saved; at the start where there is none."""
         try:
             return Cursor(**json.loads(self._cursor_path.read_text()))
         except FileNotFoundError:
             return Cursor()
 
     def save_cursor(self, cursor: Cursor) -> None:
-        """Replaces the cursor in one step."""
-        replace_text(self._cursor_path, json.dumps(asdict(cursor)))
+        """Replace the cursor in one step."""
+        write_text(self._cursor_path, json.dumps(asdict(cursor)))
 
 
-def _parse(line: bytes) -> Event:
+def _parse(text: bytes) -> dict[str, Any]:
     try:
-        event = json.loads(line)
+        line = json.loads(text)
     except ValueError:
-        event = None
-    # Kept, so that the sender reports the line it cannot understand.
-    return event if isinstance(event, dict) else {"kind": "unreadable", "line": line.decode(errors="replace")}
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Writes ``path`` so that a reader sees the old or the new text, never half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+        line = None
+    # Kept, so that the sender reports the line that nobody can read.
+    return line if isinstance(line, dict) else {"kind": "unreadable", "line": text.decode(errors="replace")}

@@ -1,4 +1,4 @@
-"""Everything that is said to MLflow. All of it can be said again."""
+"""Everything that is sent to MLflow. All of it can be sent again."""
 
 from __future__ import annotations
 
@@ -7,13 +7,25 @@ import fcntl
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sweeper.tracking.outbox import Event
+from sweeper.records import TrialRecord
+from sweeper.tracking.events import (
+    Event,
+    FrontUpdated,
+    HypervolumeChanged,
+    SweepEnded,
+    SweepStarted,
+    TrialEnded,
+    TrialReported,
+    TrialStarted,
+    Unreadable,
+)
 from sweeper.tracking.runs import EXPERIMENT, Runs, Store, save_runs
+from trainables.records import Point, Report
 
 _FRONT_FILES = ("front.png", "front.html", "front.json", "front.csv", "proxy.json")
 _METRICS_PER_CALL = 800
@@ -22,8 +34,6 @@ _TAG_LENGTH = 7900
 _STATUS = {
     "complete": "FINISHED", "stopped": "KILLED", "failed": "FAILED", "interrupted": "KILLED", "running": "RUNNING",
 }  # fmt: skip
-_PLACE = ("step", "steps", "epoch", "epochs", "progress", "rung", "time_s")
-_TRAIN = ("loss", "preference_loss", "reference_kl", "identity_distance")
 
 
 @contextlib.contextmanager
@@ -36,7 +46,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def mlflow_environment() -> Iterator[None]:
-    """Has MLflow, which reads the environment at each request, send nothing twice and print nothing.
+    """Set variables that MLflow reads at each request, so that it sends nothing twice and prints nothing.
 
     To be entered before the first call of this module, by the process or command that talks to MLflow.
     """
@@ -45,7 +55,7 @@ def mlflow_environment() -> Iterator[None]:
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    # A request repeated inside the HTTP client could make a second run; the sender looks before it tries again.
+    # A request repeated inside the HTTP client could make a second run; the sender searches for runs before it repeats.
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     try:
@@ -59,8 +69,10 @@ def mlflow_environment() -> Iterator[None]:
 
 
 def create_store(store: Store) -> Any:
-    """Opens ``store`` and returns its MlflowClient. A fresh database is made under a file lock: MLflow 3.17's migration
-    breaks when two processes open one at once."""
+    """Open ``store`` and return its MlflowClient.
+
+    A fresh database is made under a file lock: MLflow 3.17's migration breaks when two processes open it at once.
+    """
     from mlflow import MlflowClient
 
     if not store.uri.startswith("sqlite:///"):
@@ -81,7 +93,7 @@ class _Run:
 
 @dataclass
 class _Batch:
-    """What one chunk of events says about one run."""
+    """What a batch of events says about a run."""
 
     params: dict[str, Any] = field(default_factory=dict)
     metrics: list[tuple[str, float, int, int]] = field(default_factory=list)
@@ -91,7 +103,7 @@ class _Batch:
 
 
 class Projection:
-    """The runs of one sweep in one store. Methods raise whatever MLflow raises."""
+    """The runs of a sweep in a store. Methods raise whatever MLflow raises."""
 
     def __init__(self, folder: Path, name: str, sweep_id: str, store: Store) -> None:
         self.folder, self.name, self.sweep_id, self.store = folder, name, sweep_id, store
@@ -103,7 +115,7 @@ class Projection:
     # --- finding runs -------------------------------------------------------------------------------------------------
 
     def connect(self) -> None:
-        """Opens the store and finds the runs that are there."""
+        """Open the store and find the sweep's runs in it."""
         client = create_store(self.store)
         self.experiment_id = self._experiment(client)
         self.parent, self.trials = None, {}
@@ -112,15 +124,16 @@ class Projection:
             page = client.search_runs(
                 [self.experiment_id], query, max_results=1000, order_by=["attributes.start_time ASC"], page_token=token
             )
-            for found in page:
-                run = _Run(found.info.run_id, found.info.start_time, found.info.status, dict(found.data.tags))
+            for mlflow_run in page:
+                info = mlflow_run.info
+                run = _Run(info.run_id, info.start_time, info.status, dict(mlflow_run.data.tags))
                 number = run.tags.get("sweeper.trial")
                 if self.parent is None and number is None:
                     self.parent = run
                 elif number is not None and int(number) not in self.trials:
                     self.trials[int(number)] = run
                 else:
-                    # Made by a request that was answered too late: its twin is kept, for ever the same one.
+                    # A duplicate, made by a request that was answered too late: the oldest run is kept.
                     client.delete_run(run.run_id)
             token = page.token
             if not token:
@@ -129,16 +142,16 @@ class Projection:
         self._save_runs()
 
     def disconnect(self) -> None:
-        """The next ``connect`` looks at the store anew."""
+        """Forget the client; the next ``connect`` reads the store again."""
         self.client = None
 
-    def lacks(self, events: list[Event]) -> bool:
-        """Whether the store has lost a run that ``events`` were told about."""
-        numbers = {event["trial"] for event in events if event["kind"] == "trial"}
+    def lacks(self, events: Sequence[Event]) -> bool:
+        """Return whether the store has lost a run that ``events`` were sent to."""
+        numbers = {event.trial for event in events if isinstance(event, TrialStarted)}
         return bool(events) and (self.parent is None or not numbers <= set(self.trials))
 
     def refuses(self, error: Exception) -> bool:
-        """Whether saying the same thing again cannot help."""
+        """Return whether MLflow would refuse the same events again."""
         from mlflow.exceptions import MlflowException
 
         if isinstance(error, MlflowException):
@@ -148,13 +161,13 @@ class Projection:
     def _experiment(self, client: Any) -> str:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
         artifacts = self.store.artifacts.as_uri() if self.store.artifacts else None
-        found = client.get_experiment_by_name(name)
-        if found is None:
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
             note = "Each top-level run is a sweep; open it for its Pareto front, expand it for its trials."
             return str(client.create_experiment(name, artifacts, tags={"mlflow.note.content": note}))
-        if found.lifecycle_stage == "deleted":
-            client.restore_experiment(found.experiment_id)
-        return str(found.experiment_id)
+        if experiment.lifecycle_stage == "deleted":
+            client.restore_experiment(experiment.experiment_id)
+        return str(experiment.experiment_id)
 
     def _runs(self, parent: _Run) -> Runs:
         trials = {number: run.run_id for number, run in self.trials.items()}
@@ -170,8 +183,8 @@ class Projection:
             "sweeper.sweep_id": self.sweep_id, "sweeper.sweep": self.name, "sweeper.state": "running",
             "mlflow.source.name": "sweeper", "mlflow.source.type": "JOB", **tags,
         }  # fmt: skip
-        made = self.client.create_run(self.experiment_id, start_time=time_ms, run_name=name, tags=tags)
-        return _Run(made.info.run_id, time_ms, "RUNNING", tags)
+        run = self.client.create_run(self.experiment_id, start_time=time_ms, run_name=name, tags=tags)
+        return _Run(run.info.run_id, time_ms, "RUNNING", tags)
 
     def _parent(self, time_ms: int) -> _Run:
         if self.parent is None:
@@ -188,84 +201,95 @@ class Projection:
             self.trials[number] = self._create(" ".join([f"trial {number:04d}", *words]), time_ms, tags)
         return self.trials[number]
 
-    # --- telling ------------------------------------------------------------------------------------------------------
+    # --- sending ------------------------------------------------------------------------------------------------------
 
-    def send(self, events: list[Event]) -> None:
-        """Says what happened, but for fronts (see ``send_front``)."""
+    def send(self, events: Sequence[Event]) -> None:
+        """Send what happened, except for fronts (see ``send_front``)."""
         batches: dict[str, _Batch] = defaultdict(_Batch)
         known = len(self.trials)
         for event in events:
             self._gather(event, batches)
         if len(self.trials) > known:
-            self._save_runs()  # all of them: once for many new ones
+            self._save_runs()  # once for all new ones
         for run_id, batch in batches.items():
             self._log(run_id, batch)
 
     def _gather(self, event: Event, batches: dict[str, _Batch]) -> None:
-        kind, time_ms = event["kind"], event["time"]
-        if kind == "sweep":
-            parent = self._parent(time_ms)
-            batch = batches[parent.run_id]
-            batch.tags |= event["tags"] | {"sweeper.state": "running"}
-            batch.status = ("running", time_ms)
-            self.client.log_dict(parent.run_id, event["spec"], "spec.resolved.json")
-            self._upload(parent.run_id, self.folder / "spec.yaml")
-            for key, view in self._runs(parent).views().items():
-                self.client.set_experiment_tag(self.experiment_id, key, view)
-        elif kind == "trial":
-            known, tags = event["trial"] in self.trials, event["tags"] | _slot(event["slot"])
-            run = self._trial(event["trial"], time_ms, event["parameters"], tags)
-            batch = batches[run.run_id]
-            batch.params |= event["parameters"] | {"seed": event["seed"]}
-            if known:  # a new run is born running, with its tags
-                batch.tags |= tags | {"sweeper.state": "running"}
-                batch.status = ("running", time_ms)
-        elif kind == "report":
-            run = self._trial(event["trial"], time_ms, {})
-            batch = batches[run.run_id]
-            for key, value in event["report"].items():
-                if key not in _PLACE and isinstance(value, int | float):
-                    batch.metrics.append((_prefix(key) + key, value, time_ms, event["report"]["step"]))
-        elif kind == "end":
-            self._gather_end(event["record"], event.get("costs", {}), time_ms, batches)
-        elif kind == "volume":
-            metric = ("hypervolume", event["hypervolume"], time_ms, event["finished"])
-            batches[self._parent(time_ms).run_id].metrics.append(metric)
-        elif kind == "front":
-            pass  # the newest only, by ``send_front``
-        elif kind == "sweep_end":
-            for run in [self._parent(time_ms)] + [self._trial(number, time_ms, {}) for number in event["open"]]:
-                state = event["state"] if run is self.parent else "interrupted"
-                batches[run.run_id].tags["sweeper.state"] = state
-                batches[run.run_id].status = (state, time_ms)
-            costs = event.get("costs", {})  # events of earlier versions have none
-            batches[self._parent(time_ms).run_id].metrics += [(key, costs[key], time_ms, 0) for key in costs]
-        else:
-            raise KeyError(f"an event of unknown kind {kind!r}")
+        match event:
+            case SweepStarted():
+                self._gather_sweep_start(event, batches)
+            case TrialStarted():
+                self._gather_trial_start(event, batches)
+            case TrialReported():
+                run = self._trial(event.trial, event.time_ms, {})
+                batches[run.run_id].metrics += [
+                    (name, value, event.time_ms, event.report.step)
+                    for name, value in _report_metrics(event.report).items()
+                ]
+            case TrialEnded():
+                self._gather_trial_end(event, batches)
+            case HypervolumeChanged():
+                metric = ("hypervolume", event.hypervolume, event.time_ms, event.finished)
+                batches[self._parent(event.time_ms).run_id].metrics.append(metric)
+            case FrontUpdated():
+                pass  # the newest only, by ``send_front``
+            case SweepEnded():
+                self._gather_sweep_end(event, batches)
+            case Unreadable():
+                raise KeyError(event.problem)
 
-    def _gather_end(
-        self, record: dict[str, Any], costs: dict[str, float], time_ms: int, batches: dict[str, _Batch]
-    ) -> None:
-        run = self._trial(record["number"], time_ms, record["parameters"])
+    def _gather_sweep_start(self, event: SweepStarted, batches: dict[str, _Batch]) -> None:
+        parent = self._parent(event.time_ms)
+        batch = batches[parent.run_id]
+        batch.tags |= event.tags | {"sweeper.state": "running"}
+        batch.status = ("running", event.time_ms)
+        self.client.log_dict(parent.run_id, event.spec, "spec.resolved.json")
+        self._upload(parent.run_id, self.folder / "spec.yaml")
+        for key, view in self._runs(parent).views().items():
+            self.client.set_experiment_tag(self.experiment_id, key, view)
+
+    def _gather_trial_start(self, event: TrialStarted, batches: dict[str, _Batch]) -> None:
+        known, tags = event.trial in self.trials, event.tags | _slot(event.slot)
+        run = self._trial(event.trial, event.time_ms, event.parameters, tags)
         batch = batches[run.run_id]
-        batch.params |= record["parameters"] | {"seed": record["seed"]}
-        batch.tags |= {"sweeper.state": record["state"]} | _slot(record["slot"])
-        batch.status = (record["state"], time_ms)
-        if record["reason"]:
-            batch.tags |= {"sweeper.reason": record["reason"][:_TAG_LENGTH]}
-            batch.tags |= {"mlflow.note.content": record["reason"][:_TAG_LENGTH]}
-        if record["baseline"]:
-            batch.tags["sweeper.baseline"] = record["baseline"]
-        if record["duration_s"] is not None:
-            batch.metrics.append(("duration_s", record["duration_s"], time_ms, 0))
-        values = (record["values"] or {}) | costs
+        batch.params |= event.parameters | {"seed": event.seed}
+        if known:  # a new run is created as running, with its tags
+            batch.tags |= tags | {"sweeper.state": "running"}
+            batch.status = ("running", event.time_ms)
+
+    def _gather_trial_end(self, event: TrialEnded, batches: dict[str, _Batch]) -> None:
+        trial, time_ms = event.record, event.time_ms
+        run = self._trial(trial.number, time_ms, trial.parameters)
+        batch = batches[run.run_id]
+        batch.params |= trial.parameters | {"seed": trial.seed}
+        batch.tags |= {"sweeper.state": trial.state} | _slot(trial.slot)
+        batch.status = (trial.state, time_ms)
+        if trial.reason:
+            batch.tags |= {"sweeper.reason": trial.reason[:_TAG_LENGTH]}
+            batch.tags |= {"mlflow.note.content": trial.reason[:_TAG_LENGTH]}
+        if trial.baseline:
+            batch.tags["sweeper.baseline"] = trial.baseline
+        if trial.duration_s is not None:
+            batch.metrics.append(("duration_s", trial.duration_s, time_ms, 0))
+        values = (trial.values or {}) | event.costs
         batch.metrics += [(key, value, time_ms, 0) for key, value in values.items()]
-        for point in record["points"]:
+        for point in trial.points:
             prefix, step = _curve("strength", point)
-            batch.metrics += [(f"{prefix}/{key}", value, time_ms, step) for key, value in point["values"].items()]
-        folder = self.folder / "trials" / f"{record['number']:05d}"
-        for name in ("trial.json", "result.json", *(["log.txt"] if record["state"] == "failed" else [])):
+            batch.metrics += [(f"{prefix}/{key}", value, time_ms, step) for key, value in point.values.items()]
+        self._upload_trial_files(run, trial)
+
+    def _upload_trial_files(self, run: _Run, trial: TrialRecord) -> None:
+        folder = self.folder / "trials" / f"{trial.number:05d}"
+        for name in ("trial.json", "result.json", *(["log.txt"] if trial.state == "failed" else [])):
             self._upload(run.run_id, folder / name)
+
+    def _gather_sweep_end(self, event: SweepEnded, batches: dict[str, _Batch]) -> None:
+        time_ms, parent = event.time_ms, self._parent(event.time_ms)
+        for run in [parent, *(self._trial(number, time_ms, {}) for number in event.open)]:
+            state = event.state if run is parent else "interrupted"
+            batches[run.run_id].tags["sweeper.state"] = state
+            batches[run.run_id].status = (state, time_ms)
+        batches[parent.run_id].metrics += [(key, value, time_ms, 0) for key, value in event.costs.items()]
 
     def _log(self, run_id: str, batch: _Batch) -> None:
         from mlflow.entities import Metric, Param, RunTag
@@ -288,50 +312,61 @@ class Projection:
         if path.exists():
             self.client.log_artifact(run_id, str(path), folder)
 
-    def send_front(self, event: Event) -> None:
-        """Uploads the files of ``<folder>/front`` and marks who is on it."""
-        parent = self._parent(event["time"])
+    def send_front(self, front: FrontUpdated) -> None:
+        """Upload the files of ``<folder>/front`` and tag the trials that are on it."""
+        parent = self._parent(front.time_ms)
         for name in _FRONT_FILES:
             self._upload(parent.run_id, self.folder / "front" / name, "front")
-        columns = list(event["table"][0]) if event["table"] else []
-        data = [[row[column] for column in columns] for row in event["table"]]
+        columns = list(front.table[0]) if front.table else []
+        data = [[row[column] for column in columns] for row in front.table]
         self.client.log_dict(parent.run_id, {"columns": columns, "data": data}, "front/table.json")
         tags = {
-            "mlflow.note.content": self._note(self._runs(parent), event["note"]),
+            "mlflow.note.content": self._note(self._runs(parent), front.note),
             "mlflow.loggedArtifacts": json.dumps([{"path": "front/table.json", "type": "table"}]),
         }
         self._log(parent.run_id, _Batch(tags=tags))
         for number, run in self.trials.items():
-            name = event["members"].get(str(number))
-            tags = {"sweeper.on_front": "false" if name is None else "true", "sweeper.front_name": name or ""}
+            member_name = front.members.get(number)
+            on_front = "false" if member_name is None else "true"
+            tags = {"sweeper.on_front": on_front, "sweeper.front_name": member_name or ""}
             if any(run.tags.get(key, "") != value for key, value in tags.items()):
                 self._log(run.run_id, _Batch(tags=tags))
                 run.tags |= tags
-        for point in event["tests"]:
-            run = self.trials[point["trial"]]
-            prefix, step = _curve("test", point)
+        for measured in front.tests:
+            run = self.trials[measured.trial]
+            prefix, step = _curve("test", measured.point)
             # The run's own start time, so that the same point sent again is the same point.
-            metrics = [(f"{prefix}/{key}", value, run.start_time, step) for key, value in point["values"].items()]
+            metrics = [(f"{prefix}/{key}", value, run.start_time, step) for key, value in measured.point.values.items()]
             self._log(run.run_id, _Batch(metrics=metrics))
 
     def _note(self, runs: Runs, table: str) -> str:
-        """The page shows the first lines of it until asked for more: summary and links, then the picture."""
+        """Return the description of the sweep's run. MLflow folds all but its first lines: summary, links, plot."""
         links = [f"[{name}]({address})" for name, address in runs.links("").items() if name != "sweep"]
-        picture = f"![Pareto front](/get-artifact?path=front%2Ffront.png&run_uuid={runs.parent})"
+        plot = f"![Pareto front](/get-artifact?path=front%2Ffront.png&run_uuid={runs.parent})"
         summary, _, rest = table.partition("\n")
-        return f"{summary}\n\n{' | '.join(links)}\n\n{picture}\n{rest}"
+        return f"{summary}\n\n{' | '.join(links)}\n\n{plot}\n{rest}"
 
 
 def _slot(slot: int | None) -> dict[str, str]:
     return {} if slot is None else {"sweeper.slot": str(slot)}
 
 
-def _prefix(key: str) -> str:
-    if key in _TRAIN:
-        return "train/"
-    return "time/" if key.endswith("_s") else "validation/"
+def _report_metrics(report: Report) -> dict[str, float]:
+    """Return the metrics of a report by their name in MLflow."""
+    training = {
+        "preference_loss": report.preference_loss,
+        "reference_kl": report.reference_kl,
+        "loss": report.loss,
+        "identity_distance": report.identity_distance,
+    }
+    return {
+        **{f"validation/{name}": value for name, value in report.values.items()},
+        **{f"train/{name}": value for name, value in training.items() if value is not None},
+        "time/train_s": report.train_s,
+        "time/evaluation_s": report.evaluation_s,
+    }
 
 
-def _curve(prefix: str, point: dict[str, Any]) -> tuple[str, int]:
-    """A point's metrics are drawn over its strength in percent, averaged weights apart."""
-    return prefix if point["weights"] == "last" else f"{prefix}_averaged", round(100 * point["strength"])
+def _curve(prefix: str, point: Point) -> tuple[str, int]:
+    """Return prefix and step of a point's metrics: strength in percent, averaged weights under another prefix."""
+    return prefix if point.weights == "last" else f"{prefix}_averaged", round(100 * point.strength)

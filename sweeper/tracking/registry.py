@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sweeper.errors import UnavailableError, UserError
+from sweeper.front.export_record import ExportRecord
 from sweeper.records import GOALS
 from sweeper.storage.sweep_folder import SweepFolder
 from sweeper.tracking.projection import create_store, mlflow_environment
@@ -27,7 +27,7 @@ class Registered:
     version: str
     alias: str
     new: bool
-    """Whether the version was made now; False: it was there, with the same weights."""
+    """Whether the version was made now; False: it existed, with the same weights."""
 
     @property
     def uri(self) -> str:
@@ -35,7 +35,7 @@ class Registered:
 
 
 def check_names(name: str, alias: str) -> None:
-    """Raises UserError for what MLflow would refuse."""
+    """Raise UserError for what MLflow would refuse."""
     if not _NAME.fullmatch(name):
         raise UserError(f"--register-as {name!r}: the name of a registered model has no / : % or quotes")
     if not _ALIAS.fullmatch(alias):
@@ -50,23 +50,18 @@ def default_alias(pick: str, strength: float | None) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "-", words).strip("-")
 
 
-def register(
-    sweep: SweepFolder, tracking_uri: str | None, exported: Path, record: Mapping[str, Any], name: str, alias: str
-) -> Registered:
-    """Uploads an exported folder to the run of its trial and gives its version ``alias``.
+def register(sweep: SweepFolder, tracking_uri: str | None, exported: Path, name: str, alias: str) -> Registered:
+    """Upload an exported folder to the run of its trial and give its version ``alias``.
 
     Weights that ``name`` has already make no second version: its files and tags are brought up to date.
 
-    Args:
-        record: ``sweeper.json`` of the folder.
-
-    Raises:
-        UnavailableError: MLflow has no run of this trial, or cannot be reached.
+    Raise UnavailableError where MLflow has no run of the trial, or cannot be reached.
     """
     store, runs = _store(sweep, tracking_uri)
-    run_id = runs.trials.get(record["trial"])
+    record = ExportRecord.read(exported)
+    run_id = runs.trials.get(record.trial)
     if run_id is None:
-        raise UnavailableError(f"MLflow has no run of trial {record['trial']}; `sweeper resume {sweep.name}` sends it")
+        raise UnavailableError(f"MLflow has no run of trial {record.trial}; `sweeper resume {sweep.name}` sends it")
     try:
         with mlflow_environment():
             version, new = _add_version(create_store(store), run_id, exported, record, name, alias)
@@ -76,37 +71,37 @@ def register(
 
 
 def _add_version(
-    client: Any, run_id: str, exported: Path, record: Mapping[str, Any], name: str, alias: str
+    client: Any, run_id: str, exported: Path, record: ExportRecord, name: str, alias: str
 ) -> tuple[str, bool]:
-    """Returns the version, and whether it was made now. Raises whatever MLflow raises."""
+    """Return the version, and whether it was made now. Raise whatever MLflow raises."""
     from mlflow.exceptions import MlflowException
 
     try:
-        client.create_registered_model(name, description=f"CLIP tuned against typographic attacks: {record['sweep']}")
+        client.create_registered_model(name, description=f"CLIP tuned against typographic attacks: {record.sweep}")
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    digest = record["digests"]["exported_weights"]
-    path = f"models/{record['weights']}-{round(100 * record['strength'])}"
+    digest = record.digests.exported_weights
+    path = f"models/{record.weights}-{round(100 * record.strength)}"
     source = f"runs:/{run_id}/{path}"
     known = client.search_model_versions(f"name = '{name}'")
-    same = [one for one in known if one.source == source and one.tags.get(_DIGEST_TAG) == digest]
+    same = [version for version in known if version.source == source and version.tags.get(_DIGEST_TAG) == digest]
     if same:
         for file in exported.iterdir():
             if file.suffix in (".md", ".json", ".yaml"):
                 client.log_artifact(run_id, str(file), path)
-        version = str(same[0].version)
+        number = str(same[0].version)
     else:
         client.log_artifacts(run_id, str(exported), path)
-        version = str(client.create_model_version(name, source, run_id=run_id).version)
-    for key, value in _tags(record, digest).items():
-        client.set_model_version_tag(name, version, key, value)
-    client.set_registered_model_alias(name, alias, version)
-    return version, not same
+        number = str(client.create_model_version(name, source, run_id=run_id).version)
+    for key, value in _tags(record).items():
+        client.set_model_version_tag(name, number, key, value)
+    client.set_registered_model_alias(name, alias, number)
+    return number, not same
 
 
 def _store(sweep: SweepFolder, tracking_uri: str | None) -> tuple[Store, Runs]:
-    """The store that has the sweep's runs: the one named, else wherever they are."""
+    """Return the store that has the sweep's runs: that of ``tracking_uri``, else wherever they are."""
     runs = find_runs(sweep.path)
     if runs is None:
         raise UnavailableError(f"MLflow has no runs of sweep {sweep.name}; `sweeper resume {sweep.name}` sends them")
@@ -120,9 +115,15 @@ def _store(sweep: SweepFolder, tracking_uri: str | None) -> tuple[Store, Runs]:
     return store, runs
 
 
-def _tags(record: Mapping[str, Any], digest: str) -> dict[str, str]:
-    tags = {_DIGEST_TAG: digest, "sweeper.sweep": record["sweep"], "sweeper.sweep_id": record["sweep_id"]}
-    tags |= {f"sweeper.{key}": str(record[key]) for key in ("trial", "weights", "strength")}
-    for split in ("validation", "test"):
-        tags |= {f"{split}.{goal}": f"{record[split][goal]:.4f}" for goal in GOALS if goal in (record[split] or {})}
+def _tags(record: ExportRecord) -> dict[str, str]:
+    tags = {
+        _DIGEST_TAG: record.digests.exported_weights,
+        "sweeper.sweep": record.sweep,
+        "sweeper.sweep_id": record.sweep_id,
+        "sweeper.trial": str(record.trial),
+        "sweeper.weights": record.weights,
+        "sweeper.strength": str(record.strength),
+    }
+    for split, values in (("validation", record.validation), ("test", record.test or {})):
+        tags |= {f"{split}.{goal}": f"{values[goal]:.4f}" for goal in GOALS if goal in values}
     return tags

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from sweeper.errors import UserError
 from sweeper.records import GOALS
-from sweeper.tracking.outbox import replace_text
+from sweeper.storage.files import write_text
 
 EXPERIMENT = "sweeper"
 """All sweeps of a store are parent runs of this experiment, unless MLFLOW_EXPERIMENT_NAME names another."""
@@ -28,12 +28,12 @@ class Store:
 
     @property
     def is_server(self) -> bool:
-        """Whether pages can be opened at ``uri`` itself."""
+        """Return whether pages can be opened at ``uri`` itself."""
         return self.uri.startswith(("http://", "https://"))
 
     @property
     def shown_uri(self) -> str:
-        """``uri`` without a password, for files and messages."""
+        """Return ``uri`` without a password, for files and messages."""
         parts = urlsplit(self.uri)
         if "@" not in parts.netloc:
             return self.uri
@@ -41,9 +41,9 @@ class Store:
 
 
 def find_store(storage: Path, tracking_uri: str | None = None) -> Store:
-    """Returns the store to use: ``tracking_uri``, else MLFLOW_TRACKING_URI, else ``<storage>/mlflow.db``.
+    """Return the store to use: ``tracking_uri``, else MLFLOW_TRACKING_URI, else ``<storage>/mlflow.db``.
 
-    Raises UserError for a URI that MLflow 3.13 and later cannot track to (its file store was removed, mlflow#18534).
+    Raise UserError for a URI that MLflow 3.13 and later cannot track to (its file store was removed, mlflow#18534).
     """
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     storage = storage.resolve()
@@ -73,7 +73,7 @@ class Runs:
     """Trial number -> run id."""
 
     def links(self, base: str) -> dict[str, str]:
-        """What to open where -> address, for an MLflow server at ``base``."""
+        """Return name -> address of each page, for an MLflow server at ``base``."""
         # Without workflowType MLflow 3.17 opens in its GenAI workspace, where runs are hidden.
         machine_learning = "workflowType=machine_learning"
         experiment = f"{base}/#/experiments/{self.experiment_id}"
@@ -90,14 +90,14 @@ class Runs:
         return f"sweeper-{self.sweep_id}-{name}"
 
     def views(self) -> dict[str, str]:
-        """Tags of the experiment that keep the tables of trials that ``links`` open: filter, order and columns."""
+        """Return the experiment's tags that keep the tables of trials behind ``links``: filter, order and columns."""
         trials = f"tags.`sweeper.sweep_id` = '{self.sweep_id}' and tags.`sweeper.trial` != ''"
         filters = {"front": f"{trials} and tags.`sweeper.on_front` = 'true'", "trials": trials}
         return {f"mlflow.sharedViewState.{self._view_key(name)}": _view(query) for name, query in filters.items()}
 
 
 def _view(query: str) -> str:
-    """The state of the table of runs in MLflow 3.17's pages. All keys are needed."""
+    """Return the state of the table of runs in MLflow 3.17's pages. All keys are needed."""
     columns = [f"metrics.`{goal}`" for goal in GOALS] + ["tags.`sweeper.front_name`", "metrics.`duration_s`"]
     columns += [f"params.`{name}`" for name in ("objective", "tune", "beta", "lambda_reg", "learning_rate", "rank")]
     state = {
@@ -114,12 +114,12 @@ def _view(query: str) -> str:
 
 
 def save_runs(folder: Path, runs: Runs) -> None:
-    """Writes ``<folder>/tracking.runs.json``."""
-    replace_text(folder / "tracking.runs.json", json.dumps(asdict(runs)))
+    """Write ``<folder>/tracking.runs.json``."""
+    write_text(folder / "tracking.runs.json", json.dumps(asdict(runs)))
 
 
 def find_runs(folder: Path) -> Runs | None:
-    """Returns the runs of the sweep in ``folder``; None before MLflow has made any."""
+    """Return the runs of the sweep in ``folder``; None before MLflow has made any."""
     try:
         saved = json.loads((folder / "tracking.runs.json").read_text())
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The sending side of tracking: reads a sweep's outbox and tells MLflow, in a process of its own."""
+"""The sending side of tracking: reads a sweep's outbox and sends it to MLflow, in a process of its own."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from sweeper.tracking.outbox import Cursor, Event, Outbox
+from sweeper.tracking.events import FrontUpdated, SweepEnded
+from sweeper.tracking.outbox import Cursor, Entry, Outbox
 from sweeper.tracking.projection import Projection, mlflow_environment
 from sweeper.tracking.runs import Store
 
 _FRONT_EVERY_S = 15.0
-"""The interactive front is 5 MB: not after every trial of a fast sweep."""
+"""Between uploads of the front: the HTML page has 5 MB."""
 _GATHER_S = 0.3
 _GATHER_MOST_S = 2.0
 _RETRY_S = (0.5, 30.0)
@@ -36,40 +37,41 @@ class _Sender:
         self.cursor = self.outbox.cursor()
         if self.cursor.uri != projection.store.shown_uri:
             self.cursor = Cursor(uri=projection.store.shown_uri)
-        self.one_by_one_until = 0
-        """Offset behind events of which MLflow refused one."""
+        self.single_until = 0
+        """Offset behind a batch that MLflow refused; its events are sent one at a time."""
         self.refused_at = -1
-        self.front: Event | None = None
+        """Offset of the newest batch that MLflow refused."""
+        self.front: FrontUpdated | None = None
         self.front_sent_s = -_FRONT_EVERY_S
         self.hurry = False
         self.full = False
         """Whether the last step left events behind."""
 
     def step(self) -> bool:
-        """Sends the next events; returns whether there may be more. Raises whatever MLflow raises."""
+        """Send the next events; return whether there may be more. Raise whatever MLflow raises."""
         if self.projection.client is None:
             self._connect()
-        alone = self.cursor.offset < self.one_by_one_until
-        read = self.outbox.read(self.cursor.offset, 1 if alone else _BATCH)
-        events = [event for event, _ in read]
-        self.full = len(read) == _BATCH
+        single = self.cursor.offset < self.single_until
+        entries = self.outbox.read(self.cursor.offset, 1 if single else _BATCH)
+        events = [entry.event for entry in entries]
+        self.full = len(entries) == _BATCH
         try:
             self.projection.send(events)
         except Exception as error:
-            if not read or not self.projection.refuses(error):
+            if not entries or not self.projection.refuses(error):
                 raise
-            if alone and self.refused_at == self.cursor.offset:
-                # Refused twice, the second time by an MLflow just looked at anew: it must not hold up the others.
-                self._set_aside(*read[0], error)
+            if single and self.refused_at == self.cursor.offset:
+                # Refused twice, the second time after MLflow's runs were read again: it must not hold up the others.
+                self._set_aside(entries[0], error)
                 return True
-            self.one_by_one_until, self.refused_at = max(self.one_by_one_until, read[-1][1]), self.cursor.offset
+            self.single_until, self.refused_at = max(self.single_until, entries[-1].end), self.cursor.offset
             raise
-        if read:
-            self.front = next((event for event in reversed(events) if event["kind"] == "front"), self.front)
-            if any(event["kind"] == "sweep_end" for event in events):
+        if entries:
+            self.front = next((event for event in reversed(events) if isinstance(event, FrontUpdated)), self.front)
+            if any(isinstance(event, SweepEnded) for event in events):
                 self.hurry = True
-                self.projection.disconnect()  # look once more: a request answered too late may have left a twin
-            self._save(offset=read[-1][1])
+                self.projection.disconnect()  # search runs again: a request answered too late may have left a duplicate
+            self._save(offset=entries[-1].end)
             return True
         if self.front is not None and (self.hurry or time.monotonic() - self.front_sent_s >= _FRONT_EVERY_S):
             self.projection.send_front(self.front)
@@ -79,24 +81,24 @@ class _Sender:
         return False
 
     def failed(self, error: Exception) -> None:
-        """Remembers an outage; the next step connects anew and looks at what MLflow has."""
+        """Note an outage; the next step connects again and reads which runs MLflow has."""
         self.projection.disconnect()
         _logger.warning("%s", error, exc_info=error)
         self._save(problem=f"{type(error).__name__}: {error}".splitlines()[0][:300])
 
     def _connect(self) -> None:
         self.projection.connect()
-        told = [event for event, offset in self.outbox.read() if offset <= self.cursor.offset]
-        if self.projection.lacks(told):
+        sent = [entry.event for entry in self.outbox.read() if entry.end <= self.cursor.offset]
+        if self.projection.lacks(sent):
             self.cursor = replace(self.cursor, offset=0)
         # An upload may have been cut short by whatever ended the last sender: the newest front is sent once more.
-        self.front = next((event for event in reversed(told) if event["kind"] == "front"), None)
+        self.front = next((event for event in reversed(sent) if isinstance(event, FrontUpdated)), None)
 
-    def _set_aside(self, event: Event, offset: int, error: Exception) -> None:
+    def _set_aside(self, entry: Entry, error: Exception) -> None:
         _logger.error("refused by MLflow, set aside in tracking.rejected.jsonl: %s", error)
         with (self.projection.folder / "tracking.rejected.jsonl").open("a") as file:
-            file.write(json.dumps({"error": str(error), "event": event}) + "\n")
-        self._save(offset=offset)
+            file.write(json.dumps({"error": str(error), "event": entry.line}) + "\n")
+        self._save(offset=entry.end)
 
     def _save(self, offset: int | None = None, problem: str | None = None) -> None:
         waits, offset = self.front is not None, self.cursor.offset if offset is None else offset
@@ -105,13 +107,13 @@ class _Sender:
 
 
 class _Wakes:
-    """What the driver writes to our standard input: newlines at events, ``f`` to hurry; its end is our end."""
+    """What the driver writes to standard input: a newline per event, ``f`` to hurry; its end ends the sender."""
 
     def __init__(self) -> None:
         self.ended = False
 
     def wait(self, timeout_s: float | None) -> bytes:
-        """Returns what came, after at most ``timeout_s``."""
+        """Return what was written, after at most ``timeout_s``."""
         if not select.select([0], [], [], timeout_s)[0]:
             return b""
         message = os.read(0, 65536)
@@ -119,7 +121,7 @@ class _Wakes:
         return message
 
     def hurry_within(self, timeout_s: float) -> bool:
-        """Waits; returns early, and True, when asked to hurry (or to end)."""
+        """Wait; return True, and early, when asked to hurry or to end."""
         deadline = time.monotonic() + timeout_s
         while not self.ended and (rest := deadline - time.monotonic()) > 0:
             if b"f" in self.wait(rest):
@@ -141,8 +143,8 @@ def _serve(sender: _Sender, wakes: _Wakes) -> None:
             continue
         retry_s = _RETRY_S[0]
         if more:
-            # MLflow is told in calls per trial, however much they say: where a sweep is fast, as long as the last ones
-            # took is waited for more to say in the next.
+            # MLflow takes a call per trial, however many metrics it carries: where a sweep is fast, the sender gathers
+            # events for as long as the last calls took.
             took_s = time.monotonic() - began_s
             if not sender.hurry and not sender.full and wakes.hurry_within(min(took_s, _GATHER_MOST_S)):
                 sender.hurry = True
@@ -153,7 +155,7 @@ def _serve(sender: _Sender, wakes: _Wakes) -> None:
 
 
 def main() -> None:
-    """Serves the sweep described by the first line of standard input until that is closed."""
+    """Serve the sweep that the first line of standard input describes, until standard input is closed."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     os.nice(5)
     text = b""

@@ -1,4 +1,4 @@
-"""Opens MLflow on the sweeps: the server, and links that lead straight to a sweep and its front."""
+"""The MLflow server of ``sweeper ui``, and links to the pages of sweeps and their fronts."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _PORTS = 100
 def ui(
     storage: Path, name: str | None, tracking_uri: str | None, host: str, port: int, echo: Callable[[str], None]
 ) -> None:
-    """Starts ``mlflow server`` on the store of the sweeps and says where to look; returns after Ctrl-C.
+    """Start ``mlflow server`` on the store of the sweeps and echo links to them; return after Ctrl-C.
 
-    Where the store is a server already, only its links are told. Without ``name`` all sweeps of ``storage`` are.
-    Raises UserError for a name or store without runs, UnavailableError where the server does not start.
+    Where the store is a server already, only the links are echoed. Without ``name`` these are of all sweeps in
+    ``storage``. Raise UserError for a name or store without runs, UnavailableError where the server does not start.
     """
     store = find_store(storage, tracking_uri)
     sweeps = _sweeps(storage, name, store)
     if store.is_server:
-        _tell(sweeps, store.shown_uri, echo)
+        _echo_links(sweeps, store.shown_uri, echo)
         return
     free = free_port(host, port)
     if free != port:
@@ -41,7 +41,7 @@ def ui(
     echo(f"starting mlflow server on {store.shown_uri} (about 20 s)")
     with serving(store, storage, host, free) as server:
         local = "localhost" if host in ("0.0.0.0", "::") else host
-        _tell(sweeps, f"http://{local}:{free}", echo)
+        _echo_links(sweeps, f"http://{local}:{free}", echo)
         echo("from another machine, first:")
         echo(f"  ssh -N -L {free}:{'127.0.0.1' if local == 'localhost' else local}:{free} {_account()}")
         echo("Ctrl-C ends the server")
@@ -55,9 +55,9 @@ def _sweeps(storage: Path, name: str | None, store: Store) -> dict[str, Runs]:
         raise UserError(f"no sweep {name!r} in {storage}; `sweeper list` shows those there are")
     folders = [storage / name] if name is not None else sorted(path for path in storage.glob("*/") if path.is_dir())
     known = {folder.name: runs for folder in folders if (runs := find_runs(folder)) is not None}
-    here = {sweep: runs for sweep, runs in known.items() if runs.uri == store.shown_uri}
-    if here:
-        return here
+    in_store = {sweep: runs for sweep, runs in known.items() if runs.uri == store.shown_uri}
+    if in_store:
+        return in_store
     elsewhere = sorted({runs.uri for runs in known.values()})
     if elsewhere:
         raise UserError(f"tracked elsewhere: try --tracking-uri {' or --tracking-uri '.join(elsewhere)}")
@@ -65,7 +65,7 @@ def _sweeps(storage: Path, name: str | None, store: Store) -> dict[str, Runs]:
     raise UserError(f"{what} no MLflow runs yet; start one with `sweeper run`, or wait a few seconds after its start")
 
 
-def _tell(sweeps: dict[str, Runs], base: str, echo: Callable[[str], None]) -> None:
+def _echo_links(sweeps: dict[str, Runs], base: str, echo: Callable[[str], None]) -> None:
     for name, runs in sweeps.items():
         echo(f"{name}:")
         for what, address in runs.links(base).items():
@@ -73,7 +73,7 @@ def _tell(sweeps: dict[str, Runs], base: str, echo: Callable[[str], None]) -> No
 
 
 def free_port(host: str, port: int) -> int:
-    """Returns the first free port from ``port`` on; raises UnavailableError where none of the next hundred is."""
+    """Return the first free port from ``port`` on; raise UnavailableError where none of the next hundred is free."""
     for candidate in range(port, min(port + _PORTS, 65536)):
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -91,15 +91,15 @@ def free_port(host: str, port: int) -> int:
 
 @contextlib.contextmanager
 def serving(store: Store, storage: Path, host: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """An ``mlflow server`` that answers, as long as the context lasts; it logs to ``<storage>/mlflow-server.log``.
+    """Run an ``mlflow server`` as long as the context lasts; it logs to ``<storage>/mlflow-server.log``.
 
-    Raises UnavailableError where it does not come up within three minutes.
+    Raise UnavailableError where it does not come up within three minutes.
     """
     command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", store.uri]
     if store.artifacts is not None:
         command += ["--artifacts-destination", str(store.artifacts)]
-    # Jobs (MLflow's judges) would cost a second process and nothing here needs them.
+    # MLflow's jobs (judges) would cost a second process, and no command needs them.
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with _log(storage).open("wb") as log:
         server = subprocess.Popen(

@@ -1,8 +1,9 @@
-"""The driver's side of tracking: MLflow as a projection of a sweep, exactly once, whatever dies.
+"""The driver's side of tracking: what happens to a sweep appears in MLflow exactly once, whichever process dies.
 
 The driver's ``Tracker`` only appends events to the sweep's outbox. A process of its own (``sender``) sends the events
 in order, so that neither MLflow's import (5 s) nor an absent server costs the sweep anything. Whatever is sent can be
-sent again: runs are found by their tags before they are made, metrics carry the event's time, the rest is overwritten.
+sent again: a run is searched for by its tags before it is created, metrics carry the event's time, the rest is
+overwritten.
 """
 
 from __future__ import annotations
@@ -17,15 +18,26 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from sweeper.front.report.table import markdown, rows
-from sweeper.records import Front, FrontPoint, Report, TrialRecord
-from sweeper.tracking.outbox import Event, Outbox
+from sweeper.front.rendering.table import markdown, rows
+from sweeper.records import Front, TrialRecord
+from sweeper.tracking.events import (
+    Event,
+    FrontUpdated,
+    HypervolumeChanged,
+    MeasuredPoint,
+    SweepEnded,
+    SweepStarted,
+    TrialEnded,
+    TrialReported,
+    TrialStarted,
+)
+from sweeper.tracking.outbox import Outbox
 from sweeper.tracking.runs import find_runs, find_store
+from trainables.records import Point, Report
 
 _RESTART_S = 10.0
 
@@ -33,13 +45,13 @@ _logger = logging.getLogger(__name__)
 
 
 class Tracker:
-    """The driver's side. No method raises into the sweep or waits for MLflow (but ``flush``, as long as it is told).
+    """The driver's side. No method raises into the sweep, and only ``flush`` waits for MLflow, up to its timeout.
 
-    Events already in the outbox are not added again, so a resumed sweep may tell the whole story once more.
+    Events already in the outbox are not added again, so a resumed sweep may repeat all that happened.
     """
 
     def __init__(self, folder: Path, tracking_uri: str | None, storage: Path, sweep_name: str, sweep_id: str) -> None:
-        """``folder`` is the sweep's. Raises UserError for a tracking URI that MLflow cannot use."""
+        """``folder``: of the sweep. Raise UserError for a tracking URI that MLflow cannot use."""
         self._store = find_store(storage, tracking_uri)
         self._folder = folder.resolve()
         self._name = sweep_name
@@ -51,27 +63,29 @@ class Tracker:
         self._open: set[int] = set()
         self._reports: set[tuple[int, int]] = set()
         self._ended: set[int] = set()
-        self._volumes: dict[int, float] = {}
-        self._front: Event = {}
+        self._hypervolumes: dict[int, float] = {}
+        """By the number of finished trials."""
+        self._front: FrontUpdated | None = None
         self._sender_lock = threading.Lock()  # events come from more than one thread
         self._outbox.mend()
-        for event, _ in self._outbox.read():
-            self._remember(event)
+        for entry in self._outbox.read():
+            self._remember(entry.event)
 
     def _remember(self, event: Event) -> None:
-        if event["kind"] == "trial":
-            self._open.add(event["trial"])
-        elif event["kind"] == "report":
-            self._reports.add((event["trial"], event["report"]["step"]))
-        elif event["kind"] == "end":
-            self._ended.add(event["record"]["number"])
-            self._open.discard(event["record"]["number"])
-        elif event["kind"] == "volume":
-            self._volumes[event["finished"]] = event["hypervolume"]
-        elif event["kind"] == "front":
-            self._front = event
-        elif event["kind"] == "sweep_end":
-            self._open.clear()
+        match event:
+            case TrialStarted():
+                self._open.add(event.trial)
+            case TrialReported():
+                self._reports.add((event.trial, event.report.step))
+            case TrialEnded():
+                self._ended.add(event.record.number)
+                self._open.discard(event.record.number)
+            case HypervolumeChanged():
+                self._hypervolumes[event.finished] = event.hypervolume
+            case FrontUpdated():
+                self._front = event
+            case SweepEnded():
+                self._open.clear()
 
     def _add(self, event: Event) -> None:
         try:
@@ -84,31 +98,31 @@ class Tracker:
         self._wake(b"\n")
 
     def warm_up(self) -> None:
-        """Starts the sender, which takes seconds to import MLflow. It tells MLflow nothing before the first event."""
+        """Start the sender, which takes seconds to import MLflow. It sends nothing before the first event."""
         with self._sender_lock, contextlib.suppress(OSError):  # the first event tries again
             self._start_sender()
 
     def sweep_started(self, spec_resolved: dict[str, Any], tags: dict[str, str]) -> None:
         """At the start and at every resume; ``tags`` (commit, versions, digests) go to the parent run."""
-        self._add({"kind": "sweep", "spec": spec_resolved, "tags": {"mlflow.user": _user(), **tags}})
+        self._add(SweepStarted(spec=spec_resolved, tags={"mlflow.user": _user(), **tags}))
 
     def trial_started(
         self, number: int, parameters: dict[str, Any], seed: int, slot: int | None, tags: dict[str, str]
     ) -> None:
         """At the start and at every further attempt."""
         if number not in self._ended:
-            about = {"parameters": parameters, "seed": seed, "slot": slot}
-            self._add({"kind": "trial", "trial": number, **about, "tags": {"mlflow.user": _user(), **tags}})
+            tags = {"mlflow.user": _user(), **tags}
+            self._add(TrialStarted(trial=number, parameters=parameters, seed=seed, slot=slot, tags=tags))
 
     def trial_reported(self, number: int, report: Report) -> None:
-        """After each evaluation; a step done again by a later attempt is the same step."""
-        if (number, report["step"]) not in self._reports:
-            self._add({"kind": "report", "trial": number, "report": report})
+        """After each evaluation; a step that a later attempt repeats is the same step."""
+        if (number, report.step) not in self._reports:
+            self._add(TrialReported(trial=number, report=report))
 
     def trial_ended(self, record: TrialRecord, costs: Mapping[str, float] = MappingProxyType({})) -> None:
         """Complete, stopped or failed. ``costs``: further metrics by name."""
         if record.number not in self._ended:
-            self._add({"kind": "end", "record": asdict(record), "costs": dict(costs)})
+            self._add(TrialEnded(record=record, costs=dict(costs)))
 
     def front_updated(self, front: Front) -> None:
         """After its files were written to ``<folder>/front``. Only the newest front is uploaded."""
@@ -116,32 +130,37 @@ class Tracker:
         for point in front.points:
             if point.member and point.trial is not None:
                 names[point.trial] = ", ".join(filter(None, (names.get(point.trial), point.name)))
-        event = {
-            "kind": "front",
-            "note": markdown(front, limit=6500),
-            "members": {str(number): name for number, name in names.items()},
-            "table": rows(front),
-            "tests": [_test(point) for point in front.points if point.trial is not None and point.values],
-        }
+        event = FrontUpdated(
+            note=markdown(front, limit=6500),
+            members=names,
+            table=rows(front),
+            tests=tuple(
+                MeasuredPoint(
+                    trial=point.trial,
+                    point=Point(weights=point.weights, strength=point.strength, values=point.values),
+                )
+                for point in front.points
+                if point.trial is not None and point.values
+            ),
+        )
         self.hypervolume_changed(front)
-        known = {key: value for key, value in self._front.items() if key != "time"}
-        if json.loads(json.dumps(event)) != known:
+        if event != self._front:
             self._add(event)
 
     def hypervolume_changed(self, front: Front) -> None:
         """After each finished trial, whether or not the front's files are written then."""
-        if self._volumes.get(front.finished) != front.hypervolume:
-            self._add({"kind": "volume", "finished": front.finished, "hypervolume": front.hypervolume})
+        if self._hypervolumes.get(front.finished) != front.hypervolume:
+            self._add(HypervolumeChanged(finished=front.finished, hypervolume=front.hypervolume))
 
     def sweep_ended(self, state: str, costs: Mapping[str, float] = MappingProxyType({})) -> None:
         """``complete``, ``failed`` or ``interrupted``; trials still open are shown as interrupted.
 
         ``costs``: of the sweep so far, further metrics by name.
         """
-        self._add({"kind": "sweep_end", "state": state, "open": sorted(self._open), "costs": dict(costs)})
+        self._add(SweepEnded(state=state, open=tuple(sorted(self._open)), costs=dict(costs)))
 
     def flush(self, timeout_s: float) -> bool:
-        """Waits until MLflow has everything; False when it has not by then (see ``problem``)."""
+        """Wait until MLflow has everything; return False when it has not by then (see ``problem``)."""
         deadline = time.monotonic() + timeout_s
         self._wake(b"f")
         while not self._all_sent():
@@ -154,11 +173,11 @@ class Tracker:
 
     def _all_sent(self) -> bool:
         cursor = self._outbox.cursor()
-        told = cursor.uri == self._store.shown_uri
-        return told and cursor.offset >= self._outbox.size() and not cursor.front_waits
+        same_store = cursor.uri == self._store.shown_uri
+        return same_store and cursor.offset >= self._outbox.size() and not cursor.front_waits
 
     def problem(self) -> str | None:
-        """One line saying what MLflow lacks and why; None when all is well."""
+        """Return in a line what MLflow lacks and why; None when it lacks nothing."""
         cursor, refused = self._outbox.cursor(), self._folder / "tracking.rejected.jsonl"
         if cursor.problem:
             return f"MLflow at {self._store.shown_uri}: {cursor.problem}; nothing is lost, it is tried again"
@@ -167,12 +186,12 @@ class Tracker:
         return self._lost
 
     def run_links(self) -> dict[str, str]:
-        """What to open where -> address; empty where no server is known (see ``sweeper ui``)."""
+        """Return name -> address of each page; empty where no server is known (see ``sweeper ui``)."""
         runs = find_runs(self._folder)
         return runs.links(self._store.shown_uri) if runs and self._store.is_server else {}
 
     def close(self) -> None:
-        """Ends the sender; what it has not sent stays in the outbox for the next one."""
+        """End the sender; what it has not sent stays in the outbox for the next sender."""
         if self._sender is None:
             return
         assert self._sender.stdin is not None
@@ -223,7 +242,3 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user without a name
         return str(os.getuid())
-
-
-def _test(point: FrontPoint) -> dict[str, Any]:
-    return {"trial": point.trial, "weights": point.weights, "strength": point.strength, "values": point.values}

@@ -1,19 +1,14 @@
-"""The recorded response table: what is written is read, and the grids in it are whole."""
+"""The response table: saving and loading, and the completeness of the recorded grids."""
 
 from __future__ import annotations
 
 import itertools
-import sys
 from pathlib import Path
 
 import pytest
 
+from benchmarks.search.table import Measured, RecordedTrial, Table, load_table, save_table
 from tests.paths import ROOT
-
-ROOT = ROOT
-sys.path.insert(0, str(ROOT / "benchmarks"))  # commands there import each other as scripts do
-
-from benchmarks.search.table import Measured, RecordedTrial, Table, load_table, save_table  # noqa: E402
 
 RECORDED = ROOT / "benchmarks" / "results" / "response_table.csv.gz"
 
@@ -55,11 +50,11 @@ def small_table() -> Table:
 
 
 def test_what_is_saved_is_loaded_and_equal_tables_are_equal_bytes(tmp_path: Path) -> None:
-    one, two = tmp_path / "one.csv.gz", tmp_path / "two.csv.gz"
-    save_table(one, small_table())
-    assert load_table(one) == small_table()
-    save_table(two, load_table(one))
-    assert one.read_bytes() == two.read_bytes()
+    first, second = tmp_path / "first.csv.gz", tmp_path / "second.csv.gz"
+    save_table(first, small_table())
+    assert load_table(first) == small_table()
+    save_table(second, load_table(first))
+    assert first.read_bytes() == second.read_bytes()
 
 
 def test_a_simulated_trial_finds_its_recorded_one() -> None:
@@ -87,5 +82,5 @@ def test_the_recorded_grids_are_whole() -> None:
             trial = table.find(point)  # type: ignore[arg-type]
             assert [trial.at(share).step for share in (1 / 9, 1 / 3, 1.0)] == [3, 8, 24]
             assert trial.points[0] == trial.course[-1] and len(trial.points) == 3
-            costs = [(one.image_steps, one.evaluation_images) for one in trial.course]
-            assert costs == sorted(set(costs)) and all(one.test for one in trial.points)
+            costs = [(report.image_steps, report.evaluation_images) for report in trial.course]
+            assert costs == sorted(set(costs)) and all(point.test for point in trial.points)

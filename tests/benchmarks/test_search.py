@@ -1,4 +1,4 @@
-"""The simulated searches that benchmarks/search.py compares: one clock and one bill for all of them."""
+"""The simulated searches that ``benchmarks.search.run`` compares: the same clock and the same costs for all of them."""
 
 from __future__ import annotations
 
@@ -27,22 +27,23 @@ def test_the_attainable_hypervolume_is_that_of_the_front(problem) -> None:  # ty
 def test_a_trial_costs_its_epochs_and_its_evaluations() -> None:
     problem = analytic()[0]
     parameters = dict.fromkeys(SEARCHED, 0.1)
-    one = problem.evaluation_epochs(parameters)
-    assert cost_epochs(problem, parameters, (), 1.0) == (EPOCHS, pytest.approx(EPOCHS * one))
-    assert cost_epochs(problem, parameters, (1 / 9, 1 / 3), 1 / 9) == (pytest.approx(EPOCHS / 9), pytest.approx(one))
-    assert cost_epochs(problem, parameters, (1 / 9, 1 / 3), 1 / 3)[1] == pytest.approx(2 * one), "an epoch ends there"
-    assert cost_epochs(problem, parameters, (1 / 9, 1 / 3), 1.0)[1] == pytest.approx((EPOCHS + 1) * one)
+    evaluation = problem.evaluation_epochs(parameters)
+    rungs = (1 / 9, 1 / 3)
+    assert cost_epochs(problem, parameters, (), 1.0) == (EPOCHS, pytest.approx(EPOCHS * evaluation))
+    assert cost_epochs(problem, parameters, rungs, 1 / 9) == (pytest.approx(EPOCHS / 9), pytest.approx(evaluation))
+    assert cost_epochs(problem, parameters, rungs, 1 / 3)[1] == pytest.approx(2 * evaluation), "an epoch ends here too"
+    assert cost_epochs(problem, parameters, rungs, 1.0)[1] == pytest.approx((EPOCHS + 1) * evaluation)
 
 
-def test_sweeps_and_peers_are_billed_alike() -> None:
+def test_sweeps_and_peers_have_the_same_costs() -> None:
     problem = analytic()[0]
-    ours = run_sweep(problem, 0, 4, BUDGET_EPOCHS, sampler="random", stopping=False)
+    sweep = run_sweep(problem, 0, 4, BUDGET_EPOCHS, sampler="random", stopping=False)
     sampler = optuna.samplers.RandomSampler(seed=0)
-    theirs = run_peer(problem, 0, 4, BUDGET_EPOCHS, sampler=sampler, merits=[clean, robust])
+    peer = run_peer(problem, 0, 4, BUDGET_EPOCHS, sampler=sampler, merits=[clean, robust])
     trial_epochs = sum(cost_epochs(problem, {}, (), 1.0))
     whole = 4 * math.floor(BUDGET_EPOCHS / 4 / trial_epochs)
-    assert [spent for spent, _ in ours] == pytest.approx([spent for spent, _ in theirs])
-    assert len(ours) == len(theirs) == whole
+    assert [spent for spent, _ in sweep] == pytest.approx([spent for spent, _ in peer])
+    assert len(sweep) == len(peer) == whole
 
 
 def test_a_search_that_stops_begins_more_trials_and_finishes_fewer_for_the_same_epochs() -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from sweeper.execution.runner import make_runner
 from sweeper.execution.worker import Channel, WorkerContext
 from sweeper.front.load import load_front
-from sweeper.records import Outcome, Report, Task, TrialRecord
+from sweeper.jobs import MeasureJob, Outcome, TrainedWeights, UntouchedJob
+from sweeper.records import TrialRecord, UntouchedModel
 from sweeper.search.scheduler import TrialScheduler
 from sweeper.search.study import Study
 from sweeper.search.trial_files import FolderTrialFiles
 from sweeper.spec.spec import Spec, load_spec
 from sweeper.storage.sweep_folder import SweepFolder
 from tests.helpers.tiny import write_clip
+from trainables.records import Measurement, Report
 
 SPEC = """\
 model: {architecture: "local-dir:clip"}
@@ -35,27 +37,27 @@ training: {epochs: 1, global_batch_size: 16}
 """
 
 
-class Deaf:
-    """What a runner says goes nowhere, and nobody interrupts it."""
+class SilentChannel:
+    """Drops what a runner sends; nobody interrupts it."""
 
     def report(self, report: Report) -> None: ...
 
     def log(self, line: str) -> None: ...
 
-    def alive(self) -> None: ...
+    def heartbeat(self) -> None: ...
 
     def interrupted(self) -> bool:
         return False
 
 
-class Nobody:
+class SilentListener:
+    """Implements ``scheduler.TrialListener``."""
+
     def started(self, trial: TrialRecord) -> None: ...
 
     def reported(self, trial: TrialRecord, report: Report) -> None: ...
 
     def ended(self, trial: TrialRecord) -> None: ...
-
-    def tick(self) -> None: ...
 
 
 def finished_sweep(home: Path, spec_text: str = SPEC) -> tuple[SweepFolder, Spec]:
@@ -65,27 +67,30 @@ def finished_sweep(home: Path, spec_text: str = SPEC) -> tuple[SweepFolder, Spec
     spec = load_spec(home / "demo.yaml")
     folder = SweepFolder(home / "sweeps", spec.name)
     folder.create(spec, spec_text)
-    task = spec.task_settings().model_dump(mode="json", by_alias=True)
-    context = WorkerContext(rank=0, world_size=1, local_rank=0, device="cpu", slot=0)
-    runner = make_runner(context, task=task, data_seed=spec.search.seed, cache=folder.cache_path)
-    deaf = cast(Channel, Deaf())
-
-    def measure(**payload: Any) -> dict[str, Any]:
-        return runner(Task(kind="measure", key=1, attempt=1, payload=payload), deaf)
-
-    untouched = measure(what="untouched")
-    folder.write_json("untouched.json", untouched)
+    worker = WorkerContext(rank=0, world_size=1, local_rank=0, device="cpu", slot=0)
+    runner = make_runner(worker, task=spec.task_settings(), data_seed=spec.search.seed, cache=folder.cache_path)
+    channel = cast(Channel, SilentChannel())
+    untouched = runner(UntouchedJob(key=1), channel)
+    assert isinstance(untouched, UntouchedModel)
+    folder.write_untouched(untouched)
     study = Study.create(folder.study_path, spec.parameters, seed=0, startup_trials=4)
-    trials = TrialScheduler(spec, study, FolderTrialFiles(folder, spec), untouched["validation"], Nobody())
-    while (next_task := trials.next_task()) is not None:
-        trials.on_end(next_task.key, Outcome(kind="complete", result=runner(next_task, deaf), slot=0, attempt=1))
+    scheduler = TrialScheduler(spec, study, FolderTrialFiles(folder, spec), untouched.goals, SilentListener())
+    while (job := scheduler.next_job()) is not None:
+        scheduler.on_end(job.key, Outcome(kind="complete", result=runner(job, channel), slot=0, attempt=1))
+    front = load_front(folder, spec, study.trials())
     study.close()
-    front = load_front(folder, spec)
     assert front is not None
     for index, point in enumerate(front.points):
-        payload: dict[str, Any] = {"what": "test", "trial": point.trial, "answers": folder.path / f"{index}.csv"}
+        weights = None
         if point.trial is not None:
-            payload |= {"folder": str(folder.trial_path(point.trial)), "parameters": point.parameters}
-            payload |= {"weights": point.weights, "strength": point.strength}
-        folder.append_test((point.trial, point.weights, point.strength), measure(**payload))
+            weights = TrainedWeights(
+                folder=folder.trial(point.trial).path,
+                parameters=point.parameters,
+                weights=point.weights,
+                strength=point.strength,
+            )
+        job = MeasureJob(key=index, point=weights, answers=folder.path / f"{index}.csv", variants=True)
+        measured = runner(job, channel)
+        assert isinstance(measured, Measurement)
+        folder.append_measurement(point.point_name, measured)
     return folder, spec

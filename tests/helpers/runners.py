@@ -1,4 +1,4 @@
-"""Runners for the tests of slots: what a task does is said in its payload."""
+"""Runners for the tests of slots: what a job does is said in the job."""
 
 from __future__ import annotations
 
@@ -6,19 +6,62 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sweeper.execution.worker import Channel, Interrupted, Runner, WorkerContext
-from sweeper.records import Outcome, Report, Task
+from sweeper.execution.worker import Channel, JobInterrupted, Runner, WorkerContext
+from sweeper.jobs import Job, Outcome, TrainJob
+from trainables.records import Report
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScriptedJob(Job):
+    """A measurement that does the function named in ``do``."""
+
+    do: str
+    folder: Path = Path()
+
+    @property
+    def log_folder(self) -> Path | None:
+        return self.folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScriptedTrial(TrainJob):
+    """A trial that does the function named in ``do``."""
+
+    do: str = "epochs"
+    folder: Path = Path()
+    parameters: dict[str, Any]
+    seed: int = 0
+    rungs: tuple[float, ...] = ()
+    epochs: int = 1
+    waits: bool = False
+    """Whether each report waits for a decision."""
+    pause_after: int | None = None
+    """The epoch after which the first attempt hangs."""
+
+
+def scripted_trial(do: str, **settings: Any) -> ScriptedTrial:
+    """Return a trial whose key is set by ``TrialScheduler``."""
+    return ScriptedTrial(key=0, do=do, parameters={}, **settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochReport(Report):
+    """A report that says who sent it."""
+
+    attempt: int
+    pid: int
 
 
 def make(context: WorkerContext) -> Runner:
-    """A runner that does the function named in the payload."""
+    """Return a runner that does the function named in the job."""
     actions = {"epochs": epochs, "fail": fail, "wait": wait, "hang_once": hang_once, "sum": add, "one_fails": one_fails}
 
-    def run(task: Task, channel: Channel) -> dict[str, Any]:
-        return actions[task.payload["do"]](context, task, channel) | {"pid": os.getpid(), "rank": context.rank}
+    def run(job: Any, channel: Channel) -> Any:
+        return actions[job.do](context, job, channel) | {"pid": os.getpid(), "rank": context.rank}
 
     return run
 
@@ -27,41 +70,54 @@ def make_badly(context: WorkerContext) -> Runner:
     raise ValueError("no image in /nowhere; give a folder with images")
 
 
-def epochs(context: WorkerContext, task: Task, channel: Channel) -> dict[str, Any]:
+def epochs(context: WorkerContext, job: ScriptedTrial, channel: Channel) -> dict[str, Any]:
     """Counts epochs, going on from what an earlier attempt left in the folder."""
-    state = Path(task.payload["folder"]) / "epoch"
+    state = job.folder / "epoch"
     done = int(state.read_text()) if state.exists() else 0
-    for epoch in range(done + 1, task.payload["epochs"] + 1):
+    for epoch in range(done + 1, job.epochs + 1):
         if context.rank == 0:
             state.write_text(str(epoch))
-        rung = task.payload.get("rungs", False)
-        channel.report({"step": epoch, "rung": rung, "attempt": task.attempt, "pid": os.getpid()})
-        if task.payload.get("pause_after") == epoch and task.attempt == 1:
+        channel.report(
+            EpochReport(
+                step=epoch,
+                steps=job.epochs,
+                epoch=epoch,
+                epochs=job.epochs,
+                progress=epoch / job.epochs,
+                rung=job.waits,
+                values={},
+                train_s=0.0,
+                evaluation_s=0.0,
+                time_s=time.time(),
+                attempt=job.attempt,
+                pid=os.getpid(),
+            )
+        )
+        if job.pause_after == epoch and job.attempt == 1:
             time.sleep(600)
-    return {"epochs": task.payload["epochs"], "resumed_from": done}
+    return {"epochs": job.epochs, "resumed_from": done}
 
 
-def fail(context: WorkerContext, task: Task, channel: Channel) -> dict[str, Any]:
+def fail(context: WorkerContext, job: Job, channel: Channel) -> dict[str, Any]:
     raise ArithmeticError("the loss is nan\nat step 3")
 
 
-def wait(context: WorkerContext, task: Task, channel: Channel) -> dict[str, Any]:
+def wait(context: WorkerContext, job: ScriptedJob, channel: Channel) -> dict[str, Any]:
     """Works until it is interrupted."""
-    folder = Path(task.payload["folder"])
     channel.log("begun")
     while not channel.interrupted():
         time.sleep(0.01)
-    (folder / "checkpoint").write_text("saved")
-    raise Interrupted
+    (job.folder / "checkpoint").write_text("saved")
+    raise JobInterrupted
 
 
-def hang_once(context: WorkerContext, task: Task, channel: Channel) -> dict[str, Any]:
-    if task.attempt == 1:
+def hang_once(context: WorkerContext, job: Job, channel: Channel) -> dict[str, Any]:
+    if job.attempt == 1:
         time.sleep(600)
     return {}
 
 
-def add(context: WorkerContext, task: Task, channel: Channel) -> dict[str, Any]:
+def add(context: WorkerContext, job: Job, channel: Channel) -> dict[str, Any]:
     import torch
     import torch.distributed as dist
 
@@ -70,28 +126,32 @@ def add(context: WorkerContext, task: Task, channel: Channel) -> dict[str, Any]:
     return {"sum": total.item(), "world_size": context.world_size}
 
 
-def one_fails(context: WorkerContext, task: Task, channel: Channel) -> dict[str, Any]:
+def one_fails(context: WorkerContext, job: Job, channel: Channel) -> dict[str, Any]:
     """Rank 1 raises while rank 0 waits for it in a collective."""
     if context.rank == 1:
         raise ArithmeticError("only here")
-    return add(context, task, channel)
+    return add(context, job, channel)
 
 
-class TrialScheduler:
-    """A source of given payloads that keeps what it is told."""
+class ListedTrials:
+    """A source of given trials that keeps what it is told; also the search that ``run_trials`` waits for."""
 
-    def __init__(self, payloads: list[dict[str, Any]]) -> None:
-        self._waiting = [Task(kind="train", key=key, attempt=1, payload=p) for key, p in enumerate(payloads)]
-        self.reports: dict[int, list[Report]] = {}
+    def __init__(self, trials: list[ScriptedTrial]) -> None:
+        self._waiting = [replace(trial, key=key) for key, trial in enumerate(trials)]
+        self.reports: dict[int, list[EpochReport]] = {}
         self.outcomes: dict[int, Outcome] = {}
 
-    def next_task(self) -> Task | None:
+    @property
+    def scheduler(self) -> ListedTrials:
+        return self
+
+    def next_job(self) -> Job | None:
         return self._waiting.pop(0) if self._waiting else None
 
     def exhausted(self) -> bool:
         return not self._waiting
 
-    def on_report(self, key: int, report: Report) -> bool:
+    def on_report(self, key: int, report: Any) -> bool:
         self.reports.setdefault(key, []).append(report)
         return False
 

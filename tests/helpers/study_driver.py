@@ -17,9 +17,10 @@ from typing import Any
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
-from sweeper.records import Point, TrialRecord
+from sweeper.records import TrialRecord
 from sweeper.search.study import Study
 from sweeper.spec.space import Space
+from trainables.records import Point
 
 TRIALS = 10
 SPACE = Space.parse(

@@ -81,8 +81,8 @@ def trials_of(storage: Path, name: str) -> list[TrialRecord]:
 def front_of(storage: Path, name: str) -> list[dict[str, Any]]:
     code, out, err = finish(sweeper("front", name, "--format", "json", storage=storage))
     assert code == 0, err
-    found: list[dict[str, Any]] = json.loads(out)
-    return found
+    points: list[dict[str, Any]] = json.loads(out)
+    return points
 
 
 @pytest.fixture(scope="module")
@@ -126,8 +126,9 @@ class TestSweep:
         stopped = [trial for trial in searched if trial.state == "stopped"]
         assert stopped and all(trial.stopped_at in (2 / 12, 4 / 12) for trial in stopped)  # of 4 steps in each epoch
         for trial in stopped:
-            assert folder.reports(trial.number)[-1]["progress"] == trial.stopped_at
-            assert not (folder.trial_path(trial.number) / "checkpoint.pt").exists()
+            files = folder.trial(trial.number)
+            assert list(files.reports().values())[-1].progress == trial.stopped_at
+            assert not (files.path / "checkpoint.pt").exists()
         assert all(trial.cost_s is not None and trial.cost_s > 0 for trial in trials)
         members = {point["trial"] for point in front_of(storage, "whole") if point["member"]}
         assert {trial.confirms for trial in again} <= members and [trial.state for trial in again] == ["complete"] * 2
@@ -155,16 +156,16 @@ class TestSweep:
     def test_killed_and_interrupted_sweep_ends_as_the_undisturbed_one(self, storage: Path) -> None:
         folder = SweepFolder(storage, "killed")
         driver = sweeper("run", str(storage / "spec.yaml"), "--name", "killed", storage=storage)
-        wait_for(folder.trial_path(1) / "attempt", driver)  # in the sampler's start-up phase
+        wait_for(folder.trial(1).path / "attempt", driver)  # in the sampler's start-up phase
         second = sweeper("resume", "killed", storage=storage)
         code, _, err = finish(second)
         assert code == 2 and f"process {driver.pid}" in err and "Traceback" not in err
         kill(driver)
         driver = sweeper("resume", "killed", storage=storage)
-        wait_for(folder.trial_path(4) / "attempt", driver)  # after it
+        wait_for(folder.trial(4).path / "attempt", driver)  # after it
         kill(driver)
         driver = sweeper("resume", "killed", storage=storage)
-        wait_for(folder.trial_path(5) / "attempt", driver)
+        wait_for(folder.trial(5).path / "attempt", driver)
         driver.send_signal(signal.SIGINT)
         code, _, err = finish(driver)
         assert code == 130 and "sweeper resume killed" in err and "Traceback" not in err
@@ -173,8 +174,8 @@ class TestSweep:
 
         whole, killed = trials_of(storage, "whole"), trials_of(storage, "killed")
         for what in ("parameters", "state", "stopped_at", "values", "points"):  # and with these the front
-            told = [[getattr(trial, what) for trial in sweep[:TRIALS]] for sweep in (killed, whole)]
-            assert told[0] == told[1], what
+            of_sweeps = [[getattr(trial, what) for trial in sweep[:TRIALS]] for sweep in (killed, whole)]
+            assert of_sweeps[0] == of_sweeps[1], what
         assert [trial.confirms is None for trial in killed] == [True] * (TRIALS + 1) + [False] * 2
         assert mlflow_runs(storage, "killed") == {trial.number: STATUS[trial.state] for trial in killed}
 
@@ -207,6 +208,6 @@ def mlflow_runs(storage: Path, name: str) -> dict[int, str]:
     sweep_id = SweepFolder(storage, name).sweep_id
     runs = client.search_runs(experiments, f"tags.`sweeper.sweep_id` = '{sweep_id}'")
     children = [run for run in runs if "sweeper.trial" in run.data.tags]
-    found = {int(run.data.tags["sweeper.trial"]): run.info.status for run in children}
-    assert len(found) == len(children) == len(runs) - 1
-    return found
+    statuses = {int(run.data.tags["sweeper.trial"]): run.info.status for run in children}
+    assert len(statuses) == len(children) == len(runs) - 1
+    return statuses

@@ -6,8 +6,8 @@ from html import escape
 from typing import Any
 
 from sweeper.front.correlation import lines as proxy_lines
-from sweeper.front.report.style import COLOURS, UNTOUCHED_COLOUR, colour, error_bar, label, paint_curve
-from sweeper.front.report.table import rows, summary
+from sweeper.front.rendering.style import COLOURS, UNTOUCHED_COLOUR, colour, error_bar, label, paint_curve
+from sweeper.front.rendering.table import rows, summary
 from sweeper.records import GOALS, Front, FrontPoint
 
 _STYLE = """
@@ -37,8 +37,8 @@ document.querySelectorAll("th").forEach((head, column) => head.addEventListener(
 """
 
 
-def page(front: Front) -> str:
-    """Returns an HTML document with plotly inside (5 MB): the points with their parameters, and a sortable table."""
+def html_page(front: Front) -> str:
+    """Return an HTML document with plotly inside (5 MB): the points with their parameters, and a sortable table."""
     chart = _chart(front).to_html(full_html=False, include_plotlyjs=True, config={"displaylogo": False})
     title = escape(f"Pareto front of {front.sweep}")
     return f"""<!doctype html>
@@ -74,8 +74,8 @@ def _chart(front: Front) -> Any:
     for column in (1, 2) if measured else (1,):
         shown = front.points if column == 1 else measured
         for name in (*COLOURS, "other"):
-            own = [point for point in shown if point.member and _objective(point) == name and point.trial is not None]
-            _scatter(figure, column, own, name, "circle", 12, legend=column == 1)
+            drawn = [point for point in shown if point.member and _objective(point) == name and point.trial is not None]
+            _scatter(figure, column, drawn, name, "circle", 12, legend=column == 1)
         paint = [point for point in shown if point.name == "paint"]
         _scatter(figure, column, paint, "PAINT", "diamond", 12, shade="#444444", legend=column == 1)
         untouched = [point for point in shown if point.trial is None]
@@ -128,8 +128,8 @@ def _hover(point: FrontPoint) -> str:
     for title, values in (("validation", point.validation), ("test", point.values or {})):
         lines += [f"{title} {escape(key)}: {value:.4f}" for key, value in values.items() if key in GOALS]
     if point.confirmation is not None and point.confirmation.values is not None:
-        again = point.confirmation.values
-        lines += [f"test {escape(key)} over {point.confirmation.seeds} new seeds: {again[key]:.4f}" for key in GOALS]
+        means, seeds = point.confirmation.values, point.confirmation.seeds
+        lines += [f"test {escape(key)} over {seeds} new seeds: {means[key]:.4f}" for key in GOALS]
     lines += [
         f"{escape(key)} = {escape(_short(value))}" for key, value in point.parameters.items() if value is not None
     ]

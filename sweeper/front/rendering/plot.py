@@ -1,4 +1,4 @@
-"""The front as a picture (PNG)."""
+"""The front as a plot (PNG)."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from sweeper.front.report.style import COLOURS, OTHER_COLOUR, UNTOUCHED_COLOUR, colour, error_bar, label, paint_curve
-from sweeper.front.report.table import summary
-from sweeper.records import GOALS, Front, FrontPoint
+from sweeper.front.rendering.style import COLOURS, OTHER_COLOUR, UNTOUCHED_COLOUR, colour, error_bar, label, paint_curve
+from sweeper.front.rendering.table import summary
+from sweeper.records import GOALS, Front, FrontPoint, goal_pair
 
 _GREY = "#444444"
 _WIDEST_LEGEND = 7
 
 
-def picture(front: Front) -> bytes:
-    """Returns a PNG: validation with the front and every other point, and test with intervals where measured."""
+def plot(front: Front) -> bytes:
+    """Return a PNG: validation with the front and every other point, and test with intervals where measured."""
     # Its first import may take seconds to index fonts and says so as a warning.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from matplotlib.figure import Figure
@@ -45,43 +45,39 @@ def picture(front: Front) -> bytes:
     return png.getvalue()
 
 
-def _xy(values: dict[str, float]) -> tuple[float, float]:
-    return values["clean_accuracy"], values["robust_accuracy"]
-
-
 def _validation(axes: Any, front: Front) -> int:
-    """Draws what was picked on; returns how many points lie outside."""
+    """Draw the validation points; return how many lie outside the axes."""
     axes.set_title("validation: every point tried, and the front picked on it", loc="left", fontsize=10.5)
     members = [point for point in front.points if point.member]
     for point in front.others:
-        axes.plot(*_xy(point.validation), "o", color=colour(point), alpha=0.25, markersize=4.5, markeredgewidth=0)
+        axes.plot(*point.goals, "o", color=colour(point), alpha=0.25, markersize=4.5, markeredgewidth=0)
     curve = paint_curve(front)
     if curve:
-        axes.plot(*zip(*(_xy(point.validation) for point in curve), strict=True), "--", color=_GREY, linewidth=1)
+        axes.plot(*zip(*(point.goals for point in curve), strict=True), "--", color=_GREY, linewidth=1)
         for point in curve[1:]:
-            axes.plot(*_xy(point.validation), "D", color="white", markeredgecolor=_GREY, markersize=5)
+            axes.plot(*point.goals, "D", color="white", markeredgecolor=_GREY, markersize=5)
     reference = front.reference_point
     if members:
-        stairs_x, stairs_y = _stairs([_xy(point.validation) for point in members], reference)
+        stairs_x, stairs_y = _stairs([point.goals for point in members], reference)
         axes.fill_between(stairs_x, stairs_y, reference[1], color="#0072B2", alpha=0.06, linewidth=0)
         axes.plot(stairs_x, stairs_y, color="#222222", linewidth=1.3, zorder=3)
     axes.plot(*reference, "+", color="#222222", markersize=10, zorder=3)
     axes.annotate("reference point", reference, (6, -11), textcoords="offset points", fontsize=8, color=_GREY)
-    _marks(axes, [(point, _xy(point.validation)) for point in front.points])
+    _marks(axes, [(point, point.goals) for point in front.points])
 
-    shown = [_xy(point.validation) for point in front.points] + [reference]
-    shown += [_xy(point.values) for point in front.points if point.values]
+    shown = [point.goals for point in front.points] + [reference]
+    shown += [goal_pair(point.values) for point in front.points if point.values]
     low, high = [[choose(pair[axis] for pair in shown) for axis in (0, 1)] for choose in (min, max)]
     margins = [max(0.02, 0.08 * (high[axis] - low[axis])) for axis in (0, 1)]
     axes.set_xlim(low[0] - margins[0], min(high[0] + 1.6 * margins[0], 1.02))
     axes.set_ylim(low[1] - margins[1], min(high[1] + 1.4 * margins[1], 1.02))
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    inside = [left <= x <= right and bottom <= y <= top for x, y in (_xy(point.validation) for point in front.others)]
+    inside = [left <= x <= right and bottom <= y <= top for x, y in (point.goals for point in front.others)]
     return len(inside) - sum(inside)
 
 
 def _stairs(front: Sequence[tuple[float, float]], reference: tuple[float, float]) -> tuple[list[float], list[float]]:
-    """The outline of what the front dominates, from the most robust end to the cleanest."""
+    """Return x and y of the outline of what the front dominates, from the most robust end to the cleanest."""
     points = sorted(point for point in front if point[0] > reference[0] and point[1] > reference[1])
     if not points:
         return [], []
@@ -95,27 +91,30 @@ def _stairs(front: Sequence[tuple[float, float]], reference: tuple[float, float]
 def _test(axes: Any, front: Front) -> None:
     axes.set_title("test: the same points, measured once, 95 % intervals", loc="left", fontsize=10.5)
     axes.tick_params(labelleft=True)
-    measured = [(point, _xy(point.values)) for point in front.points if point.values]
+    measured = [(point, goal_pair(point.values)) for point in front.points if point.values]
     for point, (x, y) in measured:
         bars = [[[reach] for reach in error_bar(point, goal)] for goal in GOALS]
         edge = _GREY if point.trial is None or not point.member else colour(point)
         axes.errorbar(x, y, xerr=bars[0], yerr=bars[1], fmt="none", ecolor=edge, elinewidth=1, alpha=0.7, zorder=2)
     _marks(axes, measured)
     for point in front.points:
-        again = point.confirmation
-        if again is None or again.values is None or again.intervals is None or point.values is None:
+        confirmation = point.confirmation
+        if confirmation is None or point.values is None:
             continue
-        x, y = _xy(again.values)
-        axes.plot([_xy(point.values)[0], x], [_xy(point.values)[1], y], ":", color=_GREY, linewidth=1.2, zorder=6)
-        bars = [[[max(0.0, again.values[goal] - again.intervals[goal][0])],
-                 [max(0.0, again.intervals[goal][1] - again.values[goal])]] for goal in GOALS]  # fmt: skip
-        axes.errorbar(x, y, xerr=bars[0], yerr=bars[1], fmt="none", ecolor="#222222", elinewidth=0.8, zorder=6)
-        marker = "s" if again.stays else "X"
-        axes.plot(x, y, marker, color="white", markeredgecolor="#222222", markersize=6, zorder=7)
+        means, intervals = confirmation.values, confirmation.intervals
+        if means is None or intervals is None:
+            continue
+        first, retrained = goal_pair(point.values), goal_pair(means)
+        axes.plot([first[0], retrained[0]], [first[1], retrained[1]], ":", color=_GREY, linewidth=1.2, zorder=6)
+        bars = [[[max(0.0, means[goal] - intervals[goal][0])],
+                 [max(0.0, intervals[goal][1] - means[goal])]] for goal in GOALS]  # fmt: skip
+        axes.errorbar(*retrained, xerr=bars[0], yerr=bars[1], fmt="none", ecolor="#222222", elinewidth=0.8, zorder=6)
+        marker = "s" if confirmation.stays else "X"
+        axes.plot(*retrained, marker, color="white", markeredgecolor="#222222", markersize=6, zorder=7)
 
 
 def _marks(axes: Any, points: Sequence[tuple[FrontPoint, tuple[float, float]]]) -> None:
-    """Draws front members, untouched model and baselines, and names those that have a name."""
+    """Draw front members, untouched model and baselines, and name those that have a name."""
     for point, xy in points:
         if point.trial is None:
             axes.plot(*xy, "*", color=UNTOUCHED_COLOUR, markersize=17, markeredgecolor="white", zorder=5)
@@ -134,7 +133,7 @@ def _marks(axes: Any, points: Sequence[tuple[FrontPoint, tuple[float, float]]]) 
 
 
 def _legend(figure: Any, front: Front) -> int:
-    """Returns how many lines it takes."""
+    """Draw the legend; return how many lines it takes."""
     from matplotlib.lines import Line2D
 
     used = {str(point.parameters.get("objective")) for point in (*front.points, *front.others)}

@@ -1,7 +1,7 @@
-"""The front as a table, JSON and CSV, and its files.
+"""The front as a table, JSON and CSV.
 
 Validation (what points are picked on) and test (measured once, never fed back) are kept apart everywhere: columns and
-keys say which is which, the picture and the page have a panel for each.
+keys name the split, the plot and the HTML page have a panel for each.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 from sweeper.front.correlation import lines as proxy_lines
-from sweeper.front.report.style import label
+from sweeper.front.rendering.style import label
 from sweeper.records import GOALS, Confirmation, Front, FrontPoint
 
 Format = Literal["table", "json", "csv"]
 
 
 def table(front: Front, format: Format) -> str:
-    """The points of ``front`` as text for people, a JSON list of objects, or CSV; ends with a newline."""
+    """Return the points of ``front`` as text for people, a JSON list of objects, or CSV; it ends with a newline."""
     if format == "json":
         return json.dumps([_json_object(point) for point in front.points], indent=2, allow_nan=False) + "\n"
     if format == "csv":
@@ -51,15 +51,17 @@ def _json_object(point: FrontPoint) -> dict[str, Any]:
 
 
 def rows(front: Front) -> list[dict[str, Any]]:
-    """The points of ``front`` as flat rows with the same keys: ``validation_*``, ``test_*``, where members were trained
-    again ``confirmed_*``, then the parameters."""
+    """Return the points of ``front`` as flat rows with the same keys: ``validation_*``, ``test_*``, the parameters.
+
+    Where members were trained again, ``confirmed_*`` stands before the parameters.
+    """
     validation = _in_order(key for point in front.points for key in point.validation)
     test = _in_order(key for point in front.points for key in point.values or {})
     bounded = {key for point in front.points for key in point.intervals or {}}
     parameters = list(dict.fromkeys(key for point in front.points for key in point.parameters))
     result = []
     for point in front.points:
-        row: dict[str, Any] = {"sweep": point.sweep} if any(one.sweep for one in front.points) else {}
+        row: dict[str, Any] = {"sweep": point.sweep} if any(shown.sweep for shown in front.points) else {}
         row |= {"name": point.name, "trial": point.trial, "weights": point.weights}
         row |= {"strength": point.strength, "member": point.member}
         row |= {f"validation_{key}": point.validation.get(key) for key in validation}
@@ -67,28 +69,28 @@ def rows(front: Front) -> list[dict[str, Any]]:
             row[f"test_{key}"] = (point.values or {}).get(key)
             if key in bounded:
                 row[f"test_{key}_low"], row[f"test_{key}_high"] = (point.intervals or {}).get(key, (None, None))
-        if any(one.confirmation for one in front.points):
+        if any(shown.confirmation for shown in front.points):
             row |= _confirmed_row(point.confirmation)
         result.append(row | {key: point.parameters.get(key) for key in parameters})
     return result
 
 
-def _confirmed_row(found: Confirmation | None) -> dict[str, Any]:
-    if found is None:
+def _confirmed_row(confirmation: Confirmation | None) -> dict[str, Any]:
+    if confirmation is None:
         return dict.fromkeys(_confirmed_row(Confirmation(seeds=0, failed=0, validation=None, stays=False)))
-    row: dict[str, Any] = {"confirmed_seeds": found.seeds, "confirmed_failed": found.failed}
-    row["confirmed_stays"] = found.stays
+    row: dict[str, Any] = {"confirmed_seeds": confirmation.seeds, "confirmed_failed": confirmation.failed}
+    row["confirmed_stays"] = confirmation.stays
     for goal in GOALS:
-        row[f"confirmed_validation_{goal}"] = (found.validation or {}).get(goal)
-        row[f"confirmed_test_{goal}"] = (found.values or {}).get(goal)
-        for bounds, suffix in ((found.intervals, ""), (found.simultaneous, "_simultaneous")):
+        row[f"confirmed_validation_{goal}"] = (confirmation.validation or {}).get(goal)
+        row[f"confirmed_test_{goal}"] = (confirmation.values or {}).get(goal)
+        for bounds, suffix in ((confirmation.intervals, ""), (confirmation.simultaneous, "_simultaneous")):
             low, high = (bounds or {}).get(goal, (None, None))
             row |= {f"confirmed_test_{goal}_low{suffix}": low, f"confirmed_test_{goal}_high{suffix}": high}
     return row
 
 
 def markdown(front: Front, limit: int) -> str:
-    """A summary and a table of at most ``limit`` characters, best for MLflow's description of a run."""
+    """Return a summary and a table of at most ``limit`` characters, for MLflow's description of a run."""
     lines = [summary(front), "", "| " + " | ".join(_HEADER) + " |", "|" + " --- |" * len(_HEADER)]
     length = sum(map(len, lines))
     for shown, point in enumerate(front.points):
@@ -98,15 +100,15 @@ def markdown(front: Front, limit: int) -> str:
             lines += ["", f"{len(front.points) - shown} more in front/front.csv."]
             break
         lines.append(line)
-    again = _confirmed_cells(front)
-    if again and length + sum(len(cell) + 3 for line in again for cell in line) < limit - 500:
-        head, *body = ["| " + " | ".join(line) + " |" for line in again]
-        lines += ["", _CONFIRMED, "", head, "|" + " --- |" * len(again[0]), *body]
+    confirmed = _confirmed_cells(front)
+    if confirmed and length + sum(len(cell) + 3 for line in confirmed for cell in line) < limit - 500:
+        head, *body = ["| " + " | ".join(line) + " |" for line in confirmed]
+        lines += ["", _CONFIRMED, "", head, "|" + " --- |" * len(confirmed[0]), *body]
     return "\n".join([*lines, "", *proxy_lines(front)]).rstrip()
 
 
 def summary(front: Front) -> str:
-    """One line: how many points, their hypervolume and over what, how many trials."""
+    """Return in a line how many points, their hypervolume and reference point, how many trials."""
     members = sum(point.member for point in front.points)
     clean, robust = front.reference_point
     return (
@@ -116,7 +118,7 @@ def summary(front: Front) -> str:
 
 
 _OF_A_SET = (*GOALS, "text_confusion_rate", "two_way_accuracy", "reference_kl")
-"""Metrics that ``SET/metric`` gives of one test set."""
+"""Metrics that are measured per test set too, as ``SET/metric``."""
 _HEADER = (
     "point", "trial", "objective", "tune", "weights", "strength",
     "validation clean", "validation robust", "test clean (95 %)", "test robust (95 %)",
@@ -124,14 +126,14 @@ _HEADER = (
 
 
 def _cells(point: FrontPoint) -> list[str]:
-    made = point.trial is not None
+    trained = point.trial is not None
     return [
-        label(point) if point.name or not made else "",
-        (f"{point.sweep}/{point.trial}" if point.sweep else str(point.trial)) if made else "-",
+        label(point) if point.name or not trained else "",
+        (f"{point.sweep}/{point.trial}" if point.sweep else str(point.trial)) if trained else "-",
         str(point.parameters.get("objective", "-")),
         str(point.parameters.get("tune", "-")),
-        point.weights if made else "-",
-        f"{point.strength:g}" if made else "-",
+        point.weights if trained else "-",
+        f"{point.strength:g}" if trained else "-",
         *(_number(point.validation.get(goal)) for goal in GOALS),
         *(_measured(point, goal) for goal in GOALS),
     ]
@@ -157,21 +159,22 @@ _CONFIRMED_HEADER = (
 
 
 def _confirmed_cells(front: Front) -> list[list[str]]:
-    """Head and a line per member that was trained again; nothing where none was."""
+    """Return the header and a line per member that was trained again; nothing without any."""
     lines = []
     for point in front.points:
-        found = point.confirmation
-        if found is None:
+        confirmation = point.confirmation
+        if confirmation is None:
             continue
         cells = _cells(point)
-        seeds = f"{found.seeds} ({found.failed} failed)" if found.failed else str(found.seeds)
-        means = [_number((found.validation or {}).get(goal)) for goal in GOALS]
-        tested = [_bounded((found.values or {}).get(goal), (found.intervals or {}).get(goal)) for goal in GOALS]
-        lines.append([*cells[:2], *cells[4:6], seeds, *means, *tested, "yes" if found.stays else "no"])
+        seeds = str(confirmation.seeds) + (f" ({confirmation.failed} failed)" if confirmation.failed else "")
+        means = [_number((confirmation.validation or {}).get(goal)) for goal in GOALS]
+        values, intervals = confirmation.values or {}, confirmation.intervals or {}
+        tested = [_bounded(values.get(goal), intervals.get(goal)) for goal in GOALS]
+        lines.append([*cells[:2], *cells[4:6], seeds, *means, *tested, "yes" if confirmation.stays else "no"])
     return [list(_CONFIRMED_HEADER), *lines] if lines else []
 
 
-def _picked_by_looking(front: Front) -> list[str]:
+def _simultaneous_note(front: Front) -> list[str]:
     shown = sum(point.confirmation is not None for point in front.points)
     if shown < 2:
         return []
@@ -191,15 +194,15 @@ def _text(front: Front) -> str:
     if of_sets:
         text += ["", "on each test set by itself:"]
         text += _columns(_beside(front, of_sets, {key: key.replace("/", ": ") for key in of_sets}))
-    again = _confirmed_cells(front)
-    if again:
-        text += ["", f"{_CONFIRMED}:", *_columns(again), *_picked_by_looking(front)]
+    confirmed = _confirmed_cells(front)
+    if confirmed:
+        text += ["", f"{_CONFIRMED}:", *_columns(confirmed), *_simultaneous_note(front)]
     correlated = proxy_lines(front)
     return "\n".join([*text, *([""] if correlated else []), *correlated, "", summary(front)]) + "\n"
 
 
 def _beside(front: Front, keys: list[str], names: dict[str, str]) -> list[list[str]]:
-    """Head and a line per point: which it is, then its test values under ``keys``."""
+    """Return the header and a line per point: point, trial and strength, then its test values under ``keys``."""
     lines = [["point", "trial", "strength", *(names[key].replace("_", " ") for key in keys)]]
     for point in front.points:
         cells = _cells(point)
@@ -208,7 +211,7 @@ def _beside(front: Front, keys: list[str], names: dict[str, str]) -> list[list[s
 
 
 def _columns(lines: list[list[str]]) -> list[str]:
-    """Side by side, the first line underlined."""
+    """Return columns side by side, the first line underlined."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     text.insert(1, "  ".join("-" * width for width in widths))
@@ -216,6 +219,6 @@ def _columns(lines: list[list[str]]) -> list[str]:
 
 
 def _in_order(keys: Iterable[str]) -> list[str]:
-    """Goals first, then the others as they come."""
+    """Return the keys, goals first, each once."""
     seen = list(dict.fromkeys(keys))
     return [goal for goal in GOALS if goal in seen] + [key for key in seen if key not in GOALS]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -11,15 +10,16 @@ from dataclasses import asdict
 from pathlib import Path
 
 from sweeper.front.correlation import correlations
-from sweeper.front.report.table import table
+from sweeper.front.rendering.table import table
 from sweeper.records import Front
+from sweeper.storage.files import write_bytes, write_text
 
 SHARE_OF_TIME = 0.05
-"""At most this share of the driver's time goes into drawing; picture and page take about a second."""
+"""At most this share of the driver's time goes into drawing; plot and HTML page take about a second."""
 
 
 class FrontFiles:
-    """Builds and draws the newest front on a thread of its own, then tells ``written``."""
+    """Builds and draws the newest front on its own thread, then calls ``written``."""
 
     def __init__(self, folder: Path, written: Callable[[Front], None]) -> None:
         self._folder, self._written = folder, written
@@ -30,24 +30,18 @@ class FrontFiles:
         self._thread.start()
 
     def offer(self, build: Callable[[], Front]) -> None:
-        """Returns at once; a newer front replaces one that still waits."""
+        """Return at once; a newer front replaces one that still waits."""
         self._newest = build
         self._wake.set()
 
-    def write(self, front: Front) -> None:
-        """Draws this one now."""
-        self.close()
-        write_front(front, self._folder)
-        self._written(front)
-
     def close(self) -> None:
-        """Lets a drawing under way finish; one that waits is dropped."""
+        """Let a drawing under way finish; a front that waits is dropped. To be called once."""
         self._closed = True
         self._wake.set()
         self._thread.join()
 
     def _draw(self) -> None:
-        # Takes seconds: better while slots warm up than at the first trials' ends.
+        # These imports take seconds: better while slots warm up than when the first trials end.
         import matplotlib.figure  # noqa: F401
         import plotly.subplots  # noqa: F401
 
@@ -69,22 +63,17 @@ class FrontFiles:
 
 
 def write_front(front: Front, folder: Path) -> None:
-    """Writes front.json, front.csv, front.png, front.html and proxy.json (rank correlations of the search goal with
+    """Write front.json, front.csv, front.png, front.html and proxy.json (rank correlations of the search goal with
     the test sets) into ``folder``, each replaced in one step.
 
-    Takes about a second (several the first time, when matplotlib and plotly are imported). Raises OSError.
+    Takes about a second (several the first time, when matplotlib and plotly are imported). Raise OSError.
     """
-    from sweeper.front.report.html import page
-    from sweeper.front.report.plot import picture
+    from sweeper.front.rendering.html import html_page
+    from sweeper.front.rendering.plot import plot
 
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in (
-        ("front.json", table(front, "json").encode()),
-        ("front.csv", table(front, "csv").encode()),
-        ("front.png", picture(front)),
-        ("front.html", page(front).encode()),
-        ("proxy.json", (json.dumps([asdict(one) for one in correlations(front)], indent=2) + "\n").encode()),
-    ):
-        temporary = folder / f".{name}.{os.getpid()}"
-        temporary.write_bytes(content)
-        os.replace(temporary, folder / name)
+    rank_correlations = [asdict(correlation) for correlation in correlations(front)]
+    write_text(folder / "front.json", table(front, "json"))
+    write_text(folder / "front.csv", table(front, "csv"))
+    write_bytes(folder / "front.png", plot(front))
+    write_text(folder / "front.html", html_page(front))
+    write_text(folder / "proxy.json", json.dumps(rank_correlations, indent=2) + "\n")

@@ -149,8 +149,8 @@ def test_an_address_where_nothing_answers_is_refused() -> None:
 JOIN = """
 import os
 import sys
-from sweeper import cluster
-from sweeper.records import UnavailableError
+from sweeper.execution import cluster
+from sweeper.errors import UnavailableError
 try:
     cluster.connect(sys.argv[1])
 except UnavailableError as error:

@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 from sweeper.errors import UserError
 from sweeper.front.build import LiveFront, build_front, merged
 from sweeper.front.pick import pick
-from sweeper.records import Front, Point, TrialRecord
+from sweeper.records import Front, PointName, TrialRecord
 from sweeper.spec.sections import Goals
-
-UNTOUCHED = {"validation": {"clean_accuracy": 0.90, "robust_accuracy": 0.30}, "chance": 0.05}
+from tests.helpers.reports import make_untouched
+from trainables.records import Measurement, Point
 
 
 def trial(
     number: int, *points: tuple[float, float], baseline: str | None = None, state: str = "complete"
 ) -> TrialRecord:
-    """The first point is the told one (strength 1), the next have strengths 0.5, 0.25, ..."""
-    made = [
+    """The first point has strength 1 (reported to the study), the next have strengths 0.5, 0.25, ..."""
+    trial_points = [
         Point(weights="last", strength=0.5**i, values={"clean_accuracy": clean, "robust_accuracy": robust})
         for i, (clean, robust) in enumerate(points)
     ]
@@ -31,26 +31,33 @@ def trial(
         state=state,  # type: ignore[arg-type]
         parameters={"objective": "dpo", "tune": "visual"},
         seed=number,
-        points=tuple(made) if state == "complete" else (),
+        points=tuple(trial_points) if state == "complete" else (),
         baseline=baseline,
     )
 
 
-def front(*trials: TrialRecord, goals: Goals | None = None, tests: dict[Any, Any] | None = None) -> Front:
+def front(
+    *trials: TrialRecord, goals: Goals | None = None, measurements: dict[PointName, Measurement] | None = None
+) -> Front:
     return build_front(
-        "demo", trials, goals=goals or Goals(), untouched=UNTOUCHED, tests=tests or {}, planned=len(trials)
+        "demo",
+        trials,
+        goals=goals or Goals(),
+        untouched=make_untouched(),
+        measurements=measurements or {},
+        planned=len(trials),
     )
 
 
-def members(found: Front) -> list[tuple[int | None, float]]:
-    return [(point.trial, point.strength) for point in found.points if point.member]
+def members(front: Front) -> list[tuple[int | None, float]]:
+    return [(point.trial, point.strength) for point in front.points if point.member]
 
 
 def test_members_are_non_dominated_and_ordered_by_falling_clean_accuracy() -> None:
-    found = front(trial(0, (0.80, 0.60), (0.88, 0.45)), trial(1, (0.85, 0.55)), trial(2, (0.79, 0.59)))
-    assert members(found) == [(0, 0.5), (1, 1.0), (0, 1.0)]
-    assert [point.name for point in found.points] == ["cleanest", "knee", "most robust", "untouched"]
-    assert [(point.trial, point.strength) for point in found.others] == [(2, 1.0)]
+    shown = front(trial(0, (0.80, 0.60), (0.88, 0.45)), trial(1, (0.85, 0.55)), trial(2, (0.79, 0.59)))
+    assert members(shown) == [(0, 0.5), (1, 1.0), (0, 1.0)]
+    assert [point.name for point in shown.points] == ["cleanest", "knee", "most robust", "untouched"]
+    assert [(point.trial, point.strength) for point in shown.others] == [(2, 1.0)]
 
 
 _COARSE = st.integers(0, 6).map(lambda n: n / 6)  # so that points are equal now and then
@@ -83,46 +90,50 @@ def test_a_point_no_better_than_the_untouched_model_is_no_member() -> None:
 
 def test_a_point_below_a_floor_is_drawn_but_never_a_member() -> None:
     goals = Goals.model_validate({"clean_accuracy": {"floor": "untouched - 0.05"}})
-    found = front(trial(0, (0.84, 0.70)), trial(1, (0.86, 0.50)), goals=goals)
-    assert members(found) == [(1, 1.0)]
-    assert [point.trial for point in found.others] == [0]
-    assert found.reference_point == pytest.approx((0.85, 0.30))
-    assert found.hypervolume == pytest.approx(0.01 * 0.20)
+    shown = front(trial(0, (0.84, 0.70)), trial(1, (0.86, 0.50)), goals=goals)
+    assert members(shown) == [(1, 1.0)]
+    assert [point.trial for point in shown.others] == [0]
+    assert shown.reference_point == pytest.approx((0.85, 0.30))
+    assert shown.hypervolume == pytest.approx(0.01 * 0.20)
 
 
 def test_hypervolume_counts_from_chance_where_no_floor_is_set() -> None:
-    found = front(trial(0, (0.80, 0.60)))
-    assert found.reference_point == (0.05, 0.30)
-    assert found.hypervolume == pytest.approx(0.75 * 0.30)
+    shown = front(trial(0, (0.80, 0.60)))
+    assert shown.reference_point == (0.05, 0.30)
+    assert shown.hypervolume == pytest.approx(0.75 * 0.30)
 
 
 def test_unfinished_and_failed_trials_have_no_points() -> None:
-    found = front(trial(0, (0.9, 0.9), state="failed"), trial(1, (0.8, 0.5)), trial(2, (1.0, 1.0), state="running"))
-    assert members(found) == [(1, 1.0)]
-    assert (found.finished, found.trials) == (2, 3)
+    shown = front(trial(0, (0.9, 0.9), state="failed"), trial(1, (0.8, 0.5)), trial(2, (1.0, 1.0), state="running"))
+    assert members(shown) == [(1, 1.0)]
+    assert (shown.finished, shown.trials) == (2, 3)
 
 
 def test_paint_is_shown_at_its_best_alpha_even_where_it_is_dominated() -> None:
-    found = front(trial(0, (0.60, 0.40), (0.75, 0.38), baseline="paint"), trial(1, (0.85, 0.60)))
-    paint = next(point for point in found.points if point.name == "paint")
+    shown = front(trial(0, (0.60, 0.40), (0.75, 0.38), baseline="paint"), trial(1, (0.85, 0.60)))
+    paint = next(point for point in shown.points if point.name == "paint")
     assert (paint.trial, paint.strength, paint.member) == (0, 0.5, False)
-    assert members(found) == [(1, 1.0)]
-    assert all(point.trial != 0 or point.strength != 0.5 for point in found.others), "it is drawn once"
+    assert members(shown) == [(1, 1.0)]
+    assert all(point.trial != 0 or point.strength != 0.5 for point in shown.others), "it is drawn once"
 
 
 def test_paint_on_the_front_is_one_row() -> None:
-    found = front(trial(0, (0.70, 0.90), baseline="paint"), trial(1, (0.89, 0.40)), trial(2, (0.60, 0.95)))
-    named = [(point.trial, point.name, point.member) for point in found.points if point.trial == 0]
+    shown = front(trial(0, (0.70, 0.90), baseline="paint"), trial(1, (0.89, 0.40)), trial(2, (0.60, 0.95)))
+    named = [(point.trial, point.name, point.member) for point in shown.points if point.trial == 0]
     assert named in ([(0, "paint", True)], [(0, "knee", True), (0, "paint", False)])
 
 
 def test_test_values_are_added_and_change_no_decision() -> None:
-    good = {"values": {"clean_accuracy": 0.1, "robust_accuracy": 0.1}, "intervals": {"clean_accuracy": [0.0, 0.2]}}
-    found = front(
-        trial(0, (0.80, 0.60)), trial(1, (0.79, 0.59)), tests={(0, "last", 1.0): good, (1, "last", 1.0): good}
+    measured = Measurement(
+        values={"clean_accuracy": 0.1, "robust_accuracy": 0.1}, intervals={"clean_accuracy": (0.0, 0.2)}, images=10
     )
-    assert members(found) == [(0, 1.0)]
-    assert found.points[0].values == good["values"] and found.points[0].intervals == {"clean_accuracy": (0.0, 0.2)}
+    shown = front(
+        trial(0, (0.80, 0.60)),
+        trial(1, (0.79, 0.59)),
+        measurements={(0, "last", 1.0): measured, (1, "last", 1.0): measured},
+    )
+    assert members(shown) == [(0, 1.0)]
+    assert shown.points[0].values == measured.values and shown.points[0].intervals == {"clean_accuracy": (0.0, 0.2)}
 
 
 # Training flushes denormals to zero for its process; hypothesis refuses to draw them then.
@@ -132,26 +143,26 @@ pairs = st.tuples(accuracies, accuracies)
 
 @given(st.lists(st.lists(pairs, min_size=1, max_size=4), max_size=6))
 def test_every_point_is_a_member_or_beaten(points: list[list[tuple[float, float]]]) -> None:
-    found = front(*(trial(i, *own) for i, own in enumerate(points)))
-    kept = [(p.validation["clean_accuracy"], p.validation["robust_accuracy"]) for p in found.points if p.member]
+    shown = front(*(trial(i, *of_trial) for i, of_trial in enumerate(points)))
+    kept = [point.goals for point in shown.points if point.member]
     assert len(set(kept)) == len(kept)
     rivals = [*kept, (0.90, 0.30)]
-    for clean, robust in [pair for own in points for pair in own]:
+    for clean, robust in [pair for of_trial in points for pair in of_trial]:
         assert (clean, robust) in kept or any(c >= clean and r >= robust for c, r in rivals)
-    for one in kept:
-        assert not any(c >= one[0] and r >= one[1] for c, r in rivals if (c, r) != one)
+    for clean, robust in kept:
+        assert not any(c >= clean and r >= robust for c, r in rivals if (c, r) != (clean, robust))
 
 
 def test_picks() -> None:
-    found = front(trial(0, (0.80, 0.60), (0.88, 0.45)), trial(1, (0.85, 0.55)), trial(2, (0.79, 0.59)))
-    assert pick(found, "knee").trial == 1
-    assert pick(found, "most robust").trial == 0 and pick(found, "most-robust").strength == 1.0
-    assert (pick(found, "2").trial, pick(found, "2").member) == (2, False)
-    assert pick(found, "max robust_accuracy where clean_accuracy>=0.86").strength == 0.5
-    assert pick(found, "max clean_accuracy").validation["clean_accuracy"] == 0.88
-    moved = pick(found, "knee", strength=0.7)
+    shown = front(trial(0, (0.80, 0.60), (0.88, 0.45)), trial(1, (0.85, 0.55)), trial(2, (0.79, 0.59)))
+    assert pick(shown, "knee").trial == 1
+    assert pick(shown, "most robust").trial == 0 and pick(shown, "most-robust").strength == 1.0
+    assert (pick(shown, "2").trial, pick(shown, "2").member) == (2, False)
+    assert pick(shown, "max robust_accuracy where clean_accuracy>=0.86").strength == 0.5
+    assert pick(shown, "max clean_accuracy").validation["clean_accuracy"] == 0.88
+    moved = pick(shown, "knee", strength=0.7)
     assert (moved.trial, moved.strength, moved.values) == (1, 0.7, None)
-    assert pick(found, "0", strength=0.5).validation["clean_accuracy"] == 0.88, "a measured strength keeps its values"
+    assert pick(shown, "0", strength=0.5).validation["clean_accuracy"] == 0.88, "a measured strength keeps its values"
 
 
 @pytest.mark.parametrize(
@@ -165,17 +176,20 @@ def test_picks() -> None:
     ],
 )
 def test_picks_that_are_not_there(choice: str, message: str) -> None:
-    found = front(trial(0, (0.80, 0.60), (0.88, 0.45)))
+    shown = front(trial(0, (0.80, 0.60), (0.88, 0.45)))
     with pytest.raises(UserError, match=message):
-        pick(found, choice)
+        pick(shown, choice)
 
 
 def test_fronts_of_several_sweeps_are_one_front_of_all_their_points() -> None:
     first = front(trial(0, (0.80, 0.60)), trial(1, (0.88, 0.40)), trial(2, (0.70, 0.35), baseline="paint"))
     second = replace(front(trial(0, (0.85, 0.65)), trial(1, (0.60, 0.70))), sweep="other")
     both = merged([first, second])
-    found = [(point.sweep, point.trial) for point in both.points if point.member]
-    assert found == [(first.sweep, 1), ("other", 0), ("other", 1)]
+    assert [(point.sweep, point.trial) for point in both.points if point.member] == [
+        (first.sweep, 1),
+        ("other", 0),
+        ("other", 1),
+    ]
     assert [point.name for point in both.points] == ["cleanest", "knee", "most robust", "untouched", "paint"]
     assert (first.sweep, 0) in {(point.sweep, point.trial) for point in both.others}
     alone = front(trial(0, (0.88, 0.40)), trial(1, (0.85, 0.65)), trial(2, (0.60, 0.70)))

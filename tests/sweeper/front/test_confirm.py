@@ -1,4 +1,4 @@
-"""The confirm phase: who is trained again, what stays, and intervals over seeds and images."""
+"""The confirm phase: which trials are trained again, what stays, and intervals over seeds and images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from statistics import NormalDist
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -19,24 +19,28 @@ from hypothesis import strategies as st
 
 from sweeper.errors import UserError
 from sweeper.execution.runner import make_runner
-from sweeper.execution.worker import WorkerContext
+from sweeper.execution.worker import Channel, WorkerContext
 from sweeper.front.build import build_front, confirmed
 from sweeper.front.confirm import Hits, confirm_seed, confirmations, plan, ranked_trials
 from sweeper.front.intervals import interval
 from sweeper.front.load import load_front
-from sweeper.front.report.plot import picture
-from sweeper.front.report.table import markdown, table
+from sweeper.front.rendering.plot import plot
+from sweeper.front.rendering.table import markdown, table
+from sweeper.jobs import Job, MeasureJob, Outcome, TrainedWeights
 from sweeper.models.export import export_point
-from sweeper.records import GOALS, Confirmation, Front, Outcome, Point, Retraining, Task, TrialRecord
+from sweeper.records import GOALS, Confirmation, Front, PointName, Retraining, TrialRecord
 from sweeper.run.measurements import Measurements
 from sweeper.run.progress import Progress
-from sweeper.search.scheduler import TrialScheduler
-from sweeper.search.study import Study
+from sweeper.search.scheduler import NoLimits, TrialScheduler
+from sweeper.search.study import Study, read_trials
 from sweeper.search.trial_files import FolderTrialFiles
-from sweeper.spec.spec import Confirm, Goals, Spec, load_spec
+from sweeper.spec.sections import Confirm, Goals
+from sweeper.spec.spec import Spec, load_spec
 from sweeper.storage.sweep_folder import SweepFolder
-from tests.helpers.finished_sweep import SPEC, Deaf, Nobody, finished_sweep
+from tests.helpers.finished_sweep import SPEC, SilentChannel, SilentListener, finished_sweep
+from tests.helpers.reports import make_untouched
 from tests.paths import ROOT
+from trainables.records import Point
 
 UNTOUCHED = {"clean_accuracy": 0.90, "robust_accuracy": 0.30}
 FLOOR = Goals.model_validate({"clean_accuracy": {"floor": 0.80}})
@@ -44,12 +48,12 @@ FLOOR = Goals.model_validate({"clean_accuracy": {"floor": 0.80}})
 
 def trial(number: int, *points: tuple[float, float], **about: Any) -> TrialRecord:
     """The first point has strength 1, the next 0.5, 0.25, ..."""
-    made = tuple(
+    trial_points = tuple(
         Point(weights="last", strength=0.5**i, values=dict(zip(GOALS, values, strict=True)))
         for i, values in enumerate(points)
     )
     about = {"state": "complete" if points else "failed", "parameters": {}, "seed": number, **about}
-    return TrialRecord(number=number, points=made, **about)
+    return TrialRecord(number=number, points=trial_points, **about)
 
 
 SEARCH = (
@@ -63,32 +67,36 @@ SEARCH = (
 
 
 def front(*trials: TrialRecord) -> Front:
-    untouched = {"validation": UNTOUCHED, "chance": 0.05}
-    return build_front("demo", trials, goals=FLOOR, untouched=untouched, tests={}, planned=5)
+    return build_front(
+        "demo", trials, goals=FLOOR, untouched=make_untouched(goals=UNTOUCHED), measurements={}, planned=5
+    )
 
 
 def test_knee_and_ends_are_trained_again_first_then_what_adds_most_to_the_hypervolume() -> None:
-    found = front(*SEARCH)
-    names = {point.name: point.trial for point in found.points if point.name}
+    searched = front(*SEARCH)
+    names = {point.name: point.trial for point in searched.points if point.name}
     assert (names["knee"], names["most robust"], names["cleanest"]) == (1, 4, 1)
     # Alone trial 0 adds (0.82 - 0.81) x (0.60 - 0.57), trial 2 adds (0.84 - 0.82) x (0.57 - 0.55).
-    assert ranked_trials(found) == [1, 4, 2, 0]
+    assert ranked_trials(searched) == [1, 4, 2, 0]
 
 
 def test_each_member_gets_its_seeds_and_a_resumed_phase_goes_on_with_the_same_ones() -> None:
-    found, settings = front(*SEARCH), Confirm(members=2, seeds=3, share=0.5)
-    whole = plan(found, SEARCH, settings, seed=7, most=6)
-    assert [one.confirms for one in whole.missing] == [1, 1, 1, 4, 4, 4]
-    assert len({one.seed for one in whole.missing}) == 6
-    begun = [trial(5 + i, confirms=one.confirms, seed=one.seed) for i, one in enumerate(whole.missing[:4])]
-    assert plan(found, [*SEARCH, *begun], settings, seed=7, most=6).missing == whole.missing[4:]
+    searched, settings = front(*SEARCH), Confirm(members=2, seeds=3, share=0.5)
+    whole = plan(searched, SEARCH, settings, seed=7, most=6)
+    assert [retraining.confirms for retraining in whole.missing] == [1, 1, 1, 4, 4, 4]
+    assert len({retraining.seed for retraining in whole.missing}) == 6
+    begun = [
+        trial(5 + i, confirms=retraining.confirms, seed=retraining.seed)
+        for i, retraining in enumerate(whole.missing[:4])
+    ]
+    assert plan(searched, [*SEARCH, *begun], settings, seed=7, most=6).missing == whole.missing[4:]
 
 
 def test_the_share_of_the_budget_leaves_out_whole_members_and_says_so() -> None:
     settings = Confirm(members=3, seeds=3, share=0.2)
     assert (settings.most_trainings(16), settings.most_trainings(36)) == (4, 9)
     cut = plan(front(*SEARCH), SEARCH, settings, seed=0, most=8)
-    assert [one.confirms for one in cut.missing] == [1, 1, 1, 4, 4, 4]
+    assert [retraining.confirms for retraining in cut.missing] == [1, 1, 1, 4, 4, 4]
     assert "leaves out trials 2" in cut.note
     nothing = plan(front(*SEARCH), SEARCH, settings, seed=0, most=2)
     assert nothing.missing == () and "none" in nothing.note
@@ -98,8 +106,8 @@ def test_the_share_of_the_budget_leaves_out_whole_members_and_says_so() -> None:
 def test_what_earlier_members_took_of_the_share_is_gone() -> None:
     """The search went on after a confirm phase: trial 3 is no longer on the front."""
     old = [trial(5 + i, (0.8, 0.3), confirms=3, seed=confirm_seed(0, 3, i)) for i in range(3)]
-    found = plan(front(*SEARCH), [*SEARCH, *old], Confirm(members=2, seeds=3), seed=0, most=8)
-    assert [one.confirms for one in found.missing] == [1, 1, 1]
+    rest = plan(front(*SEARCH), [*SEARCH, *old], Confirm(members=2, seeds=3), seed=0, most=8)
+    assert [retraining.confirms for retraining in rest.missing] == [1, 1, 1]
 
 
 def test_an_empty_front_has_nobody_to_train_again() -> None:
@@ -119,14 +127,14 @@ def hits(rows: int, right: float) -> Hits:
     return {goal: [np.arange(rows) < right * rows] for goal in GOALS}
 
 
-def confirmed_by(*trainings: TrialRecord, tested: dict[Any, Hits] | None = None) -> dict[Any, Confirmation]:
-    found = front(*SEARCH, *trainings)
-    assert found == front(*SEARCH), "what is trained again is no candidate of the front"
-    return confirmations(found, [*SEARCH, *trainings], tested or {}, goals=FLOOR, untouched=UNTOUCHED)
+def confirmed_by(*trainings: TrialRecord, tested: dict[PointName, Hits] | None = None) -> dict[PointName, Confirmation]:
+    shown = front(*SEARCH, *trainings)
+    assert shown == front(*SEARCH), "what is trained again is no candidate of the front"
+    return confirmations(shown, [*SEARCH, *trainings], tested or {}, goals=FLOOR, untouched_goals=UNTOUCHED)
 
 
 def test_members_stay_by_the_means_of_their_new_seeds_alone() -> None:
-    found = confirmed_by(
+    by_member = confirmed_by(
         again(1, (0.84, 0.52), (0.89, 0.38), number=5),
         again(1, (0.86, 0.54), (0.88, 0.36), number=6),
         again(2, (0.85, 0.51), number=7),
@@ -134,22 +142,22 @@ def test_members_stay_by_the_means_of_their_new_seeds_alone() -> None:
         again(4, (0.79, 0.62), number=9),
         again(4, (0.80, 0.64), number=10),
     )
-    assert found[1, "last", 1.0].validation == pytest.approx({"clean_accuracy": 0.85, "robust_accuracy": 0.53})
-    stays = {name[::2]: one.stays for name, one in found.items()}
+    assert by_member[1, "last", 1.0].validation == pytest.approx({"clean_accuracy": 0.85, "robust_accuracy": 0.53})
+    stays = {name[::2]: confirmation.stays for name, confirmation in by_member.items()}
     # Trial 2 is now worse than trial 1 in both goals, trial 4 below the floor of 0.80.
     assert stays == {(1, 1.0): True, (1, 0.5): True, (2, 1.0): False, (4, 1.0): False}
 
 
 def test_a_member_no_better_than_the_untouched_model_does_not_stay() -> None:
-    found = confirmed_by(again(2, (0.89, 0.29), number=5), again(2, (0.90, 0.30), number=6))
-    assert not found[2, "last", 1.0].stays
+    by_member = confirmed_by(again(2, (0.89, 0.29), number=5), again(2, (0.90, 0.30), number=6))
+    assert not by_member[2, "last", 1.0].stays
 
 
 def test_a_recipe_that_failed_with_a_new_seed_does_not_stay() -> None:
     good = again(2, (0.85, 0.58), number=5), again(2, (0.86, 0.58), number=6)
     assert confirmed_by(*good)[2, "last", 1.0].stays
-    found = confirmed_by(*good, again(2, number=7))[2, "last", 1.0]
-    assert (found.seeds, found.failed, found.stays) == (2, 1, False)
+    failed = confirmed_by(*good, again(2, number=7))[2, "last", 1.0]
+    assert (failed.seeds, failed.failed, failed.stays) == (2, 1, False)
     ruined = confirmed_by(again(2, number=5))[2, "last", 1.0]
     assert (ruined.seeds, ruined.failed, ruined.validation, ruined.values) == (0, 1, None, None)
 
@@ -157,23 +165,21 @@ def test_a_recipe_that_failed_with_a_new_seed_does_not_stay() -> None:
 def test_test_values_are_means_over_seeds_and_decide_nothing() -> None:
     pair = again(2, (0.85, 0.58), number=5), again(2, (0.86, 0.58), number=6)
     other = again(0, (0.82, 0.60), number=7), again(0, (0.82, 0.60), number=8)
-    tested = {(5, "last", 1.0): hits(100, 0.1), (6, "last", 1.0): hits(100, 0.2)}
+    tested: dict[PointName, Hits] = {(5, "last", 1.0): hits(100, 0.1), (6, "last", 1.0): hits(100, 0.2)}
     tested |= {(7, "last", 1.0): hits(100, 0.9), (8, "last", 1.0): hits(100, 0.9)}
-    found = confirmed_by(*pair, *other, tested=tested)
-    one = found[2, "last", 1.0]
-    assert one.stays and one.values == pytest.approx(dict.fromkeys(GOALS, 0.15))
-    assert one.intervals is not None and one.simultaneous is not None
-    assert one.intervals["clean_accuracy"] == interval([np.stack([hits(100, s)[GOALS[0]][0] for s in (0.1, 0.2)])])
-    for low, high in one.intervals.values():
-        wide = one.simultaneous["clean_accuracy"]
+    member = confirmed_by(*pair, *other, tested=tested)[2, "last", 1.0]
+    assert member.stays and member.values == pytest.approx(dict.fromkeys(GOALS, 0.15))
+    assert member.intervals is not None and member.simultaneous is not None
+    assert member.intervals["clean_accuracy"] == interval([np.stack([hits(100, s)[GOALS[0]][0] for s in (0.1, 0.2)])])
+    for low, high in member.intervals.values():
+        wide = member.simultaneous["clean_accuracy"]
         assert wide[0] < low < 0.15 < high < wide[1]
     assert confirmed_by(*pair, tested={(5, "last", 1.0): hits(100, 0.1)})[2, "last", 1.0].values is None
 
 
 def test_shown_points_carry_it_and_nothing_moves() -> None:
     before = front(*SEARCH)
-    found = confirmed_by(again(2, (0.1, 0.1), number=5), again(2, (0.1, 0.1), number=6))
-    after = confirmed(before, found)
+    after = confirmed(before, confirmed_by(again(2, (0.1, 0.1), number=5), again(2, (0.1, 0.1), number=6)))
     assert [replace(point, confirmation=None) for point in after.points] == list(before.points)
     assert {point.trial for point in after.points if point.confirmation} == {2}
 
@@ -263,81 +269,92 @@ def test_a_spec_whose_share_holds_no_member_is_refused() -> None:
     assert load_spec(QUICKSTART).confirm is None
 
 
-class Process:
-    """In place of warm slots: everything runs at once in this process."""
+class InProcessSlots:
+    """In place of warm slots: every job runs at once in this process."""
 
     def __init__(self, folder: SweepFolder, spec: Spec) -> None:
         context = WorkerContext(rank=0, world_size=1, local_rank=0, device="cpu", slot=0)
-        task = spec.task_settings().model_dump(mode="json", by_alias=True)
-        self._run = make_runner(context, task=task, data_seed=spec.search.seed, cache=folder.cache_path)
-        self.measured: list[dict[str, Any]] = []
+        self._run = make_runner(context, task=spec.task_settings(), data_seed=spec.search.seed, cache=folder.cache_path)
+        self.measured: list[TrainedWeights | None] = []
 
-    def submit(self, task: Task) -> Future[Outcome]:
-        if task.kind == "measure":
-            self.measured.append(task.payload)
-        found: Future[Outcome] = Future()
-        found.set_result(Outcome(kind="complete", result=self._run(task, Deaf()), slot=0, attempt=1))
-        return found
+    def submit(self, job: Job) -> Future[Outcome]:
+        if isinstance(job, MeasureJob):
+            self.measured.append(job.point)
+        future: Future[Outcome] = Future()
+        result = self._run(job, cast(Channel, SilentChannel()))
+        future.set_result(Outcome(kind="complete", result=result, slot=0, attempt=1))
+        return future
 
 
-def go_on(folder: SweepFolder, spec: Spec, slots: Process, *, trials: int) -> None:
-    """A go at the confirm phase that ends after so many trainings."""
+class RetrainMembers(NoLimits):
+    """The control of a sweep without limits whose confirm phase retrains members of the front."""
+
+    def __init__(self, folder: SweepFolder, spec: Spec) -> None:
+        self._folder, self._spec = folder, spec
+
+    def plan_retrainings(self, trials: Sequence[TrialRecord]) -> Sequence[Retraining]:
+        front, confirm = load_front(self._folder, self._spec, trials), self._spec.confirm
+        assert front is not None and confirm is not None
+        return plan(front, trials, confirm, seed=self._spec.search.seed, most=4).missing
+
+
+def confirm_session(folder: SweepFolder, spec: Spec, slots: InProcessSlots, *, trials: int) -> None:
+    """A session of the confirm phase that ends after so many trainings."""
     study, untouched = Study.open(folder.study_path, spec.parameters), folder.untouched()
-    assert untouched is not None and spec.confirm is not None
-
-    def shown() -> Front:
-        found = load_front(folder, spec)
-        assert found is not None
-        return found
-
-    def wanted(records: Sequence[TrialRecord]) -> Sequence[Retraining]:
-        assert spec.confirm is not None
-        return plan(shown(), records, spec.confirm, seed=spec.search.seed, most=4).missing
-
-    files = FolderTrialFiles(folder, spec)
-    source = TrialScheduler(spec, study, files, untouched["validation"], Nobody(), retrainings=wanted)
+    assert untouched is not None
+    files, control = FolderTrialFiles(folder, spec), RetrainMembers(folder, spec)
+    scheduler = TrialScheduler(spec, study, files, untouched.goals, SilentListener(), control)
     for _ in range(trials):
-        task = source.next_task()
-        assert task is not None
-        source.on_end(task.key, slots.submit(task).result())
-    measurements = Measurements(slots.submit, folder, Progress("demo", 2), interrupted=lambda: False, tick=lambda: None)
-    measurements.confirm(shown(), study.trials(), spec)
+        job = scheduler.next_job()
+        assert job is not None
+        scheduler.on_end(job.key, slots.submit(job).result())
+    measurements = Measurements(
+        slots.submit, folder, Progress("demo", 2), stop_requested=lambda: False, tick=lambda: None
+    )
+    measurements.confirm(current_front(folder, spec), study.trials(), spec)
     study.close()
+
+
+def current_front(folder: SweepFolder, spec: Spec) -> Front:
+    front = load_front(folder, spec, read_trials(folder, spec))
+    assert front is not None
+    return front
 
 
 def test_members_are_trained_again_measured_once_and_shown(tmp_path: Path) -> None:
     text = SPEC.replace("test: {sets: [world]}", "test: {sets: [world], variants: false}")
     folder, spec = finished_sweep(tmp_path, text + "confirm: {members: 1, seeds: 3, share: 0.7}\n")
-    before = load_front(folder, spec)
-    assert before is not None and any(point.member for point in before.points)
-    slots = Process(folder, spec)
-    go_on(folder, spec, slots, trials=1)
-    go_on(folder, spec, slots, trials=2)
-    go_on(folder, spec, slots, trials=0)
-    after = load_front(folder, spec)
-    assert after is not None
+    before = current_front(folder, spec)
+    assert any(point.member for point in before.points)
+    slots = InProcessSlots(folder, spec)
+    confirm_session(folder, spec, slots, trials=1)
+    confirm_session(folder, spec, slots, trials=2)
+    confirm_session(folder, spec, slots, trials=0)
+    after = current_front(folder, spec)
     assert [replace(point, confirmation=None) for point in after.points] == list(before.points)
-    found = [point for point in after.points if point.confirmation is not None]
-    assert found and all(point.member for point in found)
-    for point in found:
-        one = point.confirmation
-        assert one is not None and one.seeds == 3 and one.values is not None and one.intervals is not None
+    retrained = [point for point in after.points if point.confirmation is not None]
+    assert retrained and all(point.member for point in retrained)
+    for point in retrained:
+        confirmation = point.confirmation
+        assert confirmation is not None and confirmation.seeds == 3
+        assert confirmation.values is not None and confirmation.intervals is not None
         for goal in GOALS:
-            assert one.intervals[goal][0] <= one.values[goal] <= one.intervals[goal][1]
-    export_point(folder, spec, after, found[0], tmp_path / "out")
+            low, high = confirmation.intervals[goal]
+            assert low <= confirmation.values[goal] <= high
+    export_point(folder, spec, after, retrained[0], tmp_path / "out")
     text = (tmp_path / "out" / "README.md").read_text()
     assert "trained again with 3 new seeds: " in text and "| test, trained again |" in text
-    measured = [(payload["folder"], payload["weights"], payload["strength"]) for payload in slots.measured]
-    assert len(set(measured)) == len(measured) == 3 * len(found), "each once, over three goes"
+    measured = [(point.folder, point.weights, point.strength) for point in slots.measured if point is not None]
+    assert len(set(measured)) == len(slots.measured) == 3 * len(retrained), "each once, over three sessions"
 
 
 def test_what_was_confirmed_is_in_every_view_of_the_front() -> None:
     pair = again(2, (0.85, 0.51), number=5), again(2, (0.83, 0.53), number=6), again(2, number=7)
-    tested = {(5, "last", 1.0): hits(100, 0.4), (6, "last", 1.0): hits(100, 0.6)}
-    found = front(*SEARCH)
-    found = replace(found, points=tuple(replace(one, values=one.validation) for one in found.points))
-    after = confirmed(found, confirmed_by(*pair, tested=tested))
-    assert "trained again" not in table(found, "table") and "confirmed" not in table(found, "csv")
+    tested: dict[PointName, Hits] = {(5, "last", 1.0): hits(100, 0.4), (6, "last", 1.0): hits(100, 0.6)}
+    before = front(*SEARCH)
+    before = replace(before, points=tuple(replace(point, values=point.validation) for point in before.points))
+    after = confirmed(before, confirmed_by(*pair, tested=tested))
+    assert "trained again" not in table(before, "table") and "confirmed" not in table(before, "csv")
     low, high = interval([np.stack([np.arange(100) < 40, np.arange(100) < 60])])
     line = next(line for line in table(after, "table").splitlines() if "2 (1 failed)" in line)
     assert f"0.500 [{low:.3f}, {high:.3f}]" in line and line.endswith("no")
@@ -350,6 +367,6 @@ def test_what_was_confirmed_is_in_every_view_of_the_front() -> None:
     )
     assert float(rows["2"]["confirmed_test_robust_accuracy_low"]) == low
     assert rows["1"]["confirmed_seeds"] == ""
-    entry = next(one for one in json.loads(table(after, "json")) if one["trial"] == 2)
+    entry = next(entry for entry in json.loads(table(after, "json")) if entry["trial"] == 2)
     assert entry["confirmation"]["intervals"]["clean_accuracy"] == [low, high]
-    assert picture(after).startswith(b"\x89PNG")
+    assert plot(after).startswith(b"\x89PNG")

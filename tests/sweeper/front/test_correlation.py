@@ -1,3 +1,5 @@
+"""Rank correlation of the search goal with what each test set measures."""
+
 from __future__ import annotations
 
 import pytest
@@ -39,10 +41,10 @@ def front(measured: list[tuple[float, float | None]]) -> Front:
 
 
 def test_correlation_is_over_measured_points_and_leaves_the_untouched_model_out() -> None:
-    found = correlations(front([(0.1, 0.2), (0.2, 0.3), (0.3, 0.4), (0.4, 0.35), (0.5, None)]))
-    assert [(one.set, one.points) for one in found] == [("rta", 4)]
-    assert found[0].spearman == pytest.approx(0.8)
-    assert found[0].interval is not None and found[0].interval[0] < 0 < found[0].interval[1] <= 1
+    (correlation,) = correlations(front([(0.1, 0.2), (0.2, 0.3), (0.3, 0.4), (0.4, 0.35), (0.5, None)]))
+    assert (correlation.set, correlation.points) == ("rta", 4)
+    assert correlation.spearman == pytest.approx(0.8)
+    assert correlation.interval is not None and correlation.interval[0] < 0 < correlation.interval[1] <= 1
 
 
 def test_few_points_say_nothing() -> None:
@@ -52,8 +54,8 @@ def test_few_points_say_nothing() -> None:
 
 
 def test_four_points_in_one_order_are_no_proof() -> None:
-    (found,) = correlations(front([(0.1, 0.2), (0.2, 0.3), (0.3, 0.4), (0.4, 0.5)]))
-    assert found.spearman == 1.0
-    assert found.interval is not None and found.interval[0] < 0 and found.interval[1] == 1.0
-    (found,) = correlations(front([(i / 20, i / 20) for i in range(20)]))
-    assert found.interval is not None and 0.9 < found.interval[0] < 1.0
+    (correlation,) = correlations(front([(0.1, 0.2), (0.2, 0.3), (0.3, 0.4), (0.4, 0.5)]))
+    assert correlation.spearman == 1.0
+    assert correlation.interval is not None and correlation.interval[0] < 0 and correlation.interval[1] == 1.0
+    (correlation,) = correlations(front([(i / 20, i / 20) for i in range(20)]))
+    assert correlation.interval is not None and 0.9 < correlation.interval[0] < 1.0

@@ -109,7 +109,7 @@ def test_answers_of_a_clip_are_those_of_open_clip_alone(tmp_path: Path, monkeypa
     assert (rows[0]["view"], rows[0]["accuracy"]) == ("clean", pytest.approx(hits / 18))
     assert rows[1]["view"] == "attacked" and rows[1]["two_way_accuracy"] is not None
     same = run("compare", str(model), "answers.csv", "--data", "image_folder:photos")
-    assert {one["difference"] for one in same} == {0.0} and {one["verdict"] for one in same} == {"not told apart"}
+    assert {row["difference"] for row in same} == {0.0} and {row["verdict"] for row in same} == {"not told apart"}
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,10 @@ def test_answers_of_a_clip_are_those_of_open_clip_alone(tmp_path: Path, monkeypa
             "--output rta/label",
         ),
         (["answers.csv"], "No such file"),
-        (["MODULE:load", "--data", "rta100:rta", "--attack", "typo"], "there are sign and defense_prefix"),
+        (
+            ["MODULE:load", "--data", "rta100:rta", "--attack", "typo"],
+            "--attack typo: unknown attack; choose sign or defense_prefix",
+        ),
     ],
 )
 def test_mistakes_are_answered(here: Path, arguments: list[str], message: str) -> None:
@@ -142,7 +145,7 @@ def test_mistakes_are_answered(here: Path, arguments: list[str], message: str) -
 
 
 def answers(images: list[str], right: list[bool], name: str = "mine") -> Answers:
-    answer = tuple("dog" if one else "cat" for one in right)
+    answer = tuple("dog" if is_right else "cat" for is_right in right)
     true, written = ("dog",) * len(images), ("cat",) * len(images)
     return Answers(set=name, view="attacked", images=tuple(images), true=true, written=written, answer=answer)
 
@@ -152,30 +155,30 @@ def test_difference_is_paired_by_image_not_by_order(pairs: list[tuple[bool, bool
     images = [str(i) for i in range(len(pairs))]
     order = images[:]
     random.shuffle(order)
-    first = answers(images, [one for one, _ in pairs])
+    first = answers(images, [is_right for is_right, _ in pairs])
     second = answers(order, [pairs[int(image)][1] for image in order], name="called otherwise")
-    found = {one.measure: one for one in compare([first], [second])[0]}
+    by_measure = {comparison.measure: comparison for comparison in compare([first], [second])[0]}
     by_hand = np.array([float(b) - float(a) for a, b in pairs])
-    assert found["accuracy"].difference == pytest.approx(by_hand.mean())
-    assert found["text_confusion_rate"].difference == pytest.approx(-by_hand.mean())
+    assert by_measure["accuracy"].difference == pytest.approx(by_hand.mean())
+    assert by_measure["text_confusion_rate"].difference == pytest.approx(-by_hand.mean())
     if not by_hand.any():
-        assert (found["accuracy"].low, found["accuracy"].high) == (0.0, 0.0)
+        assert (by_measure["accuracy"].low, by_measure["accuracy"].high) == (0.0, 0.0)
 
 
 def test_equal_shares_of_different_images_are_told_apart_less_than_shares_alone_would() -> None:
     images = [str(i) for i in range(400)]
     first = answers(images, [i < 200 for i in range(400)])
     nearly = answers(images, [i < 212 for i in range(400)])
-    found = {one.measure: one for one in compare([first], [nearly])[0]}["accuracy"]
-    assert found.low > 0, "twelve images better and none worse is a difference, though 50 and 53 % overlap"
+    accuracy = {row.measure: row for row in compare([first], [nearly])[0]}["accuracy"]
+    assert accuracy.low > 0, "twelve images better and none worse is a difference, though 50 and 53 % overlap"
     other = answers(images, [i >= 188 for i in range(400)])
-    found = {one.measure: one for one in compare([first], [other])[0]}["accuracy"]
-    assert found.low < 0 < found.high
+    accuracy = {row.measure: row for row in compare([first], [other])[0]}["accuracy"]
+    assert accuracy.low < 0 < accuracy.high
 
 
 def test_what_only_one_of_them_answered_is_said() -> None:
-    found, notes = compare([answers(["a", "b"], [True, True])], [answers(["b", "c"], [False, True])])
-    assert found[0].images == 1 and found[0].difference == -1.0
+    comparisons, notes = compare([answers(["a", "b"], [True, True])], [answers(["b", "c"], [False, True])])
+    assert comparisons[0].images == 1 and comparisons[0].difference == -1.0
     assert notes == ["mine, attacked: 2 images that only one of them answered are left out"]
     with pytest.raises(UserError, match="no images in common"):
         compare([answers(["a"], [True])], [answers(["c"], [True])])
@@ -185,18 +188,18 @@ def test_answers_under_different_words_are_not_compared() -> None:
     first = answers(["a", "b"], [True, True])
     with pytest.raises(UserError, match="'cat' is written on the image a in the first and 'pig'"):
         compare([first], [replace(first, written=("pig", "pig"))])
-    assert compare([first], [replace(first, written=("", ""))])[0], "where words are not told it cannot be known"
+    assert compare([first], [replace(first, written=("", ""))])[0], "without written words it cannot be known"
 
 
 def test_a_file_of_one_set_finds_that_set_among_several() -> None:
     both = [answers(["a"], [True], "SCAM"), answers(["b"], [True], "NoSCAM")]
-    found, notes = compare(both, [answers(["a"], [False], "SCAM")])
-    assert {one.set for one in found} == {"SCAM"}
+    comparisons, notes = compare(both, [answers(["a"], [False], "SCAM")])
+    assert {comparison.set for comparison in comparisons} == {"SCAM"}
     assert notes == ["NoSCAM, attacked: only the first has it"]
 
 
 def test_two_way_choices_are_paired_where_both_have_one() -> None:
     first = replace(answers(["a", "b", "c"], [True] * 3), margin=np.array([np.nan, 1.0, 1.0]))
     second = replace(first, margin=np.array([1.0, -1.0, np.nan]))
-    found = {one.measure: one for one in compare([first], [second])[0]}["two_way_accuracy"]
-    assert (found.images, found.first, found.second) == (1, 1.0, 0.0)
+    two_way = {row.measure: row for row in compare([first], [second])[0]}["two_way_accuracy"]
+    assert (two_way.images, two_way.first, two_way.second) == (1, 1.0, 0.0)

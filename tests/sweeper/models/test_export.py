@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 from sweeper.cli.main import app
 from sweeper.environment import git_commit
 from sweeper.errors import UnavailableError, UserError
+from sweeper.front.export_record import ExportRecord
 from sweeper.front.load import load_front
 from sweeper.models.export import export_point
 from sweeper.models.rerun import Rerun, rerun_trial
@@ -25,6 +27,7 @@ from sweeper.records import Front
 from sweeper.search.study import read_trials
 from sweeper.spec.spec import Spec, load_spec
 from sweeper.storage.sweep_folder import SweepFolder
+from sweeper.tracking.events import TrialStarted
 from sweeper.tracking.projection import Projection, create_store
 from sweeper.tracking.registry import check_names, default_alias, register
 from sweeper.tracking.runs import Runs, find_runs, find_store, save_runs
@@ -41,19 +44,16 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
 
 
 def front_of(sweep: Sweep) -> Front:
-    found = load_front(*sweep)
-    assert found is not None
-    return found
+    folder, spec = sweep
+    front = load_front(folder, spec, read_trials(folder, spec))
+    assert front is not None
+    return front
 
 
 def exported(sweep: Sweep, target: Path, *, trial: int, strength: float = 1.0) -> dict[str, Any]:
-    """Returns ``sweeper.json``."""
+    """Export a point of the front; return its ``sweeper.json``."""
     front = front_of(sweep)
-    (point,) = [
-        point
-        for point in (*front.points, *front.others)
-        if (point.trial, point.weights, point.strength) == (trial, "last", strength)
-    ]
+    (point,) = [point for point in (*front.points, *front.others) if point.point_name == (trial, "last", strength)]
     export_point(*sweep, front, point, target)
     record: dict[str, Any] = json.loads((target / "sweeper.json").read_text())
     return record
@@ -73,6 +73,7 @@ class TestFolder:
         assert load_spec(tmp_path / "out" / "spec.yaml") == spec
         for goal, (low, high) in record["validation_intervals"].items():
             assert low <= record["validation"][goal] <= high
+        assert json.loads(json.dumps(ExportRecord.read(tmp_path / "out").to_json())) == record
 
     def test_card_says_what_was_measured_and_its_code_loads_the_model(self, sweep: Sweep, tmp_path: Path) -> None:
         measured = next(point for point in front_of(sweep).points if point.trial is not None and point.values)
@@ -98,19 +99,12 @@ def tracked(sweep: Sweep, empty_database: Path) -> Sweep:
     shutil.copy(empty_database, folder.storage / "mlflow.db")
     projection = Projection(folder.path, folder.name, folder.sweep_id, find_store(folder.storage))
     projection.connect()
-    events: list[dict[str, Any]] = [
-        {
-            "kind": "trial",
-            "time": 1,
-            "trial": trial.number,
-            "parameters": trial.parameters,
-            "seed": 0,
-            "slot": 0,
-            "tags": {},
-        }
-        for trial in read_trials(folder, spec)
-    ]
-    projection.send(events)
+    projection.send(
+        [
+            TrialStarted(trial=trial.number, parameters=trial.parameters, seed=0, slot=0, tags={})
+            for trial in read_trials(folder, spec)
+        ]
+    )
     return sweep
 
 
@@ -118,12 +112,12 @@ class TestRegistry:
     def test_versions_and_aliases(self, tracked: Sweep, tmp_path: Path) -> None:
         folder, _ = tracked
         record = exported(tracked, tmp_path / "one", trial=1)
-        first = register(folder, None, tmp_path / "one", record, "sweeper-demo", "knee")
+        first = register(folder, None, tmp_path / "one", "sweeper-demo", "knee")
         assert (first.version, first.new, first.uri) == ("1", True, "models:/sweeper-demo@knee")
-        again = register(folder, None, tmp_path / "one", record, "sweeper-demo", "production")
+        again = register(folder, None, tmp_path / "one", "sweeper-demo", "production")
         assert (again.version, again.new) == ("1", False)
-        half = exported(tracked, tmp_path / "half", trial=1, strength=0.5)
-        second = register(folder, None, tmp_path / "half", half, "sweeper-demo", "knee")
+        exported(tracked, tmp_path / "half", trial=1, strength=0.5)
+        second = register(folder, None, tmp_path / "half", "sweeper-demo", "knee")
         assert (second.version, second.new) == ("2", True)
 
         client = create_store(find_store(folder.storage))
@@ -164,7 +158,7 @@ class TestRegistry:
         save_runs(tmp_path, Runs(uri="http://elsewhere:5000", experiment_id="1", sweep_id="x", parent="p"))
         other = SweepFolder(tmp_path.parent, tmp_path.name)
         with pytest.raises(UnavailableError, match="are in http://elsewhere:5000"):
-            register(other, f"sqlite:///{tmp_path}/other.db", tmp_path, {"trial": 1}, "model", "knee")
+            register(other, f"sqlite:///{tmp_path}/other.db", tmp_path, "model", "knee")
         assert not (tmp_path / "other.db").exists()
 
     @pytest.mark.parametrize(
@@ -208,9 +202,9 @@ class TestAgain:
     def test_rerun_with_the_same_seed_gives_the_recorded_values(self, sweep: Sweep) -> None:
         said: list[str] = []
         before = {path: path.stat().st_mtime_ns for path in sweep[0].path.rglob("*") if path.is_file()}
-        found = rerun_trial(*sweep, 1, seeds=1, device="cpu", echo=said.append)
-        assert found.again == found.recorded and found.reproduced and len(found.other_seeds) == 1
-        assert found.conclusion().startswith("Reproduced exactly") and "over 1 other seed:" in found.conclusion()
+        rerun = rerun_trial(*sweep, 1, seeds=1, device="cpu", echo=said.append)
+        assert rerun.again == rerun.recorded and rerun.reproduced and len(rerun.other_seeds) == 1
+        assert rerun.conclusion().startswith("Reproduced exactly") and "over 1 other seed:" in rerun.conclusion()
         assert not any(line.startswith(("warning", "note")) for line in said)
         after = {path: path.stat().st_mtime_ns for path in sweep[0].path.rglob("*") if path.is_file()}
         assert set(before) == set(after), "the sweep is left as it was"
@@ -222,7 +216,7 @@ class TestAgain:
         untouched = folder.untouched()
         assert untouched is not None
         original = (folder.path / "untouched.json").read_text()
-        folder.write_json("untouched.json", {**untouched, "weights_digest": "0" * 64})
+        folder.write_untouched(replace(untouched, weights_digest="0" * 64))
         said: list[str] = []
         try:
             rerun_trial(changed, spec, 0, seeds=0, device="cpu", echo=said.append)

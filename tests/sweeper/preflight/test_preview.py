@@ -13,8 +13,8 @@ from sweeper.errors import UserError
 from sweeper.preflight.preview import Preview, Row, contact_sheet, preview
 from sweeper.spec.spec import Spec, load_spec
 from tests.helpers.tiny import write_clip, write_images
-from trainables.data.views import EvaluationSet
-from trainables.trial_context import TrialContext
+from trainables.context.trial_context import TrialContext
+from trainables.data.typographic import EvaluationSet
 
 SPEC = """\
 model: {architecture: "local-dir:clip"}
@@ -54,20 +54,20 @@ def spec(home: Path) -> Spec:
 
 
 @pytest.fixture(scope="module")
-def found(spec: Spec) -> Preview:
+def sheet(spec: Spec) -> Preview:
     return preview(spec, 4)
 
 
 @pytest.fixture(scope="module")
-def bench(spec: Spec, tmp_path_factory: pytest.TempPathFactory) -> TrialContext:
+def context(spec: Spec, tmp_path_factory: pytest.TempPathFactory) -> TrialContext:
     """What a sweep makes of the same spec."""
     cache, cpu = tmp_path_factory.mktemp("cache"), torch.device("cpu")
     return TrialContext(spec.task_settings(), data_seed=spec.search.seed, cache=cache, device=cpu)
 
 
-def row(found: Preview, title: str) -> Row:
-    (one,) = [row for row in found.rows if row.title.startswith(title)]
-    return one
+def row_of(sheet: Preview, title: str) -> Row:
+    (row,) = [row for row in sheet.rows if row.title.startswith(title)]
+    return row
 
 
 def shows(row: Row, images: torch.Tensor, names: tuple[str, ...], written: torch.Tensor | None) -> bool:
@@ -77,36 +77,37 @@ def shows(row: Row, images: torch.Tensor, names: tuple[str, ...], written: torch
     return all(shown in known for shown in zip((i.tobytes() for i in row.images), row.written, strict=True))
 
 
-def test_training_pairs_are_those_of_the_sweep(found: Preview, bench: TrialContext) -> None:
-    pairs = bench.pairs
-    assert len(pairs.clean.labels) == 9 and len(row(found, "training: photos/train, clean").images) == 4
-    assert shows(row(found, "training: photos/train, clean"), pairs.clean.images, pairs.class_names, None)
+def test_training_pairs_are_those_of_the_sweep(sheet: Preview, context: TrialContext) -> None:
+    pairs = context.data.pairs
+    assert len(pairs.clean.labels) == 9 and len(row_of(sheet, "training: photos/train, clean").images) == 4
+    assert shows(row_of(sheet, "training: photos/train, clean"), pairs.clean.images, pairs.images.class_names, None)
     for copy in range(2):
         part = slice(copy * 9, copy * 9 + 9)
-        shown = row(found, f"training: photos/train, attacked, copy {copy + 1} of 2")
+        shown = row_of(sheet, f"training: photos/train, attacked, copy {copy + 1} of 2")
         assert pairs.attacked.written is not None
-        assert shows(shown, pairs.attacked.images[part], pairs.class_names, pairs.attacked.written[part])
+        assert shows(shown, pairs.attacked.images[part], pairs.images.class_names, pairs.attacked.written[part])
         assert set(shown.true) | set(shown.written) <= {"cat", "dog", "owl"}
 
 
-def test_evaluation_images_are_those_of_the_sweep(found: Preview, bench: TrialContext) -> None:
-    def check(title: str, one: EvaluationSet) -> None:
-        assert shows(row(found, title), one.attacked.images, one.class_names, one.attacked.written)
+def test_evaluation_images_are_those_of_the_sweep(sheet: Preview, context: TrialContext) -> None:
+    def check(title: str, of_sweep: EvaluationSet) -> None:
+        attacked = of_sweep.attacked
+        assert shows(row_of(sheet, title), attacked.images, of_sweep.images.class_names, attacked.written)
 
-    check("test: photos/test, attacked", bench.test_sets[0])
-    for variant, sets in bench.variant_sets.items():
+    check("test: photos/test, attacked", context.data.test_sets[0])
+    for variant, sets in context.data.variant_sets.items():
         check(f"test, {variant}", sets[0])
-    real = row(found, "test: real/test, words really there")
+    real = row_of(sheet, "test: real/test, words really there")
     assert list(zip(real.true, real.written, strict=True)) == [("cat", "taxi"), ("dog", "cat")]
-    pixels = {image.tobytes() for image in bench.typographic_sets[0].attacked.images.numpy()}
+    pixels = {image.tobytes() for image in context.data.typographic_sets[0].attacked.images.numpy()}
     assert {image.tobytes() for image in real.images} == pixels
 
 
-def test_sets_are_counted_and_broken_images_named(found: Preview) -> None:
-    assert found.lines[0] == "train: photos/train, 9 images, 3 classes"
+def test_sets_are_counted_and_broken_images_named(sheet: Preview) -> None:
+    assert sheet.lines[0] == "train: photos/train, 9 images, 3 classes"
     start = "validation: photos/validation, 20 images, 4 classes, 1 of 5 opened images are broken: cat/0.png"
-    assert found.lines[1].startswith(start)
-    assert found.lines[3] == "test: real/test, 2 images, 3 classes"
+    assert sheet.lines[1].startswith(start)
+    assert sheet.lines[3] == "test: real/test, 2 images, 3 classes"
 
 
 def test_nothing_can_be_opened(home: Path) -> None:

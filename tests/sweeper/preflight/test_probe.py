@@ -14,9 +14,10 @@ from sweeper.preflight.probe import Scope, expected_share, scopes, stopped_cost_
 from sweeper.spec.spec import Spec, load_spec
 from tests.helpers.finished_sweep import SPEC
 from tests.helpers.tiny import write_clip
+from trainables.context.trial_context import TrialContext
+from trainables.records import TrialTiming
 from trainables.settings.parameters import Parameters
 from trainables.training.timing import probe_trial
-from trainables.trial_context import TrialContext
 
 SEARCHED = """\
 sets:
@@ -57,12 +58,20 @@ def test_each_scope_is_probed_at_its_costliest_corner_and_weighs_what_it_will(tm
 
 def test_what_a_trial_costs_with_and_without_stopping(tmp_path: Path) -> None:
     scope = Scope(tune="visual", share=1.0, parameters={}, pairs_share=0.5)
-    measured = {"steps": 100, "step_s": 2.0, "evaluation_s": 5.0}
-    plain = trial_cost(searched(tmp_path), scope, measured)
+    timing = TrialTiming(
+        steps=100,
+        images_per_step=32.0,
+        step_s=2.0,
+        evaluation_s=5.0,
+        micro_batch_size=None,
+        peak_bytes=1,
+        total_bytes=2,
+    )
+    plain = trial_cost(searched(tmp_path), scope, timing)
     assert (plain.train_s, plain.evaluation_s) == (100.0, 5.0 * (3 + 2))  # epochs; strength 0.5 and averaged
     assert stopped_cost_s(searched(tmp_path), plain) == 125.0
     stopped = searched(tmp_path, "stopping.kind=moasha")
-    cost = trial_cost(stopped, scope, measured)
+    cost = trial_cost(stopped, scope, timing)
     assert cost.evaluation_s == 5.0 * (3 + 2 + 2)
     share = 1 / 9 + (2 / 9) / 2 + (2 / 3) / 4
     assert stopped_cost_s(stopped, cost) == pytest.approx(share * (100.0 + 25.0) + 10.0 / 4)
@@ -92,18 +101,18 @@ def test_a_probed_trial_is_timed_and_the_model_is_left_as_it_was(tmp_path: Path,
     spec = load_spec(
         tmp_path / "demo.yaml", ["training.epochs=1000", "sets.world.train=32", "sets.world.validation=40"]
     )
-    bench = TrialContext(spec.task_settings(), data_seed=0, cache=tmp_path / "cache", device=torch.device("cpu"))
-    before = {name: value.clone() for name, value in bench.clip.model.state_dict().items()}
+    context = TrialContext(spec.task_settings(), data_seed=0, cache=tmp_path / "cache", device=torch.device("cpu"))
+    before = {name: value.clone() for name, value in context.clip.model.state_dict().items()}
     parameters = Parameters(objective="dpo", beta=0.5, learning_rate=1e-3, **scope)
     if parameters.tune == "visual":
-        small = bench.clip.model.visual.ln_post.register_forward_pre_hook(out_of_memory_above_20_images)
-    found = probe_trial(bench, parameters, seconds=0.1, folder=tmp_path / "scratch")
+        small = context.clip.model.visual.ln_post.register_forward_pre_hook(out_of_memory_above_20_images)
+    timing = probe_trial(context, parameters, seconds=0.1, folder=tmp_path / "scratch")
     if parameters.tune == "visual":
         small.remove()
-        assert found["micro_batch_size"] == 8
-    pairs = len(bench.pairs.attacked.labels)
-    assert found["steps"] == 1000 * -(-pairs // 16)
-    assert found["images_per_step"] == pytest.approx(2 * pairs / -(-pairs // 16))
-    assert found["step_s"] > 0 and found["evaluation_s"] > 0
-    assert 0 < found["peak_bytes"] < found["total_bytes"]
-    assert all(torch.equal(value, before[name]) for name, value in bench.clip.model.state_dict().items())
+        assert timing.micro_batch_size == 8
+    pairs = len(context.data.pairs.attacked.labels)
+    assert timing.steps == 1000 * -(-pairs // 16)
+    assert timing.images_per_step == pytest.approx(2 * pairs / -(-pairs // 16))
+    assert timing.step_s > 0 and timing.evaluation_s > 0
+    assert 0 < timing.peak_bytes < timing.total_bytes
+    assert all(torch.equal(value, before[name]) for name, value in context.clip.model.state_dict().items())

@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 from sweeper.cli.options import time_limit_s, with_budget
 from sweeper.errors import UserError
 from sweeper.records import TrialRecord
-from sweeper.run.budget import BudgetLedger, Forecast, Session, Usage, costs, saved_s
-from sweeper.run.usage import SAVE_S, UsageMeter, read_usage
+from sweeper.run.budget import BudgetLedger, Forecast, Session, Usage, time_saved_s, trial_costs
+from sweeper.run.usage import SAVE_S, UsageMeter
+from sweeper.run.usage_file import read_usage
+from sweeper.run.usage_text import live_line, usage_line
 from sweeper.spec.quantities import Budget, parse_budget, parse_time
 from sweeper.spec.spec import load_spec, spec_difference
 from sweeper.storage.sweep_folder import SweepFolder
+from tests.helpers.reports import make_report
 from tests.sweeper.search.test_simulator import make_spec
 
 HOUR_S = 3600.0
@@ -70,52 +73,52 @@ def test_options_and_specs_that_are_wrong_are_answered_with_the_rule(tmp_path: P
         load_spec(tmp_path / "demo.yaml")
 
 
-def account(**about: Any) -> BudgetLedger:
+def ledger_of(**about: Any) -> BudgetLedger:
     return BudgetLedger(**{"slots": 4, "devices_per_slot": 0.5, "now_s": 1000.0, **about})
 
 
 def test_slots_are_charged_from_the_start_idle_or_not() -> None:
-    taken = account(before_device_s=100.0)
+    taken = ledger_of(before_device_s=100.0)
     assert taken.used_device_s(1000.0) == 100.0
     assert taken.used_device_s(1060.0) == 100.0 + 4 * 0.5 * 60
 
 
 def test_a_trial_begins_only_if_a_mean_one_fits() -> None:
-    one = account(budget=Budget(1.0, "gpu"), ended_s=[600.0, 200.0])  # a mean of 400 s; 2 GPUs use it up in 1800 s
-    assert one.may_start(1000.0 + 1400)
-    assert not one.may_start(1000.0 + 1401)
-    one.trial_started(2, 1000.0)
-    one.trial_ended(2, 100.0)  # a mean of 300 s
-    assert one.may_start(1000.0 + 1401)
-    assert not one.used_up(1000.0 + 1799.9)
-    assert one.used_up(1000.0 + 1800)
+    ledger = ledger_of(budget=Budget(1.0, "gpu"), ended_s=[600.0, 200.0])  # a mean of 400 s; 2 GPUs use it up in 1800 s
+    assert ledger.may_start(1000.0 + 1400)
+    assert not ledger.may_start(1000.0 + 1401)
+    ledger.trial_started(2, 1000.0)
+    ledger.trial_ended(2, 100.0)  # a mean of 300 s
+    assert ledger.may_start(1000.0 + 1401)
+    assert not ledger.used_up(1000.0 + 1799.9)
+    assert ledger.used_up(1000.0 + 1800)
 
 
 def test_a_share_of_the_budget_may_be_kept_for_later() -> None:
-    one = account(budget=Budget(1.0, "gpu"))
-    assert one.may_start(1000.0 + 1439, share=0.8)
-    assert not one.may_start(1000.0 + 1441, share=0.8)
-    assert one.may_start(1000.0 + 1441)
+    ledger = ledger_of(budget=Budget(1.0, "gpu"))
+    assert ledger.may_start(1000.0 + 1439, share=0.8)
+    assert not ledger.may_start(1000.0 + 1441, share=0.8)
+    assert ledger.may_start(1000.0 + 1441)
 
 
 def test_before_any_trial_has_ended_one_begins_while_anything_is_left() -> None:
-    one = account(budget=Budget(1.0, "gpu"))
-    assert one.may_start(1000.0 + 1799)
-    assert not one.may_start(1000.0 + 1800)
+    ledger = ledger_of(budget=Budget(1.0, "gpu"))
+    assert ledger.may_start(1000.0 + 1799)
+    assert not ledger.may_start(1000.0 + 1800)
 
 
 def test_an_interrupted_trial_does_not_count_as_the_cost_of_one() -> None:
-    one = account()
-    one.trial_started(0, 1000.0)
-    one.trial_ended(0, None)
-    assert one.mean_s is None
+    ledger = ledger_of()
+    ledger.trial_started(0, 1000.0)
+    ledger.trial_ended(0, None)
+    assert ledger.mean_s is None
 
 
 def test_the_time_belongs_to_this_go_and_the_budget_to_the_sweep() -> None:
-    timed = account(before_device_s=1e9, time_s=60.0)
+    timed = ledger_of(before_device_s=1e9, time_s=60.0)
     assert timed.may_start(1059.0)
     assert timed.used_up(1060.0)
-    spent = account(before_device_s=HOUR_S, budget=Budget(1.0, "gpu"), time_s=60.0)
+    spent = ledger_of(before_device_s=HOUR_S, budget=Budget(1.0, "gpu"), time_s=60.0)
     assert spent.used_up(1000.0)
 
 
@@ -131,12 +134,12 @@ def test_however_often_a_sweep_is_resumed_it_is_interrupted_when_its_budget_is_u
     """Goes of any length: the sum of what they take is the budget at most, but for the last instant."""
     before_device_s, budget = 0.0, Budget(hours, "gpu")
     for wall_s in goes_s:
-        go = BudgetLedger(
+        ledger = BudgetLedger(
             slots=slots, devices_per_slot=share, now_s=0.0, before_device_s=before_device_s, budget=budget
         )
-        held_s = min(wall_s, go.left_s(0.0))
-        assert held_s == wall_s or go.used_up(held_s + 1e-6)
-        before_device_s = go.used_device_s(held_s)
+        held_s = min(wall_s, ledger.left_s(0.0))
+        assert held_s == wall_s or ledger.used_up(held_s + 1e-6)
+        before_device_s = ledger.used_device_s(held_s)
     assert before_device_s <= hours * HOUR_S * (1 + 1e-9)
 
 
@@ -149,31 +152,31 @@ def test_however_often_a_sweep_is_resumed_it_is_interrupted_when_its_budget_is_u
 def test_what_may_not_begin_now_may_not_begin_later(
     ended_s: list[float], hours: float, elapsed_s: float, later_s: float
 ) -> None:
-    one = account(now_s=0.0, budget=Budget(hours, "gpu"), ended_s=ended_s)
-    assert one.may_start(elapsed_s) or not one.may_start(elapsed_s + later_s)
-    if one.may_start(elapsed_s):
-        assert not one.used_up(elapsed_s)
+    ledger = ledger_of(now_s=0.0, budget=Budget(hours, "gpu"), ended_s=ended_s)
+    assert ledger.may_start(elapsed_s) or not ledger.may_start(elapsed_s + later_s)
+    if ledger.may_start(elapsed_s):
+        assert not ledger.used_up(elapsed_s)
         mean_s = sum(ended_s) / len(ended_s) if ended_s else 0.0
-        assert one.used_device_s(elapsed_s + mean_s) <= hours * HOUR_S * (1 + 1e-9)
+        assert ledger.used_device_s(elapsed_s + mean_s) <= hours * HOUR_S * (1 + 1e-9)
 
 
 def test_forecast_packs_what_is_left_on_the_slots() -> None:
-    one = account(slots=2, devices_per_slot=1.0, ended_s=[100.0])
-    assert account().forecast(1000.0, waiting=3) is None
-    one.trial_started(1, 1000.0)
-    one.trial_started(2, 1000.0)
-    one.trial_reported(2, progress=0.5, spent_s=30.0, now_s=1040.0)  # 30 s more at its pace, until 1070
+    ledger = ledger_of(slots=2, devices_per_slot=1.0, ended_s=[100.0])
+    assert ledger_of().forecast(1000.0, waiting=3) is None
+    ledger.trial_started(1, 1000.0)
+    ledger.trial_started(2, 1000.0)
+    ledger.trial_reported(2, progress=0.5, spent_s=30.0, now_s=1040.0)  # 30 s more at its pace, until 1070
     # Slot A: trial 1 until 1100, then one until 1200. Slot B: trial 2 until 1070, then 1170, then 1270.
-    assert one.forecast(1050.0, waiting=3) == Forecast(left_s=220.0, device_s=2 * 270.0, all_trials=True)
-    short = account(slots=2, devices_per_slot=1.0, ended_s=[100.0], budget=Budget(0.1, "gpu"))
+    assert ledger.forecast(1050.0, waiting=3) == Forecast(left_s=220.0, device_s=2 * 270.0, all_trials=True)
+    short = ledger_of(slots=2, devices_per_slot=1.0, ended_s=[100.0], budget=Budget(0.1, "gpu"))
     assert short.forecast(1000.0, waiting=4) == Forecast(left_s=180.0, device_s=360.0, all_trials=False)
 
 
 def test_a_forecast_can_be_made_of_trials_that_have_not_ended() -> None:
-    one = account(slots=1, devices_per_slot=1.0)
-    one.trial_started(0, 1000.0)
-    one.trial_reported(0, progress=0.25, spent_s=10.0, now_s=1010.0)
-    assert one.forecast(1020.0, waiting=1) == Forecast(left_s=60.0, device_s=80.0, all_trials=True)
+    ledger = ledger_of(slots=1, devices_per_slot=1.0)
+    ledger.trial_started(0, 1000.0)
+    ledger.trial_reported(0, progress=0.25, spent_s=10.0, now_s=1010.0)
+    assert ledger.forecast(1020.0, waiting=1) == Forecast(left_s=60.0, device_s=80.0, all_trials=True)
 
 
 @given(
@@ -186,24 +189,24 @@ def test_a_forecast_lies_between_perfect_packing_and_one_trial_more(
     slots: int, waiting: int, mean_s: float, running: list[float]
 ) -> None:
     """Graham's bounds of list scheduling."""
-    one = account(slots=slots, devices_per_slot=1.0, now_s=0.0, ended_s=[mean_s])
+    ledger = ledger_of(slots=slots, devices_per_slot=1.0, now_s=0.0, ended_s=[mean_s])
     running = running[:slots]
     for number, elapsed_s in enumerate(running):
-        one.trial_started(number, 2000.0 - elapsed_s)
+        ledger.trial_started(number, 2000.0 - elapsed_s)
     rests_s = [max(0.0, mean_s - elapsed_s) for elapsed_s in running]
-    found = one.forecast(2000.0, waiting)
-    assert found is not None
+    forecast = ledger.forecast(2000.0, waiting)
+    assert forecast is not None
     work_s, longest_s = sum(rests_s) + waiting * mean_s, max([*rests_s, mean_s * (waiting > 0)], default=0.0)
-    assert max(work_s / slots, longest_s) - 1e-6 <= found.left_s <= work_s / slots + longest_s + 1e-6
+    assert max(work_s / slots, longest_s) - 1e-6 <= forecast.left_s <= work_s / slots + longest_s + 1e-6
 
 
 def test_what_stopping_has_saved() -> None:
     stopped = trial(0, "stopped", 10.0, stopped_at=0.25)
-    assert saved_s(stopped) == 30.0
-    assert saved_s(trial(1, "complete", 10.0)) == 0.0
-    found = costs([stopped, trial(1, "complete", 50.0), trial(2, "failed", 3.0), trial(3, "running")])
-    assert (found.trials_s, found.saved_s, found.mean_s) == (63.0, 30.0, 21.0)
-    assert costs([]).mean_s is None
+    assert time_saved_s(stopped) == 30.0
+    assert time_saved_s(trial(1, "complete", 10.0)) == 0.0
+    costs = trial_costs([stopped, trial(1, "complete", 50.0), trial(2, "failed", 3.0), trial(3, "running")])
+    assert (costs.trials_s, costs.saved_s, costs.mean_s) == (63.0, 30.0, 21.0)
+    assert trial_costs([]).mean_s is None
 
 
 class Clock:
@@ -213,14 +216,14 @@ class Clock:
         return self.now_s
 
 
-GO = Session(started_s=0.0, device="gpu", slots=4, devices_per_slot=0.5, wall_s=0.0)
+SESSION = Session(started_s=0.0, device="gpu", slots=4, devices_per_slot=0.5, wall_s=0.0)
 
 
 def meter(folder: SweepFolder, clock: Clock, trials: list[TrialRecord] | None = None, **about: Any) -> UsageMeter:
-    return UsageMeter(folder, GO, trials or [], planned=6, clock=clock, **about)
+    return UsageMeter(folder, SESSION, trials or [], planned=6, clock=clock, **about)
 
 
-def test_a_kill_loses_the_last_seconds_of_the_bill_only(tmp_path: Path) -> None:
+def test_a_kill_loses_the_last_seconds_of_the_usage_only(tmp_path: Path) -> None:
     folder, clock = SweepFolder(tmp_path, "demo"), Clock()
     first = meter(folder, clock, budget=Budget(1.0, "gpu"))
     while clock.now_s < 1799:
@@ -237,27 +240,28 @@ def test_a_kill_loses_the_last_seconds_of_the_bill_only(tmp_path: Path) -> None:
         second.check()
     second.close()
     clock.now_s += 100
-    second.close()
+    assert second.usage().device_s == read_usage(folder).device_s
     assert read_usage(folder).device_s == kept_s + 2 * (SAVE_S + 1), "nothing is charged once the slots are given back"
     assert meter(folder, clock, budget=Budget(2.0, "gpu")).may_start()
 
 
-def test_the_bill_in_words_and_numbers(tmp_path: Path) -> None:
+def test_the_usage_in_words_and_numbers(tmp_path: Path) -> None:
     folder, clock = SweepFolder(tmp_path, "demo"), Clock()
-    one = meter(folder, clock, [trial(0, "complete", 900.0)], budget=Budget(2.0, "gpu"))
-    one.started(trial(1, "running"))
+    usage = meter(folder, clock, [trial(0, "complete", 900.0)], budget=Budget(2.0, "gpu"))
+    usage.started(trial(1, "running"))
     clock.now_s = 360.0
-    one.reported(trial(1, "running"), {"progress": 0.2, "train_s": 80.0, "evaluation_s": 20.0})
+    usage.reported(trial(1, "running"), make_report(progress=0.2, train_s=80.0, evaluation_s=20.0))
     stopped = trial(1, "stopped", 100.0, stopped_at=0.2)
-    one.ended(stopped)
-    assert one.costs(stopped) == {"cost/device_h": 50 / HOUR_S, "cost/saved_device_h": 200 / HOUR_S}
-    assert one.costs(trial(2, "complete", 36.0)) == {"cost/device_h": 18 / HOUR_S}
-    assert one.totals() == pytest.approx(
+    usage.ended(stopped)
+    assert usage.costs(stopped) == {"cost/device_h": 50 / HOUR_S, "cost/saved_device_h": 200 / HOUR_S}
+    assert usage.costs(trial(2, "complete", 36.0)) == {"cost/device_h": 18 / HOUR_S}
+    assert usage.totals() == pytest.approx(
         {"cost/device_h": 0.2, "cost/trials_device_h": 500 / HOUR_S, "cost/saved_device_h": 200 / HOUR_S}
     )
-    assert one.line() == ("0.2 of 2 gpu-h, 0.0556 more saved by stopping, at 2 GPUs; forecast 0.478 gpu-h in 8 min")
-    one.save()
-    assert read_usage(folder).line([stopped], None) == "0.2 gpu-h, 0.0556 more saved by stopping"
+    line = live_line(usage.usage(), usage.ended_trials(), usage.budget)
+    assert line == "0.2 of 2 gpu-h, 0.0556 more saved by stopping, at 2 GPUs; forecast 0.478 gpu-h in 8 min"
+    usage.save()
+    assert usage_line(read_usage(folder), [stopped], None) == "0.2 gpu-h, 0.0556 more saved by stopping"
 
 
 def test_hours_of_the_other_device_are_refused_and_not_added_up(tmp_path: Path) -> None:
@@ -265,6 +269,6 @@ def test_hours_of_the_other_device_are_refused_and_not_added_up(tmp_path: Path) 
         meter(SweepFolder(tmp_path, "demo"), Clock(), budget=Budget(3.0, "cpu"))
     cpu = Session(started_s=0.0, device="cpu", slots=1, devices_per_slot=2.0, wall_s=50.0)
     gpu = Session(started_s=0.0, device="gpu", slots=1, devices_per_slot=1.0, wall_s=7.0)
-    assert Usage(goes=(cpu, gpu)).device_s == 7.0
-    assert Usage(goes=(cpu, gpu, cpu)).device_s == 200.0
+    assert Usage(sessions=(cpu, gpu)).device_s == 7.0
+    assert Usage(sessions=(cpu, gpu, cpu)).device_s == 200.0
     assert cpu.devices == "2 CPUs" and gpu.devices == "1 GPU"

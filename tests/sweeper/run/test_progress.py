@@ -10,6 +10,8 @@ import pytest
 
 from sweeper.records import Front, FrontPoint, TrialRecord
 from sweeper.run.progress import Progress, describe
+from tests.helpers.reports import make_report
+from trainables.records import Report
 
 
 class Terminal(io.StringIO):
@@ -29,8 +31,8 @@ def record(number: int, state: Any = "complete", reason: str | None = None) -> T
     return TrialRecord(number=number, state=state, parameters={}, seed=0, values=values, reason=reason, duration_s=12.0)
 
 
-def report(epoch: int) -> dict[str, Any]:
-    return {"epoch": epoch, "epochs": 3, "clean_accuracy": 0.91, "robust_accuracy": 0.42}
+def report(epoch: float) -> Report:
+    return make_report({"clean_accuracy": 0.91, "robust_accuracy": 0.42}, epoch=epoch, epochs=3)
 
 
 def front() -> Front:
@@ -87,7 +89,6 @@ def test_a_terminal_shows_progress_running_trials_best_points_and_failures() -> 
     tell(progress, clock)
     progress.trial_started(3, {"objective": "dpo", "tune": "visual"})
     stream.truncate(0)
-    progress.close()
     progress.close()
     view = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
     assert "2 of 4 trials, 1 failed" in view

@@ -16,9 +16,10 @@ from sweeper.records import TrialRecord
 from sweeper.search.simulator import MemoryFiles, SimulatedTrial, Simulation
 from sweeper.search.study import Study
 from sweeper.spec.spec import Spec
+from tests.helpers.reports import make_report, make_result
 
 UNTOUCHED = {"clean_accuracy": 0.9, "robust_accuracy": 0.3}
-EPOCH_S, LOOK_S = 1.0, 0.1
+EPOCH_S, EVALUATION_S = 1.0, 0.1
 
 
 def make_spec(**changes: Any) -> Spec:
@@ -55,19 +56,17 @@ def course(trial: TrialRecord, rungs: Sequence[float]) -> SimulatedTrial:
         }
 
     reports = [
-        {
-            "step": round(90 * rung),
-            "progress": rung,
-            **goals(rung),
-            "train_s": 9 * EPOCH_S * rung,
-            "evaluation_s": LOOK_S * (number + 1),
-        }
+        make_report(
+            goals(rung),
+            step=round(90 * rung),
+            progress=rung,
+            train_s=9 * EPOCH_S * rung,
+            evaluation_s=EVALUATION_S * (number + 1),
+        )
         for number, rung in enumerate(rungs)
     ]
-    values = goals(1.0)
-    points = [{"weights": "last", "strength": 1.0, "values": values}]
-    whole = {"values": values, "points": points, "train_s": 9 * EPOCH_S, "evaluation_s": LOOK_S * (len(rungs) + 1)}
-    return SimulatedTrial(reports=reports, result=whole)
+    result = make_result(goals(1.0), train_s=9 * EPOCH_S, evaluation_s=EVALUATION_S * (len(rungs) + 1))
+    return SimulatedTrial(reports=reports, result=result)
 
 
 def make_study(spec: Spec, path: Path | None = None) -> Study:
@@ -78,13 +77,13 @@ def make_study(spec: Spec, path: Path | None = None) -> Study:
 
 
 def run(spec: Spec, **options: Any) -> Simulation:
-    simulation = Simulation(spec, make_study(spec), course, untouched=UNTOUCHED, **options)
+    simulation = Simulation(spec, make_study(spec), course, untouched_goals=UNTOUCHED, **options)
     simulation.run()
     return simulation
 
 
 def volume(simulation: Simulation) -> float:
-    values = [one.trial.values for one in simulation.ended_trials if one.trial.values is not None]
+    values = [end.trial.values for end in simulation.ended_trials if end.trial.values is not None]
     return hypervolume([(v["clean_accuracy"], v["robust_accuracy"]) for v in values], (0.5, 0.3))
 
 
@@ -96,59 +95,61 @@ def test_a_sweep_with_stopping_costs_less_and_ends_its_trials(slots: int) -> Non
         run(make_spec(stopping={"kind": "none"}), slots=slots),
     )
     assert len(stopped.ended_trials) == len(whole.ended_trials) == 24
-    assert {one.trial.state for one in whole.ended_trials} == {"complete"}
-    assert whole.ended_trials[-1].spent_s == pytest.approx(24 * (9 * EPOCH_S + LOOK_S))
-    states = [one.trial.state for one in stopped.ended_trials]
+    assert {end.trial.state for end in whole.ended_trials} == {"complete"}
+    assert whole.ended_trials[-1].spent_s == pytest.approx(24 * (9 * EPOCH_S + EVALUATION_S))
+    states = [end.trial.state for end in stopped.ended_trials]
     assert states.count("stopped") > 8 and states.count("complete") > 2
-    for one in stopped.ended_trials:
-        if one.trial.state == "stopped":
-            assert one.trial.stopped_at in (1 / 9, 1 / 3) and one.trial.values is None
-            looks = 1 if one.trial.stopped_at == 1 / 9 else 2
-            assert one.trial.cost_s == pytest.approx(9 * EPOCH_S * one.trial.stopped_at + looks * LOOK_S, abs=2e-3)
+    for end in stopped.ended_trials:
+        if end.trial.state == "stopped":
+            assert end.trial.stopped_at in (1 / 9, 1 / 3) and end.trial.values is None
+            evaluations = 1 if end.trial.stopped_at == 1 / 9 else 2
+            assert end.trial.cost_s == pytest.approx(
+                9 * EPOCH_S * end.trial.stopped_at + evaluations * EVALUATION_S, abs=2e-3
+            )
     assert stopped.ended_trials[-1].spent_s < 0.6 * whole.ended_trials[-1].spent_s
     wall_s = stopped.ended_trials[-1].now_s
     assert stopped.ended_trials[-1].spent_s <= slots * wall_s * (1 + 1e-9)
 
 
 def test_virtual_slots_work_side_by_side() -> None:
-    one, four = (run(make_spec(stopping={"kind": "none"}), slots=slots) for slots in (1, 4))
-    assert four.ended_trials[-1].now_s == pytest.approx(one.ended_trials[-1].now_s / 4)
+    single, four = (run(make_spec(stopping={"kind": "none"}), slots=slots) for slots in (1, 4))
+    assert four.ended_trials[-1].now_s == pytest.approx(single.ended_trials[-1].now_s / 4)
 
 
 @settings(max_examples=12)
 @given(kills=st.lists(st.integers(min_value=1, max_value=9), min_size=1, max_size=4))
 def test_killed_and_resumed_with_one_slot_it_ends_as_if_left_alone(kills: list[int]) -> None:
-    """A kill falls after a metric line, before its verdict, or after the study was told."""
+    """A kill falls after a metric line, before its decision, or after the study was told."""
     spec = make_spec(search={"trials": 14, "seed": 2, "startup_trials": 4})
     alone = make_study(spec)
-    Simulation(spec, alone, course, untouched=UNTOUCHED).run()
+    Simulation(spec, alone, course, untouched_goals=UNTOUCHED).run()
     killed, files = make_study(spec), MemoryFiles()
     for records in kills:
-        Simulation(spec, killed, course, untouched=UNTOUCHED, files=files).run(records)
-    Simulation(spec, killed, course, untouched=UNTOUCHED, files=files).run()
-    assert [told(one) for one in killed.trials()] == [told(one) for one in alone.trials()]
+        Simulation(spec, killed, course, untouched_goals=UNTOUCHED, files=files).run(records)
+    Simulation(spec, killed, course, untouched_goals=UNTOUCHED, files=files).run()
+    assert [told(trial) for trial in killed.trials()] == [told(trial) for trial in alone.trials()]
 
 
 def told(trial: TrialRecord) -> tuple[Any, ...]:
     return trial.number, trial.state, trial.parameters, trial.values, trial.stopped_at
 
 
-def test_a_resumed_sweep_condemns_whom_the_unkilled_one_would_have(tmp_path: Path) -> None:
+def test_a_resumed_sweep_stops_the_trials_that_the_unkilled_one_would_have(tmp_path: Path) -> None:
     """Whatever the moment: the rungs of the killed driver are those rebuilt from the lines."""
     spec = make_spec(search={"trials": 14, "seed": 2, "startup_trials": 4})
     for records, slots in ((2, 1), (9, 3), (16, 3)):
         files, path = MemoryFiles(), tmp_path / f"{records}.db"
         study = make_study(spec, path)
-        Simulation(spec, study, course, untouched=UNTOUCHED, slots=slots, files=files).run(records)
-        ended = {one.number: told(one) for one in study.trials() if one.state != "running"}
+        Simulation(spec, study, course, untouched_goals=UNTOUCHED, slots=slots, files=files).run(records)
+        ended = {trial.number: told(trial) for trial in study.trials() if trial.state != "running"}
         study.close()
         study = Study.open(path, spec.parameters)
-        Simulation(spec, study, course, untouched=UNTOUCHED, slots=slots, files=files).run()
-        after = {one.number: told(one) for one in study.trials()}
-        assert len(after) == 14 and not any(one[1] == "running" for one in after.values())
+        Simulation(spec, study, course, untouched_goals=UNTOUCHED, slots=slots, files=files).run()
+        after = {trial.number: told(trial) for trial in study.trials()}
+        assert len(after) == 14 and not any(state == "running" for _, state, *_ in after.values())
         assert {number: after[number] for number in ended} == ended, "what has ended stays as it is"
-        stopped = [one for one in study.trials() if one.state == "stopped"]
-        assert all(files.lines[one.number][-1]["progress"] == one.stopped_at for one in stopped)
+        stopped = [trial for trial in study.trials() if trial.state == "stopped"]
+        assert all(files.lines[trial.number][-1].progress == trial.stopped_at for trial in stopped)
         study.close()
 
 
@@ -162,10 +163,10 @@ def test_the_baseline_and_the_points_of_a_spec_are_never_stopped() -> None:
             return course(trial, rungs)
         assert not rungs
         values = {"clean_accuracy": 0.0, "robust_accuracy": 0.0}
-        return SimulatedTrial(reports=[], result={"values": values, "points": [], "train_s": 9.0, "evaluation_s": 0.1})
+        return SimulatedTrial(reports=[], result=make_result(values, train_s=9.0, evaluation_s=0.1))
 
-    simulation = Simulation(spec, make_study(spec), hopeless_at_first, untouched=UNTOUCHED, slots=2)
+    simulation = Simulation(spec, make_study(spec), hopeless_at_first, untouched_goals=UNTOUCHED, slots=2)
     simulation.run()
-    states = {one.trial.number: one.trial.state for one in simulation.ended_trials}
+    states = {end.trial.number: end.trial.state for end in simulation.ended_trials}
     assert [states[number] for number in range(3)] == ["complete"] * 3
-    assert [one.trial.state for one in simulation.ended_trials].count("stopped") > 12
+    assert [end.trial.state for end in simulation.ended_trials].count("stopped") > 12

@@ -52,8 +52,8 @@ def decided_as_recorded(stream: dict[str, Any]) -> tuple[str, str]:
         stream["reduction_factor"],
         [stream["direction"]] * goals,
     )
-    ours = [made.report(trial, t / stream["max_t"], values) for trial, t, *values in stream["events"]]
-    return "".join(str(int(stop)) for stop in ours), stream["decisions"]
+    decisions = [made.report(trial, t / stream["max_t"], values) for trial, t, *values in stream["events"]]
+    return "".join(str(int(stop)) for stop in decisions), stream["decisions"]
 
 
 def dominates(mine: Sequence[float], other: Sequence[float]) -> bool:
@@ -73,8 +73,8 @@ def layer_numbers(costs: Sequence[Sequence[float]]) -> list[int]:
 
 @pytest.mark.parametrize("stream", STREAMS)
 def test_every_decision_is_syne_tunes(stream: dict[str, Any]) -> None:
-    ours, theirs = decided_as_recorded(stream)
-    assert ours == theirs
+    decisions, recorded = decided_as_recorded(stream)
+    assert decisions == recorded
 
 
 def test_the_released_scheduler_judges_a_trial_by_the_number_of_the_one_ranked_last() -> None:

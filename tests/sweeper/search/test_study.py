@@ -14,12 +14,13 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from sweeper.errors import UserError
-from sweeper.records import Point, TrialRecord
+from sweeper.records import TrialRecord
 from sweeper.search.sampler import PriorTrial, StoppedTrialPolicy
 from sweeper.search.study import Study
 from sweeper.spec.space import Space
 from tests.helpers.study_driver import PAINT, SPACE, START, TRIALS, drive, finish, values_of
 from tests.paths import ROOT
+from trainables.records import Point
 from trainables.settings.parameters import Parameters
 
 STOPPED: tuple[StoppedTrialPolicy, ...] = ("avoided", "bad", "ignored", "partial", "infeasible")
@@ -105,7 +106,7 @@ def test_what_is_asked_is_a_valid_trial_with_a_seed_of_its_own(study: Study) -> 
     for number, record in enumerate(records):
         Parameters.model_validate(record.parameters)
         assert (record.number, record.state, record.values, record.points) == (number, "running", None, ())
-        assert SPACE.contains(record.parameters)
+        assert SPACE.place(record.parameters).parameters == record.parameters
         told(study, record)
     assert len({record.seed for record in records}) == len(records)
     assert {record.parameters["objective"] for record in records} == {"dpo", "cross_entropy"}
@@ -122,7 +123,7 @@ def test_the_seed_decides(tmp_path: Path) -> None:
             told(study, study.ask())
         runs.append([(record.parameters, record.seed) for record in study.trials()])
     assert runs[0] == runs[1]
-    assert all(one != other for one, other in zip(runs[0], runs[2], strict=True))
+    assert all(first != second for first, second in zip(runs[0], runs[2], strict=True))
 
 
 def test_the_sampler_learns_after_the_start_up_trials_only(tmp_path: Path) -> None:
@@ -135,7 +136,7 @@ def test_the_sampler_learns_after_the_start_up_trials_only(tmp_path: Path) -> No
             study.tell(trial.number, {"clean_accuracy": value, "robust_accuracy": value}, [], 1.0, 0)
         asked.append([record.parameters for record in study.trials()])
     assert asked[0][:4] == asked[1][:4]
-    assert all(one != other for one, other in zip(asked[0][4:], asked[1][4:], strict=True))
+    assert all(first != second for first, second in zip(asked[0][4:], asked[1][4:], strict=True))
 
 
 def test_a_random_sampler_never_learns_and_goes_on_after_a_kill(tmp_path: Path) -> None:
@@ -153,7 +154,7 @@ def test_a_random_sampler_never_learns_and_goes_on_after_a_kill(tmp_path: Path) 
         asked.append([record.parameters for record in study.trials()])
     assert asked[0] == asked[1]
     assert len({json.dumps(parameters) for parameters in asked[0]}) == 6
-    assert all(SPACE.contains(parameters) for parameters in asked[0])
+    assert all(SPACE.place(parameters).parameters == parameters for parameters in asked[0])
 
 
 def test_points_below_a_floor_are_not_preferred(tmp_path: Path) -> None:
@@ -235,7 +236,9 @@ def test_optuna_itself_reads_the_study(tmp_path: Path) -> None:
     records = drive(tmp_path / "study.db", trials=9)
     plain = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path}/study.db")
     assert plain.metric_names == ["clean_accuracy", "robust_accuracy"]
-    assert [trial.params for trial in plain.trials[1:]] == [SPACE.locate(record.parameters) for record in records[1:]]
+    assert [trial.params for trial in plain.trials[1:]] == [
+        SPACE.place(record.parameters).located for record in records[1:]
+    ]
     assert plain.trials[0].params == {}
     assert [trial.number for trial in plain.trials if trial.state == optuna.trial.TrialState.FAIL] == [3]
     assert all(set(t.constraints) == {"floor"} for t in plain.trials if t.state == optuna.trial.TrialState.COMPLETE)
@@ -299,10 +302,10 @@ def test_what_is_trained_again_is_a_row_that_the_sampler_never_sees(tmp_path: Pa
             assert (record.number, record.confirms, record.seed, record.state) == (4, 2, 77, "running")
             assert record.parameters == study.trial(2).parameters
             study.tell(4, {"clean_accuracy": 1.0, "robust_accuracy": 1.0}, [], 1.0, 0)
-        known = study._suggester.suggest(123)  # at the same seed; a trial's number decides its seed otherwise
-        asked.append(known)
+        prior_trials = study._suggester.suggest(123)  # at the same seed; a trial's number decides its seed otherwise
+        asked.append(prior_trials)
         study.close()
-        assert Study.open(tmp_path / f"{again}.db", SPACE)._suggester.suggest(123) == known
+        assert Study.open(tmp_path / f"{again}.db", SPACE)._suggester.suggest(123) == prior_trials
     assert asked[0] == asked[1]
 
 
@@ -319,7 +322,7 @@ def test_what_the_sampler_hears_of_stopped_trials() -> None:
                 study.tell(trial.number, values, [], 1.0, 0)
             else:
                 study.stop(trial.number, "x", stopped_at=1 / 3, values={"clean_accuracy": 0.9, "robust_accuracy": 0.9})
-        drawn = [study._suggester.suggest(seed)[0]["lambda_reg"] for seed in range(40)]
+        drawn = [study._suggester.suggest(seed).parameters["lambda_reg"] for seed in range(40)]
         high[stopped_trial_policy] = sum(float(value) >= 0.5 for value in drawn) / len(drawn)
     assert max(high["avoided"], high["bad"], high["infeasible"]) < 0.3 < min(high["ignored"], high["partial"])
 
@@ -328,18 +331,19 @@ def test_a_new_study_learns_from_what_is_known_at_once_and_after_a_kill(tmp_path
     space = Space.parse(
         {"objective": "cross_entropy", "tune": "visual", "learning_rate": 1e-3, "lambda_reg": {"low": 0.0, "high": 1.0}}
     )
-    parameters = [{**space.complete({"lambda_reg": i / 20}), "lambda_reg": i / 20} for i in range(20)]
-    known = [
-        PriorTrial(parameters=one, values=(one["lambda_reg"], one["lambda_reg"]), violation=0.0) for one in parameters
+    parameters = [{**space.place({"lambda_reg": i / 20}).parameters, "lambda_reg": i / 20} for i in range(20)]
+    prior_trials = [
+        PriorTrial(parameters=point, values=(point["lambda_reg"], point["lambda_reg"]), violation=0.0)
+        for point in parameters
     ]
-    study = Study.create(tmp_path / "warm.db", space, seed=0, startup_trials=10, known=known)
+    study = Study.create(tmp_path / "warm.db", space, seed=0, startup_trials=10, prior_trials=prior_trials)
     assert study.trials() == []
     first = [float(study.ask().parameters["lambda_reg"]) for _ in range(8)]
     study.close()
     study = Study.open(tmp_path / "warm.db", space)
     cold = Study.create(tmp_path / "cold.db", space, seed=0, startup_trials=10)
     assert sum(first) / 8 > sum(cold.ask().parameters["lambda_reg"] for _ in range(8)) / 8
-    again = Study.create(tmp_path / "again.db", space, seed=0, startup_trials=10, known=known)
+    again = Study.create(tmp_path / "again.db", space, seed=0, startup_trials=10, prior_trials=prior_trials)
     for _ in range(8):
         again.ask()
     assert study.ask().parameters == again.ask().parameters

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from sweeper.records import TrialRecord
+from sweeper.search.sampler import PriorTrial
 from sweeper.search.warm_start import prior_trials
 from sweeper.spec.sections import Goal, Goals
 from sweeper.spec.space import Space
+from tests.helpers.reports import make_untouched
 
 SPACE = Space.parse(
     {
@@ -20,9 +22,7 @@ SPACE = Space.parse(
         "lambda_reg": 1.0,
     }
 )
-UNTOUCHED = {
-    "validation": {"clean_accuracy": 0.9, "robust_accuracy": 0.3}, "weights_digest": "w", "validation_digest": "v",
-}  # fmt: skip
+UNTOUCHED = make_untouched()
 DPO = {"objective": "dpo", "beta": 1.0, "tune": "visual", "learning_rate": 1e-3}
 
 
@@ -40,29 +40,31 @@ def trial(number: int, state: str = "complete", confirms: int | None = None, **p
     )
 
 
-def known(trials: list[TrialRecord], goals: Goals | None = None, **before: Any) -> tuple[list[Any], list[str]]:
-    found = prior_trials(
-        "old", trials, space=SPACE, goals=goals or Goals(), untouched=UNTOUCHED, before={**UNTOUCHED, **before}
+def learned(
+    trials: list[TrialRecord], floors: Goals | None = None, **before: Any
+) -> tuple[list[PriorTrial], list[str]]:
+    """What a new sweep learns from ``trials``; ``before``: how the earlier sweep's untouched model differs."""
+    return prior_trials(
+        "old", trials, space=SPACE, goals=floors or Goals(), untouched=UNTOUCHED, before=make_untouched(**before)
     )
-    return found
 
 
 def test_parameters_are_matched_by_name_and_defaults_fill_in() -> None:
-    found, notes = known([trial(0), trial(1, objective="cross_entropy", beta=None, tune="transform", rank=16)])
-    assert [one.parameters for one in found] == [
+    priors, notes = learned([trial(0), trial(1, objective="cross_entropy", beta=None, tune="transform", rank=16)])
+    assert [prior.parameters for prior in priors] == [
         {**DPO, "weight_decay": 0.0, "lambda_reg": 1.0},
         {
             "objective": "cross_entropy", "tune": "transform", "rank": 16, "learning_rate": 1e-3, "weight_decay": 0.0,
             "lambda_reg": 1.0,
         },
     ]  # fmt: skip
-    assert all(SPACE.contains(one.parameters) for one in found)
-    assert [one.values for one in found] == [(0.85, 0.5)] * 2
+    assert all(SPACE.place(prior.parameters).parameters == prior.parameters for prior in priors)
+    assert [prior.values for prior in priors] == [(0.85, 0.5)] * 2
     assert notes == ["warm start: 2 of 2 finished trials of old are known to the search"]
 
 
 def test_what_is_left_behind_is_said_with_the_reason() -> None:
-    found, notes = known(
+    priors, notes = learned(
         [
             trial(0),
             trial(1, beta=5.0),
@@ -76,7 +78,7 @@ def test_what_is_left_behind_is_said_with_the_reason() -> None:
             trial(9, confirms=0),
         ]
     )
-    assert len(found) == 2
+    assert len(priors) == 2
     assert notes == [
         "warm start: 2 of 7 finished trials of old are known to the search",
         "warm start: 2 left behind: `beta` was not a number from 0.1 to 2.0",
@@ -87,11 +89,11 @@ def test_what_is_left_behind_is_said_with_the_reason() -> None:
 
 
 def test_goals_count_from_the_untouched_model_of_each_sweep() -> None:
-    goals = Goals(clean_accuracy=Goal(floor="untouched - 0.02"))
-    before = {"validation": {"clean_accuracy": 0.8, "robust_accuracy": 0.4}, "weights_digest": "other"}
-    found, notes = known([trial(0)], goals, **before)
-    assert [round(value, 9) for value in found[0].values] == [0.95, 0.4]
-    assert found[0].violation == 0.0
+    floors = Goals(clean_accuracy=Goal(floor="untouched - 0.02"))
+    before: dict[str, Any] = {"goals": {"clean_accuracy": 0.8, "robust_accuracy": 0.4}, "weights_digest": "other"}
+    priors, notes = learned([trial(0)], floors, **before)
+    assert [round(value, 9) for value in priors[0].values] == [0.95, 0.4]
+    assert priors[0].violation == 0.0
     assert notes[1:] == ["warm start: old had another model; its goals count from its own untouched model"]
-    found, notes = known([trial(0)], goals)
-    assert round(found[0].violation, 9) == 0.03 and len(notes) == 1
+    priors, notes = learned([trial(0)], floors)
+    assert round(priors[0].violation, 9) == 0.03 and len(notes) == 1

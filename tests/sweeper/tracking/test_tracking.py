@@ -19,13 +19,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweeper.errors import UserError
-from sweeper.records import Front, FrontPoint, Point, TrialRecord
+from sweeper.records import Front, FrontPoint, TrialRecord
+from sweeper.tracking.events import (
+    Event,
+    FrontUpdated,
+    HypervolumeChanged,
+    MeasuredPoint,
+    SweepEnded,
+    SweepStarted,
+    TrialEnded,
+    TrialReported,
+    TrialStarted,
+    Unreadable,
+    from_json,
+    to_json,
+)
 from sweeper.tracking.outbox import Outbox
 from sweeper.tracking.projection import create_store
 from sweeper.tracking.runs import Store, find_runs, find_store
 from sweeper.tracking.server import free_port, serving, ui
 from sweeper.tracking.tracker import Tracker
+from tests.helpers.reports import make_report
 from tests.paths import ROOT
+from trainables.records import Point, Report
 
 FLUSH_S = 120.0
 EPOCHS = 3
@@ -42,16 +58,16 @@ def storage(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.fixture
 def new_tracker(storage: Path) -> Iterator[Callable[..., Tracker]]:
     """Makes trackers of one sweep as its successive drivers do; closed at the end."""
-    made: list[Tracker] = []
+    trackers: list[Tracker] = []
 
     def new(tracking_uri: str | None = None) -> Tracker:
-        if made:
-            made[-1].close()
-        made.append(Tracker(storage / "quickstart", tracking_uri, storage, "quickstart", "id-1"))
-        return made[-1]
+        if trackers:
+            trackers[-1].close()
+        trackers.append(Tracker(storage / "quickstart", tracking_uri, storage, "quickstart", "id-1"))
+        return trackers[-1]
 
     yield new
-    for tracker in made:
+    for tracker in trackers:
         tracker.close()
 
 
@@ -59,9 +75,16 @@ def parameters(number: int) -> dict[str, Any]:
     return {"objective": "kto", "tune": "visual", "learning_rate": 0.001 * (number + 1), "rank": None}
 
 
-def report(number: int, epoch: int) -> dict[str, Any]:
-    goals = {"clean_accuracy": 0.9, "robust_accuracy": 0.1 * epoch, "text_confusion_rate": 0.2}
-    return {"step": epoch, "epoch": epoch, "epochs": EPOCHS, **goals, "loss": 1.0 / epoch, "train_s": 0.5 + number}
+def report(number: int, epoch: int) -> Report:
+    return make_report(
+        {"clean_accuracy": 0.9, "robust_accuracy": 0.1 * epoch, "text_confusion_rate": 0.2},
+        step=epoch,
+        steps=EPOCHS,
+        epoch=float(epoch),
+        epochs=EPOCHS,
+        loss=1.0 / epoch,
+        train_s=0.5 + number,
+    )
 
 
 def record(number: int) -> TrialRecord:
@@ -88,7 +111,7 @@ def front(finished: int, measured: bool = False) -> Front:
 
 
 def tell_story(tracker: Tracker, folder: Path, trials: int = 3) -> None:
-    """What a driver of a sweep says, from its start to its end; said again by every driver that resumes it."""
+    """Tell a tracker what a driver does, from the sweep's start to its end; drivers that resume it repeat that."""
     tracker.sweep_started({"name": "quickstart", "trials": trials}, {"mlflow.source.git.commit": "c0ffee"})
     for number in range(trials):
         tracker.trial_started(number, parameters(number), 100 + number, 0, {"sweeper.version.torch": "2.14"})
@@ -105,9 +128,9 @@ def tell_story(tracker: Tracker, folder: Path, trials: int = 3) -> None:
 def runs_of(client: Any) -> tuple[Any, dict[str, Any]]:
     """The only parent, and the children by trial number; fails where a number has two runs."""
     experiment = client.get_experiment_by_name("sweeper")
-    found = client.search_runs([experiment.experiment_id])
-    (parent,) = [run for run in found if "mlflow.parentRunId" not in run.data.tags]
-    children = [run for run in found if run is not parent]
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    children = [run for run in runs if run is not parent]
     assert {run.data.tags["mlflow.parentRunId"] for run in children} <= {parent.info.run_id}
     by_number = {run.data.tags["sweeper.trial"]: run for run in children}
     assert len(by_number) == len(children)
@@ -179,8 +202,8 @@ def test_a_story_is_told_once_however_often_it_is_said(
     tell_story(resumed, folder)
     assert resumed.flush(FLUSH_S), resumed.problem()
     check_story(client)
-    repeated = [event["kind"] for event, _ in Outbox(folder).read()[lines:]]
-    assert set(repeated) == {"sweep", "front", "sweep_end"}  # fronts: only the newest is known
+    repeated = [type(entry.event) for entry in Outbox(folder).read()[lines:]]
+    assert set(repeated) == {SweepStarted, FrontUpdated, SweepEnded}  # fronts: only the newest is known
 
     client._tracking_client.store._dispose_engine()
     shutil.copy(empty_database, storage / "mlflow.db")  # somebody has lost the store
@@ -194,7 +217,7 @@ def test_a_story_is_told_once_however_often_it_is_said(
 DRIVER = """
 import sys
 from pathlib import Path
-from test_tracking import tell_story
+from tests.sweeper.tracking.test_tracking import tell_story
 from sweeper.tracking.tracker import Tracker
 storage = Path(sys.argv[1])
 tracker = Tracker(storage / "quickstart", None, storage, "quickstart", "id-1")
@@ -207,8 +230,7 @@ input()
 def test_killed_drivers_leave_one_run_per_trial(storage: Path, new_tracker: Callable[..., Tracker]) -> None:
     """Killed while the first runs are being made, and while later ones are."""
     folder = storage / "quickstart"
-    here = ROOT / "tests"
-    path = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     for trials in (1, 5):
         driver = subprocess.Popen(
             [sys.executable, "-c", DRIVER, str(storage)], env={**os.environ, "PYTHONPATH": path},
@@ -221,7 +243,7 @@ def test_killed_drivers_leave_one_run_per_trial(storage: Path, new_tracker: Call
             time.sleep(0.002)
         driver.send_signal(signal.SIGKILL)
         driver.communicate()
-    # Its sender ended with it, or the next one would wait for the lock for ever.
+    # The killed driver's sender ended too, or the next sender would wait for the lock for ever.
     tracker = new_tracker()
     tell_story(tracker, folder, trials=12)
     assert tracker.flush(FLUSH_S), tracker.problem()
@@ -229,7 +251,7 @@ def test_killed_drivers_leave_one_run_per_trial(storage: Path, new_tracker: Call
 
 
 def test_what_a_kill_or_a_late_answer_leaves_is_mended(storage: Path, new_tracker: Callable[..., Tracker]) -> None:
-    """Runs made but not yet noted, a twin, a line nobody can read, a torn line, and a change MLflow will never take."""
+    """Runs made but not yet noted, a duplicate, unreadable lines, a torn line, and a change that MLflow refuses."""
     folder = storage / "quickstart"
     client = create_store(find_store(storage))
     experiment = client.create_experiment("sweeper", (storage / "mlartifacts").as_uri())
@@ -243,22 +265,24 @@ def test_what_a_kill_or_a_late_answer_leaves_is_mended(storage: Path, new_tracke
     tracker.sweep_started({"name": "quickstart"}, {})
     tracker.trial_started(0, parameters(0), 100, None, {})
     assert tracker.flush(FLUSH_S), tracker.problem()
-    tracker.trial_started(0, parameters(1), 100, None, {})  # MLflow's params are for ever
+    tracker.trial_started(0, parameters(1), 100, None, {})  # MLflow's params cannot be changed
     tracker.trial_started(2, parameters(2), 102, None, {})
     tracker.trial_reported(0, report(0, 1))
     tracker.sweep_ended("interrupted")
     assert tracker.flush(FLUSH_S), tracker.problem()
 
-    found, children = runs_of(client)
-    assert found.info.run_id == parent.info.run_id
+    sweep_run, children = runs_of(client)
+    assert sweep_run.info.run_id == parent.info.run_id
     assert children["0"].info.run_id == first.info.run_id
     assert history(client, children["0"], "validation/robust_accuracy") == [(1, 0.1)]
     assert children["2"].data.params["seed"] == "102"
-    for run in (found, *children.values()):
+    for run in (sweep_run, *children.values()):
         assert run.info.status == "KILLED"
         assert run.data.tags["sweeper.state"] == "interrupted"
     refused = [json.loads(line)["event"] for line in (folder / "tracking.rejected.jsonl").read_text().splitlines()]
     assert [event["kind"] for event in refused] == ["unreadable", "unreadable", "trial"]
+    on_disk = [json.loads(line) for line in (folder / "tracking.jsonl").read_text().splitlines() if '"trial"' in line]
+    assert refused[2] in on_disk, "as it stands on disk"
 
 
 def test_a_dead_server_stops_nothing_and_loses_nothing(storage: Path, new_tracker: Callable[..., Tracker]) -> None:
@@ -284,15 +308,15 @@ def test_a_dead_server_stops_nothing_and_loses_nothing(storage: Path, new_tracke
         views = create_store(Store(uri=base)).get_experiment_by_name("sweeper").tags
         keys = {link.partition("viewStateShareKey=")[2] for link in tracker.run_links().values()} - {""}
         assert {f"mlflow.sharedViewState.{key}" for key in keys} == views.keys() - {"mlflow.note.content"}
-    told: list[str] = []
-    ui(storage, "quickstart", base, "127.0.0.1", port, told.append)
-    assert any(line.endswith("artifacts/front/front.html?workflowType=machine_learning") for line in told)
+    said: list[str] = []
+    ui(storage, "quickstart", base, "127.0.0.1", port, said.append)
+    assert any(line.endswith("artifacts/front/front.html?workflowType=machine_learning") for line in said)
 
 
 def test_the_driver_never_imports_mlflow() -> None:
-    code = "import sys, sweeper.tracking, sweeper.ui, sweeper.progress, sweeper.report; print(*sys.modules)"
-    root = ROOT
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    code = "import sys, sweeper.tracking.tracker, sweeper.tracking.server, sweeper.run.progress; "
+    code += "import sweeper.front.rendering.writer; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not {"mlflow", "matplotlib", "plotly", "ray", "torch", "optuna"} & set(done.stdout.split())
 
 
@@ -303,15 +327,64 @@ def test_a_torn_line_costs_nothing_but_itself(
 ) -> None:
     outbox = Outbox(tmp_path_factory.mktemp("outbox"))
     for value in events:
-        outbox.append({"kind": "x", "value": value})
+        outbox.append(SweepStarted(spec={"value": value}, tags={}))
     size = cut % (outbox.size() + 1)
     with outbox.path.open("rb+") as file:
         file.truncate(size)
     whole = outbox.path.read_bytes().count(b"\n")
     outbox.mend()
-    outbox.append({"kind": "x", "value": "new"})
-    assert [event["value"] for event, _ in outbox.read()] == [*events[:whole], "new"]
-    assert outbox.read()[-1][1] == outbox.size()
+    outbox.append(SweepStarted(spec={"value": "new"}, tags={}))
+    assert [entry.line["spec"]["value"] for entry in outbox.read()] == [*events[:whole], "new"]
+    assert outbox.read()[-1].end == outbox.size()
+
+
+EVENTS: list[Event] = [
+    SweepStarted(spec={"name": "quickstart"}, tags={"mlflow.user": "me"}),
+    TrialStarted(trial=0, parameters=parameters(0), seed=100, slot=None, tags={}),
+    TrialReported(trial=0, report=report(0, 1)),
+    TrialEnded(record=record(0), costs={"cost/device_h": 0.5}),
+    TrialEnded(record=record(1), costs={}),
+    HypervolumeChanged(finished=1, hypervolume=0.01),
+    FrontUpdated(
+        note="1 point",
+        members={0: "knee"},
+        table=[{"trial": 0, "member": True, "test_clean_accuracy": None}],
+        tests=(MeasuredPoint(trial=0, point=Point(weights="last", strength=0.5, values={"clean_accuracy": 0.91})),),
+    ),
+    SweepEnded(state="interrupted", open=(2, 3), costs={}),
+]
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=lambda event: type(event).__name__)
+def test_events_come_back_from_disk_as_they_were(event: Event) -> None:
+    line = json.loads(json.dumps(to_json(event)))
+    assert from_json(line) == event and from_json(line).time_ms == event.time_ms
+
+
+def test_outboxes_of_earlier_versions_are_read() -> None:
+    whole = to_json(TrialEnded(record=record(0), costs={}))
+    first_record = {name: whole["record"][name] for name in ("number", "state", "parameters", "seed", "points")}
+    ended = from_json({"kind": "end", "time": 1, "record": first_record | {"removed": 1}})
+    assert isinstance(ended, TrialEnded) and (ended.record.number, ended.costs) == (0, {})
+    assert from_json({"kind": "sweep_end", "time": 1, "state": "complete", "open": []}) == SweepEnded(
+        state="complete", open=(), costs={}
+    )
+    reported = from_json({"kind": "report", "time": 1, "trial": 0, "report": report(0, 1).to_json() | {"attempt": 2}})
+    assert reported == TrialReported(trial=0, report=report(0, 1))
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ({"kind": "epoch", "time": 1, "trial": 0}, "an event of unknown kind 'epoch'"),
+        ({"kind": "trial", "time": 1}, "trial"),
+        ({"time": 1}, "kind"),
+        ({"kind": "report", "time": 1, "trial": 0, "report": None}, "NoneType"),
+    ],
+)
+def test_lines_that_are_no_event_say_why(line: dict[str, Any], problem: str) -> None:
+    event = from_json(line)
+    assert isinstance(event, Unreadable) and problem in event.problem
 
 
 def test_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

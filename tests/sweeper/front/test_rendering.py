@@ -1,4 +1,4 @@
-"""The front's table, JSON, CSV, picture and page."""
+"""The front's table, JSON, CSV, plot and HTML page."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from sweeper.front.report.table import markdown, table
-from sweeper.front.report.writer import write_front
+from sweeper.front.rendering.table import markdown, table
+from sweeper.front.rendering.writer import write_front
 from sweeper.records import Front, FrontPoint
 
 

@@ -1,0 +1,119 @@
+"""Commands that show sweeps: their state, trials, logs and fronts, and their runs in MLflow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sweeper.cli.options import Name, Number, Output, Storage, TrackingUri, open_sweep, storage_path
+from sweeper.cli.tables import Format, print_rows
+from sweeper.errors import UserError
+
+if TYPE_CHECKING:
+    from sweeper.records import Front
+
+
+def list_(storage: Storage = None, format: Output = Format.table) -> None:
+    """List the sweeps of a storage."""
+    from sweeper.cli.status import sweep_row
+    from sweeper.storage.sweep_folder import names
+
+    root = storage_path(storage)
+    rows = [sweep_row(*open_sweep(name, root)) for name in names(root)]
+    print_rows(rows, format, empty=f"no sweeps in {root}")
+
+
+def status(name: Name, storage: Storage = None, format: Output = Format.table) -> None:
+    """Say how far a sweep is: trials by state, the front so far, who runs it."""
+    from sweeper.cli.status import status_text, sweep_row
+
+    folder, spec = open_sweep(name, storage)
+    if format is Format.table:
+        typer.echo(status_text(folder, spec))
+    else:
+        print_rows([sweep_row(folder, spec)], format, empty="")
+
+
+def trials(name: Name, storage: Storage = None, format: Output = Format.table) -> None:
+    """List the trials of a sweep: state, goals on validation, parameters."""
+    from sweeper.cli.status import trial_rows
+
+    folder, spec = open_sweep(name, storage)
+    print_rows(trial_rows(folder, spec), format, empty=f"sweep {name} has no trials yet")
+
+
+def show(
+    name: Name,
+    number: Number,
+    spec: Annotated[
+        bool, typer.Option("--spec", help="Print a file with which `python -m trainables` runs this trial alone.")
+    ] = False,
+    storage: Storage = None,
+) -> None:
+    """Show one trial: parameters, metrics per epoch, points on validation and test, why it failed."""
+    from sweeper.cli.status import trial_text
+
+    folder, loaded = open_sweep(name, storage)
+    if spec:
+        path = folder.trial(number).path / "trial.json"
+        if not path.exists():
+            raise UserError(f"sweep {name} has no trial {number}; see `sweeper trials {name}`")
+        typer.echo(path.read_text(), nl=False)
+    else:
+        typer.echo(trial_text(folder, loaded, number))
+
+
+def logs(name: Name, number: Number, storage: Storage = None) -> None:
+    """Print what the workers of a trial logged, over all its attempts."""
+    folder, _ = open_sweep(name, storage)
+    path = folder.trial(number).path / "log.txt"
+    if not path.exists():
+        raise UserError(f"sweep {name} has no log of trial {number}; see `sweeper trials {name}`")
+    typer.echo(path.read_text(), nl=False)
+
+
+def front(
+    sweeps: Annotated[list[str], typer.Argument(metavar="NAME...", help="Several are merged into one front.")],
+    storage: Storage = None,
+    format: Output = Format.table,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Also write the picture here (.png or .html).")] = None,
+) -> None:
+    """Print the front: picked on validation, measured once on test, with 95 % intervals.
+
+    The untouched model and PAINT stand below its members.
+    """
+    from sweeper.front.load import load_merged_front
+    from sweeper.front.rendering.table import table
+
+    merged = load_merged_front([open_sweep(name, storage) for name in dict.fromkeys(sweeps)])
+    if plot is not None:
+        _plot(merged, plot)
+    typer.echo(table(merged, format.value), nl=False)
+
+
+def ui(
+    name: Annotated[str | None, typer.Argument(help="A sweep; without it all of the storage.")] = None,
+    storage: Storage = None,
+    tracking_uri: TrackingUri = None,
+    host: Annotated[str, typer.Option(help="Interface to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="First port to try.", min=1, max=65535)] = 5000,
+) -> None:
+    """Start MLflow on the sweeps' store and print links that open a sweep and its front."""
+    from sweeper.tracking.server import ui as serve
+
+    serve(storage_path(storage), name, tracking_uri, host, port, typer.echo)
+
+
+def _plot(front: Front, path: Path) -> None:
+    import shutil
+    import tempfile
+
+    from sweeper.front.rendering.writer import write_front
+
+    if path.suffix not in (".png", ".html"):
+        raise UserError(f"--plot {path}: name a file that ends in .png or .html")
+    with tempfile.TemporaryDirectory() as scratch:
+        write_front(front, Path(scratch))
+        shutil.copyfile(Path(scratch) / f"front{path.suffix}", path)

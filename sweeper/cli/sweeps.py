@@ -1,0 +1,181 @@
+"""Commands that run a sweep, and that check what it needs beforehand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sweeper.cli.options import (
+    Address,
+    BudgetHours,
+    Changes,
+    Gpus,
+    Name,
+    Output,
+    Storage,
+    Time,
+    TrackingUri,
+    WarmStart,
+    open_sweep,
+    storage_path,
+    time_limit_s,
+    with_budget,
+)
+from sweeper.cli.tables import Format
+from sweeper.errors import UnavailableError, UserError
+
+if TYPE_CHECKING:
+    from sweeper.run.sweep import Options
+    from sweeper.spec.spec import Spec
+    from sweeper.storage.sweep_folder import SweepFolder
+
+EXIT_CODES = {"complete": 0, "failed": 1, "interrupted": 130}
+
+
+def run(
+    spec: Annotated[Path, typer.Argument(help="The sweep in YAML, for instance search_spaces/quickstart.yaml.")],
+    gpus: Gpus = None,
+    trials: Annotated[int | None, typer.Option("--trials", min=1, help="Instead of search.trials of the spec.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Instead of the name in the spec.")] = None,
+    warm_start: WarmStart = None,
+    new: Annotated[bool, typer.Option("--new", help="If the name is taken, take NAME-2, NAME-3, ...")] = False,
+    budget: BudgetHours = None,
+    time: Time = None,
+    changes: Changes = None,
+    address: Address = None,
+    storage: Storage = None,
+    tracking_uri: TrackingUri = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the sweep of this name if there is one.")
+    ] = False,
+    format: Output = Format.table,
+) -> None:
+    """Run a sweep: search, front on validation, one measurement on test, everything in MLflow.
+
+    A killed sweep goes on with `sweeper resume NAME`. Ctrl-C stops cleanly, twice at once.
+    """
+    from sweeper.environment import git_commit
+    from sweeper.preflight.check import check_writable
+    from sweeper.search.warm_start import check_warm_start
+    from sweeper.spec.spec import load_spec, spec_difference
+    from sweeper.storage.sweep_folder import SweepFolder, free_name
+
+    overrides = list(changes or [])
+    overrides += [f"search.trials={trials}"] if trials is not None else []
+    overrides += [f"name={name}"] if name is not None else []
+    loaded = with_budget(load_spec(spec, overrides), budget)
+    root = storage_path(storage)
+    folder = SweepFolder(root, free_name(root, loaded.name) if new and not resume else loaded.name)
+    loaded = loaded.model_copy(update={"name": folder.name})
+    options = _options(gpus, address, tracking_uri, root, time)
+    if resume and folder.exists():
+        differences = spec_difference(folder.spec(), loaded)
+        if differences:
+            raise UserError(
+                f"the spec differs from that of sweep {folder.name!r} in what a resumed sweep may not change:\n  "
+                + "\n  ".join(differences)
+                + "\nstart another sweep with --name OTHER, or leave these as they were"
+            )
+        _run(folder, loaded, options, format, created=None)
+        return
+    check_warm_start(root, warm_start or [], loaded)
+    check_writable(root)
+    created = folder.path if root.exists() else root
+    commit = git_commit(spec.absolute().parent)
+    folder.create(loaded, spec.read_text(encoding="utf-8-sig"), commit, warm_start or [])
+    _run(folder, loaded, options, format, created=created)
+
+
+def resume(
+    name: Name,
+    trials: Annotated[
+        int | None, typer.Option("--trials", min=1, help="New total of trials, for more of them.")
+    ] = None,
+    gpus: Gpus = None,
+    budget: BudgetHours = None,
+    time: Time = None,
+    address: Address = None,
+    storage: Storage = None,
+    tracking_uri: TrackingUri = None,
+    format: Output = Format.table,
+) -> None:
+    """Go on with a sweep that was killed or stopped, or is to have more trials or a larger budget.
+
+    Finished trials stay; running ones go on from their last checkpoint under their own number.
+    """
+    folder, spec = open_sweep(name, storage)
+    if trials is not None:
+        spec = spec.with_trials(trials)
+    spec = with_budget(spec, budget)
+    options = _options(gpus, address, tracking_uri, folder.storage, time)
+    _run(folder, spec, options, format, created=None)
+
+
+def check(
+    spec: Annotated[Path, typer.Argument(help="The sweep in YAML.")],
+    probe: Annotated[
+        bool,
+        typer.Option("--probe", help="Then train on one slot for a while, and forecast the whole sweep from that."),
+    ] = False,
+    probe_seconds: Annotated[
+        float, typer.Option("--probe-seconds", min=1, help="How long, over all that `tune` may be.")
+    ] = 120.0,
+    budget: BudgetHours = None,
+    gpus: Gpus = None,
+    changes: Changes = None,
+    address: Address = None,
+    storage: Storage = None,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Check everything a sweep needs before a GPU is taken: spec, weights, images, capacity, MLflow, storage, disk.
+
+    With --probe one slot is taken: step time, memory, share of evaluation, and the forecast of the whole sweep.
+    """
+    from sweeper.preflight.check import check_sweep
+    from sweeper.preflight.probe import probe_sweep
+    from sweeper.spec.spec import load_spec
+
+    loaded, root = with_budget(load_spec(spec, list(changes or [])), budget), storage_path(storage)
+    check_sweep(loaded, root, gpus=gpus, address=address, tracking_uri=tracking_uri, echo=typer.echo)
+    if probe:
+        probe_sweep(loaded, root, gpus=gpus, address=address, seconds=probe_seconds, echo=typer.echo)
+
+
+def _options(
+    gpus: float | None, address: str | None, tracking_uri: str | None, storage: Path, time: str | None
+) -> Options:
+    from sweeper.run.sweep import Options
+    from sweeper.tracking.runs import find_store
+
+    find_store(storage, tracking_uri)  # refuses a URI that MLflow cannot use before anything is written
+    if gpus is not None and gpus < 0:
+        raise UserError(f"--gpus {gpus:g}: give a positive number, or 0 to run on CPUs")
+    return Options(gpus=gpus, address=address, tracking_uri=tracking_uri, time_s=time_limit_s(time))
+
+
+def _run(folder: SweepFolder, spec: Spec, options: Options, format: Format, *, created: Path | None) -> None:
+    """``created``: the folder that this command has created; it is removed again if the sweep cannot start."""
+    import shutil
+
+    from sweeper.cli.run_summary import summary_lines
+    from sweeper.front.rendering.table import table
+    from sweeper.run.sweep import run_sweep
+    from sweeper.storage.sweep_folder import names
+
+    where = "" if folder.storage == Path("sweeps").absolute() else f" --storage {folder.storage}"
+    try:
+        with folder.lease.hold():
+            folder.save_spec(spec)
+            result = run_sweep(folder, spec, options)
+    except (UserError, UnavailableError):
+        if created is not None and folder.untouched() is None:
+            alone = names(folder.storage) == [folder.name]  # no other sweep was created here meanwhile
+            shutil.rmtree(created if alone else folder.path, ignore_errors=True)
+        raise
+    if result.front is not None:
+        typer.echo(table(result.front, format.value), nl=False)
+    for line in summary_lines(folder, result, where):
+        typer.echo(line, err=True)
+    raise typer.Exit(EXIT_CODES[result.state])

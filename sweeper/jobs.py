@@ -1,0 +1,116 @@
+"""What the driver asks of a slot and what it gets back: jobs, told apart by their type, and their outcomes.
+
+No third-party import, all picklable: jobs travel from the driver through the dispatcher to the workers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from sweeper.records import UntouchedModel
+from trainables.records import Measurement, TrialResult, TrialTiming, WeightsKind
+
+OutcomeKind = Literal["complete", "stopped", "failed", "interrupted"]
+JobName = tuple[Literal["train", "measure"], int]
+"""Names a job over all its attempts: a trial's number, or a number unique among measurements."""
+AttemptName = tuple[Literal["train", "measure"], int, int]
+"""(kind, key, attempt)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One attempt at something that a slot is to do. What it is, its type says."""
+
+    kind: ClassVar[Literal["train", "measure"]] = "measure"
+    key: int
+    """Unique among the jobs of its kind."""
+    attempt: int = 1
+
+    @property
+    def name(self) -> JobName:
+        return self.kind, self.key
+
+    @property
+    def attempt_name(self) -> AttemptName:
+        return self.kind, self.key, self.attempt
+
+    @property
+    def log_folder(self) -> Path | None:
+        """Where ``log.txt`` of the job is written; None: the job writes none."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainJob(Job):
+    """Train a trial, from its checkpoint if it has one. Ends with a ``TrialResult``."""
+
+    kind: ClassVar[Literal["train", "measure"]] = "train"
+    folder: Path
+    """Of the trial."""
+    parameters: dict[str, Any]
+    seed: int
+    rungs: tuple[float, ...]
+    """Shares of its steps after which the trial reports and waits for a decision."""
+
+    @property
+    def log_folder(self) -> Path | None:
+        return self.folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class UntouchedJob(Job):
+    """Measure the untouched model on validation. Ends with an ``UntouchedModel``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedWeights:
+    """The weights of a finished trial at one strength."""
+
+    folder: Path
+    """Of the trial."""
+    parameters: dict[str, Any]
+    weights: WeightsKind
+    strength: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureJob(Job):
+    """Measure a point on the test sets. Ends with a ``Measurement``."""
+
+    point: TrainedWeights | None
+    """None: the untouched model."""
+    answers: Path
+    """The file that the answers are written to."""
+    variants: bool
+    """Whether attacks that preference data never show, and the reading of signs, are measured too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeJob(Job):
+    """Time the beginning of a trial. Ends with a ``TrialTiming``."""
+
+    folder: Path
+    """For the trial's files; nobody needs them afterwards."""
+    parameters: dict[str, Any]
+    seconds: float
+
+
+JobResult = TrialResult | UntouchedModel | Measurement | TrialTiming
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a job ended."""
+
+    kind: OutcomeKind
+    result: JobResult | None = None
+    """What the runner returned; None unless ``complete``."""
+    reason: str | None = None
+    """One line for users (``failed``)."""
+    traceback: str | None = None
+    slot: int | None = None
+    attempt: int = 0
+    busy_s: float = 0.0
+    """For how long the job held a slot, over all attempts of this session."""

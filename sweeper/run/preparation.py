@@ -1,0 +1,120 @@
+"""What must be known before the first trial: the untouched model, and the study with its scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from sweeper.environment import versions
+from sweeper.errors import UserError
+from sweeper.front.load import front_of
+from sweeper.front.rendering.writer import FrontFiles
+from sweeper.records import UntouchedModel
+from sweeper.run.observer import Observer
+from sweeper.run.progress import Progress
+from sweeper.run.usage import UsageMeter
+from sweeper.search.sampler import PriorTrial
+from sweeper.search.scheduler import SweepControl, TrialScheduler
+from sweeper.search.study import Study
+from sweeper.search.trial_files import FolderTrialFiles
+from sweeper.search.warm_start import prior_trials_of
+from sweeper.spec.spec import Spec
+from sweeper.storage.sweep_folder import SweepFolder
+from sweeper.tracking.tracker import Tracker
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActiveSearch:
+    """The search of a sweep once the untouched model is measured."""
+
+    study: Study
+    scheduler: TrialScheduler
+
+
+def begin_search(
+    folder: SweepFolder,
+    spec: Spec,
+    untouched: UntouchedModel,
+    *,
+    control: SweepControl,
+    progress: Progress,
+    tracker: Tracker,
+    files: FrontFiles,
+    usage: UsageMeter,
+) -> ActiveSearch:
+    """Open the study, or create it, and return the search that goes on from what it holds.
+
+    Raise UserError where the model or the images are not those that the sweep began with.
+    """
+    untouched = settle_untouched(folder, untouched)
+    tags = run_tags(folder, untouched)
+    tracker.sweep_started(spec.resolved(), tags)
+    if untouched.assumed is not None:
+        progress.line(f"model, assumed: {untouched.assumed}")
+    progress.line(
+        f"untouched model on validation: clean {untouched.goals['clean_accuracy']:.3f}, "
+        f"robust {untouched.goals['robust_accuracy']:.3f}; {untouched.pairs} preference pairs"
+    )
+    study = open_study(folder, spec, untouched, progress.line)
+    trial_files = FolderTrialFiles(folder, spec)
+    front = partial(front_of, folder, spec, untouched)
+    observer = Observer(progress, tracker, files, usage, front=front, trials=study.trials, trial_tags=tags)
+    observer.repeat(study.trials(), trial_files.reports)
+    scheduler = TrialScheduler(spec, study, trial_files, untouched.goals, observer, control)
+    return ActiveSearch(study=study, scheduler=scheduler)
+
+
+def settle_untouched(folder: SweepFolder, measured: UntouchedModel) -> UntouchedModel:
+    """Return the untouched model that counts: the one measured when the sweep began, else this one, which is recorded.
+
+    Raise UserError where weights or images are not those that the sweep began with.
+    """
+    before = folder.untouched()
+    if before is None:
+        folder.write_untouched(measured)
+        return measured
+    digests = (
+        ("weights digest", before.weights_digest, measured.weights_digest),
+        ("data digest", before.data_digest, measured.data_digest),
+    )
+    for what, digest_before, digest in digests:
+        if digest_before != digest:
+            raise UserError(
+                f"{what} of sweep {folder.name} was {digest_before[:12]} and is now {digest[:12]}: model or images "
+                "have changed; start a new sweep for them"
+            )
+    return before
+
+
+def open_study(folder: SweepFolder, spec: Spec, untouched: UntouchedModel, say: Callable[[str], None]) -> Study:
+    """Return the study of a sweep. A new one learns from the sweeps that the folder names for a warm start."""
+    if folder.study_path.exists():
+        return Study.open(folder.study_path, spec.parameters)
+    search = spec.search
+    prior_trials: list[PriorTrial] = []
+    for name in folder.warm_start:
+        of_sweep, notes = prior_trials_of(SweepFolder(folder.storage, name), spec, untouched)
+        prior_trials += of_sweep
+        for note in notes:
+            say(note)
+    return Study.create(
+        folder.study_path,
+        spec.parameters,
+        seed=search.seed,
+        startup_trials=search.startup(),
+        sampler="random" if search.sampler == "random" else "tpe",
+        prior_trials=prior_trials,
+    )
+
+
+def run_tags(folder: SweepFolder, untouched: UntouchedModel) -> dict[str, str]:
+    """Return the tags of the sweep's runs in MLflow: versions, digests, device, commit of the spec."""
+    tags = {f"sweeper.version.{name}": version for name, version in {**versions(), **untouched.versions}.items()}
+    tags |= {
+        "sweeper.weights_digest": untouched.weights_digest,
+        "sweeper.data_digest": untouched.data_digest,
+        "sweeper.device": str(untouched.device),
+    }
+    commit = folder.git_commit
+    return tags if commit is None else {**tags, "mlflow.source.git.commit": commit}

@@ -1,0 +1,43 @@
+"""What a spec asks of the cluster: slots, their limits and the runner of their workers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from sweeper.execution import capacity, cluster
+from sweeper.execution.capacity import SlotPlan
+from sweeper.execution.job_queue import JobLimits
+from sweeper.execution.runner import make_runner
+from sweeper.execution.worker import MakeRunner
+from sweeper.spec.spec import Spec
+
+
+def plan_slots(spec: Spec, gpus: float | None) -> SlotPlan:
+    """Return how many trials run at once on what is free in the connected cluster, at most as many as there are trials.
+
+    Raise UserError or UnavailableError as ``capacity.plan``.
+    """
+    resources = spec.resources
+    plan = capacity.plan(
+        cluster.nodes(),
+        gpus,
+        resources.workers_per_trial,
+        1.0 if resources.gpus_per_worker is None else resources.gpus_per_worker,
+        resources.cpus_per_worker,
+    )
+    return replace(plan, slots=min(plan.slots, spec.search.trials))
+
+
+def runner_for(spec: Spec, cache: Path) -> MakeRunner:
+    """Return what a worker builds its runner with; ``cache``: of prepared images and reference embeddings."""
+    return partial(make_runner, task=spec.task_settings(), data_seed=spec.search.seed, cache=cache)
+
+
+def job_limits(spec: Spec) -> JobLimits:
+    limits = spec.limits
+    return JobLimits(
+        trial_s=None if limits.trial_hours is None else limits.trial_hours * 3600,
+        stall_s=limits.stall_minutes * 60,
+    )

@@ -1,0 +1,31 @@
+"""The usage of a sweep on disk. Keys are those of the first versions."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from sweeper.run.budget import Forecast, Session, Usage
+from sweeper.storage.sweep_folder import SweepFolder
+
+USAGE_FILE = "usage.json"
+
+
+def read_usage(folder: SweepFolder) -> Usage:
+    """Return the usage of a sweep; an empty one before its first session."""
+    if not (folder.path / USAGE_FILE).exists():
+        return Usage()
+    record = folder.read_json(USAGE_FILE)
+    return Usage(
+        sessions=tuple(Session(**session) for session in record["goes"]),
+        forecast=None if record["forecast"] is None else Forecast(**record["forecast"]),
+        updated_at_s=record["told_s"],
+    )
+
+
+def write_usage(folder: SweepFolder, usage: Usage) -> None:
+    record = {
+        "goes": [asdict(session) for session in usage.sessions],
+        "forecast": None if usage.forecast is None else asdict(usage.forecast),
+        "told_s": usage.updated_at_s,
+    }
+    folder.write_json(USAGE_FILE, record)

@@ -1,0 +1,53 @@
+"""The usage of a sweep in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sweeper.records import TrialRecord
+from sweeper.run.budget import UnfinishedWork, Usage
+from sweeper.spec.quantities import HOUR_S, Budget, duration, hours
+
+
+def usage_line(usage: Usage, trials: Iterable[TrialRecord], budget: Budget | None) -> str:
+    """``0.42 of 12 cpu-h, 0.03 more saved by stopping``."""
+    unit = f"{usage.device}-h"
+    device_hours = usage.device_hours(trials) or {"device_h": 0.0, "saved_device_h": 0.0}
+    text = f"{hours(device_hours['device_h'])} {unit}"
+    if budget is not None and budget.device == usage.device:
+        text = f"{hours(device_hours['device_h'])} of {budget.hours:g} {unit}"
+    saved_h = device_hours["saved_device_h"]
+    return f"{text}, {hours(saved_h)} more saved by stopping" if saved_h > 0 else text
+
+
+def forecast_line(usage: Usage) -> str | None:
+    """``0.8 cpu-h in 25 min``; None where there is no forecast."""
+    if usage.forecast is None:
+        return None
+    unit = f"{usage.device}-h"
+    text = f"{hours(usage.forecast.device_s / HOUR_S)} {unit} in {duration(usage.forecast.left_s)}"
+    return text if usage.forecast.all_trials else f"{text}, before all trials are done"
+
+
+def live_line(usage: Usage, trials: Iterable[TrialRecord], budget: Budget | None) -> str:
+    """``0.42 of 12 cpu-h, at 2 CPUs; forecast 0.8 cpu-h in 25 min``, of a sweep that runs."""
+    text = f"{usage_line(usage, trials, budget)}, at {usage.sessions[-1].devices}"
+    forecast = forecast_line(usage)
+    return text if forecast is None else f"{text}; forecast {forecast}"
+
+
+def limit_text(limit: Budget | float | None) -> str:
+    """``the budget of 12cpu-h``, ``the time of 8 h``; see ``UnfinishedWork.limit``."""
+    if isinstance(limit, Budget):
+        return f"the budget of {limit}"
+    return "the time" if limit is None else f"the time of {duration(limit)}"
+
+
+def unfinished_line(work: UnfinishedWork) -> str:
+    limit = limit_text(work.limit)
+    return f"{work.missing} of {work.planned} trials are not done, because {limit} does not hold more"
+
+
+def resume_options(work: UnfinishedWork) -> str:
+    """Return the options of ``sweeper resume`` that let the sweep go on, each with a space before it."""
+    return "" if work.enough is None else f" --budget {work.enough}"

@@ -1,0 +1,68 @@
+"""The stopping rule applied to the trials of one sweep: which trials it may stop, and what it repeats on resume."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from sweeper.records import TrialRecord, goal_pair
+from sweeper.search.stopping import stopping_rule
+from sweeper.spec.spec import Spec
+from trainables.records import Report
+
+
+class TrialStopper:
+    """Decides at rungs whether a trial goes on, and keeps the report that a decision was taken on."""
+
+    def __init__(self, spec: Spec, untouched_goals: Mapping[str, float], *, prescribed: int) -> None:
+        """``prescribed``: how many trials the spec names (baseline and points): these are the first of the sweep."""
+        self._rule = stopping_rule(spec, untouched_goals)
+        self._prescribed = prescribed
+        self._last: dict[int, Report] = {}
+        """By trial: its last report at a rung."""
+
+    def rungs(self, trial: TrialRecord) -> tuple[float, ...]:
+        """Return the shares of its steps after which a trial is to wait for a decision."""
+        return self._rule.rungs if self._rule is not None and self._may_be_stopped(trial) else ()
+
+    def decide(self, trial: TrialRecord, report: Report) -> bool:
+        """Return whether to stop a trial on its report."""
+        if self._rule is None or not report.rung or not self._may_be_stopped(trial):
+            return False
+        self._last[trial.number] = report
+        return self._rule.report(trial.number, report.progress, goal_pair(report.values))
+
+    def last_report(self, number: int) -> Report | None:
+        """Return the trial's last report at a rung, and forget it."""
+        return self._last.pop(number, None)
+
+    def replay(self, trials: Sequence[TrialRecord], reports: Callable[[int], Sequence[Report]]) -> dict[int, Report]:
+        """Give the rule all that the trials of an earlier session reported, in order of time.
+
+        Args:
+            reports: what a trial has reported, by its number.
+
+        Return the last report of each running trial that is to be stopped: the decision was taken, or would have been,
+        when the earlier session ended.
+        """
+        if self._rule is None:
+            return {}
+        at_rungs = [
+            (report, trial)
+            for trial in trials
+            if self._may_be_stopped(trial)
+            for report in reports(trial.number)
+            if report.rung
+        ]
+        to_stop = {}
+        for report, trial in sorted(at_rungs, key=lambda pair: (pair[0].time_s, pair[1].number, pair[0].step)):
+            stop = self._rule.report(trial.number, report.progress, goal_pair(report.values))
+            if stop and trial.state == "running":
+                to_stop[trial.number] = report
+        return to_stop
+
+    def _may_be_stopped(self, trial: TrialRecord) -> bool:
+        """Baseline and points are shown whatever they are worth, and retrainings are measured whole.
+
+        Known-good points would also stop each other, because they are the first to be compared.
+        """
+        return trial.number >= self._prescribed and trial.confirms is None

@@ -1,0 +1,69 @@
+"""What sweeper takes from Ray's private modules is there: a failure says what breaks without it."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from sweeper.execution import ray_private
+from tests.paths import ROOT
+
+FUNCTIONS = [function for _, function in inspect.getmembers(ray_private, inspect.isfunction)]
+
+
+def says_what_breaks(function: Callable[[], Any]) -> Any:
+    """Call a function of ``ray_private``; where Ray has changed, fail with the function's own sentence."""
+    try:
+        return function()
+    except (ImportError, AttributeError) as error:
+        pytest.fail(f"{function.__doc__}\n({error})", pytrace=False)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        ray_private.group_callbacks,
+        ray_private.failure_states,
+        ray_private.startup_timeout_error,
+        ray_private.unwanted_callbacks,
+        ray_private.default_callbacks_method,
+        ray_private.silence_raylet,
+        ray_private.token_authentication,
+    ],
+    ids=lambda function: function.__name__,
+)
+def test_the_private_name_is_there(function: Callable[[], Any]) -> None:
+    says_what_breaks(function)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_free_resources_are_told_node_by_node() -> None:
+    per_node = says_what_breaks(ray_private.available_resources_per_node)
+    assert [set(resources) >= {"CPU"} for resources in per_node.values()] == [True]
+
+
+def test_the_callbacks_have_the_methods_that_slots_override() -> None:
+    worker_group, controller = says_what_breaks(ray_private.group_callbacks)
+    overridden = {
+        worker_group: ("before_worker_group_shutdown", "before_worker_group_abort"),
+        controller: ("after_controller_start", "after_controller_state_update"),
+    }
+    for callback, methods in overridden.items():
+        missing = [name for name in methods if name not in vars(callback)]
+        assert not missing, f"{ray_private.group_callbacks.__doc__} Missing: {missing}"
+
+
+def test_every_private_name_is_explained_and_no_other_file_imports_one() -> None:
+    assert all((function.__doc__ or "").startswith("Without ") for function in FUNCTIONS)
+    importing = [
+        path.relative_to(ROOT).as_posix()
+        for folder in ("sweeper", "trainables")
+        for path in (ROOT / folder).rglob("*.py")
+        if re.search(r"^\s*(from|import) ray\.(\S+\.)?_", path.read_text(), re.MULTILINE)
+    ]
+    assert importing == ["sweeper/execution/ray_private.py"]
