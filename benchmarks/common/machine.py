@@ -1,4 +1,4 @@
-"""Where a benchmark ran, and where its table goes."""
+"""The machine that a benchmark ran on, and the output of its results."""
 
 from __future__ import annotations
 
@@ -12,24 +12,29 @@ _CPU_INFO = Path("/proc/cpuinfo")
 
 
 def cpu() -> str:
-    """The processor's name."""
+    """Return the name of the processor."""
     return _cpu_info("model name") or platform.processor() or platform.machine()
 
 
 def cpu_flags() -> list[str]:
-    """For instance ``amx_bf16``; empty where Linux does not tell."""
+    """Return the processor's flags, for instance ``amx_bf16``; empty except on Linux."""
     return _cpu_info("flags").split()
 
 
 def environment(*packages: str) -> str:
-    """Processor, Python and the packages' versions."""
+    """Return a line with the processor and the versions of Python and of packages."""
     used = ", ".join(f"{name} {version(name)}" for name in packages)
     return f"{cpu()}, {os.cpu_count()} CPUs; Python {platform.python_version()}, {used}"
 
 
 def publish(text: str, output: Path | None) -> None:
-    """To standard output and, where asked for, a file."""
+    """Write a results text to standard output and, if given, to a file."""
     sys.stdout.write(text)
+    save(text, output)
+
+
+def save(text: str, output: Path | None) -> None:
+    """Write a results text to a file, if given; its folder is created."""
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A large pool of embedded images of the generated world, of which each sweep of ``calibration`` draws its own."""
+"""A large pool of embedded images of the generated world, from which each sweep of ``coverage`` draws its images."""
 
 from __future__ import annotations
 
@@ -9,35 +9,57 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainables.trial_context import EvaluationSet, PreferencePairs, TrialContext, View
+from trainables.context.inputs import InputCache
+from trainables.context.reference import ReferenceCache
+from trainables.context.task_data import TaskData
+from trainables.context.trial_context import TrialContext
+from trainables.data.cache import Store
+from trainables.data.image_set import ImageSet, View
+from trainables.data.source import DataSource
+from trainables.data.typographic import EvaluationSet, PreferencePairs
+from trainables.models.clip import Clip
 
 POOL = {"train": 12000, "validation": 20, "test": 24000}
 PAIRS, VALIDATION, TEST = 256, 500, 1000
 
 
 class Draw(TrialContext):
-    """The pool, of which one sweep sees some images. Embeddings are those of the pool."""
+    """The images of the pool that one sweep sees. Embeddings are read from the pool."""
+
+    data: DrawnData
 
     def __init__(self, pool: TrialContext, cache: Path, seed: int) -> None:
         super().__init__(pool.task, data_seed=seed, cache=cache, device=pool.device)
-        self._pool, self._rows = pool, np.random.default_rng([seed, 7])
-        self._drawn: dict[str, Tensor] = {}
+        self.data = DrawnData(pool, Store(cache), seed)
+        self.reference = DrawnReference(self.clip, self.data, Store(cache), bf16=self.bf16)
+        self.inputs = InputCache(self.clip, self.data, self.reference, bf16=self.bf16)
+
+
+class DrawnData(TaskData):
+    """Rows of the pool's pairs and of its test images, without pixels: a transform needs none."""
+
+    def __init__(self, pool: TrialContext, store: Store, seed: int) -> None:
+        clip = pool.clip
+        super().__init__(pool.task, DataSource(store, clip.crop, clip.image_size, clip.geometry), store, seed=seed)
+        self.pool, self._rows = pool, np.random.default_rng([seed, 7])
+        self.drawn: dict[str, Tensor] = {}
+        """Embeddings by the digest of a view."""
 
     @cached_property
     def pairs(self) -> PreferencePairs:
-        whole = self._pool.pairs
-        rows = torch.from_numpy(self._rows.permutation(len(whole.clean.labels))[:PAIRS])
-        clean, attacked = self._view(whole.clean, rows, "train"), self._view(whole.attacked, rows, "train, attacked")
-        return PreferencePairs(clean, attacked, whole.class_names, whole.templates)
+        whole = self.pool.data.pairs
+        rows = torch.from_numpy(self._rows.permutation(len(whole.images.labels))[:PAIRS])
+        images = self._images(whole.images, whole.clean, rows, "train")
+        return PreferencePairs(images, self._view(whole.attacked, rows, "train, attacked"))
 
     @cached_property
     def parts(self) -> dict[str, EvaluationSet]:
-        """``validation``, ``test`` and ``fresh``: disjoint, together the pool's test images."""
-        whole = self._pool.test_sets[0]
-        order = torch.from_numpy(self._rows.permutation(len(whole.keys)))
+        """Return ``validation``, ``test`` and ``fresh``: a partition of the pool's test images."""
+        whole = self.pool.data.test_sets[0]
+        order = torch.from_numpy(self._rows.permutation(len(whole.images.keys)))
         rows = torch.tensor_split(order, [VALIDATION, VALIDATION + TEST])
         return {
-            name: self._set(whole, own, name) for name, own in zip(("validation", "test", "fresh"), rows, strict=True)
+            name: self._set(whole, part, name) for name, part in zip(("validation", "test", "fresh"), rows, strict=True)
         }
 
     @cached_property
@@ -48,16 +70,27 @@ class Draw(TrialContext):
     def test_sets(self) -> list[EvaluationSet]:
         return [self.parts["test"]]
 
-    def embeddings(self, view: View) -> Tensor:
-        return self._drawn[view.digest]
-
     def _set(self, whole: EvaluationSet, rows: Tensor, name: str) -> EvaluationSet:
         assert whole.clean is not None
-        keys = tuple(whole.keys[row] for row in rows.tolist())
-        clean, attacked = self._view(whole.clean, rows, name), self._view(whole.attacked, rows, f"{name}, attacked")
-        return EvaluationSet(name, keys, clean, attacked, whole.class_names, whole.templates)
+        images = self._images(whole.images, whole.clean, rows, name)
+        return EvaluationSet(images, images.view(), self._view(whole.attacked, rows, f"{name}, attacked"))
+
+    def _images(self, whole: ImageSet, clean: View, rows: Tensor, name: str) -> ImageSet:
+        view, keys = self._view(clean, rows, name), tuple(whole.keys[row] for row in rows.tolist())
+        return ImageSet(name, view.images, view.labels, keys, whole.class_names, whole.templates, view.digest)
 
     def _view(self, whole: View, rows: Tensor, name: str) -> View:
-        self._drawn[name] = self._pool.embeddings(whole)[rows]
+        self.drawn[name] = self.pool.reference.embeddings(whole)[rows]
         written = None if whole.written is None else whole.written[rows]
-        return View(torch.empty(len(rows), 0), whole.labels[rows], written, name)  # no pixels: a transform sees none
+        return View(torch.empty(len(rows), 0), whole.labels[rows], written, name)
+
+
+class DrawnReference(ReferenceCache):
+    """The pool's embeddings of the images that were drawn."""
+
+    def __init__(self, clip: Clip, data: DrawnData, store: Store, *, bf16: bool) -> None:
+        super().__init__(clip, store, bf16=bf16)
+        self._data = data
+
+    def embeddings(self, view: View) -> Tensor:
+        return self._data.drawn[view.digest]

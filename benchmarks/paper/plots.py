@@ -1,9 +1,9 @@
 """Draws one of the paper's sweeps: clean and robust accuracy on validation over the swept parameter, by objective.
 
-    python benchmarks/paper_plots.py paper_beta-reduced beta docs/paper/beta.png --storage sweeps
+    python -m benchmarks.paper.plots paper_beta-reduced beta docs/paper/beta.png --storage sweeps
 
-Every finished trial is shown with its last weights at strength 1, as it was told to the study; test is measured for the
-front only. Bars are 95 % intervals of a share (normal approximation, over the images of validation).
+Every finished trial is shown with its last weights at strength 1, on validation: test is measured for the front only.
+Bars are 95 % intervals of a share (normal approximation, over the images of validation).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sweeper.front.report.style import COLOURS, UNTOUCHED_COLOUR
+from sweeper.front.rendering.style import COLOURS, UNTOUCHED_COLOUR
 from sweeper.records import TrialRecord
 from sweeper.search.study import read_trials
 from sweeper.storage.sweep_folder import SweepFolder
@@ -29,7 +29,7 @@ LABELS = {
 
 
 def half_width(share: float, counts: Sequence[int]) -> float:
-    """Of the 95 % interval of a mean of shares, each over one of ``counts`` images."""
+    """Return half the width of the 95 % interval of a mean of shares, each measured on one of ``counts`` images."""
     return 1.96 * math.sqrt(share * (1 - share) * sum(1 / count for count in counts)) / len(counts)
 
 
@@ -44,7 +44,7 @@ def draw(trials: Sequence[TrialRecord], untouched: dict[str, Any], parameter: st
         for objective, colour in COLOURS.items():
             own = [trial for trial in shown if trial.parameters["objective"] == objective]
             own.sort(key=lambda trial: trial.parameters[parameter])
-            # Side by side, so that bars of several objectives at one value can be told apart.
+            # Side by side, so that the bars of several objectives at the same value do not overlap.
             aside = 1.0 + 0.03 * (list(COLOURS).index(objective) - 1.5)
             x = [trial.parameters[parameter] * aside for trial in own]
             y = [trial.values[goal] for trial in own if trial.values is not None]

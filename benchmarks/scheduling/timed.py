@@ -1,26 +1,27 @@
-"""When a trial's first step began."""
+"""Records when the first step of a trial began."""
 
 from __future__ import annotations
 
 import time
 
 from sweeper.execution.worker import Channel
-from sweeper.records import Report
+from trainables.records import Report
 
 
-class Timed:
-    """A channel that notes when the first step began: it is asked before each whether to stop."""
+class TimedChannel:
+    """A ``Channel`` that records when the first step began: ``interrupted`` is called before every step."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self.first_s = 0.0
+        """When the first step began, in seconds since 1970; 0 before."""
 
     def interrupted(self) -> bool:
         self.first_s = self.first_s or time.time()
         return self._channel.interrupted()
 
-    def alive(self) -> None:
-        self._channel.alive()
+    def heartbeat(self) -> None:
+        self._channel.heartbeat()
 
     def report(self, report: Report) -> None:
         self._channel.report(report)

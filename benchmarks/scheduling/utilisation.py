@@ -1,11 +1,13 @@
-"""How busy slots are kept, and how long a start takes: ``python benchmarks/busy.py --output FILE``.
+"""Share of the time that slots are busy, and seconds from the start of a sweep to the first step.
+
+    python -m benchmarks.scheduling.utilisation --output FILE
 
 Whole sweeps (study, search, front, MLflow) of 64 trials on 4 slots, through ``run_sweep``. A slot is busy from the
-first step of a trial to its last work. ``real`` trains transforms on the generated world; where there are fewer than 4
-CPUs these trials also take the CPU from the driver, so ``short`` and ``long`` have trials that sleep 1 to 2 and 5 to
-10 seconds: what is left is the orchestration. Start-up (until all slots are busy) and tail (from when a slot has no
-further trial) are left out of the share and shown. ``--quickstart FOLDER``: also the share of evaluation in the trials
-of that finished sweep.
+first step of a trial to its last work. Trials of ``real`` train transforms on the generated world. With fewer than 4
+CPUs these trials compete with the driver, so trials of ``short`` and ``long`` sleep 1 to 2 and 5 to 10 seconds: what
+remains is the orchestration. Start-up (until all slots are busy) and tail (from when a slot has no further trial) are
+shown beside the share and are not part of it. ``--quickstart FOLDER`` adds the share of evaluation in the trials of
+that finished sweep.
 """
 
 from __future__ import annotations
@@ -25,72 +27,74 @@ from typing import Any
 
 import psutil
 
-import sweeper.execution.runner
+import sweeper.run.resources
 from benchmarks.common.machine import environment, publish
-from benchmarks.scheduling.timed import Timed
+from benchmarks.scheduling.timed import TimedChannel
 from sweeper.execution import cluster
 from sweeper.execution.runner import make_runner
 from sweeper.execution.worker import Channel, Runner, WorkerContext
-from sweeper.records import Task
+from sweeper.jobs import Job, JobResult, TrainJob
 from sweeper.run.sweep import Options, run_sweep
 from sweeper.spec.spec import load_spec
 from sweeper.storage.sweep_folder import SweepFolder
+from trainables.records import Point, TrialResult
 
 SPEC = Path(__file__).resolve().parents[2] / "search_spaces" / "quickstart.yaml"
 SLOTS, TRIALS, EPOCHS = 4, 64, 12
 TARGET = 0.95
 SLEEPS_S = {"short": (1.0, 2.0), "long": (5.0, 10.0)}
-"""Of the trials that sleep: least and most."""
+"""Kind of sweep -> (shortest, longest) trial, for trials that sleep."""
 
 
-def make_timed(context: WorkerContext, *, kind: str, stamps: Path, **about: Any) -> Runner:
-    """The sweep's own runner, noting when things happen; where trials sleep, it only measures."""
+def make_timed(context: WorkerContext, *, kind: str, stamps: Path, **settings: Any) -> Runner:
+    """Return a runner that records when trials begin and end. If trials sleep, it sleeps instead of training."""
     began_s = time.time()
-    real = make_runner(context, **about)
+    real = make_runner(context, **settings)
     stamps.mkdir(exist_ok=True)
     (stamps / f"slot-{context.slot}.json").write_text(json.dumps({"began_s": began_s, "ready_s": time.time()}))
 
-    def run(task: Task, channel: Channel) -> dict[str, Any]:
-        timed = Timed(channel)
-        if task.kind == "train" and kind in SLEEPS_S:
+    def run(job: Job, channel: Channel) -> JobResult:
+        timed = TimedChannel(channel)
+        result: JobResult
+        if isinstance(job, TrainJob) and kind in SLEEPS_S:
             timed.interrupted()
-            result = sleep(task.key, *SLEEPS_S[kind])
+            result = sleep(job.key, *SLEEPS_S[kind])
         else:
-            while len(list(stamps.glob("slot-*.json"))) < SLOTS:  # a slot that is not there yet is not idle
-                timed.alive()
+            while len(list(stamps.glob("slot-*.json"))) < SLOTS:  # a slot that is not ready yet does not count as idle
+                timed.heartbeat()
                 time.sleep(0.1)
-            result = real(task, timed)  # type: ignore[arg-type]
-        if task.kind == "train":
+            result = real(job, timed)  # type: ignore[arg-type]
+        if isinstance(job, TrainJob):
             span = {"slot": context.slot, "first_s": timed.first_s, "last_s": time.time()}
-            (stamps / f"trial-{task.key}.json").write_text(json.dumps(span))
+            (stamps / f"trial-{job.key}.json").write_text(json.dumps(span))
         return result
 
     return run
 
 
-def sleep(number: int, least_s: float, most_s: float) -> dict[str, Any]:
-    """A trial that only takes its time and is never on the front, so that nothing of it is to be measured."""
+def sleep(number: int, least_s: float, most_s: float) -> TrialResult:
+    """Sleep, and return a result that is never on the front, so that no test follows."""
     seconds = random.Random(number).uniform(least_s, most_s)
     time.sleep(seconds)
     values = {"clean_accuracy": 0.0, "robust_accuracy": 0.0, "text_confusion_rate": 1.0}
-    points = [{"weights": "last", "strength": 1.0, "values": values}]
-    return {"values": values, "points": points, "train_s": seconds, "evaluation_s": 0.0}
+    points = (Point(weights="last", strength=1.0, values=values),)
+    return TrialResult(values=values, points=points, epochs=EPOCHS, train_s=seconds, evaluation_s=0.0)
 
 
 @dataclass(frozen=True)
-class Used:
-    """By a process, over the whole sweep."""
+class ProcessUsage:
+    """What a process used over the whole sweep."""
 
     cpu_s: float
     own_bytes: int
     """Memory that it shares with no other process."""
 
 
-class Gauge:
-    """Looks at our processes now and then, because Ray ends them before the sweep is over."""
+class ProcessMonitor:
+    """Samples the CPU time and memory of the sweep's processes, because Ray ends them before the sweep is over."""
 
-    NAMES = {
-        "desk": "ray::Desk",
+    PREFIXES = {
+        "dispatcher": "ray::Dispatcher",
         "proxy": "ray::ResourceTrainable",
         "controller": "ray::TrainController",
         "synchronizer": "ray::SynchronizationActor",
@@ -100,38 +104,40 @@ class Gauge:
     def __init__(self) -> None:
         self._driver, self._ended = psutil.Process(), threading.Event()
         self._before_s = sum(self._driver.cpu_times()[:2])
-        self._found: dict[tuple[str, int], Used] = {}
-        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._used: dict[tuple[str, int], ProcessUsage] = {}
+        """(kind of process, process id) -> last sample."""
+        self._thread = threading.Thread(target=self._sample, daemon=True)
         self._thread.start()
 
-    def close(self) -> dict[str, Used]:
+    def close(self) -> dict[str, ProcessUsage]:
+        """Return kind of process -> usage; of several processes of a kind, that of the one with most CPU time."""
         self._ended.set()
         self._thread.join()
-        driver = Used(sum(self._driver.cpu_times()[:2]) - self._before_s, self._driver.memory_full_info().uss)
-        found = {"driver": driver}
-        for (name, _), used in sorted(self._found.items(), key=lambda one: one[1].cpu_s):
-            found[name] = used
-        return found
+        cpu_s = sum(self._driver.cpu_times()[:2]) - self._before_s
+        by_kind = {"driver": ProcessUsage(cpu_s, self._driver.memory_full_info().uss)}
+        for (kind, _), used in sorted(self._used.items(), key=lambda item: item[1].cpu_s):
+            by_kind[kind] = used
+        return by_kind
 
-    def _look(self) -> None:
+    def _sample(self) -> None:
         while not self._ended.wait(10.0):
             for process in psutil.process_iter():
                 with contextlib.suppress(psutil.Error, IndexError):
                     title = process.cmdline()[0]
-                    for name, prefix in self.NAMES.items():
+                    for kind, prefix in self.PREFIXES.items():
                         if title.startswith(prefix) and self._driver in process.parents():
-                            used = Used(sum(process.cpu_times()[:2]), process.memory_full_info().uss)
-                            self._found[name, process.pid] = used
+                            used = ProcessUsage(sum(process.cpu_times()[:2]), process.memory_full_info().uss)
+                            self._used[kind, process.pid] = used
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """What was seen of one sweep; all in seconds since 1970 or seconds."""
+    """Timestamps of one sweep, in seconds since 1970."""
 
     began_s: float
     connected_s: float
     workers_s: float
-    """The first worker process runs our code."""
+    """The first worker process runs the runner."""
     ready_s: float
     """The first worker has model, images and the reference's embeddings."""
     all_ready_s: float
@@ -139,21 +145,23 @@ class Sweep:
     """The untouched model was measured, and the study opened."""
     spans: list[tuple[int, float, float]]
     """(slot, first step, last work) of each trial."""
-    used: dict[str, Used]
-    """By kind of process; of several that which did most."""
+    used: dict[str, ProcessUsage]
+    """``ProcessMonitor.close``."""
 
     @property
     def first_step_s(self) -> float:
         return min(first for _, first, _ in self.spans)
 
     def window(self) -> tuple[float, float]:
-        """From when all slots are busy until one has no further trial."""
-        slots = {slot for slot, *_ in self.spans}
-        started = max(min(first for own, first, _ in self.spans if own == slot) for slot in slots)
-        return started, min(max(last for own, _, last in self.spans if own == slot) for slot in slots)
+        """Return (when all slots are busy, when the first slot has no further trial)."""
+        by_slot: dict[int, list[tuple[float, float]]] = {}
+        for slot, first, last in self.spans:
+            by_slot.setdefault(slot, []).append((first, last))
+        started = max(min(first for first, _ in spans) for spans in by_slot.values())
+        return started, min(max(last for _, last in spans) for spans in by_slot.values())
 
     def busy(self, window: tuple[float, float]) -> float:
-        """Share of all slots' time in the window."""
+        """Return the share of all slots' time in a window that they are busy."""
         low, high = window
         inside = sum(max(0.0, min(last, high) - max(first, low)) for _, first, last in self.spans)
         return inside / (SLOTS * (high - low))
@@ -167,7 +175,7 @@ class Sweep:
         return sum(last - first for _, first, last in self.spans) / len(self.spans)
 
 
-def run_one(home: Path, kind: str, began_s: float) -> tuple[Sweep, SweepFolder]:
+def timed_sweep(home: Path, kind: str, began_s: float) -> tuple[Sweep, SweepFolder]:
     spec = load_spec(SPEC, [
         f"name={kind}", f"search.trials={TRIALS}", f"training.epochs={EPOCHS}",
         "parameters.tune=transform", "parameters.learning_rate={low: 1e-3, high: 2e-1, log: true}",
@@ -184,15 +192,15 @@ def run_one(home: Path, kind: str, began_s: float) -> tuple[Sweep, SweepFolder]:
         connected_s.append(time.time())
 
     cluster.connect = connect_here
-    gauge = Gauge()
-    sweeper.execution.runner.make_runner = partial(make_timed, kind=kind, stamps=stamps)
+    monitor = ProcessMonitor()
+    sweeper.run.resources.make_runner = partial(make_timed, kind=kind, stamps=stamps)
     try:
-        with folder.lease():
-            ending = run_sweep(folder, spec, Options(gpus=0))
+        with folder.lease.hold():
+            result = run_sweep(folder, spec, Options(gpus=0))
     finally:
-        cluster.connect, sweeper.execution.runner.make_runner = connect, make_runner
-    if ending.state != "complete" or ending.failures:
-        raise SystemExit(f"the sweep ended {ending.state}: {'; '.join(ending.failures)}")
+        cluster.connect, sweeper.run.resources.make_runner = connect, make_runner
+    if result.state != "complete" or result.failures:
+        raise SystemExit(f"the sweep ended {result.state}: {'; '.join(result.failures)}")
     slots = [json.loads(path.read_text()) for path in stamps.glob("slot-*.json")]
     trials = [json.loads(path.read_text()) for path in stamps.glob("trial-*.json")]
     return Sweep(
@@ -202,7 +210,7 @@ def run_one(home: Path, kind: str, began_s: float) -> tuple[Sweep, SweepFolder]:
         ready_s=min(slot["ready_s"] for slot in slots),
         all_ready_s=max(slot["ready_s"] for slot in slots),
         untouched_s=(folder.path / "untouched.json").stat().st_mtime,
-        used=gauge.close(),
+        used=monitor.close(),
         spans=[(trial["slot"], trial["first_s"], trial["last_s"]) for trial in trials],
     ), folder
 
@@ -239,23 +247,23 @@ def start_table(sweeps: dict[str, Sweep]) -> list[str]:
 
 def used_table(sweep: Sweep) -> list[str]:
     lines = ["| process | CPU s, start and end included | own memory, MB |", "| --- | ---: | ---: |"]
-    about = {
+    labels = {
         "driver": "driver",
-        "desk": "mailboxes, one for all slots, beside the driver",
+        "dispatcher": "dispatcher, one for all slots, beside the driver",
         "proxy": "Tune's trial actor, one per slot, beside the driver",
         "controller": "Train's controller, one per slot, beside the driver",
         "synchronizer": "Train's synchronisation actor, one per slot, beside the driver",
         "worker": "worker of a slot",
     }
-    for name, text in about.items():
-        if name in sweep.used:
-            used = sweep.used[name]
+    for kind, text in labels.items():
+        if kind in sweep.used:
+            used = sweep.used[kind]
             lines.append(f"| {text} | {used.cpu_s:.1f} | {used.own_bytes / 1e6:.0f} |")
     return lines
 
 
 def evaluation_line(folder: Path) -> str:
-    """Over the finished trials of a sweep."""
+    """Return the share of evaluation in the time of the finished trials of a sweep."""
     results = [json.loads(path.read_text()) for path in sorted(folder.glob("trials/*/result.json"))]
     train_s, evaluation_s = (sum(result[key] for result in results) for key in ("train_s", "evaluation_s"))
     share = evaluation_s / (train_s + evaluation_s)
@@ -272,7 +280,7 @@ def main() -> None:
     load, sweeps, evaluation = [os.getloadavg()[0]], {}, []
     with tempfile.TemporaryDirectory() as home:
         for name in options.trials:
-            sweeps[name], folder = run_one(Path(home), name, began_s)
+            sweeps[name], folder = timed_sweep(Path(home), name, began_s)
             load.append(os.getloadavg()[0])
             if name == "real":
                 evaluation.append(evaluation_line(folder.path))

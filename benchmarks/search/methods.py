@@ -1,7 +1,7 @@
-"""The searches that ``search.py`` compares, and the virtual clock that runs them.
+"""The searches that ``benchmarks.search.run`` compares, under a virtual clock.
 
-Ours asks the study and the stopping rule that sweeps use. The others are Optuna's samplers by themselves, with ASHA on
-one number where their users have it.
+Sweeps use sweeper's own study and stopping rule. Peers are Optuna's samplers alone, with ASHA on a single number where
+Optuna's users have it.
 """
 
 from __future__ import annotations
@@ -15,31 +15,35 @@ from typing import Any, Literal, get_args
 
 import optuna
 
+from benchmarks.common.optuna_space import suggest
 from benchmarks.search.problems import EPOCHS, Goals, Parameters, Problem
 from sweeper.records import GOALS, TrialRecord
 from sweeper.search.sampler import STOPPED_TRIAL_POLICY, StoppedTrialPolicy
 from sweeper.search.simulator import SimulatedTrial, Simulation
 from sweeper.search.stopping import MultiObjectiveAsha
 from sweeper.search.study import Study
-from sweeper.spec.domains import Choices, Range, Value
+from sweeper.spec.domains import Value
 from sweeper.spec.spec import Spec
+from trainables.records import Point, Report, TrialResult
 
 RUNGS = (1 / 9, 1 / 3)
 FACTOR = 2.0
 SYNE_TUNE_FACTOR = 3.0
-"""Its default."""
+"""Default of Syne Tune."""
 STARTUP_TRIALS = 8
-"""Drawn at random before a sampler learns."""
+"""Random trials before a sampler learns."""
 POPULATION = 16
-"""Of NSGA-II."""
+"""Population of NSGA-II."""
 
+STEPS = 1_000_000
+"""Of a simulated trial: fine enough that no two reports are at the same step."""
 MANY_TRIALS = 100_000
 """More than any budget here allows."""
 
-Found = list[tuple[float, list[Goals]]]
-"""(epochs spent by then, points for the front) per finished trial, by time."""
-Run = Callable[[Problem, int, int, float], Found]
-"""From a problem, a seed, slots and a budget in epochs; what is running when it is spent is lost."""
+FinishedTrials = list[tuple[float, list[Goals]]]
+"""(epochs spent by all slots until then, goals of the trial's points) of each finished trial, in order of time."""
+Run = Callable[[Problem, int, int, float], FinishedTrials]
+"""(problem, seed, slots, budget in epochs) -> finished trials. Trials that run when the budget is spent are lost."""
 
 
 def run_sweep(
@@ -53,8 +57,8 @@ def run_sweep(
     stopping: bool = True,
     factor: float = FACTOR,
     stopped_trial_policy: StoppedTrialPolicy = STOPPED_TRIAL_POLICY,
-) -> Found:
-    """A sweep as it is run, under a virtual clock that counts epochs as seconds."""
+) -> FinishedTrials:
+    """Run a sweep under a virtual clock on which an epoch takes a second."""
     rule = {"kind": "moasha", "rungs": ["1/9", "1/3"], "reduction_factor": factor} if stopping else {"kind": "none"}
     search = {"trials": trials, "sampler": sampler, "seed": seed}
     spec = Spec.model_validate(
@@ -80,53 +84,62 @@ def run_sweep(
         stopped_trial_policy=stopped_trial_policy,
     )
 
-    def course(trial: TrialRecord, rungs: Sequence[float]) -> SimulatedTrial:
-        draw = _draw(seed, trial.number)
+    def simulate(trial: TrialRecord, rungs: Sequence[float]) -> SimulatedTrial:
+        noise_seed = _noise_seed(seed, trial.number)
 
-        def line(progress: float) -> dict[str, Any]:
+        def report(progress: float) -> Report:
             trained, evaluated = cost_epochs(problem, trial.parameters, rungs, progress)
-            goals = dict(zip(GOALS, problem.at(trial.parameters, progress, draw), strict=True))
-            return {
-                "step": round(1e6 * progress),
-                "progress": progress,
-                "train_s": trained,
-                "evaluation_s": evaluated,
-            } | goals
+            return Report(
+                step=round(STEPS * progress),
+                steps=STEPS,
+                epoch=EPOCHS * progress,
+                epochs=EPOCHS,
+                progress=progress,
+                values=dict(zip(GOALS, problem.at(trial.parameters, progress, noise_seed), strict=True)),
+                train_s=trained,
+                evaluation_s=evaluated,
+                time_s=0.0,
+            )
 
-        end = line(1.0)
-        points = [
-            {"weights": "last", "strength": 1.0, "values": dict(zip(GOALS, goals, strict=True))}
-            for goals in problem.front_points(trial.parameters, draw)
-        ]
-        result = {"values": {goal: end[goal] for goal in GOALS}, "points": points}
-        result |= {"train_s": end["train_s"], "evaluation_s": end["evaluation_s"]}
-        return SimulatedTrial(reports=[line(rung) for rung in rungs], result=result)
+        end = report(1.0)
+        points = tuple(
+            Point(weights="last", strength=1.0, values=dict(zip(GOALS, goals, strict=True)))
+            for goals in problem.front_points(trial.parameters, noise_seed)
+        )
+        result = TrialResult(
+            values=end.values, points=points, epochs=EPOCHS, train_s=end.train_s, evaluation_s=end.evaluation_s
+        )
+        return SimulatedTrial(reports=[report(rung) for rung in rungs], result=result)
 
-    untouched = dict(zip(GOALS, problem.reference, strict=True))
-    simulation = Simulation(spec, study, course, untouched=untouched, slots=slots)
+    untouched_goals = dict(zip(GOALS, problem.reference, strict=True))
+    simulation = Simulation(spec, study, simulate, untouched_goals=untouched_goals, slots=slots)
     ended = simulation.run(until_s=budget_epochs / slots * (1 + 1e-9))
     return [
-        (one.now_s * slots, [(point.values[GOALS[0]], point.values[GOALS[1]]) for point in one.trial.points])
-        for one in ended
-        if one.trial.state == "complete"
+        (end.now_s * slots, [(point.values[GOALS[0]], point.values[GOALS[1]]) for point in end.trial.points])
+        for end in ended
+        if end.trial.state == "complete"
     ]
 
 
 def cost_epochs(
     problem: Problem, parameters: Parameters, rungs: Sequence[float], progress: float
 ) -> tuple[float, float]:
-    """(epochs trained, epochs that the evaluations took) of a trial by then: it is evaluated at rungs and after each
-    epoch, and at its end at further strengths and averaged weights."""
-    looks = {*rungs, *((epoch + 1) / EPOCHS for epoch in range(EPOCHS))}
-    evaluations = sum(look <= progress for look in looks)
+    """Return (epochs trained, epochs that the evaluations took) of a trial up to ``progress``.
+
+    A trial is evaluated at rungs, after each epoch, and at its end also at further strengths and averaged weights.
+    """
+    places = {*rungs, *((epoch + 1) / EPOCHS for epoch in range(EPOCHS))}
+    evaluations = sum(place <= progress for place in places)
     if progress == 1:
         evaluations += problem.final_evaluations - 1
     return progress * EPOCHS, evaluations * problem.evaluation_epochs(parameters)
 
 
 class Peer:
-    """An Optuna study of its own. With one number to maximise, ASHA stops by it and Optuna is told PRUNED, the way its
-    pruners do; Optuna's multi-objective studies refuse to prune."""
+    """An Optuna study. With a single merit to maximise, ASHA stops trials by it and reports them to Optuna as PRUNED.
+
+    Optuna's multi-objective studies support no pruning.
+    """
 
     def __init__(
         self,
@@ -150,10 +163,10 @@ class Peer:
     def ask(self) -> tuple[int, dict[str, Value]]:
         trial = self._study.ask()
         self._trials[trial.number] = trial
-        return trial.number, self._space.draw(lambda name, domain: _suggest(trial, name, domain))
+        return trial.number, self._space.draw(partial(suggest, trial))
 
-    def judge(self, number: int, progress: float, goals: Goals) -> bool:
-        """Whether to stop a trial; where it is, Optuna has been told."""
+    def stops(self, number: int, progress: float, goals: Goals) -> bool:
+        """Return whether ASHA stops a trial; a stopped trial is reported to Optuna as pruned."""
         assert self._rule is not None
         merit = self._merits[0](goals)
         self._trials[number].report(merit, step=round(1000 * progress))
@@ -179,30 +192,30 @@ def run_peer(
     sampler: optuna.samplers.BaseSampler,
     merits: Sequence[Callable[[Goals], float]],
     rungs: Sequence[float] = (),
-) -> Found:
-    """The same clock and costs as ``run_sweep``."""
-    peer, found, turn = Peer(problem, sampler, merits, rungs), Found(), count()
-    looks = (*rungs, 1.0)
+) -> FinishedTrials:
+    """Run a search of Optuna alone, with the clock and the costs of ``run_sweep``."""
+    peer, finished, turn = Peer(problem, sampler, merits, rungs), FinishedTrials(), count()
+    places = (*rungs, 1.0)
     queue: list[tuple[float, int, int, dict[str, Any], int]] = []
-    """(time, turn, trial, its parameters, which of ``looks`` comes then)."""
+    """(time, turn, trial, its parameters, index into ``places`` of its evaluation at that time)."""
 
-    def go_on(now: float, number: int, parameters: dict[str, Any], look: int) -> None:
-        spent = [sum(cost_epochs(problem, parameters, rungs, looks[i])) if i >= 0 else 0.0 for i in (look - 1, look)]
-        heapq.heappush(queue, (now + spent[1] - spent[0], next(turn), number, parameters, look))
+    def schedule(now: float, number: int, parameters: dict[str, Any], index: int) -> None:
+        spent = [sum(cost_epochs(problem, parameters, rungs, places[i])) if i >= 0 else 0.0 for i in (index - 1, index)]
+        heapq.heappush(queue, (now + spent[1] - spent[0], next(turn), number, parameters, index))
 
     for _ in range(slots):
-        go_on(0.0, *peer.ask(), 0)
+        schedule(0.0, *peer.ask(), 0)
     while queue[0][0] * slots <= budget_epochs * (1 + 1e-9):
-        now, _, number, parameters, look = heapq.heappop(queue)
-        goals = problem.at(parameters, looks[look], _draw(seed, number))
-        if looks[look] == 1:
+        now, _, number, parameters, index = heapq.heappop(queue)
+        goals = problem.at(parameters, places[index], _noise_seed(seed, number))
+        if places[index] == 1:
             peer.tell(number, goals)
-            found.append((now * slots, list(problem.front_points(parameters, _draw(seed, number)))))
-        elif not peer.judge(number, looks[look], goals):
-            go_on(now, number, parameters, look + 1)
+            finished.append((now * slots, list(problem.front_points(parameters, _noise_seed(seed, number)))))
+        elif not peer.stops(number, places[index], goals):
+            schedule(now, number, parameters, index + 1)
             continue
-        go_on(now, *peer.ask(), 0)
-    return found
+        schedule(now, *peer.ask(), 0)
+    return finished
 
 
 @dataclass(frozen=True)
@@ -224,7 +237,7 @@ def mean(goals: Goals) -> float:
 
 
 def _asha_on(merit: Callable[[Goals], float]) -> Run:
-    def run(problem: Problem, seed: int, slots: int, budget_epochs: float) -> Found:
+    def run(problem: Problem, seed: int, slots: int, budget_epochs: float) -> FinishedTrials:
         sampler = optuna.samplers.TPESampler(
             n_startup_trials=STARTUP_TRIALS, multivariate=True, group=True, constant_liar=True, seed=seed
         )
@@ -233,15 +246,15 @@ def _asha_on(merit: Callable[[Goals], float]) -> Run:
     return run
 
 
-def _nsga2(problem: Problem, seed: int, slots: int, budget_epochs: float) -> Found:
+def _nsga2(problem: Problem, seed: int, slots: int, budget_epochs: float) -> FinishedTrials:
     sampler = optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=seed)
     return run_peer(problem, seed, slots, budget_epochs, sampler=sampler, merits=[clean, robust])
 
 
-OURS = Method("TPE, MO-ASHA (ours)", run_sweep)
+SWEEPER = Method("TPE, MO-ASHA (ours)", run_sweep)
 UNSTOPPED = Method("TPE, no stopping (ours)", partial(run_sweep, stopping=False))
 METHODS = (
-    OURS,
+    SWEEPER,
     UNSTOPPED,
     Method("random, MO-ASHA (Syne Tune)", partial(run_sweep, sampler="random", factor=SYNE_TUNE_FACTOR)),
     Method("random", partial(run_sweep, sampler="random", stopping=False)),
@@ -250,21 +263,14 @@ METHODS = (
     Method("TPE, ASHA on robust accuracy", _asha_on(robust)),
     Method("TPE, ASHA on their mean", _asha_on(mean)),
 )
-TOLD = tuple(
-    Method(way, partial(run_sweep, stopped_trial_policy=way))
-    for way in get_args(StoppedTrialPolicy)
-    if way != STOPPED_TRIAL_POLICY
+OTHER_POLICIES = tuple(
+    Method(policy, partial(run_sweep, stopped_trial_policy=policy))
+    for policy in get_args(StoppedTrialPolicy)
+    if policy != STOPPED_TRIAL_POLICY
 )
-"""Ours, stopped trials being told to the sampler in other ways."""
+"""``SWEEPER`` with the policies for stopped trials that are not the default."""
 
 
-def _draw(seed: int, number: int) -> int:
-    """What the noise of a trial is drawn from."""
+def _noise_seed(seed: int, number: int) -> int:
+    """Return the seed of a trial's noise."""
     return 1_000_000 * seed + number
-
-
-def _suggest(trial: optuna.trial.Trial, name: str, domain: Choices | Range) -> Value:
-    if isinstance(domain, Choices):
-        value: Value = trial.suggest_categorical(name, domain.values)
-        return value
-    return trial.suggest_float(name, domain.low, domain.high, log=domain.log)

@@ -1,7 +1,7 @@
-"""Problems for simulated searches: what a trial would report at each of its evaluations, and what that costs in epochs.
+"""Problems for simulated searches: what a trial reports at each of its evaluations, and what that costs in epochs.
 
-Analytic problems with a known front, whose trials learn at speeds of their own, and the embedded world's response table
-(``response_table.py``), whose trials were trained.
+Analytic problems have a known front. The embedded world's problem reads the reports of trained trials from a response
+table (``benchmarks.search.response_table``).
 """
 
 from __future__ import annotations
@@ -25,64 +25,64 @@ Goals = tuple[float, float]
 Parameters = Mapping[str, Any]
 
 EPOCHS = 3
-"""Of a trial."""
+"""Epochs of a trial."""
 SEARCHED = ("learning_rate", "beta", "lambda_reg", "weight_decay")
 """Parameters that carry the coordinates of an analytic problem, each over two decades."""
 
 
 class Problem(Protocol):
-    """What is searched."""
+    """A search space, and the goals that its trials report."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def about(self) -> str:
-        """One sentence."""
+        """Description for the results file."""
 
     @property
     def space(self) -> Space: ...
 
     @property
     def reference(self) -> Goals:
-        """Of the hypervolume."""
+        """Reference point of the hypervolume."""
 
     @property
     def attainable(self) -> float:
-        """Hypervolume of the best front there is."""
+        """Hypervolume of the true front."""
 
     @property
     def floors(self) -> tuple[float | None, float | None]: ...
 
     @property
     def points(self) -> Sequence[Parameters]:
-        """Tried first, by every search."""
+        """Parameters of the first trials of every search."""
 
     @property
     def final_evaluations(self) -> int:
-        """At the end of a trial: of its weights, and of further strengths and averaged weights."""
+        """Evaluations at the end of a trial: of the last weights, further strengths and averaged weights."""
 
     def evaluation_epochs(self, parameters: Parameters) -> float:
-        """What one evaluation costs, in epochs of the trial's training."""
+        """Return the cost of an evaluation in epochs of the trial's training."""
 
     def at(self, parameters: Parameters, progress: float, seed: int) -> Goals:
-        """The goals that a trial reports at a share of its steps, 1 at its end."""
+        """Return the goals that a trial reports after a share of its steps, 1 at its end."""
 
     def front_points(self, parameters: Parameters, seed: int) -> Sequence[Goals]:
-        """What a finished trial offers to the front, what it reported at its end among it."""
+        """Return the goals of a finished trial's points, its last report included."""
 
 
 @dataclass(frozen=True)
 class Analytic:
-    """Two goals of four parameters, and a course of learning: from a common start to the end values, at a speed of the
-    trial's own, and seen through noise that falls with the rest of the way.
+    """Two goals of four parameters. Goals go from a common start to their final values.
 
-    The fast ones overtake the slow ones and are overtaken: what leads at a ninth of the way need not lead at its end.
+    The speed of a trial depends on its parameters, so the best trial after a ninth of the steps need not be the best
+    at the end. The noise of the reports falls linearly to zero.
     """
 
     name: str
     final: Callable[[np.ndarray], Goals]
-    """Of coordinates in [0, 1]; both goals maximised, 0 and below is worth nothing."""
+    """Coordinates (4,) in [0, 1] -> final goals, both maximised; values of 0 and below add no hypervolume."""
     start: Goals
     attainable: float
     noise: float = 0.05
@@ -113,8 +113,8 @@ class Analytic:
         key = hashlib.sha256(f"{seed}/{progress:.6f}/{position.tobytes().hex()}".encode()).digest()
         errors = np.random.default_rng(int.from_bytes(key[:8], "big")).normal(scale=self.noise * (1 - progress), size=2)
         first, second = (
-            begun + (end - begun) * learned + float(error)
-            for begun, end, error in zip(self.start, self.final(position), errors, strict=True)
+            start + (end - start) * learned + float(error)
+            for start, end, error in zip(self.start, self.final(position), errors, strict=True)
         )
         return first, second
 
@@ -123,13 +123,13 @@ class Analytic:
 
 
 def zdt1(position: np.ndarray) -> Goals:
-    """Convex front (Zitzler, Deb and Thiele 2000), its optimum moved from a corner into the box."""
+    """Return goals with a convex front (Zitzler, Deb and Thiele 2000), their optimum moved inside the box."""
     first, away = float(position[0]), 1 + 4 * float(np.abs(position[1:] - 0.4).mean())
     return 1 - first, 1 - away * (1 - math.sqrt(first / away)) / 2
 
 
 def dtlz2(position: np.ndarray) -> Goals:
-    """A quarter of a circle (Deb, Thiele, Laumanns and Zitzler 2002), for two goals."""
+    """Return goals whose front is a quarter of a circle (Deb, Thiele, Laumanns and Zitzler 2002)."""
     radius = 1 + float(((position[1:] - 0.4) ** 2).sum())
     angle = float(position[0]) * math.pi / 2
     return 1.2 - radius * math.cos(angle), 1.2 - radius * math.sin(angle)
@@ -143,11 +143,11 @@ def analytic() -> list[Analytic]:
 
 
 class World:
-    """The embedded world: a trial reports what the one at the nearest point of the recorded grid did."""
+    """The embedded world: a trial reports what the recorded trial at the nearest point of the grid reported."""
 
     def __init__(self, path: Path, *, known: bool) -> None:
-        """``known``: searches try first what a user would without knowing more, as ``search_spaces/typo.yaml`` does:
-        each objective on the image tower, in the middle of its ranges."""
+        """``known``: the first trials are those a user would guess, as in ``search_spaces/typo.yaml``: each objective
+        on the image tower, in the middle of its ranges."""
         self.name = "embedded world, known points first" if known else "embedded world"
         self.table: Table = load_table(path)
         untouched = self.table.untouched.validation
@@ -180,23 +180,24 @@ class World:
         return [point.validation for point in self.trial(parameters).points]
 
     def authors(self) -> tuple[float, list[Goals]]:
-        """(epochs of all images once, evaluation included, points for the front) of the authors' grids."""
+        """Return (epochs over all images, evaluations included, goals of all points) of the authors' grids."""
         trials = self.table.part("authors")
-        usual = self.table.part("visual")[0].course[-1]
-        images = usual.image_steps / usual.epoch
+        last = self.table.part("visual")[0].course[-1]
+        images = last.image_steps / last.epoch
         trained = sum(trial.course[-1].image_steps / images for trial in trials)
         evaluations = len(trials) * (EPOCHS + self.final_evaluations - 1)
         points = [point.validation for trial in trials for point in trial.points]
         return trained + evaluations * self._evaluation_epochs["visual"], points
 
     def trial(self, parameters: Parameters) -> RecordedTrial:
+        """Return the recorded trial at the nearest point of the grid."""
         key = tuple(parameters.items())
         if key not in self._nearest:
             self._nearest[key] = self.table.nearest(parameters)
         return self._nearest[key]
 
     def _middle(self, objective: str) -> Parameters:
-        """Of the ranges, by their logarithms, on the image tower."""
+        """Return the geometric middle of the ranges of an objective on the image tower."""
         point: dict[str, Any] = {"objective": objective, "tune": "visual"}
         for name in ("beta", "lambda_reg", "learning_rate"):
             fixed = (
@@ -208,7 +209,7 @@ class World:
         return point
 
     def _raw_space(self) -> dict[str, Any]:
-        """The ranges that the recorded grid spans, as branches of their own where they differ."""
+        """Return the ranges that the recorded grid spans, with a branch per objective or scope where they differ."""
 
         def span(name: str, **fixed: str) -> dict[str, Any]:
             values = self.table.choices(**fixed)[name]
@@ -225,8 +226,10 @@ class World:
 
 
 def _evaluation_epochs(trials: Sequence[RecordedTrial]) -> dict[Any, float]:
-    """Per scope what one evaluation costs, in epochs of training: mean over its trials, as one evaluation of few images
-    is too short to be timed by itself."""
+    """Return scope -> mean cost of an evaluation over its trials, in epochs of training.
+
+    A mean, because a single evaluation of few images is too short to be timed.
+    """
     shares = {}
     for scope in sorted({str(trial.parameters["tune"]) for trial in trials}):
         ends = [(t.course[-1], len(t.course)) for t in trials if t.parameters["tune"] == scope]

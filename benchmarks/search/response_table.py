@@ -1,7 +1,9 @@
-"""Trains every point of a discrete search space on the embedded world once and writes down what each trial reported:
-``python benchmarks/response_table.py``. A simulated search looks its trials up there (``table.load_table``).
+"""Trains every point of a discrete search space on the embedded world and records what each trial reported.
 
-What the file given by --output already holds is not trained again, so a run that was ended goes on.
+    python -m benchmarks.search.response_table
+
+Simulated searches read their trials from the table (``benchmarks.search.table.load_table``). Trials that the file given
+by --output already has are not trained again, so an interrupted run is continued.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +26,23 @@ import torch
 
 from benchmarks.search.table import Measured, Part, RecordedTrial, Table, Value, load_table, save_table
 from sweeper.front.pareto import hypervolume, non_dominated
+from sweeper.records import goal_pair
+from trainables.context.trial_context import TrialContext
+from trainables.data.typographic import EvaluationSet
 from trainables.distributed import WorkerGroup
 from trainables.evaluation.measure import goal_scores, means, untouched_policy
 from trainables.models.policy import Policy
+from trainables.records import Report
 from trainables.settings.parameters import Parameters
 from trainables.settings.task import TaskSettings
-from trainables.training.checkpoint import TrialFolder
 from trainables.training.trial import Hooks, run_trial
-from trainables.trial_context import TrialContext
+from trainables.training.trial_folder import TrialFolder
 
 EPOCHS, BATCH = 3, 64
 RUNGS = {"transform": [i / 9 for i in range(1, 9)], "visual": [1 / 9, 1 / 3], "authors": [1 / 9, 1 / 3]}
 STRENGTHS = [0.5, 1.0]
 VISUAL_LEARNING_RATE = 4e-4
-"""Of the authors' grids: their 2e-5 changes nothing in a CLIP of 1.6 million parameters within 24 steps."""
+"""Of the authors' grids. Their own, 2e-5, changes nothing in a CLIP of 1.6 million parameters within 24 steps."""
 LAMBDAS = (0.03, 10.0)
 LEARNING_RATES = {"transform": (1e-3, 2e-1), "visual": (1e-4, 2e-3)}
 BETAS = {"dpo": (0.1, 2.0), "kto": (0.1, 3.0), "ipo": (0.01, 0.2)}
@@ -45,12 +51,12 @@ AUTHORS_BETAS = (0.01, 0.05, 0.1, 0.3, 0.5, 0.7, 1.0, 1.5)
 AUTHORS_LAMBDAS = (0.01, 0.1, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0)
 AUTHORS_COPIES = (1, 3, 5, 10)
 AUTHORS_IMAGES = (10, 51, 102, 205, 512)
-"""2, 10, 20, 40 and 100 % of the images, as 1000 to 50 000 are of theirs."""
+"""2, 10, 20, 40 and 100 % of the images, the shares that the authors' 1000 to 50 000 images are of their set."""
 SAVED_EVERY_S = 30.0
 
 
 def logarithmic(low: float, high: float, count: int) -> list[float]:
-    """From low to high in equal factors, to three significant digits."""
+    """Return ``count`` values from low to high in equal factors, rounded to three significant digits."""
     return [float(f"{low * (high / low) ** (i / (count - 1)):.3g}") for i in range(count)]
 
 
@@ -106,11 +112,11 @@ PARTS: dict[Part, Callable[[], Iterator[dict[str, Value]]]] = {
     "visual": visuals,
 }
 FIRST: dict[Part, int] = {"transform": 1, "visual": 10_001, "authors": 20_001}
-"""Number of a part's first trial; a trial's number is its seed too."""
+"""Number of a part's first trial. The number of a trial is also its seed."""
 
 
 def world_task(*, copies: int = 1) -> TaskSettings:
-    """The world of the quickstart: 512 preference pairs of ten classes, goals over all twenty."""
+    """Return the task of the quickstart's world: 512 preference pairs of ten classes, goals over all twenty."""
     return TaskSettings.model_validate(
         {
             "sets": {"world": {"kind": "world", "train": 1024, "validation": 700, "test": 1000}},
@@ -126,52 +132,55 @@ def world_task(*, copies: int = 1) -> TaskSettings:
     )
 
 
-class Recorder:
-    """Trains trials on one workbench and writes down their course."""
+def image_count(sets: Sequence[EvaluationSet]) -> int:
+    """Return the number of clean and attacked images of some sets."""
+    return sum(len(view.labels) for images in sets for view in images.views())
 
-    def __init__(self, bench: TrialContext) -> None:
-        self.bench = bench
-        self._group = WorkerGroup(device=bench.device)
-        one = bench.search_sets[0]
-        self._validation_images = len(one.attacked.labels) + (0 if one.clean is None else len(one.clean.labels))
-        bench.prepare_test()
+
+class Recorder:
+    """Trains trials in one context and records what they report."""
+
+    def __init__(self, context: TrialContext) -> None:
+        self.context = context
+        self._group = WorkerGroup(device=context.device)
+        self._validation_images = image_count(context.data.search_sets)
 
     def untouched(self) -> Measured:
-        policy = untouched_policy(self.bench)
-        values = means(goal_scores(self.bench, policy, self.bench.search_sets, self._group))
+        policy = untouched_policy(self.context)
+        values = means(goal_scores(self.context, policy, self.context.data.search_sets, self._group))
         clean, robust = self._test(policy)
-        goals = values["clean_accuracy"], values["robust_accuracy"]
-        return Measured("last", 1.0, 0.0, 0, 0.0, 0, 0.0, 0, 0.0, *goals, clean, robust)
+        return Measured("last", 1.0, 0.0, 0, 0.0, 0, 0.0, 0, 0.0, *goal_pair(values), clean, robust)
 
     def train(self, number: int, part: Part, point: dict[str, Value]) -> RecordedTrial:
         parameters = Parameters.model_validate(point)
         with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as name:
             folder = TrialFolder(Path(name))
-            lines: list[tuple[dict[str, Any], dict[str, torch.Tensor]]] = []
+            reports: list[tuple[Report, dict[str, torch.Tensor]]] = []
+            """With the weights, where test is measured before the end of a trial."""
 
-            def report(line: dict[str, Any]) -> None:
-                state = folder.load_checkpoint(self.bench.device) if part == "transform" else None
-                lines.append((line, {} if state is None else state["policy"]))
+            def on_report(report: Report) -> None:
+                state = folder.load_checkpoint(self.context.device) if part == "transform" else None
+                reports.append((report, {} if state is None else state["policy"]))
 
-            hooks = Hooks(report=report)
+            hooks = Hooks(report=on_report)
             result = run_trial(
-                self.bench, parameters, seed=number, folder=folder, group=self._group, hooks=hooks, rungs=RUNGS[part]
+                self.context, parameters, seed=number, folder=folder, group=self._group, hooks=hooks, rungs=RUNGS[part]
             )
-            policy = self.bench.policy(parameters)
+            policy = self.context.policy(parameters)
             try:
                 course = []
-                for count, (line, weights) in enumerate(lines, 1):
-                    if line["step"] == line["steps"]:
+                for count, (report, weights) in enumerate(reports, 1):
+                    if report.step == report.steps:
                         weights = folder.weights("last")
                     if weights:
                         policy.set_weights(weights)
-                    course.append(self._measured(point, line, count, self._test(policy) if weights else None))
+                    course.append(self._measured(point, report, count, self._test(policy) if weights else None))
                 points = [course[-1]]
-                for count, found in enumerate(result["points"][1:], len(lines) + 1):
-                    policy.set_weights(folder.weights(found["weights"]), found["strength"])
-                    line = {**lines[-1][0], **found["values"], "evaluation_s": result["evaluation_s"]}
-                    how = {"weights": found["weights"], "strength": found["strength"]}
-                    points.append(self._measured(point, line, count, self._test(policy), **how))
+                last = replace(reports[-1][0], evaluation_s=result.evaluation_s)
+                for count, variant in enumerate(result.points[1:], len(reports) + 1):
+                    policy.set_weights(folder.weights(variant.weights), variant.strength)
+                    measured = self._measured(point, replace(last, values=variant.values), count, self._test(policy))
+                    points.append(replace(measured, weights=variant.weights, strength=variant.strength))
             finally:
                 policy.restore()
         return RecordedTrial(number, part, point, tuple(course), tuple(points))
@@ -179,40 +188,40 @@ class Recorder:
     def _measured(
         self,
         point: dict[str, Value],
-        line: dict[str, Any],
+        report: Report,
         count: int,
         test: tuple[float, float] | None,
-        **how: Any,
     ) -> Measured:
-        pairs = int(point.get("images", len(self.bench.pairs.clean.labels))) * int(point.get("copies", 1))
+        """Return a row of the table for the last weights at strength 1 after ``count`` evaluations."""
+        pairs = int(point.get("images", len(self.context.data.pairs.clean.labels))) * int(point.get("copies", 1))
         return Measured(
-            weights=how.get("weights", "last"),
-            strength=how.get("strength", 1.0),
-            progress=round(line["progress"], 6),
-            step=line["step"],
-            epoch=line["epoch"],
-            image_steps=round(2 * pairs * line["epoch"]),
-            train_s=round(line["train_s"], 3),
+            weights="last",
+            strength=1.0,
+            progress=round(report.progress, 6),
+            step=report.step,
+            epoch=report.epoch,
+            image_steps=round(2 * pairs * report.epoch),
+            train_s=round(report.train_s, 3),
             evaluation_images=count * self._validation_images,
-            evaluation_s=round(line["evaluation_s"], 3),
-            clean_validation=round(line["clean_accuracy"], 4),
-            robust_validation=round(line["robust_accuracy"], 4),
+            evaluation_s=round(report.evaluation_s, 3),
+            clean_validation=round(report.values["clean_accuracy"], 4),
+            robust_validation=round(report.values["robust_accuracy"], 4),
             clean_test=None if test is None else test[0],
             robust_test=None if test is None else test[1],
         )
 
     def _test(self, policy: Policy) -> tuple[float, float]:
-        """(clean accuracy, robust accuracy)."""
-        values = means(goal_scores(self.bench, policy, self.bench.test_sets, self._group))
-        return round(values["clean_accuracy"], 4), round(values["robust_accuracy"], 4)
+        """Return (clean accuracy, robust accuracy) on test."""
+        clean, robust = goal_pair(means(goal_scores(self.context, policy, self.context.data.test_sets, self._group)))
+        return round(clean, 4), round(robust, 4)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", default=list(PARTS), help=", ".join(PARTS))
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/response_table.csv.gz"))
-    parser.add_argument("--cache", type=Path, default=None, help="keeps prepared images for a next time")
-    parser.add_argument("--trials", type=int, default=None, help="at most so many in this run")
+    parser.add_argument("--cache", type=Path, default=None, help="folder that keeps prepared images for the next run")
+    parser.add_argument("--trials", type=int, default=None, help="limit for this run")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # as the workers of a sweep do
@@ -221,29 +230,29 @@ def main() -> None:
 
 
 def record(parts: list[Part], output: Path, cache: Path, most: int | None) -> None:
-    benches: dict[int, Recorder] = {}
+    recorders: dict[int, Recorder] = {}
 
     def recorder(point: dict[str, Value]) -> Recorder:
-        """The one without further copies, where a trial needs none: attacks on the first copy are the same."""
+        """Return a recorder with one copy per image, unless the trial needs more: first copies are the same in both."""
         copies = 1 if point.get("copies", 1) == 1 else max(AUTHORS_COPIES)
-        if copies not in benches:
+        if copies not in recorders:
             task = world_task(copies=copies)
-            benches[copies] = Recorder(TrialContext(task, data_seed=0, cache=cache, device=torch.device("cpu")))
-        return benches[copies]
+            recorders[copies] = Recorder(TrialContext(task, data_seed=0, cache=cache, device=torch.device("cpu")))
+        return recorders[copies]
 
     if output.exists():
         table = load_table(output)
     else:
         output.parent.mkdir(parents=True, exist_ok=True)
         table = Table(recorder({}).untouched(), ())
-    found = {trial.number: trial for trial in table.trials}
-    todo = [(part, n, point) for part in parts for n, point in enumerate(PARTS[part](), FIRST[part]) if n not in found]
+    trials = {trial.number: trial for trial in table.trials}
+    todo = [(part, n, point) for part in parts for n, point in enumerate(PARTS[part](), FIRST[part]) if n not in trials]
     started_s = saved_s = time.monotonic()
     for done, (part, number, point) in enumerate(todo[:most], 1):
-        found[number] = recorder(point).train(number, part, point)
+        trials[number] = recorder(point).train(number, part, point)
         if time.monotonic() - saved_s > SAVED_EVERY_S or done == len(todo[:most]):
             saved_s = time.monotonic()
-            save_table(output, Table(table.untouched, tuple(found[key] for key in sorted(found))))
+            save_table(output, Table(table.untouched, tuple(trials[key] for key in sorted(trials))))
             per_s = (saved_s - started_s) / done
             print(f"{done}/{len(todo)} trials, {per_s:.2f} s each, now {part}", file=sys.stderr)
     table = load_table(output)
@@ -252,13 +261,13 @@ def record(parts: list[Part], output: Path, cache: Path, most: int | None) -> No
 
 
 def description(table: Table) -> str:
-    """What the file holds, and how its trials came out."""
+    """Return the Markdown text that describes the table's trials."""
     where = f"Python {platform.python_version()}, torch {torch.__version__}, open_clip {open_clip.__version__}"
     text = [
         "# Response table of the embedded world",
-        f"`{' '.join(['python benchmarks/response_table.py', *sys.argv[1:]])}`",
+        f"`{' '.join(['python -m benchmarks.search.response_table', *sys.argv[1:]])}`",
         f"`response_table.csv.gz`: {len(table.trials)} trials, each trained for real once, and what each reported; "
-        "`table.load_table` in benchmarks/ reads it. The world is the quickstart's (512 preference pairs of ten "
+        "`benchmarks.search.table.load_table` reads it. The world is the quickstart's (512 preference pairs of ten "
         "classes, 700 validation and 1000 test images, each clean and attacked, goals over twenty classes). "
         f"{EPOCHS} epochs of {512 // BATCH} steps of {BATCH} pairs, Adamax with 10 % warm-up and cosine, bf16. "
         "Validation after steps 3 and 8 of 24 (progress 1/9 and 1/3, each rung at the first whole step) and at the end "
@@ -289,30 +298,29 @@ def description(table: Table) -> str:
 
 def _summary(table: Table, part: Part) -> str:
     trials, untouched = table.part(part), table.untouched
-    points = [
-        one for trial in trials for one in trial.points if one.clean_validation >= untouched.clean_validation - 0.1
-    ]
-    front = [one for one, kept in zip(points, non_dominated([p.validation for p in points]), strict=True) if kept]
+    floor = untouched.clean_validation - 0.1
+    points = [point for trial in trials for point in trial.points if point.clean_validation >= floor]
+    kept = non_dominated([point.validation for point in points])
+    front = [point for point, keep in zip(points, kept, strict=True) if keep]
     areas = [
-        hypervolume(
-            [getattr(one, which) for one in front], (getattr(untouched, which)[0] - 0.1, getattr(untouched, which)[1])
-        )
-        for which in ("validation", "test")
+        hypervolume([point.validation for point in front], (floor, untouched.robust_validation)),
+        hypervolume([point.test for point in front], (untouched.test[0] - 0.1, untouched.test[1])),
     ]
-    best = max(front, key=lambda one: one.robust_validation)
-    steps, looks = (sum(getattr(one.points[-1], n) for one in trials) for n in ("image_steps", "evaluation_images"))
+    best = max(front, key=lambda point: point.robust_validation)
+    image_steps = sum(trial.points[-1].image_steps for trial in trials)
+    evaluated = sum(trial.points[-1].evaluation_images for trial in trials)
     grid = (PARTS[part].__doc__ or "").rstrip(".")
     return (
-        f"| {part} | {len(trials)} | {grid} | {steps:,} | {looks:,} | {areas[0]:.4f} / {areas[1]:.4f} | {len(front)} "
-        f"| {best.test[0]:.3f} / {best.test[1]:.3f} |"
+        f"| {part} | {len(trials)} | {grid} | {image_steps:,} | {evaluated:,} | {areas[0]:.4f} / {areas[1]:.4f} "
+        f"| {len(front)} | {best.test[0]:.3f} / {best.test[1]:.3f} |"
     )
 
 
 def _seconds(table: Table, part: Part) -> str:
     ends = [trial.points[-1] for trial in table.part(part)]
-    train = statistics.median(one.train_s / one.image_steps for one in ends)
-    look = statistics.median(one.evaluation_s / one.evaluation_images for one in ends)
-    return f"{part} {train * 1e6:.0f} us per image step, {look * 1e6:.0f} us per image looked at (medians)"
+    step_s = statistics.median(end.train_s / end.image_steps for end in ends)
+    evaluation_s = statistics.median(end.evaluation_s / end.evaluation_images for end in ends)
+    return f"{part} {step_s * 1e6:.0f} us per image step, {evaluation_s * 1e6:.0f} us per image looked at (medians)"
 
 
 if __name__ == "__main__":

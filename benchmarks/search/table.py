@@ -1,6 +1,6 @@
-"""The response table of the embedded world: what trials of a discrete search space reported, trained for real once.
+"""The response table of the embedded world: what the trials of a discrete search space reported.
 
-``load_table(path)`` reads what ``response_table.py`` wrote; a simulated trial looks up what a real one measured.
+``benchmarks.search.response_table`` trains the trials and writes the table; simulated trials report what it holds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Literal
 
 Part = Literal["untouched", "transform", "visual", "authors"]
 Value = str | int | float
-"""Of a parameter."""
+"""Value of a parameter."""
 
 PARAMETERS: dict[str, type[str] | type[int] | type[float]] = {
     "objective": str,
@@ -29,12 +29,12 @@ PARAMETERS: dict[str, type[str] | type[int] | type[float]] = {
     "copies": int,
     "images": int,
 }
-"""Columns that are parameters of a trial; empty where one does not apply."""
+"""Columns that are parameters of a trial; empty where a parameter does not apply."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One evaluation of one trial; costs are those of the trial so far."""
+    """One evaluation of one trial; costs are totals since the trial began."""
 
     weights: Literal["last", "averaged"]
     strength: float
@@ -43,13 +43,13 @@ class Measured:
     step: int
     epoch: float
     image_steps: int
-    """Images passed forward and backward, clean and attacked ones counted alike."""
+    """Images passed forward and backward, clean and attacked."""
     train_s: float
-    """On the clock of a machine that was shared with other work."""
+    """Wall-clock time on a machine that was shared with other work."""
     evaluation_images: int
-    """Validation images looked at, this evaluation included."""
+    """Validation images evaluated, this evaluation included."""
     evaluation_s: float
-    """For them, on the same clock."""
+    """Wall-clock time of the evaluations, this one included."""
     clean_validation: float
     robust_validation: float
     clean_test: float | None
@@ -75,13 +75,13 @@ class RecordedTrial:
     part: Part
     parameters: dict[str, Value]
     course: tuple[Measured, ...]
-    """The last weights at strength 1 by progress: what a study is told on the way and, last, at the end."""
+    """Evaluations of the last weights at strength 1, in order of progress: the trial's reports."""
     points: tuple[Measured, ...]
-    """At the trial's end: the last weights at strength 1 first, then other strengths and the averaged weights."""
+    """Evaluations at the trial's end: the last weights at strength 1, then other strengths and averaged weights."""
 
     def at(self, progress: float) -> Measured:
-        """The first evaluation at or after this progress."""
-        return next(one for one in self.course if one.progress >= progress - 1e-6)
+        """Return the first report at or after a progress."""
+        return next(report for report in self.course if report.progress >= progress - 1e-6)
 
 
 @dataclass(frozen=True)
@@ -93,25 +93,31 @@ class Table:
         return [trial for trial in self.trials if trial.part in names]
 
     def choices(self, **fixed: Value) -> dict[str, list[Value]]:
-        """Parameter -> its values over the searched grids (``transform`` and ``visual``), sorted; ``fixed`` ones only
-        where the trial has these values, for instance ``choices(tune="visual", objective="dpo")["beta"]``."""
-        found: dict[str, set[Value]] = {}
+        """Return parameter -> sorted values over the searched grids (``transform`` and ``visual``).
+
+        ``fixed`` restricts the trials, for instance ``choices(tune="visual", objective="dpo")["beta"]``.
+        """
+        choices: dict[str, set[Value]] = {}
         for trial in self.part("transform", "visual"):
             if all(trial.parameters.get(name) == value for name, value in fixed.items()):
                 for name, value in trial.parameters.items():
-                    found.setdefault(name, set()).add(value)
-        return {name: sorted(values, key=lambda one: (isinstance(one, str), one)) for name, values in found.items()}
+                    choices.setdefault(name, set()).add(value)
+        return {
+            name: sorted(values, key=lambda value: (isinstance(value, str), value)) for name, values in choices.items()
+        }
 
     def find(self, parameters: Mapping[str, Value | None]) -> RecordedTrial:
-        """The trial of the searched grids with exactly these parameters (None: left out).
+        """Return the trial of the searched grids with exactly these parameters; None: the trial has none.
 
-        Raises KeyError where there is none.
+        Raises KeyError if the grids have no such trial.
         """
         return self._by_key[_key(parameters)]
 
     def nearest(self, parameters: Mapping[str, Value | None]) -> RecordedTrial:
-        """The trial of the searched grids that is closest in the logarithm of each number, of the same ``objective``
-        and ``tune``. Raises KeyError where none has these."""
+        """Return the closest trial of the searched grids with the same ``objective`` and ``tune``.
+
+        Distances are those of the logarithms of numeric parameters. Raises KeyError if the grids have neither.
+        """
         kind = (parameters["objective"], parameters["tune"])
         trials = self._by_kind[kind]
 
@@ -131,17 +137,17 @@ class Table:
 
     @cached_property
     def _by_kind(self) -> dict[tuple[Value | None, Value | None], list[RecordedTrial]]:
-        found: dict[tuple[Value | None, Value | None], list[RecordedTrial]] = {}
+        trials: dict[tuple[Value | None, Value | None], list[RecordedTrial]] = {}
         for trial in self.part("transform", "visual"):
-            found.setdefault((trial.parameters["objective"], trial.parameters["tune"]), []).append(trial)
-        return found
+            trials.setdefault((trial.parameters["objective"], trial.parameters["tune"]), []).append(trial)
+        return trials
 
 
 COLUMNS = ("trial", "part", *PARAMETERS, *Measured.__dataclass_fields__)
 
 
 def load_table(path: Path) -> Table:
-    """Raises ValueError for a file with other columns or without the untouched model."""
+    """Raise ValueError for a file with other columns or without the untouched model."""
     with gzip.open(path, "rt", newline="") as file:
         return read_table(csv.DictReader(file), str(path))
 
@@ -160,9 +166,9 @@ def read_table(reader: csv.DictReader[str], name: str) -> Table:
             untouched = measured[0]
             continue
         parameters = {column: kind(lines[0][column]) for column, kind in PARAMETERS.items() if lines[0][column]}
-        course = sorted((one for one in measured if _is_told(one)), key=lambda one: one.progress)
-        points = [one for one in measured if one.progress == 1.0]
-        points.sort(key=lambda one: not _is_told(one))
+        course = sorted(filter(_is_report, measured), key=lambda evaluation: evaluation.progress)
+        points = [evaluation for evaluation in measured if evaluation.progress == 1.0]
+        points.sort(key=lambda evaluation: not _is_report(evaluation))
         trials.append(RecordedTrial(number, part, parameters, tuple(course), tuple(points)))
     if untouched is None:
         raise ValueError(f"{name} has no row of the untouched model")
@@ -170,7 +176,7 @@ def read_table(reader: csv.DictReader[str], name: str) -> Table:
 
 
 def save_table(path: Path, table: Table) -> None:
-    """The same rows give the same bytes."""
+    """Write a table; equal tables give equal bytes."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -182,9 +188,11 @@ def save_table(path: Path, table: Table) -> None:
     part.replace(path)
 
 
-def _rows(number: int, part: Part, parameters: Mapping[str, Value], lines: Iterable[Measured]) -> Iterable[list[str]]:
-    for one in lines:
-        values = [getattr(one, name) for name in Measured.__dataclass_fields__]
+def _rows(
+    number: int, part: Part, parameters: Mapping[str, Value], evaluations: Iterable[Measured]
+) -> Iterable[list[str]]:
+    for evaluation in evaluations:
+        values = [getattr(evaluation, name) for name in Measured.__dataclass_fields__]
         yield [str(number), part, *(_text(parameters.get(name)) for name in PARAMETERS), *map(_text, values)]
 
 
@@ -215,8 +223,8 @@ def _measured(row: Mapping[str, str]) -> Measured:
     )
 
 
-def _is_told(one: Measured) -> bool:
-    return one.weights == "last" and one.strength == 1.0
+def _is_report(evaluation: Measured) -> bool:
+    return evaluation.weights == "last" and evaluation.strength == 1.0
 
 
 def _key(parameters: Mapping[str, Value | None]) -> tuple[tuple[str, Value], ...]:

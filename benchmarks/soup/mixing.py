@@ -1,4 +1,4 @@
-"""Anchors, and what is mixed from them: interpolated weights and transforms, and one training along a line of policies.
+"""Trains anchors, interpolates their weights or transforms, and trains a line of policies between two ends at once.
 
 Weights are dicts of the tuned parameters by name, as ``Policy.tuned`` has them.
 """
@@ -12,31 +12,34 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from trainables.data.views import EvaluationSet
+from benchmarks.search.response_table import image_count
+from sweeper.records import goal_pair
+from trainables.context.trial_context import TrialContext
+from trainables.data.typographic import EvaluationSet
 from trainables.distributed import WorkerGroup
 from trainables.evaluation.measure import goal_scores, means
+from trainables.records import Report
 from trainables.settings.parameters import Parameters
-from trainables.training.checkpoint import TrialFolder
 from trainables.training.objectives import cross_entropy, reference_kl
-from trainables.training.trial import Hooks, run_trial, schedule
-from trainables.trial_context import TrialContext
+from trainables.training.optimizer import schedule
+from trainables.training.trial import Hooks, run_trial
+from trainables.training.trial_folder import TrialFolder
 
 Weights = dict[str, Tensor]
 Value = tuple[float, float]
 """(clean accuracy, robust accuracy)."""
 
 BACKWARD = 3
-"""An image that is trained on costs as much as three that are looked at: one pass forward, two backward."""
+"""Cost of training on an image, in forward passes: a backward pass costs as much as two of them."""
 
 
 @dataclass
-class Usage:
-    """What was spent."""
+class Cost:
+    """What one strategy has used so far."""
 
     image_steps: int = 0
     evaluation_images: int = 0
@@ -44,24 +47,26 @@ class Usage:
     evaluations: int = 0
 
     @property
-    def cost(self) -> int:
-        """In images looked at."""
+    def images(self) -> int:
+        """Forward passes of one image, training included."""
         return BACKWARD * self.image_steps + self.evaluation_images
 
 
 @dataclass(frozen=True)
-class Mixed:
-    """One point that a soup offers."""
+class MixedPoint:
+    """A point that a strategy offers to the front."""
 
     name: str
     weights: Weights
     validation: Value
     test: Value | None = None
-    """Where it is known already."""
+    """None: still to be measured from ``weights``."""
 
 
 @dataclass(frozen=True)
-class Trained:
+class Anchor:
+    """A trained trial, and what its training used."""
+
     weights: Weights
     validation: Value
     image_steps: int
@@ -69,121 +74,126 @@ class Trained:
     progress: float
 
 
-Key = tuple[str, float, int]
-"""Parameters, share of the steps, how many times as long."""
+AnchorKey = tuple[str, float, int]
+"""(parameters as JSON, share of the steps that is trained, multiple of the sweep's epochs)."""
 
 
-class _Enough(Exception):
+class _RungReached(Exception):
     """Ends a trial at its rung."""
 
 
 @dataclass
-class Kitchen:
-    """One workbench, one training seed; everything that is trained or looked at is on the bill."""
+class Mixer:
+    """Trains, mixes and evaluates with one training seed, and counts the cost of it."""
 
-    bench: TrialContext
+    context: TrialContext
     seed: int
-    trained: dict[Key, Trained]
-    """Of this seed, by whatever recipe: none is trained twice."""
-    bill: Usage = field(default_factory=Usage)
+    anchors: dict[AnchorKey, Anchor]
+    """Anchors of this seed, shared by all strategies: each is trained once, and each strategy that uses it pays."""
+    cost: Cost = field(default_factory=Cost)
 
     def __post_init__(self) -> None:
-        self._group = WorkerGroup(device=self.bench.device)
+        self._group = WorkerGroup(device=self.context.device)
 
     @property
     def validation_images(self) -> int:
-        return _images(self.bench.search_sets)
+        return image_count(self.context.data.search_sets)
 
-    def again(self, parameters: Parameters, seed: int) -> Weights:
-        """A trial whose training was paid for elsewhere."""
+    def retrain(self, parameters: Parameters, seed: int) -> Weights:
+        """Return the weights of a trial whose cost the caller counts."""
         return self._train(parameters, 1.0, seed).weights
 
-    def anchor(self, parameters: Parameters, *, until: float = 1.0, longer: int = 1) -> Trained:
-        """One trial, to its end or to the share ``until`` of its steps; each recipe pays for it.
+    def train_anchor(self, parameters: Parameters, *, until: float = 1.0, longer: int = 1) -> Anchor:
+        """Train a trial to the share ``until`` of its steps, unless the same one has been trained, and count its cost.
 
-        ``longer``: so many times the epochs of the sweep's trials.
+        ``longer``: multiple of the epochs of the sweep's trials.
         """
         key = (parameters.model_dump_json(), until, longer)
-        if key not in self.trained:
-            task = self.bench.task
+        if key not in self.anchors:
+            task = self.context.task
             epochs = longer * task.training.epochs
             try:
-                self.bench.task = task.model_copy(
+                self.context.task = task.model_copy(
                     update={"training": task.training.model_copy(update={"epochs": epochs})}
                 )
-                self.trained[key] = self._train(parameters, until, self.seed)
+                self.anchors[key] = self._train(parameters, until, self.seed)
             finally:
-                self.bench.task = task
-        found = self.trained[key]
-        self.bill.image_steps += found.image_steps
-        self.bill.evaluation_images += found.evaluations * self.validation_images
-        self.bill.trainings += longer * found.progress
-        self.bill.evaluations += found.evaluations
-        return found
+                self.context.task = task
+        anchor = self.anchors[key]
+        self.cost.image_steps += anchor.image_steps
+        self.cost.evaluation_images += anchor.evaluations * self.validation_images
+        self.cost.trainings += longer * anchor.progress
+        self.cost.evaluations += anchor.evaluations
+        return anchor
 
-    def _train(self, parameters: Parameters, until: float, seed: int) -> Trained:
-        reports: list[dict[str, Any]] = []
+    def _train(self, parameters: Parameters, until: float, seed: int) -> Anchor:
+        reports: list[Report] = []
 
-        def report(line: dict[str, Any]) -> None:
-            reports.append(line)
-            if line["progress"] >= until:
-                raise _Enough
+        def on_report(report: Report) -> None:
+            reports.append(report)
+            if report.progress >= until:
+                raise _RungReached
 
         rungs = () if until == 1.0 else (until,)
         with tempfile.TemporaryDirectory() as name:
-            folder, hooks = TrialFolder(Path(name)), Hooks(report=report)
-            with contextlib.suppress(_Enough):
-                run_trial(self.bench, parameters, seed=seed, folder=folder, group=self._group, hooks=hooks, rungs=rungs)
-            state = folder.load_checkpoint(self.bench.device)
+            folder, hooks = TrialFolder(Path(name)), Hooks(report=on_report)
+            with contextlib.suppress(_RungReached):
+                run_trial(
+                    self.context, parameters, seed=seed, folder=folder, group=self._group, hooks=hooks, rungs=rungs
+                )
+            state = folder.load_checkpoint(self.context.device)
         assert state is not None, "an evaluation comes after its checkpoint"
-        last, pairs = reports[-1], len(self.bench.pair_rows(parameters))
-        goals = last["clean_accuracy"], last["robust_accuracy"]
-        return Trained(state["policy"], goals, round(2 * pairs * last["epoch"]), len(reports), last["progress"])
+        last, pairs = reports[-1], len(self.context.data.pair_rows(parameters))
+        image_steps = round(2 * pairs * last.epoch)
+        return Anchor(state["policy"], goal_pair(last.values), image_steps, len(reports), last.progress)
 
     def untouched(self, parameters: Parameters) -> Weights:
-        """Where such trials start."""
-        policy = self.bench.policy(parameters)
+        """Return the weights from which a trial of ``parameters`` starts."""
+        policy = self.context.policy(parameters)
         return {name: value.detach().clone() for name, value in policy.tuned().items()}
 
-    def taste(self, parameters: Parameters, mixes: Iterator[tuple[str, Weights]]) -> list[Mixed]:
-        """Goals on validation of each mix."""
-        found = []
+    def evaluate(self, parameters: Parameters, mixes: Iterator[tuple[str, Weights]]) -> list[MixedPoint]:
+        """Return each mix with its goals on validation; the evaluations are counted."""
+        points = []
         for name, weights in mixes:
-            found.append(Mixed(name, weights, self._goals(parameters, weights, self.bench.search_sets)))
-            self.bill.evaluation_images += self.validation_images
-            self.bill.evaluations += 1
-        return found
+            points.append(MixedPoint(name, weights, self._goals(parameters, weights, self.context.data.search_sets)))
+            self.cost.evaluation_images += self.validation_images
+            self.cost.evaluations += 1
+        return points
 
     def test(self, parameters: Parameters, weights: Weights) -> Value:
-        """Goals on test: a measurement, no decision, and not on the bill."""
-        return self._goals(parameters, weights, self.bench.test_sets)
+        """Return the goals on test. No decision depends on them, so they cost a strategy nothing."""
+        return self._goals(parameters, weights, self.context.data.test_sets)
 
     def _goals(self, parameters: Parameters, weights: Weights, sets: Sequence[EvaluationSet]) -> Value:
-        policy = self.bench.policy(parameters)
+        policy = self.context.policy(parameters)
         try:
             policy.set_weights(weights)
-            values = means(goal_scores(self.bench, policy, sets, self._group))
+            values = means(goal_scores(self.context, policy, sets, self._group))
         finally:
             policy.restore()
-        return values["clean_accuracy"], values["robust_accuracy"]
+        return goal_pair(values)
 
-    def line(
+    def train_line(
         self, parameters: Parameters, lambdas: tuple[float, float], *, epochs: int, generator: torch.Generator
     ) -> tuple[Weights, Weights]:
-        """Trains the two ends of a line of policies at once, each step at a random place of it.
+        """Train both ends of a line of policies at once and return their weights; each step is at a random place.
 
         At place w in [0, 1] the weights are (1 - w) first + w second and the loss is cross-entropy on attacked images +
-        lambda(w) KL on clean ones, lambda(w) between ``lambdas`` in the logarithm: a Pareto manifold of Dimitriadis et
-        al. (2023, arXiv 2210.09759) with two members.
+        lambda(w) KL on clean ones, where lambda(w) is ``lambdas`` interpolated geometrically: a Pareto manifold with
+        two members (Dimitriadis et al. 2023, arXiv 2210.09759).
         """
-        bench, pairs, training = self.bench, self.bench.pairs, self.bench.task.training
-        policy = bench.policy(parameters)
-        rows = bench.pair_rows(parameters)
+        context, pairs, training = self.context, self.context.data.pairs, self.context.task.training
+        policy = context.policy(parameters)
+        rows = context.data.pair_rows(parameters)
         per_epoch = math.ceil(len(rows) / training.global_batch_size)
         steps = epochs * per_epoch
-        inputs_clean, inputs_attacked = bench.inputs(policy, pairs.clean), bench.inputs(policy, pairs.attacked)
-        prompts, text = bench.prompts(policy, pairs.class_names, pairs.templates), bench.text(*_words(bench))
-        reference = bench.reference_logits(bench.embeddings(pairs.clean), text)
+        inputs_clean = context.inputs.whole_view(policy, pairs.clean)
+        inputs_attacked = context.inputs.whole_view(policy, pairs.attacked)
+        names, templates = pairs.images.class_names, pairs.images.templates
+        prompts = context.inputs.prompts(policy, names, templates)
+        text = context.reference.text_embeddings(names, templates)
+        reference = context.reference.logits(context.reference.embeddings(pairs.clean), text)
         tuned = policy.tuned()
         ends = [{name: value.detach().clone().requires_grad_(True) for name, value in tuned.items()} for _ in range(2)]
         optimizer = torch.optim.Adamax([*ends[0].values(), *ends[1].values()], lr=1.0, foreach=True)
@@ -193,14 +203,14 @@ class Kitchen:
                     order = rows[torch.randperm(len(rows), generator=generator)]
                     batches = torch.tensor_split(order, per_epoch)
                 batch = batches[step % per_epoch]
-                clean = batch % len(pairs.clean.labels)
+                clean = batch % len(pairs.images.labels)
                 place = float(torch.rand((), generator=generator))
                 with torch.no_grad():
                     for name, value in tuned.items():
                         value.copy_(torch.lerp(ends[0][name], ends[1][name], place))
                 logits = policy(torch.cat([inputs_attacked[batch], inputs_clean[clean]]), prompts)
                 kl = reference_kl(logits[len(batch) :], reference[clean])
-                loss = cross_entropy(logits[: len(batch)], pairs.attacked.labels[batch])
+                loss = cross_entropy(logits[: len(batch)], pairs.chosen[batch])
                 loss = loss + lambdas[0] ** (1 - place) * lambdas[1] ** place * kl
                 for value in tuned.values():
                     value.grad = None
@@ -214,18 +224,18 @@ class Kitchen:
                 optimizer.step()
         finally:
             policy.restore()
-        self.bill.image_steps += 2 * epochs * len(rows)
-        self.bill.trainings += epochs / training.epochs
+        self.cost.image_steps += 2 * epochs * len(rows)
+        self.cost.trainings += epochs / training.epochs
         first, second = ({name: value.detach() for name, value in end.items()} for end in ends)
         return first, second
 
 
 Mix = Callable[[Weights, Sequence[Weights], Sequence[float]], Weights]
-"""(untouched, anchors, their shares) -> weights; shares that add up to less than 1 leave the rest to the untouched."""
+"""(untouched, anchors, shares of the anchors) -> weights; the untouched weights have the rest of the shares."""
 
 
 def linear(untouched: Weights, anchors: Sequence[Weights], shares: Sequence[float]) -> Weights:
-    """untouched + sum of share x (anchor - untouched): rewarded soups (Rame et al. 2023, arXiv 2306.04488)."""
+    """Return untouched + sum of share x (anchor - untouched): rewarded soups (Rame et al. 2023, arXiv 2306.04488)."""
     return {
         name: start + sum(share * (anchor[name] - start) for share, anchor in zip(shares, anchors, strict=True))
         for name, start in untouched.items()
@@ -233,9 +243,9 @@ def linear(untouched: Weights, anchors: Sequence[Weights], shares: Sequence[floa
 
 
 def metric(untouched: Weights, anchors: Sequence[Weights], shares: Sequence[float]) -> Weights:
-    """Of transforms W (r, d) of any ranks: M = share of each W^T W, the rest I; W = M^(1/2) (d, d).
+    """Return W = M^(1/2) (d, d) of M = sum of share x W^T W over transforms W (r, d) of any ranks + the rest x I.
 
-    Cosines after W see W^T W only.
+    Cosines after a transform W depend on W^T W only.
     """
     ((name, start),) = untouched.items()
     total = (1 - sum(shares)) * torch.eye(start.shape[1], dtype=torch.float64)
@@ -246,7 +256,10 @@ def metric(untouched: Weights, anchors: Sequence[Weights], shares: Sequence[floa
 
 
 def logarithmic(untouched: Weights, anchors: Sequence[Weights], shares: Sequence[float]) -> Weights:
-    """Of transforms W (d, d): exp(sum of share x log(W^T W) / 2); with one anchor W^t at t = its share, rotated."""
+    """Return exp(sum of share x log(W^T W) / 2) of transforms W (d, d).
+
+    With one anchor: W^t at t = its share, up to a rotation.
+    """
     ((name, start),) = untouched.items()
     total = torch.zeros(start.shape[1], start.shape[1], dtype=torch.float64)
     for share, anchor in zip(shares, anchors, strict=True):
@@ -256,7 +269,7 @@ def logarithmic(untouched: Weights, anchors: Sequence[Weights], shares: Sequence
 
 
 def _function(symmetric: Tensor, of_eigenvalues: Callable[[Tensor], Tensor]) -> Tensor:
-    """(d, d) -> (d, d)."""
+    """Return a function of a symmetric matrix (d, d), taken of its eigenvalues (d,)."""
     values, vectors = torch.linalg.eigh(symmetric)
     return (vectors * of_eigenvalues(values)) @ vectors.T
 
@@ -264,7 +277,7 @@ def _function(symmetric: Tensor, of_eigenvalues: Callable[[Tensor], Tensor]) -> 
 def lines(
     mix: Mix, untouched: Weights, anchors: Sequence[Weights], places: Sequence[float], strengths: Sequence[float]
 ) -> Iterator[tuple[str, Weights]]:
-    """Between any two anchors at each place in (0, 1), and at every anchor; each at all strengths."""
+    """Yield (name, weights) of each anchor and of each pair of anchors at ``places`` in (0, 1), at all strengths."""
     for index, anchor in enumerate(anchors):
         for strength in strengths:
             yield f"{index} at {strength:g}", mix(untouched, [anchor], [strength])
@@ -272,11 +285,3 @@ def lines(
         for place, strength in itertools.product(places, strengths):
             shares = [strength * (1 - place), strength * place]
             yield f"{i} to {j} by {place:g} at {strength:g}", mix(untouched, [first, second], shares)
-
-
-def _words(bench: TrialContext) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    return bench.pairs.class_names, bench.pairs.templates
-
-
-def _images(sets: Sequence[EvaluationSet]) -> int:
-    return sum(len(one.attacked.labels) + (0 if one.clean is None else len(one.clean.labels)) for one in sets)

@@ -1,11 +1,11 @@
-"""What the soup benchmark compares: points, and what each way of making them cost."""
+"""Points of strategies and sweeps, with their cost: what the soup benchmark compares."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 
-from benchmarks.soup.mixing import Usage, Value
+from benchmarks.soup.mixing import Cost, Value
 
 
 @dataclass(frozen=True)
@@ -15,26 +15,27 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Served:
-    """What one recipe came to with one seed."""
+class StrategyResult:
+    """Front and cost of one strategy with one seed."""
 
     seed: int
-    bill: Usage
+    cost: Cost
     validation: float
     """Hypervolume."""
     test: float
     front: list[Point]
 
     @classmethod
-    def loaded(cls, text: str) -> Served:
-        found = json.loads(text)
-        front = [Point(tuple(one["validation"]), tuple(one["test"])) for one in found.pop("front")]
-        return cls(bill=Usage(**found.pop("bill")), front=front, **found)
+    def from_json(cls, text: str) -> StrategyResult:
+        record = json.loads(text)
+        front = [Point(tuple(point["validation"]), tuple(point["test"])) for point in record.pop("front")]
+        cost = Cost(**record.pop("cost" if "cost" in record else "bill"))  # "bill" in caches of earlier versions
+        return cls(cost=cost, front=front, **record)
 
 
 @dataclass(frozen=True)
-class Swept:
-    """A full sweep with one seed: after each trial the cost so far and the hypervolume."""
+class SweepCourse:
+    """A sweep with one seed: cost so far and hypervolume after each trial."""
 
     costs: list[int]
     validation: list[float]
@@ -42,23 +43,24 @@ class Swept:
     front: list[Point]
 
     def at_cost(self, cost: float) -> float:
-        """Hypervolume on test of as many whole trials as this pays for."""
-        count = sum(one <= cost for one in self.costs)
+        """Return the hypervolume on test after as many whole trials as ``cost`` (in images) pays for."""
+        count = sum(spent <= cost for spent in self.costs)
         return self.test[count - 1] if count else 0.0
 
 
 @dataclass(frozen=True)
-class Compared:
-    """All that was measured in one scope."""
+class Comparison:
+    """All results of one scope."""
 
-    served: dict[str, list[Served]]
-    """By recipe, one per seed."""
-    full: list[Swept]
-    cross_entropy: list[Swept]
-    """TPE that is told which objective is best here."""
-    after_middle: list[Swept]
+    strategies: dict[str, list[StrategyResult]]
+    """Name of a strategy -> its results, one per seed."""
+    full: list[SweepCourse]
+    cross_entropy: list[SweepCourse]
+    """TPE over cross-entropy only, the best objective here."""
+    after_middle: list[SweepCourse]
     """TPE whose first trial is cross-entropy in the middle of its ranges."""
     untouched: Point
     everything: float
-    """Hypervolume on test where every point of the grid was trained."""
+    """Hypervolume on test of the front of the whole grid."""
     grid: int
+    """Trials of the whole grid."""

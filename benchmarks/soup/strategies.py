@@ -1,5 +1,6 @@
-"""Recipes: which anchors are trained, and what is mixed from them. None knows more than the ranges of the spec, but
-for what its name says.
+"""Strategies: which anchors are trained, and which mixes of them are evaluated.
+
+A strategy knows the ranges of the spec and what its name says, nothing else.
 """
 
 from __future__ import annotations
@@ -7,116 +8,119 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from benchmarks.search.response_table import BETAS, LAMBDAS, LEARNING_RATES
 from benchmarks.search.table import Part
-from benchmarks.soup.mixing import Kitchen, Mixed, Value, linear, lines, logarithmic
+from benchmarks.soup.mixing import Mix, MixedPoint, Mixer, Value, linear, lines, logarithmic
 from sweeper.front.pareto import hypervolume
 from trainables.settings.parameters import Parameters
 
 PLACES, STRENGTHS = (1 / 3, 2 / 3), (0.5, 0.75, 1.0)
-"""Of mixes; between more than two anchors only the middle."""
+"""Of mixes. More than two anchors are mixed in the middle only."""
 PROBED, KEPT, RUNG = 12, 3, 1 / 3
+"""Random trials of ``probed``, anchors chosen from them, and the share of the steps they are probed to."""
 LADDER = 6
+"""Learning rates that ``ladder`` tries."""
+LAMBDA_MIDDLE = math.sqrt(LAMBDAS[0] * LAMBDAS[1])
 
 
 @dataclass(frozen=True)
 class Scope:
-    """What is tuned, and the settings that a recipe may know without a search: ranges and their middles."""
+    """What is tuned, and the settings that are known without a search: ranges and their middles."""
 
     tune: Part
 
     def learning_rate(self, place: float) -> float:
-        """At a place in [0, 1] of its range, in the logarithm."""
+        """Return the learning rate at a place in [0, 1] of its logarithmic range."""
         low, high = LEARNING_RATES[self.tune]
         return float(low * (high / low) ** place)
 
     def parameters(
         self, objective: str, lambda_reg: float, place: float = 0.5, beta: float | None = None
     ) -> Parameters:
-        """``place``: of the learning rate. ``beta``: the middle of its range when left out."""
+        """``place``: of the learning rate in its range. ``beta``: None for the middle of its range."""
         if beta is None and objective in BETAS:
             beta = math.sqrt(BETAS[objective][0] * BETAS[objective][1])
-        found = {"objective": objective, "tune": self.tune, "lambda_reg": lambda_reg, "beta": beta}
-        return Parameters.model_validate(found | {"learning_rate": self.learning_rate(place)})
+        settings = {"objective": objective, "tune": self.tune, "lambda_reg": lambda_reg, "beta": beta}
+        return Parameters.model_validate(settings | {"learning_rate": self.learning_rate(place)})
 
 
-Cook = Callable[[Kitchen, Scope], list[Mixed]]
+Strategy = Callable[[Mixer, Scope], list[MixedPoint]]
 
 
-def served(
-    kitchen: Kitchen, anchors: Sequence[Parameters], mix: Any = linear, *, between: bool = True, longer: int = 1
-) -> list[Mixed]:
-    """Trains the anchors and looks at the lines between them and to the untouched weights."""
-    weights = [kitchen.anchor(parameters, longer=longer).weights for parameters in anchors]
-    untouched = kitchen.untouched(anchors[0])
+def train_and_mix(
+    mixer: Mixer, anchors: Sequence[Parameters], mix: Mix = linear, *, between: bool = True, longer: int = 1
+) -> list[MixedPoint]:
+    """Train the anchors and evaluate the lines to the untouched weights and, if ``between``, between the anchors."""
+    weights = [mixer.train_anchor(parameters, longer=longer).weights for parameters in anchors]
+    untouched = mixer.untouched(anchors[0])
     places = () if not between else PLACES if len(anchors) == 2 else (0.5,)
-    return kitchen.taste(anchors[0], lines(mix, untouched, weights, places, STRENGTHS))
+    return mixer.evaluate(anchors[0], lines(mix, untouched, weights, places, STRENGTHS))
 
 
-def single(longer: int) -> Cook:
-    """Cross-entropy in the middle of its ranges."""
+def single(longer: int) -> Strategy:
+    """Cross-entropy in the middle of its ranges, with ``longer`` times the epochs."""
 
-    def cook(kitchen: Kitchen, scope: Scope) -> list[Mixed]:
-        return served(kitchen, [scope.parameters("cross_entropy", math.sqrt(LAMBDAS[0] * LAMBDAS[1]))], longer=longer)
+    def strategy(mixer: Mixer, scope: Scope) -> list[MixedPoint]:
+        return train_and_mix(mixer, [scope.parameters("cross_entropy", LAMBDA_MIDDLE)], longer=longer)
 
-    return cook
+    return strategy
 
 
-def ends(objective: str, mix: Any = linear, *, between: bool = True) -> Cook:
-    """Least and most regularised, else in the middle of their ranges."""
+def ends(objective: str, mix: Mix = linear, *, between: bool = True) -> Strategy:
+    """The least and the most regularised trial, all other parameters in the middle of their ranges."""
 
-    def cook(kitchen: Kitchen, scope: Scope) -> list[Mixed]:
+    def strategy(mixer: Mixer, scope: Scope) -> list[MixedPoint]:
         anchors = [scope.parameters(objective, lambda_reg) for lambda_reg in LAMBDAS]
-        return served(kitchen, anchors, mix, between=between)
+        return train_and_mix(mixer, anchors, mix, between=between)
 
-    return cook
-
-
-def soup(kitchen: Kitchen, scope: Scope) -> list[Mixed]:
-    """What the sampler ``soup`` trains: the middle and both ends of lambda, each with its own strengths."""
-    places = (math.sqrt(LAMBDAS[0] * LAMBDAS[1]), *LAMBDAS)
-    anchors = [scope.parameters("cross_entropy", lambda_reg) for lambda_reg in places]
-    return served(kitchen, anchors, between=False)
+    return strategy
 
 
-def corners(kitchen: Kitchen, scope: Scope) -> list[Mixed]:
+def soup(mixer: Mixer, scope: Scope) -> list[MixedPoint]:
+    """The trials of the sampler ``soup``: the middle and both ends of lambda, at several strengths, not mixed."""
+    anchors = [scope.parameters("cross_entropy", lambda_reg) for lambda_reg in (LAMBDA_MIDDLE, *LAMBDAS)]
+    return train_and_mix(mixer, anchors, between=False)
+
+
+def corners(mixer: Mixer, scope: Scope) -> list[MixedPoint]:
     """Both ends of lambda at a low and a high learning rate."""
     anchors = [scope.parameters("cross_entropy", value, place) for value in LAMBDAS for place in (0.4, 0.8)]
-    return served(kitchen, anchors)
+    return train_and_mix(mixer, anchors)
 
 
-def drawn_rate(kitchen: Kitchen, scope: Scope) -> list[Mixed]:
-    """The two ends of lambda where nobody knows a good learning rate: one drawn from its range."""
-    place = float(torch.rand((), generator=torch.Generator().manual_seed(kitchen.seed)))
-    return served(kitchen, [scope.parameters("cross_entropy", value, place) for value in LAMBDAS])
+def drawn_rate(mixer: Mixer, scope: Scope) -> list[MixedPoint]:
+    """Both ends of lambda at a learning rate drawn from its range: what a user without a good one would do."""
+    place = float(torch.rand((), generator=torch.Generator().manual_seed(mixer.seed)))
+    return train_and_mix(mixer, [scope.parameters("cross_entropy", value, place) for value in LAMBDAS])
 
 
-def ladder(kitchen: Kitchen, scope: Scope) -> list[Mixed]:
-    """A ladder of learning rates over their range, each to a rung; the best one trains both ends of lambda.
+def ladder(mixer: Mixer, scope: Scope) -> list[MixedPoint]:
+    """Equally spaced learning rates, each trained to a rung; both ends of lambda are trained at the best of them.
 
-    Needs nothing but the ranges of the spec, and draws nothing.
+    Deterministic: nothing is drawn.
     """
-    middle = math.sqrt(LAMBDAS[0] * LAMBDAS[1])
-    found = []
+    candidates = []
     for step in range(LADDER):
         place = step / (LADDER - 1)
-        found.append((kitchen.anchor(scope.parameters("cross_entropy", middle, place), until=RUNG).validation, place))
-    _, best = max(found, key=lambda one: sum(one[0]))
-    return served(kitchen, [scope.parameters("cross_entropy", value, best) for value in LAMBDAS])
+        parameters = scope.parameters("cross_entropy", LAMBDA_MIDDLE, place)
+        candidates.append((mixer.train_anchor(parameters, until=RUNG).validation, place))
+    _, best = max(candidates, key=lambda candidate: sum(candidate[0]))
+    return train_and_mix(mixer, [scope.parameters("cross_entropy", value, best) for value in LAMBDAS])
 
 
-def objectives(kitchen: Kitchen, scope: Scope) -> list[Mixed]:
-    """Cross-entropy and DPO, each least and most regularised."""
-    return served(kitchen, [scope.parameters(name, value) for name in ("cross_entropy", "dpo") for value in LAMBDAS])
+def objectives(mixer: Mixer, scope: Scope) -> list[MixedPoint]:
+    """The least and the most regularised trial of cross-entropy and of DPO."""
+    return train_and_mix(
+        mixer, [scope.parameters(name, value) for name in ("cross_entropy", "dpo") for value in LAMBDAS]
+    )
 
 
-def probed(kitchen: Kitchen, scope: Scope) -> list[Mixed]:
-    """Random trials up to a rung; those that together span the largest area there go on as anchors."""
-    generator = torch.Generator().manual_seed(kitchen.seed)
+def probed(mixer: Mixer, scope: Scope) -> list[MixedPoint]:
+    """Random trials up to a rung; those with the largest joint hypervolume there are trained on as anchors."""
+    generator = torch.Generator().manual_seed(mixer.seed)
     names = ("dpo", "ipo", "kto", "cross_entropy")
     drawn: list[tuple[Parameters, Value]] = []
     for _ in range(PROBED):
@@ -126,36 +130,40 @@ def probed(kitchen: Kitchen, scope: Scope) -> list[Mixed]:
         beta = low * (high / low) ** at_beta if objective in BETAS else None
         lambda_reg = LAMBDAS[0] * (LAMBDAS[1] / LAMBDAS[0]) ** at_lambda
         parameters = scope.parameters(objective, lambda_reg, place, beta)
-        drawn.append((parameters, kitchen.anchor(parameters, until=RUNG).validation))
+        drawn.append((parameters, mixer.train_anchor(parameters, until=RUNG).validation))
     chosen: list[tuple[Parameters, Value]] = []
     for _ in range(KEPT):
-        chosen.append(max((one for one in drawn if one not in chosen), key=lambda one: _area(chosen, one, drawn)))
-    return served(kitchen, [parameters for parameters, _ in chosen])
+        left = [trial for trial in drawn if trial not in chosen]
+        chosen.append(max(left, key=lambda trial: _area(chosen, trial, drawn)))
+    return train_and_mix(mixer, [parameters for parameters, _ in chosen])
 
 
 def _area(
     chosen: Sequence[tuple[Parameters, Value]],
-    one: tuple[Parameters, Value],
+    candidate: tuple[Parameters, Value],
     drawn: Sequence[tuple[Parameters, Value]],
 ) -> tuple[float, float]:
-    """Hypervolume of the chosen ones with one more, over the worst of both goals drawn; then its robust accuracy."""
+    """Return (hypervolume of the chosen trials and the candidate, robust accuracy of the candidate).
+
+    Reference point: just below the worst drawn value of each goal.
+    """
     worst = min(value[0] for _, value in drawn) - 1e-3, min(value[1] for _, value in drawn) - 1e-3
-    return hypervolume([value for _, value in [*chosen, one]], worst), one[1][1]
+    return hypervolume([value for _, value in [*chosen, candidate]], worst), candidate[1][1]
 
 
-def conditioned(epochs: int) -> Cook:
-    """One training over all weights of the regulariser."""
+def conditioned(epochs: int) -> Strategy:
+    """One training over all weights of the regulariser (``Mixer.train_line``)."""
 
-    def cook(kitchen: Kitchen, scope: Scope) -> list[Mixed]:
+    def strategy(mixer: Mixer, scope: Scope) -> list[MixedPoint]:
         parameters = scope.parameters("cross_entropy", 1.0)
-        generator = torch.Generator().manual_seed(kitchen.seed)
-        both = kitchen.line(parameters, LAMBDAS, epochs=epochs, generator=generator)
-        return kitchen.taste(parameters, lines(linear, kitchen.untouched(parameters), both, PLACES, STRENGTHS))
+        generator = torch.Generator().manual_seed(mixer.seed)
+        both = mixer.train_line(parameters, LAMBDAS, epochs=epochs, generator=generator)
+        return mixer.evaluate(parameters, lines(linear, mixer.untouched(parameters), both, PLACES, STRENGTHS))
 
-    return cook
+    return strategy
 
 
-RECIPES: dict[str, Cook] = {
+STRATEGIES: dict[str, Strategy] = {
     "one training (CE, lambda in the middle), towards untouched": single(1),
     "the same, twice as long": single(2),
     "CE, middle and 2 ends of lambda, not mixed (sampler: soup)": soup,
@@ -170,4 +178,4 @@ RECIPES: dict[str, Cook] = {
     "conditioned on lambda, one training": conditioned(3),
     "conditioned on lambda, twice as long": conditioned(6),
 }
-TRANSFORM_RECIPES: dict[str, Cook] = {"CE, 2 ends of lambda, log W^T W": ends("cross_entropy", logarithmic)}
+TRANSFORM_STRATEGIES: dict[str, Strategy] = {"CE, 2 ends of lambda, log W^T W": ends("cross_entropy", logarithmic)}

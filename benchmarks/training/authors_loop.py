@@ -1,12 +1,12 @@
 """The training step of the paper's released code, transcribed from its description for plain PyTorch and open_clip.
 
 Source: Afzali et al., ICLR 2025, arXiv 2411.08923, and the loop of its repository. At every step the image processor
-turns the batch of 168 px images into 224 px ones on the CPU, image by image, once for the policy and once more for the
-reference; both towers of both models run forward over the images and over all class prompts; all weights are trained
-by Adamax in float32 (no TF32); the loss is read back at once; and the Beta(0.7, 0.7) average walks over all weights.
+resizes the batch of 168 px images to 224 px on the CPU, image by image, for the policy and again for the reference.
+Both towers of both models run forward over the images and over all class prompts. All weights are trained by Adamax in
+float32 (no TF32), the loss is copied to the host, and the Beta(0.7, 0.7) average is updated for all weights.
 
-Left out in the authors' favour: decoding of files, and softmaxes over pairs of texts that no loss of theirs reads. A
-ResNet, which they never trained, keeps its batch-norm statistics frozen as ours does.
+Left out in the authors' favour: decoding of files, and softmaxes over pairs of texts that none of their losses reads. A
+ResNet, which the authors never trained, has frozen batch-norm statistics, as in ``trainables``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 SIDE = 168
-"""Pixels: what their data set resizes and crops to before the processor enlarges it again."""
+"""Pixels: the authors' data set resizes and crops to this size, and the processor enlarges the image again."""
 LEARNING_RATE = 2e-5
 
 
@@ -50,10 +50,10 @@ class AuthorsLoop:
         """
         Args:
             model: an open_clip CLIP; it is trained in place.
-            tokens: (C, L) of the class prompts, padded to the longest of them as their tokenizer does.
+            tokens: (C, L) of the class prompts, padded to the longest prompt as the authors' tokenizer does.
             clean, attacked: (N, 3, 168, 168) uint8 on the CPU.
             labels, written: (N,) class indices.
-            steps: of the whole training, for the cosine and the average.
+            steps: of the whole training; the learning rate and the average depend on it.
         """
         self._policy = model.to(device).requires_grad_(True)
         self._reference = copy.deepcopy(self._policy).requires_grad_(False)
@@ -70,10 +70,10 @@ class AuthorsLoop:
         self._step = 0
         self._density_sum = self._density()
         self.processor_s = 0.0
-        """Spent by the image processor so far."""
+        """Time of the image processor so far."""
 
     def step(self, rows: Tensor) -> float:
-        """One update on the pairs ``rows`` (B,); the loss."""
+        """Update the policy on the pairs ``rows`` (B,); return the loss."""
         self._optimizer.zero_grad()
         count = len(rows)
         images = torch.cat([self._clean[rows], self._attacked[rows]])
@@ -96,14 +96,14 @@ class AuthorsLoop:
         return loss.item()
 
     def _log_probabilities(self, model: Any, images: Tensor) -> Tensor:
-        """(2 B, 3, 168, 168) uint8 -> (2 B, C) of both halves."""
+        """Return log-probabilities (2 B, C) of images (2 B, 3, 168, 168) uint8 over the class prompts."""
         pixels = self._processed(images).to(self._device)
         image = F.normalize(model.visual(pixels), dim=-1)
         text = F.normalize(text_features(model, self._tokens), dim=-1)
         return (model.logit_scale.exp() * image @ text.T).log_softmax(-1)
 
     def _processed(self, images: Tensor) -> Tensor:
-        """What a CLIPProcessor does: every image through PIL to the model's size, scaled and normalised in NumPy."""
+        """Process images as a CLIPProcessor does: each is resized with PIL, then scaled and normalised in NumPy."""
         started_s = self._clock()
         arrays = []
         for image in images.permute(0, 2, 3, 1).numpy():
@@ -128,10 +128,10 @@ class AuthorsLoop:
 
 
 def text_features(model: Any, tokens: Tensor) -> Tensor:
-    """open_clip's ``encode_text`` for prompts shorter than the context: (C, L) -> (C, d).
+    """Return the text features (C, d) of tokens (C, L), as open_clip's ``encode_text`` but with any length L.
 
-    open_clip pads to 77 tokens, the processor of their code to the longest prompt only: the same features for a sixth
-    of the work.
+    open_clip pads prompts to 77 tokens. The authors' processor pads to the longest prompt, which gives the same
+    features for a sixth of the work.
     """
     length = tokens.shape[1]
     x = model.token_embedding(tokens) + model.positional_embedding[:length]

@@ -1,8 +1,11 @@
-"""What further workers bring to a trial: ``python benchmarks/ddp.py --output FILE``.
+"""Speed of one trial on several workers.
+
+    python -m benchmarks.training.ddp --output FILE
+    python -m benchmarks.training.ddp --device cuda --workers 1 2 4 8 --batch 1024
 
 One trial of the image tower with the same global batch on 1, 2, ... workers, each a process with one thread or one GPU,
-through ``trainables.train.run_trial`` as in a sweep (DDP; gloo on CPUs, NCCL on GPUs). Peer: the same trial on one
-worker in the same run. On GPUs: ``python benchmarks/ddp.py --device cuda --workers 1 2 4 8 --batch 1024``.
+through ``run_trial`` as in a sweep (DDP; gloo on CPUs, NCCL on GPUs). Peer: the same trial on one worker in the same
+run.
 """
 
 from __future__ import annotations
@@ -24,17 +27,17 @@ import torch.multiprocessing as processes
 
 from benchmarks.common.machine import environment, publish
 from benchmarks.training.throughput import PARAMETERS, VALIDATION, Enough, Stopwatch, task_of, write_images, write_model
+from trainables.context.trial_context import TrialContext
 from trainables.distributed import WorkerGroup
 from trainables.settings.parameters import Parameters
-from trainables.training.checkpoint import TrialFolder
 from trainables.training.trial import Hooks, run_trial
-from trainables.trial_context import TrialContext
+from trainables.training.trial_folder import TrialFolder
 
-PATIENCE = timedelta(seconds=600)
+TIMEOUT = timedelta(seconds=600)
 
 
 def work(rank: int, workers: int, port: int, folder: Path, options: argparse.Namespace, turn: int) -> None:
-    """One worker of a trial; the first writes seconds per step."""
+    """Run one worker of a trial; the first worker writes the seconds per step to a file."""
     cuda = options.device == "cuda"
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # as the workers of a sweep do
@@ -44,14 +47,14 @@ def work(rank: int, workers: int, port: int, folder: Path, options: argparse.Nam
     if workers > 1:
         address = f"tcp://127.0.0.1:{port}"
         dist.init_process_group(
-            "nccl" if cuda else "gloo", init_method=address, rank=rank, world_size=workers, timeout=PATIENCE
+            "nccl" if cuda else "gloo", init_method=address, rank=rank, world_size=workers, timeout=TIMEOUT
         )
     task = task_of(folder, options.batch, options.precision)
-    bench = TrialContext(task, data_seed=0, cache=folder / "cache", device=device)
+    context = TrialContext(task, data_seed=0, cache=folder / "cache", device=device)
     watch = Stopwatch(device, options.warmup, options.steps, time.perf_counter)
     with contextlib.suppress(Enough):
         run_trial(
-            bench,
+            context,
             Parameters.model_validate({**PARAMETERS, "tune": "visual"}),
             seed=0,
             folder=TrialFolder(folder / f"trial-{workers}-{turn}"),
@@ -65,19 +68,20 @@ def work(rank: int, workers: int, port: int, folder: Path, options: argparse.Nam
 
 
 def step_s(workers: int, folder: Path, options: argparse.Namespace, turn: int) -> float:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    """Return the seconds per step of a trial on some workers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     processes.spawn(work, args=(workers, port, folder, options, turn), nprocs=workers)
     return float((folder / f"step_s-{workers}-{turn}").read_text())
 
 
 def table(times_s: dict[int, list[float]], batch: int) -> list[str]:
-    """Ratios are medians over rounds of the ratio within a round."""
+    """Return the Markdown table; a ratio is the median over rounds of the ratio within a round."""
     lines = ["| workers | s per step | images/s | times one worker | of as many times |", "| ---: " * 5 + "|"]
-    for workers, found in times_s.items():
-        seconds = statistics.median(found)
-        times = statistics.median(one / several for one, several in zip(times_s[1], found, strict=True))
+    for workers, rounds_s in times_s.items():
+        seconds = statistics.median(rounds_s)
+        times = statistics.median(single / several for single, several in zip(times_s[1], rounds_s, strict=True))
         lines.append(
             f"| {workers} | {seconds:.3f} | {2 * batch / seconds:.1f} | {times:.2f} | {100 * times / workers:.0f} % |"
         )

@@ -1,4 +1,6 @@
-"""What each kind of model costs, on random weights: ``python benchmarks/models.py [NAME...] --output FILE``.
+"""Cost of each kind of model, with random weights.
+
+    python -m benchmarks.training.model_cost [NAME...] --output FILE
 
 Per model: parameters, embedding width, seconds per image, seconds per training step, bytes kept for the backward pass
 with and without gradient checkpointing, and by how much the logits of an exported folder with W folded in differ.
@@ -22,7 +24,7 @@ from torch import Tensor
 from benchmarks.common.machine import cpu, publish
 from trainables.models.clip import Clip
 from trainables.models.export import export_model, largest_logit_difference
-from trainables.models.policy import Policy
+from trainables.models.policy import Policy, make_policy
 from trainables.models.towers import can_split, is_resnet, split_blocks, trunk
 from trainables.settings.parameters import Parameters
 
@@ -35,19 +37,19 @@ HEAD = (
 
 
 def untrained(name: str) -> Clip:
-    """A model of open_clip with random weights; its tokenizer, which may be on the hub, is not needed here."""
+    """Return a model of open_clip with random weights and without a tokenizer, which may need a download."""
     torch.manual_seed(0)
     model, config = open_clip.create_model(name).eval(), open_clip.get_model_config(name)
     if is_resnet(model.visual):
         model.visual.to(memory_format=torch.channels_last)
-    looks = dict(model.visual.preprocess_cfg)
-    size = looks["size"] if isinstance(looks["size"], int) else looks["size"][0]
+    preprocessing = dict(model.visual.preprocess_cfg)
+    size = preprocessing["size"] if isinstance(preprocessing["size"], int) else preprocessing["size"][0]
 
     def unused(*_: Any) -> Any:
         raise AssertionError("token ids are drawn")
 
-    files = {"model_cfg": config, "preprocess_cfg": looks}
-    mean, std = tuple(looks["mean"]), tuple(looks["std"])
+    files = {"model_cfg": config, "preprocess_cfg": preprocessing}
+    mean, std = tuple(preprocessing["mean"]), tuple(preprocessing["std"])
     return Clip(model, unused, unused, size, mean, std, config["embed_dim"], files, None, "")
 
 
@@ -56,8 +58,10 @@ def parameters(**changes: Any) -> Parameters:
 
 
 def seconds(run: Callable[[], object], device: torch.device) -> float:
-    """Median over a few calls after a first one: on a CPU the processor time of this process, which is the time on the
-    clock of an idle machine where there is one thread."""
+    """Return the median over ``REPEATS`` calls after an untimed call.
+
+    On a CPU: processor time of this process, which for one thread is the wall-clock time of an idle machine.
+    """
     clock = time.process_time if device.type == "cpu" else time.perf_counter
     run()
     times_s = []
@@ -76,7 +80,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def step(policy: Policy, images: Tensor, prompts: Tensor) -> Callable[[], None]:
-    """Forward, backward and update, over one batch."""
+    """Return a function that does forward pass, backward pass and update on one batch."""
     optimizer = torch.optim.Adamax(policy.tuned().values(), lr=1e-5, foreach=True)
     labels = torch.arange(len(images), device=prompts.device) % CLASSES
 
@@ -89,7 +93,7 @@ def step(policy: Policy, images: Tensor, prompts: Tensor) -> Callable[[], None]:
 
 
 def kept_bytes(policy: Policy, images: Tensor, prompts: Tensor) -> int:
-    """Of tensors that autograd keeps between forward and backward pass, weights not counted."""
+    """Return the size of the tensors that autograd keeps between forward and backward pass, without weights."""
     weights = {value.untyped_storage().data_ptr() for value in policy.parameters()}
     kept: dict[int, int] = {}
 
@@ -105,8 +109,11 @@ def kept_bytes(policy: Policy, images: Tensor, prompts: Tensor) -> int:
 
 
 def folding_error(clip: Clip, images: Tensor, text: Tensor) -> float:
-    """Largest difference between logits (about 14 x a cosine in an untrained model) of policy and exported folder."""
-    policy = Policy(clip, parameters(tune="transform", rank=RANK), embeddings=torch.eye(clip.embed_dim))
+    """Return the largest difference between the logits of a policy and of its exported folder.
+
+    Logits of an untrained model are about 14 x a cosine.
+    """
+    policy = make_policy(clip, parameters(tune="transform", rank=RANK), embeddings=torch.eye(clip.embed_dim))
     w = torch.randn(RANK, clip.embed_dim, generator=torch.Generator().manual_seed(1)) / clip.embed_dim**0.5
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "exported"
@@ -123,7 +130,7 @@ def row(name: str, device: torch.device) -> str:
         prompts = clip.model.encode_text(text, normalize=True).float()
 
     def made(choice: Parameters, **options: Any) -> Policy:
-        return Policy(clip, choice, **options)
+        return make_policy(clip, choice, **options)
 
     def forward(bf16: bool) -> float:
         policy = made(parameters(tune="visual"), bf16=bf16)

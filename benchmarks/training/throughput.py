@@ -1,8 +1,11 @@
-"""Images per second of one trial against the authors' loop: ``python benchmarks/steps.py --output FILE``.
+"""Images per second of a trial, compared with the authors' training loop.
+
+    python -m benchmarks.training.throughput --output FILE
+    python -m benchmarks.training.throughput ViT-B-32 --device cuda --batch 256
 
 Same model (random weights), class prompts, batch and machine; the loops take turns, so that load on the machine hits
-all of them. Ours is ``run_trial`` itself on a folder of noise images, timed between its own calls of the hooks; theirs
-is ``authors_loop.py``. On a GPU: ``python benchmarks/steps.py ViT-B-32 --device cuda --batch 256``.
+all of them. The trial is ``run_trial`` itself on a folder of noise images, timed between its calls of a hook. The
+authors' loop is ``benchmarks.training.authors_loop``.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,20 +29,21 @@ import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.common.machine import cpu, cpu_flags
+from benchmarks.common.machine import cpu, cpu_flags, save
 from benchmarks.training.authors_loop import LEARNING_RATE, SIDE, AuthorsLoop
+from trainables.context.trial_context import TrialContext
 from trainables.models.towers import split_blocks
+from trainables.numerics import thread_count
 from trainables.settings.parameters import Parameters
 from trainables.settings.task import TaskSettings
-from trainables.training.checkpoint import TrialFolder
 from trainables.training.trial import Hooks, run_trial
-from trainables.trial_context import TrialContext
+from trainables.training.trial_folder import TrialFolder
 
 CLASSES = open_clip.IMAGENET_CLASSNAMES[:100]
 TEMPLATE = "a photo of a {}."
 PARAMETERS = {"objective": "dpo", "beta": 1.0, "lambda_reg": 1.0, "learning_rate": LEARNING_RATE}
 VALIDATION = 20
-"""Images, never looked at here: a trial is left before its first evaluation."""
+"""Images. They are never evaluated: trials end before their first evaluation."""
 PEAK_TFLOPS = {
     "H200": (989.0, 67.0),
     "H100": (989.0, 67.0),
@@ -50,7 +54,7 @@ PEAK_TFLOPS = {
     "RTX 4090": (165.2, 82.6),
     "RTX 3090": (71.0, 35.6),
 }
-"""Dense (bf16, fp32) peaks from the makers' data sheets (SXM where there are several), by a part of its name."""
+"""Part of a GPU's name -> dense (bf16, fp32) peaks from the maker's data sheet, of the SXM variant if it has one."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Row:
     name: str
     bf16: bool
     scope: dict[str, Any] | None
-    """What of ``Parameters`` says what is trained; None for the authors' loop."""
+    """Fields of ``Parameters`` that select what is trained; None: the authors' loop."""
     compiled: bool = False
     cuda_only: bool = False
 
@@ -81,11 +85,11 @@ COMPILED = (
 
 
 class Enough(Exception):
-    """All steps that were to be timed are done."""
+    """Ends a trial after its timed steps."""
 
 
 class Stopwatch:
-    """Called before each step: starts after the warm-up, leaves the loop at its end."""
+    """Called before each step: starts after the warm-up, raises ``Enough`` after the timed steps."""
 
     def __init__(self, device: torch.device, warmup: int, timed: int, tick: Callable[[], float]) -> None:
         self._device, self._warmup, self._timed, self._clock = device, warmup, timed, tick
@@ -110,29 +114,29 @@ class Stopwatch:
         return self._clock()
 
 
-class Bench:
-    """One model: its folder, its images, and both loops over them."""
+class LoopTimer:
+    """Times trials and the authors' loop with one model on the same images."""
 
     def __init__(self, name: str, folder: Path, options: argparse.Namespace) -> None:
         self.name, self._folder, self._options = name, folder, options
         self.device = torch.device(options.device)
         write_model(name, folder / "model")
-        # One more step than is timed, so that the epoch does not end in between.
+        # One more step than is timed, so that no epoch ends before the last timed step.
         self._pairs = options.batch * (options.warmup + options.steps + 1)
         write_images(folder / "train", self._pairs)
         write_images(folder / "validation", VALIDATION)
-        self._workbenches: dict[tuple[bool, bool], TrialContext] = {}
-        self._theirs = self._authors()
+        self._contexts: dict[tuple[bool, bool], TrialContext] = {}
+        self._authors_loop = self._make_authors_loop()
         self._trials = 0
 
     def step_s(self, row: Row) -> tuple[float, float]:
-        """Seconds of the warm-up and of one step."""
+        """Return the seconds (of the whole warm-up, of a step)."""
         watch = Stopwatch(self.device, self._options.warmup, self._options.steps, clock(self.device))
         self._run(row, watch)
         return watch.warmup_s, watch.step_s
 
     def tera_flops(self, row: Row) -> float:
-        """Of one step, forward and backward, as counted by PyTorch; recomputed or thrown-away work included."""
+        """Return the TFLOP of a step, forward and backward, counted by PyTorch; includes recomputed and unused work."""
         with FlopCounterMode(display=False) as counter:
             totals: list[int] = []
 
@@ -146,11 +150,11 @@ class Bench:
         return (totals[1] - totals[0]) / 1e12
 
     def processor_share(self) -> float:
-        """Of the authors' step, spent by their image processor."""
+        """Return the share of the authors' step that their image processor takes."""
         now_s = clock(self.device)
-        before_s, started_s = self._theirs.processor_s, now_s()
-        self._theirs.step(torch.arange(self._options.batch))
-        return (self._theirs.processor_s - before_s) / (now_s() - started_s)
+        before_s, started_s = self._authors_loop.processor_s, now_s()
+        self._authors_loop.step(torch.arange(self._options.batch))
+        return (self._authors_loop.processor_s - before_s) / (now_s() - started_s)
 
     def _run(self, row: Row, before_step: Callable[[], bool]) -> None:
         try:
@@ -158,11 +162,11 @@ class Bench:
                 for i in range(self._pairs):
                     before_step()
                     first = i * self._options.batch
-                    self._theirs.step(torch.arange(first, first + self._options.batch) % self._pairs)
+                    self._authors_loop.step(torch.arange(first, first + self._options.batch) % self._pairs)
             else:
                 self._trials += 1
                 run_trial(
-                    self._workbench(row),
+                    self._context(row),
                     Parameters.model_validate({**PARAMETERS, **row.scope}),
                     seed=0,
                     folder=TrialFolder(self._folder / f"trial-{self._trials}"),
@@ -172,18 +176,18 @@ class Bench:
             pass
         gc.collect()
 
-    def _workbench(self, row: Row) -> TrialContext:
+    def _context(self, row: Row) -> TrialContext:
         key = (row.bf16, row.compiled)
-        if key not in self._workbenches:
+        if key not in self._contexts:
             task = task_of(self._folder, self._options.batch, "bf16" if row.bf16 else "fp32")
-            bench = TrialContext(task, data_seed=0, cache=self._folder / "cache", device=self.device)
+            context = TrialContext(task, data_seed=0, cache=self._folder / "cache", device=self.device)
             if row.compiled:
-                for part in split_blocks(bench.clip.model.visual) or ():
+                for part in split_blocks(context.clip.model.visual) or ():
                     part.compile()
-            self._workbenches[key] = bench
-        return self._workbenches[key]
+            self._contexts[key] = context
+        return self._contexts[key]
 
-    def _authors(self) -> AuthorsLoop:
+    def _make_authors_loop(self) -> AuthorsLoop:
         model = open_clip.create_model(f"local-dir:{self._folder / 'model'}").float().eval()
         tokens = open_clip.get_tokenizer(self.name)([TEMPLATE.format(name) for name in CLASSES])
         noise = torch.Generator().manual_seed(0)
@@ -206,7 +210,7 @@ class Bench:
 
 
 def task_of(folder: Path, batch: int, precision: str) -> TaskSettings:
-    """On the model and images in a folder (``write_model``, ``write_images``)."""
+    """Return a task on the model and images in a folder (``write_model``, ``write_images``)."""
     return TaskSettings.model_validate(
         {
             "model": {"architecture": f"local-dir:{folder / 'model'}"},
@@ -227,7 +231,7 @@ def task_of(folder: Path, batch: int, precision: str) -> TaskSettings:
 
 
 def write_model(name: str, folder: Path) -> None:
-    """An untrained model as an open_clip folder."""
+    """Write an untrained model as an open_clip folder."""
     from safetensors.torch import save_file
 
     torch.manual_seed(0)
@@ -240,7 +244,7 @@ def write_model(name: str, folder: Path) -> None:
 
 
 def write_images(folder: Path, count: int) -> None:
-    """Small images of noise, in the folders of all classes in turn."""
+    """Write small images of noise, in the folders of all classes in turn."""
     noise = np.random.default_rng(0)
     for name in CLASSES:
         (folder / name).mkdir(parents=True)
@@ -249,25 +253,26 @@ def write_images(folder: Path, count: int) -> None:
         Image.fromarray(pixels).save(folder / CLASSES[i % len(CLASSES)] / f"{i}.png")
 
 
-def table(bench: Bench, rows: list[Row], options: argparse.Namespace) -> Iterator[str]:
-    """Markdown, line by line. The ratio is the median over rounds of (authors' time / time) within a round."""
+def table(timer: LoopTimer, rows: list[Row], options: argparse.Namespace) -> Iterator[str]:
+    """Yield lines of Markdown. A ratio is the median over rounds of (authors' time / time) within a round."""
     times_s: dict[str, list[float]] = {row.name: [] for row in rows}
     first_s: dict[str, float] = {}
     for turn in range(options.rounds):
         for row in rows:
-            warmup_s, step_s = bench.step_s(row)
+            warmup_s, step_s = timer.step_s(row)
             first_s.setdefault(row.name, warmup_s)
             times_s[row.name].append(step_s)
-            sys.stderr.write(f"{bench.name}, round {turn + 1}, {row.name}: {step_s:.3f} s a step\n")
+            sys.stderr.write(f"{timer.name}, round {turn + 1}, {row.name}: {step_s:.3f} s a step\n")
     authors = rows[0]
     yield "| loop | s per step | images/s | ratio to the authors' | TFLOP per step | TFLOP/s | of the device's peak |"
     yield "| --- " * 7 + "|"
-    median_s = {name: statistics.median(found) for name, found in times_s.items()}
+    median_s = {name: statistics.median(rounds_s) for name, rounds_s in times_s.items()}
     for row in rows:
-        ratios = [theirs / ours for theirs, ours in zip(times_s[authors.name], times_s[row.name], strict=True)]
-        tera = bench.tera_flops(row) if not row.compiled else bench.tera_flops(_eager(row))
+        rounds = zip(times_s[authors.name], times_s[row.name], strict=True)
+        ratios = [authors_s / row_s for authors_s, row_s in rounds]
+        tera = timer.tera_flops(_eager(row) if row.compiled else row)
         seconds = median_s[row.name]
-        peak = peak_tflops(bench.device, row.bf16)
+        peak = peak_tflops(timer.device, row.bf16)
         share = "unknown" if peak is None else f"{tera / seconds / peak:.1%}"
         yield (
             f"| {row.name} | {seconds:.3f} | {2 * options.batch / seconds:.1f} "
@@ -275,14 +280,14 @@ def table(bench: Bench, rows: list[Row], options: argparse.Namespace) -> Iterato
             f"| {tera:.3g} | {tera / seconds:.3g} | {share} |"
         )
     yield ""
-    yield f"Of the authors' step {bench.processor_share():.1%} is their image processor's."
+    yield f"Of the authors' step {timer.processor_share():.1%} is their image processor's."
     for row in rows:
         if row.compiled and _eager(row).name in median_s:
             yield compile_line(row, first_s[row.name], median_s, options.warmup)
 
 
 def compile_line(row: Row, first_s: float, median_s: dict[str, float], warmup: int) -> str:
-    """What compiling cost, and from which step on it pays."""
+    """Return a sentence on the time of compiling, and on the step from which it pays."""
     compiled_s, eager_s = median_s[row.name], median_s[_eager(row).name]
     cost_s = first_s - warmup * compiled_s
     line = f"{row.name}: {cost_s:.0f} s for compiling (forward and backward of training alone), "
@@ -292,22 +297,25 @@ def compile_line(row: Row, first_s: float, median_s: dict[str, float], warmup: i
 
 
 def _eager(row: Row) -> Row:
-    return next(one for one in ROWS if one.scope == row.scope and one.bf16 == row.bf16)
+    return next(eager for eager in ROWS if eager.scope == row.scope and eager.bf16 == row.bf16)
 
 
 def clock(device: torch.device) -> Callable[[], float]:
-    """The time on the clock; of a single thread its processor time, which is the same on an idle machine."""
+    """Return the clock of the measurements: processor time for a single thread on a CPU, else wall-clock time.
+
+    On an idle machine both are the same for a single thread.
+    """
     alone = device.type == "cpu" and torch.get_num_threads() == 1
     return time.process_time if alone else time.perf_counter
 
 
 def peak_tflops(device: torch.device, bf16: bool) -> float | None:
-    """None where it is not known."""
+    """Return the peak of a GPU in TFLOP/s; None: unknown."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
-    found = next((peaks for part, peaks in PEAK_TFLOPS.items() if part in name), None)
-    return None if found is None else found[0 if bf16 else 1]
+    peaks = next((peaks for part, peaks in PEAK_TFLOPS.items() if part in name), None)
+    return None if peaks is None else peaks[0 if bf16 else 1]
 
 
 def environment(options: argparse.Namespace) -> Iterator[str]:
@@ -329,16 +337,6 @@ def environment(options: argparse.Namespace) -> Iterator[str]:
     )
 
 
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=["ViT-B-32", "RN50"], help="open_clip architectures")
@@ -349,7 +347,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--warmup", type=int, default=None, help="steps before the timed ones; 1 on a CPU, 5 on a GPU")
     parser.add_argument("--steps", type=int, default=None, help="timed steps in a round; 2 on a CPU, 20 on a GPU")
-    parser.add_argument("--rows", nargs="*", default=[], help="only rows whose names hold one of these words")
+    parser.add_argument("--rows", nargs="*", default=[], help="only rows whose names contain one of these words")
     parser.add_argument("--compile", action="store_true", help="also with torch.compile of the tower's blocks")
     options = parser.parse_args()
     cuda = options.device.startswith("cuda")
@@ -361,16 +359,14 @@ def main() -> None:
     count = options.threads or (None if cuda else 2)
     lines = ["# Speed of a training step", ""]
     torch.set_flush_denormal(True)  # as the workers of a sweep do
-    with threads(count) if count else nullcontext():
+    with thread_count(count) if count else nullcontext():
         lines += environment(options)
         for name in options.names:
             lines += ["", f"## {name}", ""]
             with tempfile.TemporaryDirectory() as folder:
-                lines += table(Bench(name, Path(folder), options), rows, options)
+                lines += table(LoopTimer(name, Path(folder), options), rows, options)
             text = "\n".join([*lines, "", *READING]) + "\n"
-            if options.output is not None:  # after each model: a run may take long
-                options.output.parent.mkdir(parents=True, exist_ok=True)
-                options.output.write_text(text)
+            save(text, options.output)  # after each model: a run may take long
     sys.stdout.write(text)
 
 

@@ -1,9 +1,10 @@
-"""The figure of ``transform.py``: clean and attacked accuracy over the strength t and over the rank of W."""
+"""The figure of ``benchmarks.transform.run``: clean and robust accuracy over the strength t and over the rank of W."""
 
 from __future__ import annotations
 
-import io
 from typing import Any
+
+from benchmarks.common.figure import png_bytes, tidy
 
 COLOURS = {"CE": "#0072b2", "DPO": "#d55e00"}
 STARTS = {"images": "-", "all class texts": "--", "I + BA": ":"}
@@ -15,11 +16,11 @@ def draw(
     untouched: dict[str, float],
     ranks: list[int],
 ) -> bytes:
-    """Returns a PNG.
+    """Return a PNG.
 
     Args:
         strengths: (trial, start, rank, t, clamped) -> clean and robust accuracy.
-        ranked: (trial, start, rank) -> the same.
+        ranked: (trial, start, rank) -> clean and robust accuracy.
     """
     from matplotlib.figure import Figure
 
@@ -56,12 +57,8 @@ def draw(
         for metric in ("clean", "robust"):
             panel.axhline(untouched[metric], color="#999999", linewidth=0.8, zorder=0)
         panel.set_ylim(0, 1)
-        panel.grid(color="#e5e5e5", linewidth=0.6)
-        panel.set_axisbelow(True)
-        panel.spines[["top", "right"]].set_visible(False)
+        tidy(panel)
         panel.legend(fontsize=8, frameon=False, loc="lower right")
     figure.text(0.995, 0.005, "grey lines: the untouched model", ha="right", fontsize=8, color="#777777")
     figure.tight_layout()
-    png = io.BytesIO()
-    figure.savefig(png, format="png", metadata={"Software": None})
-    return png.getvalue()
+    return png_bytes(figure)

@@ -1,8 +1,10 @@
-"""What rank, start, penalty and strength do to the transform W, measured: ``python benchmarks/transform.py``.
+"""Effects of rank, start, penalty and strength on the transform W.
 
-On the embedded world (several seeds of it) unless a TRIAL file says otherwise. Every trial works on embeddings that are
-computed once, so a thousand of them are a matter of minutes on one core. Writes ``transform.png`` into ``--output`` and
-the tables into ``--results``.
+    python -m benchmarks.transform.run
+
+Runs on several seeds of the embedded world, or on the data and model of ``--trial``. Trials work on embeddings that are
+computed once, so a thousand trials take minutes on one core. Writes ``transform.png`` into ``--output`` and the tables
+into ``--results``.
 """
 
 from __future__ import annotations
@@ -26,10 +28,10 @@ from torch import Tensor
 from benchmarks.transform.figure import draw
 from benchmarks.transform.trials import STARTS, Embeddings, Start, embed, goals, measure, started, train
 from trainables.__main__ import read_trial
+from trainables.context.trial_context import TrialContext
 from trainables.models.transform import power
 from trainables.settings.parameters import Parameters
 from trainables.settings.task import ModelSettings, TaskSettings
-from trainables.trial_context import TrialContext
 
 RANKS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 128, 256, 512, 768, 1024)
 STRENGTHS = tuple(i / 4 for i in range(-8, 9))
@@ -41,15 +43,15 @@ WORLD_PARAMETERS = {
 SEARCHED: tuple[Start, ...] = ("images", "preference texts", "all class texts", "I + BA")
 DRAWS = 8
 CLEAN_LOSS = 0.02
-"""What a pick of the small search may lose of the untouched model's clean accuracy."""
+"""Clean accuracy that a pick of the small search may lose against the untouched model."""
 
 Rows = dict[tuple[Any, ...], dict[str, float]]
-"""What was measured, mean over seeds and standard deviation under ``NAME +-``."""
+"""Key of a trial -> metric -> mean over seeds; the standard deviation is under ``NAME +-``."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """The data of every seed, and how trials are trained."""
+    """The data of every seed, and the settings of training."""
 
     data: tuple[Embeddings, ...]
     parameters: dict[str, Parameters]
@@ -68,18 +70,18 @@ class Study:
     def trained(
         self, seed: int, parameters: Parameters, start: Start, rank: int, *, squared: bool = True
     ) -> tuple[Tensor, list[float]]:
-        """W and its identity distance by epoch."""
+        """Return W and its identity distance after each epoch."""
         data = self.data[seed]
         tensors, matrix = started(data, start, rank, seed)
-        how: dict[str, Any] = {"epochs": self.epochs, "batch": self.batch, "warmup_share": self.warmup_share}
-        return train(data, tensors, matrix, parameters, seed=seed, squared=squared, **how)
+        settings: dict[str, Any] = {"epochs": self.epochs, "batch": self.batch, "warmup_share": self.warmup_share}
+        return train(data, tensors, matrix, parameters, seed=seed, squared=squared, **settings)
 
-    def over_seeds(self, one: Callable[[int], dict[str, float]]) -> dict[str, float]:
-        """Mean and standard deviation of what ``one(seed)`` measures."""
-        found = [one(seed) for seed in range(len(self.data))]
+    def over_seeds(self, measure_seed: Callable[[int], dict[str, float]]) -> dict[str, float]:
+        """Return mean and standard deviation over seeds of each metric of ``measure_seed(seed)``."""
+        by_seed = [measure_seed(seed) for seed in range(len(self.data))]
         row: dict[str, float] = {}
-        for name in found[0]:
-            values = torch.tensor([values[name] for values in found], dtype=torch.float64)
+        for name in by_seed[0]:
+            values = torch.tensor([metrics[name] for metrics in by_seed], dtype=torch.float64)
             row[name] = float(values.mean())
             row[f"{name} +-"] = float(values.std()) if len(values) > 1 else math.nan
         return row
@@ -92,7 +94,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=None, help="default: 3 worlds; 1 with --trial")
     parser.add_argument("--output", type=Path, default=Path("docs"), help="folder of transform.png")
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"), help="folder of transform.md")
-    parser.add_argument("--cache", type=Path, default=None, help="keeps prepared images and embeddings for a next time")
+    parser.add_argument(
+        "--cache", type=Path, default=None, help="folder that keeps prepared images and embeddings for the next run"
+    )
     options = parser.parse_args(arguments)
     torch.set_flush_denormal(True)  # as the workers of a sweep do
     started_s = time.monotonic()
@@ -136,7 +140,7 @@ def _study(options: argparse.Namespace, cache: Path) -> Study:
 
 
 def _world_task(seed: int) -> TaskSettings:
-    """2048 pairs of ten classes; goals over all twenty."""
+    """Return a task of 2048 pairs of ten classes, with goals over all twenty classes."""
     return TaskSettings.model_validate(
         {
             "sets": {"world": {"kind": "world", "seed": seed, "train": 4096, "validation": 1000, "test": 4000}},
@@ -156,7 +160,7 @@ def _model(text: str) -> ModelSettings:
 
 
 def _tables(study: Study, picture: Path) -> Iterator[tuple[str, str]]:
-    """(title, table) one after the other, as they are measured; the picture on the way."""
+    """Yield (title, table) as they are measured, and draw the figure."""
     identity = torch.eye(study.width)
     untouched = study.over_seeds(lambda seed: measure(study.data[seed], identity))
     names = [name for name in untouched if not name.endswith("+-")]
@@ -181,19 +185,19 @@ def _tables(study: Study, picture: Path) -> Iterator[tuple[str, str]]:
 
 
 def _step_0(study: Study) -> Rows:
-    def one(start: Start, rank: int) -> Callable[[int], dict[str, float]]:
+    def at_start(start: Start, rank: int) -> Callable[[int], dict[str, float]]:
         return lambda seed: measure(study.data[seed], started(study.data[seed], start, rank, seed)[1]().detach())
 
-    return {(start, rank): study.over_seeds(one(start, rank)) for start in STARTS for rank in study.ranks}
+    return {(start, rank): study.over_seeds(at_start(start, rank)) for start in STARTS for rank in study.ranks}
 
 
 def _ranked(study: Study) -> Rows:
-    def one(name: str, start: Start, rank: int) -> Callable[[int], dict[str, float]]:
+    def after_training(name: str, start: Start, rank: int) -> Callable[[int], dict[str, float]]:
         parameters = study.parameters[name]
         return lambda seed: measure(study.data[seed], study.trained(seed, parameters, start, rank)[0])
 
     return {
-        (name, start, rank): study.over_seeds(one(name, start, rank))
+        (name, start, rank): study.over_seeds(after_training(name, start, rank))
         for name in study.parameters
         for start in STARTS
         for rank in study.ranks
@@ -201,7 +205,7 @@ def _ranked(study: Study) -> Rows:
 
 
 def _searches(study: Study) -> Iterator[tuple[str, str]]:
-    """A random search per form and rank, the same draws for all: what it picks on validation, measured on test."""
+    """Yield the test results of a random search's picks per form and rank; all searches try the same parameters."""
     ranks = [rank for rank in (4, 8, 16) if rank < study.width] + [study.width]
     rows = {
         (start, rank): study.over_seeds(partial(_search, study, start, rank)) for start in SEARCHED for rank in ranks
@@ -221,13 +225,13 @@ def _searches(study: Study) -> Iterator[tuple[str, str]]:
 
 
 def _search(study: Study, start: Start, rank: int, seed: int) -> dict[str, float]:
-    draw_one, data = random.Random(seed), study.data[seed]
+    generator, data = random.Random(seed), study.data[seed]
     identity = torch.eye(study.width)
     floor, untouched_robust = goals(data, identity, data.validation)
     points = [(goals(data, identity, data.validation), goals(data, identity, data.tests))]
     for _ in range(DRAWS):
-        base = draw_one.choice(sorted(study.parameters.values(), key=lambda one: one.objective))
-        factors = [math.exp(draw_one.uniform(-2.3, 2.3)) for _ in range(3)]
+        base = generator.choice(sorted(study.parameters.values(), key=lambda choice: choice.objective))
+        factors = [math.exp(generator.uniform(-2.3, 2.3)) for _ in range(3)]
         changes = {"learning_rate": base.learning_rate * factors[0], "lambda_reg": base.lambda_reg * factors[1]}
         if base.beta is not None:
             changes["beta"] = base.beta * factors[2]
@@ -251,15 +255,15 @@ def _area(points: Iterable[tuple[float, float]], x0: float, y0: float) -> float:
 
 
 def _penalties(study: Study) -> str:
-    def one(name: str, weight: float, squared: bool) -> Callable[[int], dict[str, float]]:
+    def with_penalty(name: str, weight: float, squared: bool) -> Callable[[int], dict[str, float]]:
         parameters = study.parameters[name].model_copy(update={"penalty": weight})
 
         def measured(seed: int) -> dict[str, float]:
             w, distances = study.trained(seed, parameters, "images", study.width, squared=squared)
             s = torch.linalg.svdvals(w.double())
-            found = {"identity distance": distances[-1], "smallest s": float(s[-1]), "largest s": float(s[0])}
+            singular = {"identity distance": distances[-1], "smallest s": float(s[-1]), "largest s": float(s[0])}
             reversed_clean, _ = goals(study.data[seed], _bare_power(w, -1.0), study.data[seed].tests)
-            return measure(study.data[seed], w) | found | {"clean at t = -1, not clamped": reversed_clean}
+            return measure(study.data[seed], w) | singular | {"clean at t = -1, not clamped": reversed_clean}
 
         return measured
 
@@ -269,14 +273,14 @@ def _penalties(study: Study) -> str:
     for name in study.parameters:
         for squared in (True, False):
             for weight in PENALTIES if squared else PENALTIES[1:]:
-                row = study.over_seeds(one(name, weight, squared))
+                row = study.over_seeds(with_penalty(name, weight, squared))
                 norm = "none" if weight == 0 else "squared" if squared else "not squared"
                 lines.append([name, norm, f"{weight:g}", *(f"{row[column]:.3f}" for column in names)])
     return _table(["objective", "norm", "weight", *names], lines)
 
 
 def _bare_power(w: Tensor, t: float) -> Tensor:
-    """W^t with the singular values as they are."""
+    """Return W^t; unlike ``power``, singular values are not clamped."""
     u, s, vt = torch.linalg.svd(w.double(), full_matrices=False)
     return ((u * s**t) @ vt).to(w.dtype)
 
@@ -344,15 +348,15 @@ def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 def _heading(study: Study, arguments: list[str] | None, seconds: str) -> str:
     data = study.data[0]
-    command = " ".join(["python benchmarks/transform.py", *(sys.argv[1:] if arguments is None else arguments)])
+    command = " ".join(["python -m benchmarks.transform.run", *(sys.argv[1:] if arguments is None else arguments)])
     settings = "; ".join(
-        f"{name}: " + ", ".join(f"{k} {v}" for k, v in one.model_dump(exclude_defaults=True).items())
-        for name, one in study.parameters.items()
+        f"{name}: " + ", ".join(f"{k} {v}" for k, v in parameters.model_dump(exclude_defaults=True).items())
+        for name, parameters in study.parameters.items()
     )
     return (
         f"# The transform, measured\n\n`{command}`\n\n"
         f"{len(study.data)} seed(s); each: {len(data.chosen)} pairs of {len(data.text)} classes, "
-        f"{sum(len(one.labels) for one in data.tests)} test images, embedding width {data.width}; "
+        f"{sum(len(test.labels) for test in data.tests)} test images, embedding width {data.width}; "
         f"{study.epochs} epochs, batch {study.batch}. Trials unless a table says otherwise: {settings}. "
         f"Accuracies on test, over all class prompts, mean over seeds.\n\n"
         f"Python {platform.python_version()}, torch {torch.__version__}, {platform.machine()}, "

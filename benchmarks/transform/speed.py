@@ -1,8 +1,10 @@
-"""Trials of the transform per minute on cached embeddings: ``python benchmarks/transform_speed.py --output FILE``.
+"""Trials of the transform per minute on cached embeddings.
 
-``run_trial`` with everything it does (checkpoints, metric lines, evaluations, the strength curve, weights on disk)
-against a plain loop over the same embeddings that keeps nothing and looks at the goals once. Both on the embedded world
-with the settings of the quickstart, trial by trial in turn, in one process per core.
+    python -m benchmarks.transform.speed --output FILE
+
+``run_trial`` with everything it does (checkpoints, metric lines, evaluations, the strength curve, weights on disk) is
+compared with a plain loop over the same embeddings that saves nothing and is evaluated once, at its end. Both run on
+the embedded world with the settings of the quickstart, in turn, in a process per core.
 """
 
 from __future__ import annotations
@@ -14,18 +16,19 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from benchmarks.common.machine import cpu, publish
 from benchmarks.transform.trials import embed, goals, train
+from trainables.context.trial_context import TrialContext
 from trainables.models.transform import initial_transform
 from trainables.settings.parameters import Parameters
 from trainables.settings.task import TaskSettings
-from trainables.training.checkpoint import TrialFolder
 from trainables.training.trial import run_trial
-from trainables.trial_context import TrialContext
+from trainables.training.trial_folder import TrialFolder
 
 EPOCHS, BATCH, WARMUP_SHARE = 3, 128, 0.1
 TASK = TaskSettings.model_validate(
@@ -51,7 +54,7 @@ TARGET = 120
 """Trials per minute on two cores."""
 
 Times = list[tuple[float, float]]
-"""Processor time and time on the clock of each trial, in seconds."""
+"""(processor time, wall-clock time) of each trial, in seconds."""
 
 
 def timed(run: Callable[[], object]) -> tuple[float, float]:
@@ -61,13 +64,13 @@ def timed(run: Callable[[], object]) -> tuple[float, float]:
 
 
 def measure(number: int, folder: Path, trials: int) -> tuple[Times, Times]:
-    """In one process: run_trial and the plain loop, a trial each in turn, after one of each that is not timed."""
+    """Return the times of ``run_trial`` and of the plain loop, in turn. The first trial of each is not counted."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # as the workers of a sweep do
-    bench = TrialContext(TASK, data_seed=0, cache=folder / "cache", device=torch.device("cpu"))
-    data = embed(bench)
+    context = TrialContext(TASK, data_seed=0, cache=folder / "cache", device=torch.device("cpu"))
+    data = embed(context)
     images = torch.cat([data.clean, data.attacked])
-    ours: Times = []
+    library: Times = []
     plain: Times = []
 
     def loop(choice: Parameters, seed: int) -> None:
@@ -78,11 +81,12 @@ def measure(number: int, folder: Path, trials: int) -> tuple[Times, Times]:
 
     for i in range(trials + 1):
         choice, trial = CHOICES[i % len(CHOICES)], TrialFolder(folder / f"{number}-{i}")
-        found = (timed(lambda: run_trial(bench, choice, seed=i, folder=trial)), timed(lambda: loop(choice, i)))  # noqa: B023
+        library_times = timed(partial(run_trial, context, choice, seed=i, folder=trial))
+        plain_times = timed(partial(loop, choice, i))
         if i > 0:
-            ours.append(found[0])
-            plain.append(found[1])
-    return ours, plain
+            library.append(library_times)
+            plain.append(plain_times)
+    return library, plain
 
 
 def table(parts: list[tuple[Times, Times]]) -> list[str]:
@@ -90,15 +94,15 @@ def table(parts: list[tuple[Times, Times]]) -> list[str]:
     lines = ["| trial | processor s | clock s | a minute on 2 cores, by processor time | ratio to the plain loop |"]
     lines.append("| --- " * 5 + "|")
     plain_s = statistics.median(processor for _, plain in parts for processor, _ in plain)
-    rows = [("`run_trial`", [one for ours, _ in parts for one in ours])]
-    rows.append(("plain loop", [one for _, plain in parts for one in plain]))
+    rows = [("`run_trial`", [trial for library, _ in parts for trial in library])]
+    rows.append(("plain loop", [trial for _, plain in parts for trial in plain]))
     for name, times in rows:
-        processor_s = statistics.median(one for one, _ in times)
-        clock_s = statistics.median(one for _, one in times)
+        processor_s = statistics.median(processor for processor, _ in times)
+        clock_s = statistics.median(clock for _, clock in times)
         lines.append(
             f"| {name} | {processor_s:.3f} | {clock_s:.3f} | {2 * 60 / processor_s:.0f} | {processor_s / plain_s:.2f} |"
         )
-    rate = sum(60 * len(ours) / sum(clock for _, clock in ours) for ours, _ in parts)
+    rate = sum(60 * len(library) / sum(clock for _, clock in library) for library, _ in parts)
     lines += ["", f"By the clock, {cores} processes at once: {rate:.0f} trials a minute (target on 2 cores: {TARGET})."]
     return lines
 
@@ -106,11 +110,11 @@ def table(parts: list[tuple[Times, Times]]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=None, help="a Markdown file")
-    parser.add_argument("--trials", type=int, default=24, help="of each kind and process")
+    parser.add_argument("--trials", type=int, default=24, help="trials of each kind per process")
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        TrialContext(TASK, data_seed=0, cache=Path(name) / "cache", device=torch.device("cpu")).pairs  # noqa: B018
+        TrialContext(TASK, data_seed=0, cache=Path(name) / "cache", device=torch.device("cpu")).data.pairs  # noqa: B018
         with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
             jobs = [(number, Path(name), options.trials) for number in range(options.processes)]
             parts = pool.starmap(measure, jobs)

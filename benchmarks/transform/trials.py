@@ -1,7 +1,7 @@
 """Trials of the transform W with any start, form and penalty, on embeddings that are computed once.
 
-The library trains one form, W (r, d) from ``initial_transform``; here the alternatives to it are trained by the same
-objectives, schedule and optimiser, so that only what is compared differs.
+``trainables`` trains one form, W (r, d) from ``initial_transform``. Here its alternatives are trained with the same
+objectives, schedule and optimiser.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from trainables.data.views import EvaluationSet
+from trainables.context.trial_context import TrialContext
+from trainables.data.typographic import EvaluationSet
 from trainables.models.transform import (
     apply_transform,
     identity_distance,
@@ -24,8 +25,7 @@ from trainables.models.transform import (
 )
 from trainables.settings.parameters import Parameters
 from trainables.training.objectives import cross_entropy, dpo, ipo, kto, reference_kl
-from trainables.training.trial import schedule
-from trainables.trial_context import TrialContext
+from trainables.training.optimizer import schedule
 
 Start = Literal[
     "images", "images centred", "images and texts", "preference texts", "all class texts", "random", "I + BA"
@@ -42,21 +42,26 @@ STARTS: tuple[Start, ...] = (
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One evaluation set as embeddings: (N, d) images, (C, d) class prompts."""
+class EmbeddedSet:
+    """An evaluation set as embeddings."""
 
     clean: Tensor
+    """(N, d)."""
     attacked: Tensor
+    """(N, d)."""
     labels: Tensor
+    """(N,) int64."""
     written: Tensor
+    """(N,) int64: the written class."""
     text: Tensor
+    """(C, d) class prompts."""
     seen: Tensor
     """(N,) bool: the label is a class of the preference data."""
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """All that a trial of W sees; the reference never changes."""
+    """Inputs of a trial of W: embeddings of the reference, which never changes."""
 
     clean: Tensor
     """(N, d) preference images."""
@@ -67,11 +72,11 @@ class Embeddings:
     text: Tensor
     """(C, d) prompts of the preference classes."""
     all_text: Tensor
-    """(A, d) prompts of the preference classes and of all classes that are searched on."""
+    """(A, d) prompts of the preference classes and of the classes of all validation sets."""
     scale: float
     bias: float
-    validation: tuple[Measured, ...]
-    tests: tuple[Measured, ...]
+    validation: tuple[EmbeddedSet, ...]
+    tests: tuple[EmbeddedSet, ...]
     signs: tuple[tuple[Tensor, Tensor, Tensor], ...]
     """(images, labels, prompts) of words on images without an object."""
 
@@ -80,51 +85,62 @@ class Embeddings:
         return self.clean.shape[1]
 
     def logits(self, w: Tensor, images: Tensor, text: Tensor) -> Tensor:
-        """(N, C)."""
+        """Return the logits (N, C) of images (N, d) over class prompts (C, d)."""
         return self.scale * apply_transform(w, images) @ apply_transform(w, text).T + self.bias
 
 
-def embed(bench: TrialContext) -> Embeddings:
-    """Everything once, through the library's own cache."""
-    pairs, model = bench.pairs, bench.clip.model
-    assert pairs.attacked.written is not None
-    text = bench.text(pairs.class_names, pairs.templates)
-    searched = [bench.text(one.class_names, one.templates) for one in bench.search_sets]
+def embed(context: TrialContext) -> Embeddings:
+    """Return the embeddings of a context, computed or read from its cache."""
+    pairs, model = context.data.pairs, context.clip.model
+    classes = pairs.images.class_names
+    text = context.reference.text_embeddings(classes, pairs.images.templates)
+    searched = [
+        context.reference.text_embeddings(evaluation_set.images.class_names, evaluation_set.images.templates)
+        for evaluation_set in context.data.search_sets
+    ]
     bias = getattr(model, "logit_bias", None)
     signs = [
-        (bench.embeddings(one.attacked), one.attacked.labels, bench.text(one.class_names, one.templates))
-        for one in bench.sign_sets
+        (
+            context.reference.embeddings(sign_set.attacked),
+            sign_set.attacked.labels,
+            context.reference.text_embeddings(sign_set.images.class_names, sign_set.images.templates),
+        )
+        for sign_set in context.data.sign_sets
     ]
     return Embeddings(
-        clean=bench.embeddings(pairs.clean),
-        attacked=bench.embeddings(pairs.attacked),
-        chosen=pairs.attacked.labels,
-        rejected=pairs.attacked.written,
+        clean=context.reference.embeddings(pairs.clean),
+        attacked=context.reference.embeddings(pairs.attacked),
+        chosen=pairs.chosen,
+        rejected=pairs.rejected,
         text=text,
         all_text=torch.cat([text, *searched]),
         scale=float(model.logit_scale.exp().detach()),
         bias=0.0 if bias is None else float(bias.detach()),
-        validation=tuple(_measured(bench, one, pairs.class_names) for one in bench.search_sets),
-        tests=tuple(_measured(bench, one, pairs.class_names) for one in bench.test_sets),
+        validation=tuple(
+            _embedded(context, evaluation_set, pairs.images.class_names) for evaluation_set in context.data.search_sets
+        ),
+        tests=tuple(
+            _embedded(context, evaluation_set, pairs.images.class_names) for evaluation_set in context.data.test_sets
+        ),
         signs=tuple(signs),
     )
 
 
-def _measured(bench: TrialContext, one: EvaluationSet, preference_classes: tuple[str, ...]) -> Measured:
-    assert one.clean is not None and one.attacked.written is not None
-    seen = torch.tensor([name in preference_classes for name in one.class_names])
-    return Measured(
-        bench.embeddings(one.clean),
-        bench.embeddings(one.attacked),
-        one.clean.labels,
-        one.attacked.written,
-        bench.text(one.class_names, one.templates),
-        seen[one.clean.labels],
+def _embedded(context: TrialContext, evaluation_set: EvaluationSet, preference_classes: tuple[str, ...]) -> EmbeddedSet:
+    assert evaluation_set.clean is not None and evaluation_set.attacked.written is not None
+    seen = torch.tensor([name in preference_classes for name in evaluation_set.images.class_names])
+    return EmbeddedSet(
+        context.reference.embeddings(evaluation_set.clean),
+        context.reference.embeddings(evaluation_set.attacked),
+        evaluation_set.clean.labels,
+        evaluation_set.attacked.written,
+        context.reference.text_embeddings(evaluation_set.images.class_names, evaluation_set.images.templates),
+        seen[evaluation_set.clean.labels],
     )
 
 
 def started(data: Embeddings, start: Start, rank: int, seed: int) -> tuple[list[Tensor], Callable[[], Tensor]]:
-    """The trained tensors of one form at step 0, and the function that makes W of them."""
+    """Return the trained tensors of a form at step 0, and the function that computes W from them."""
     images = torch.cat([data.clean, data.attacked])
     if start == "I + BA":
         a, b = initial_transform(images, rank).requires_grad_(True), torch.zeros(data.width, rank, requires_grad=True)
@@ -134,7 +150,7 @@ def started(data: Embeddings, start: Start, rank: int, seed: int) -> tuple[list[
     elif start == "images centred":
         w = initial_transform(images - images.mean(0), rank)
     elif start == "images and texts":
-        share = math.sqrt(len(images) / len(data.all_text))  # both with the same energy
+        share = math.sqrt(len(images) / len(data.all_text))  # images and texts have the same energy
         w = initial_transform(torch.cat([images, share * data.all_text]), rank)
     elif start == "random":
         generator = torch.Generator().manual_seed(seed)
@@ -157,7 +173,7 @@ def train(
     seed: int,
     squared: bool = True,
 ) -> tuple[Tensor, list[float]]:
-    """What ``trainables.train`` does with one worker: W after the last step, and its identity distance by epoch."""
+    """Train as ``run_trial`` does with one worker; return the last W and its identity distance after each epoch."""
     steps_per_epoch = math.ceil(len(data.chosen) / batch)
     steps = epochs * steps_per_epoch
     optimizer = torch.optim.Adamax(tensors, lr=parameters.learning_rate, foreach=True)
@@ -195,7 +211,7 @@ def train(
 def preference_loss(
     parameters: Parameters, logits: Tensor, reference: Tensor, chosen: Tensor, rejected: Tensor, kl: Tensor
 ) -> Tensor:
-    """Scalar, of attacked images' logits (B, C)."""
+    """Return the preference loss (scalar) of the logits (B, C) of attacked images."""
     if parameters.objective == "cross_entropy":
         return cross_entropy(logits, chosen)
     assert parameters.beta is not None
@@ -206,14 +222,14 @@ def preference_loss(
 
 
 @torch.no_grad()
-def goals(data: Embeddings, w: Tensor, sets: tuple[Measured, ...]) -> tuple[float, float]:
-    """Clean and robust accuracy, means over sets."""
+def goals(data: Embeddings, w: Tensor, sets: tuple[EmbeddedSet, ...]) -> tuple[float, float]:
+    """Return clean and robust accuracy, means over sets."""
     hits = [
         (
-            (data.logits(w, one.clean, one.text).argmax(-1) == one.labels).double().mean(),
-            (data.logits(w, one.attacked, one.text).argmax(-1) == one.labels).double().mean(),
+            (data.logits(w, images.clean, images.text).argmax(-1) == images.labels).double().mean(),
+            (data.logits(w, images.attacked, images.text).argmax(-1) == images.labels).double().mean(),
         )
-        for one in sets
+        for images in sets
     ]
     clean, robust = torch.tensor(hits, dtype=torch.float64).mean(0).tolist()
     return clean, robust
@@ -221,26 +237,26 @@ def goals(data: Embeddings, w: Tensor, sets: tuple[Measured, ...]) -> tuple[floa
 
 @torch.no_grad()
 def measure(data: Embeddings, w: Tensor) -> dict[str, float]:
-    """Shares of test images (means over sets), over all class prompts; KL(reference || policy) in nats."""
-    found: dict[str, list[float]] = {}
+    """Return metric -> mean over the test sets: shares of images, and KL(reference || policy) in nats."""
+    by_set: dict[str, list[float]] = {}
 
     def add(name: str, hits: Tensor) -> None:
         if len(hits):
-            found.setdefault(name, []).append(hits.double().mean().item())
+            by_set.setdefault(name, []).append(hits.double().mean().item())
 
     identity = torch.eye(data.width)
-    for one in data.tests:
-        clean_logits = data.logits(w, one.clean, one.text)
+    for test in data.tests:
+        clean_logits = data.logits(w, test.clean, test.text)
         clean = clean_logits.argmax(-1)
-        attacked = data.logits(w, one.attacked, one.text).argmax(-1)
-        add("clean", clean == one.labels)
-        add("robust", attacked == one.labels)
-        add("says the word", attacked == one.written)
-        for name, group in (("seen", one.seen), ("unseen", ~one.seen)):
-            add(f"clean {name}", (clean == one.labels)[group])
-            add(f"robust {name}", (attacked == one.labels)[group])
-        kl = reference_kl(clean_logits, data.logits(identity, one.clean, one.text))
-        found.setdefault("KL", []).append(float(kl))
+        attacked = data.logits(w, test.attacked, test.text).argmax(-1)
+        add("clean", clean == test.labels)
+        add("robust", attacked == test.labels)
+        add("says the word", attacked == test.written)
+        for name, group in (("seen", test.seen), ("unseen", ~test.seen)):
+            add(f"clean {name}", (clean == test.labels)[group])
+            add(f"robust {name}", (attacked == test.labels)[group])
+        kl = reference_kl(clean_logits, data.logits(identity, test.clean, test.text))
+        by_set.setdefault("KL", []).append(float(kl))
     for images, labels, text in data.signs:
         add("reads signs", data.logits(w, images, text).argmax(-1) == labels)
-    return {name: sum(values) / len(values) for name, values in found.items()}
+    return {name: sum(values) / len(values) for name, values in by_set.items()}
