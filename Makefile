@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 
-.PHONY: quickstart test lint
+.PHONY: quickstart test lint format
 
 quickstart: $(VENV)/.installed
 	$(VENV)/bin/sweeper run search_spaces/quickstart.yaml --new
@@ -11,9 +11,14 @@ test: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed-dev
+	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+format: $(VENV)/.installed-dev
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
 
 # pip alone takes minutes for these packages; uv takes seconds. Where uv is not installed, the environment gets its own.
 $(VENV)/.installed: pyproject.toml constraints.txt
