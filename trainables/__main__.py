@@ -78,7 +78,8 @@ def run(trial: TrialSettings, output: Path, device_name: str | None) -> int:
     from trainables.distributed import WorkerGroup
     from trainables.evaluation.measure import measurement, test_answers, test_scores
     from trainables.records import Report
-    from trainables.training.trial import Hooks, run_trial
+    from trainables.training.hooks import Hooks
+    from trainables.training.trial import run_trial
     from trainables.training.trial_folder import TrialFolder
 
     device = torch.device(device_name or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -28,7 +28,8 @@ from trainables.evaluation.metrics import bootstrap_interval
 from trainables.models.policy import Policy
 from trainables.records import Report, TrialResult
 from trainables.settings.parameters import Parameters
-from trainables.training.trial import NonFiniteLoss, run_trial
+from trainables.training.hooks import NonFiniteLoss
+from trainables.training.trial import run_trial
 from trainables.training.trial_folder import TrialFolder
 
 PICKS = ("knee", "most robust")

@@ -35,7 +35,8 @@ from trainables.models.policy import Policy
 from trainables.records import Report
 from trainables.settings.parameters import Parameters
 from trainables.settings.task import TaskSettings
-from trainables.training.trial import Hooks, run_trial
+from trainables.training.hooks import Hooks
+from trainables.training.trial import run_trial
 from trainables.training.trial_folder import TrialFolder
 
 EPOCHS, BATCH = 3, 64

@@ -24,9 +24,10 @@ from trainables.distributed import WorkerGroup
 from trainables.evaluation.measure import goal_scores, means
 from trainables.records import Report
 from trainables.settings.parameters import Parameters
+from trainables.training.hooks import Hooks
 from trainables.training.objectives import cross_entropy, reference_kl
 from trainables.training.optimizer import schedule
-from trainables.training.trial import Hooks, run_trial
+from trainables.training.trial import run_trial
 from trainables.training.trial_folder import TrialFolder
 
 Weights = dict[str, Tensor]

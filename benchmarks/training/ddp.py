@@ -30,7 +30,8 @@ from benchmarks.training.throughput import PARAMETERS, VALIDATION, Enough, Stopw
 from trainables.context.trial_context import TrialContext
 from trainables.distributed import WorkerGroup
 from trainables.settings.parameters import Parameters
-from trainables.training.trial import Hooks, run_trial
+from trainables.training.hooks import Hooks
+from trainables.training.trial import run_trial
 from trainables.training.trial_folder import TrialFolder
 
 TIMEOUT = timedelta(seconds=600)

@@ -36,7 +36,8 @@ from trainables.models.towers import split_blocks
 from trainables.numerics import thread_count
 from trainables.settings.parameters import Parameters
 from trainables.settings.task import TaskSettings
-from trainables.training.trial import Hooks, run_trial
+from trainables.training.hooks import Hooks
+from trainables.training.trial import run_trial
 from trainables.training.trial_folder import TrialFolder
 
 CLASSES = open_clip.IMAGENET_CLASSNAMES[:100]

@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
-from sweeper.execution.job_queue import JobLimits, JobQueue, JobUpdate, SetupError
+from sweeper.execution.job_queue import JobLimits, JobQueue
+from sweeper.execution.messages import JobUpdate, SetupError
 from sweeper.jobs import AttemptName, Job, JobName, Outcome
 from trainables.records import Report
 

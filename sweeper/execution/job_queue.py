@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
+from sweeper.execution.messages import JobUpdate, ReportEvent, SetupError
 from sweeper.jobs import AttemptName, Job, JobName, Outcome, TrainJob
 from trainables.records import Report
 
@@ -33,33 +33,6 @@ class JobLimits:
     """To reach a checkpoint after an interruption or the end of ``trial_s``; the process is ended after it."""
     retries: int = 2
     """Further attempts after lost workers, counted anew whenever a report got further."""
-
-
-class ReportEvent(NamedTuple):
-    """A report as it came in."""
-
-    attempt: int
-    number: int
-    """Counted from 0 within the attempt."""
-    report: Report
-
-
-class JobUpdate(NamedTuple):
-    """What happened to a job since the driver last asked."""
-
-    reports: list[ReportEvent]
-    outcome: Outcome | None
-    """None: the job waits or runs."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SetupError:
-    """Why a slot cannot do any job: its runner could not be built."""
-
-    reason: str
-    user: bool
-    """Whether the cause is bad input, which the user can mend."""
-    traceback: str | None = None
 
 
 @dataclass

@@ -67,7 +67,8 @@ class _TrialRunner:
     def _train(self, job: TrainJob, channel: Channel) -> TrialResult:
         from trainables.memory import MicroBatchReduced
         from trainables.settings.parameters import Parameters
-        from trainables.training.trial import Hooks, TrialInterrupted, run_trial
+        from trainables.training.hooks import Hooks, TrialInterrupted
+        from trainables.training.trial import run_trial
         from trainables.training.trial_folder import TrialFolder
 
         def on_report(report: Report) -> None:

@@ -27,7 +27,8 @@ from sweeper.errors import UnavailableError, UserError
 from sweeper.execution import ray_private
 from sweeper.execution.capacity import SlotPlan
 from sweeper.execution.dispatcher import Dispatcher
-from sweeper.execution.job_queue import JobLimits, SetupError
+from sweeper.execution.job_queue import JobLimits
+from sweeper.execution.messages import SetupError
 from sweeper.execution.worker import MakeRunner, Worker, WorkerContext
 from sweeper.jobs import Job, JobName, Outcome
 

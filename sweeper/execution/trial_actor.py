@@ -7,7 +7,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from sweeper.execution.job_queue import JobUpdate, SetupError
+from sweeper.execution.messages import JobUpdate, SetupError
 
 UPDATE = "update"
 """Key of a result: what happened to the trial since the last step."""

@@ -19,7 +19,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from ray import tune
 from ray.tune.search import Searcher
 
-from sweeper.execution.job_queue import JobUpdate, SetupError
+from sweeper.execution.messages import JobUpdate, SetupError
 from sweeper.execution.slots import SlotPool, setup_exception
 from sweeper.execution.trial_actor import UPDATE, WARM_UP, TrialActor
 from sweeper.jobs import Job, Outcome

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, Protocol
 
-from sweeper.execution.job_queue import JobLimits, SetupError
+from sweeper.execution.job_queue import JobLimits
+from sweeper.execution.messages import SetupError
 from sweeper.jobs import AttemptName, Job, JobResult, Outcome
 from trainables.records import Report
 

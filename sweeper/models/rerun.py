@@ -170,7 +170,8 @@ def _differences(folder: SweepFolder, context: TrialContext, device: torch.devic
 
 
 def _train(context: TrialContext, trial: TrialSettings, seed: int, echo: Callable[[str], None]) -> Values:
-    from trainables.training.trial import Hooks, run_trial
+    from trainables.training.hooks import Hooks
+    from trainables.training.trial import run_trial
     from trainables.training.trial_folder import TrialFolder
 
     def on_report(report: Report) -> None:

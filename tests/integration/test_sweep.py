@@ -181,7 +181,7 @@ class TestSweep:
 
     def test_views(self, storage: Path) -> None:
         for command, expected in (
-            (("list",), "killed"),
+            (("list",), "whole"),
             (("status", "whole"), "complete"),
             (("trials", "whole"), "cross_entropy"),
             (("show", "whole", "0"), "paint"),

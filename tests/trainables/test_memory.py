@@ -16,7 +16,8 @@ from trainables.memory import OutOfMemory, in_batches
 from trainables.records import Report
 from trainables.settings.parameters import Parameters
 from trainables.training.checkpoint import CheckpointWriter
-from trainables.training.trial import Hooks, run_trial
+from trainables.training.hooks import Hooks
+from trainables.training.trial import run_trial
 from trainables.training.trial_folder import Superseded, TrialFolder
 
 assert one_thread  # a fixture

@@ -14,7 +14,8 @@ from trainables.context.trial_context import TrialContext
 from trainables.distributed import WorkerGroup
 from trainables.records import Report, TrialTiming
 from trainables.settings.parameters import Parameters
-from trainables.training.trial import Hooks, TrialInterrupted, run_trial
+from trainables.training.hooks import Hooks, TrialInterrupted
+from trainables.training.trial import run_trial
 from trainables.training.trial_folder import TrialFolder
 
 _BLOCK_S = 0.2

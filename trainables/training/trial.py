@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -22,32 +21,10 @@ from trainables.records import VALIDATION_METRICS, Point, Report, TrialResult, W
 from trainables.settings.parameters import Parameters
 from trainables.training.averaging import BetaAverage
 from trainables.training.checkpoint import CheckpointWriter
+from trainables.training.hooks import Hooks, NonFiniteLoss, TrialInterrupted
 from trainables.training.objectives import preference_loss, reference_kl
 from trainables.training.optimizer import make_optimizer, schedule
 from trainables.training.trial_folder import TrialFolder
-
-
-class TrialInterrupted(Exception):
-    """Asked to stop; the checkpoint holds everything."""
-
-
-class NonFiniteLoss(ArithmeticError):
-    """The loss became infinite or not a number: every worker of the trial sees it in the same step."""
-
-
-@dataclass(frozen=True)
-class Hooks:
-    """How the outside follows a trial and stops it. Called by every worker."""
-
-    report: Callable[[Report], None] = lambda report: None
-    """After each evaluation, once its checkpoint and metric line are on disk. May raise to end the trial. An attempt
-    that goes on from a checkpoint repeats the last report."""
-    interrupted: Callable[[], bool] = lambda: False
-    """Asked at each step, must be cheap. True: checkpoint, then ``TrialInterrupted``."""
-    heartbeat: Callable[[], None] = lambda: None
-    """Called at each step, so that a watchdog knows."""
-    log: Callable[[str], None] = lambda line: None
-    """Takes lines that a user may want to read about how the trial ran."""
 
 
 def run_trial(

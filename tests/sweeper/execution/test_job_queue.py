@@ -9,7 +9,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from sweeper.execution.job_queue import SETUP_ATTEMPTS, JobLimits, JobQueue, SetupError
+from sweeper.execution.job_queue import SETUP_ATTEMPTS, JobLimits, JobQueue
+from sweeper.execution.messages import SetupError
 from sweeper.jobs import Job, Outcome, TrainJob, UntouchedJob
 from trainables.records import Report, TrialResult
 

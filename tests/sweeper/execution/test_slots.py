@@ -51,13 +51,14 @@ def pair(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 keys = iter(range(10**6))
 
 
-def children() -> list[str]:
-    """Names of all processes below this one."""
-    names = []
+def train_processes() -> set[int]:
+    """Train's controllers and workers below this process, by their number."""
+    processes = set()
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
-            names.append(process.name())
-    return names
+            if "Train" in process.name():
+                processes.add(process.pid)
+    return processes
 
 
 def titles() -> dict[int, str]:
@@ -231,18 +232,26 @@ def test_bad_input_of_a_runner_reaches_the_driver(tmp_path: Path) -> None:
             search(slots, ListedTrials([scripted_trial("fail")]), tmp_path)
 
 
-def test_closing_leaves_nothing_behind(two_slots: Any, pair: Any) -> None:
+def test_closing_leaves_nothing_behind(ray_cluster: None, tmp_path: Path) -> None:
+    """Beside other slots, which stay as they are."""
     import ray
 
-    assert any("Train" in name for name in children())
-    two_slots.close()
-    pair.close()
-    with patience(60, "the CPUs to become free") as again:
-        while ray.available_resources().get("CPU") != 6 and again():
-            pass
-    assert {group["state"] for group in ray.util.placement_group_table().values()} == {"REMOVED"}
+    from sweeper.execution.slots import SlotPool
+
+    def reserved() -> set[str]:
+        table = ray.util.placement_group_table()
+        return {name for name, group in table.items() if group["state"] != "REMOVED"}
+
+    groups_before, train_before, cpus_before = reserved(), train_processes(), ray.available_resources().get("CPU", 0.0)
+    with SlotPool(a_plan(1), runners.make, tmp_path, LIMITS) as slots:
+        assert do(slots, "fail").kind == "failed"
+        assert reserved() > groups_before and train_processes() > train_before
+    assert reserved() == groups_before
     with patience(60, "the processes of Train to end") as again:
-        while any("Train" in name for name in children()) and again():
+        while not train_processes() <= train_before and again():
+            pass
+    with patience(60, "the CPUs to become free") as again:
+        while ray.available_resources().get("CPU", 0.0) < cpus_before and again():
             pass
 
 

@@ -22,7 +22,8 @@ from trainables.memory import MicroBatchReduced
 from trainables.records import Report, TrialResult
 from trainables.settings.parameters import Parameters
 from trainables.settings.task import TaskSettings
-from trainables.training.trial import Hooks, NonFiniteLoss, TrialInterrupted, run_trial
+from trainables.training.hooks import Hooks, NonFiniteLoss, TrialInterrupted
+from trainables.training.trial import run_trial
 from trainables.training.trial_folder import Superseded, TrialFolder
 
 CPU = torch.device("cpu")
