@@ -17,6 +17,7 @@ from sweeper.tracking.projection import mlflow_environment
 settings.register_profile("no deadline", deadline=None)  # speed is no test's business, and machines are loaded
 settings.load_profile("no deadline")
 os.environ["RAY_AUTH_MODE"] = "disabled"  # before anything imports Ray
+LONGEST_FILES = ("test_sweep.py", "test_slots.py", "test_cluster.py", "test_export.py")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
@@ -59,8 +60,8 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest file first: what else there is runs beside it."""
-    items.sort(key=lambda item: item.path.name != "test_sweep.py")
+    """The longest files first: all others run beside them."""
+    items.sort(key=lambda item: LONGEST_FILES.index(item.path.name) if item.path.name in LONGEST_FILES else 9)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

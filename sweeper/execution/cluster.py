@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,10 @@ QUIET = {
 """Environment of Ray, Train and Tune in the driver, unless the user has set it otherwise."""
 _GCS_WAIT = "RAY_gcs_server_port_wait_time_s"
 """For how many seconds Ray asks for the head again; 20 by default."""
+_CONNECTION_VARIABLES = (*QUIET, _GCS_WAIT, "RAY_ADDRESS")
+"""Environment variables that ``connect`` sets and ``disconnect`` sets back."""
 _variables_before: dict[str, str | None] = {}
-"""Environment variables that ``connect`` has set, as they were before; None: not set."""
+"""These variables before ``connect``; None: not set. Empty where no cluster is connected."""
 
 
 def connect(address: str | None = None, num_cpus: int | None = None) -> None:
@@ -52,8 +55,9 @@ def connect(address: str | None = None, num_cpus: int | None = None) -> None:
     Raises UserError for an address of another form, UnavailableError, within seconds, if nothing answers there or the
     cluster's token is another one.
     """
+    before = {name: os.environ.get(name) for name in _CONNECTION_VARIABLES}
     for name, value in QUIET.items():
-        _set_variable(name, os.environ.get(name) or value)
+        os.environ.setdefault(name, value)
     address = address or os.environ.get("RAY_ADDRESS") or None  # a Ray job finds its cluster there
     try:
         if address is None:
@@ -61,7 +65,7 @@ def connect(address: str | None = None, num_cpus: int | None = None) -> None:
         else:
             _join(address)
     except BaseException:
-        _restore_variables()
+        _set_variables(before)
         raise
     import ray
 
@@ -69,7 +73,9 @@ def connect(address: str | None = None, num_cpus: int | None = None) -> None:
 
     ray_private.silence_raylet()
     # Several Rays on a machine: whatever looks for "the" cluster finds ours.
-    _set_variable("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    if not _variables_before:
+        _variables_before.update(before)
 
 
 def disconnect() -> None:
@@ -77,21 +83,16 @@ def disconnect() -> None:
     import ray
 
     ray.shutdown()
-    _restore_variables()
+    _set_variables(_variables_before)
+    _variables_before.clear()
 
 
-def _set_variable(name: str, value: str) -> None:
-    _variables_before.setdefault(name, os.environ.get(name))
-    os.environ[name] = value
-
-
-def _restore_variables() -> None:
-    for name, value in _variables_before.items():
+def _set_variables(variables: Mapping[str, str | None]) -> None:
+    for name, value in variables.items():
         if value is None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
-    _variables_before.clear()
 
 
 def nodes() -> list[NodeResources]:
@@ -208,7 +209,7 @@ def _join(address: str) -> None:
 
     modules = [str(Path(str(module.__file__)).parent) for module in (sweeper, trainables)]
     environment = {"py_modules": modules, "excludes": ["__pycache__"]}
-    _set_variable(_GCS_WAIT, os.environ.get(_GCS_WAIT) or "3")
+    os.environ.setdefault(_GCS_WAIT, "3")
     try:
         ray.init(address=address, runtime_env=environment, **_silent())
     except Exception as error:

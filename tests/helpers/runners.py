@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -134,16 +135,26 @@ def one_fails(context: WorkerContext, job: Job, channel: Channel) -> dict[str, A
 
 
 class ListedTrials:
-    """A source of given trials that keeps what it is told; also the search that ``run_trials`` waits for."""
+    """A source of given trials that keeps what it is told; also the search that ``run_trials`` waits for.
+
+    Tests share slots, which never see one key twice: keys are counted on, and kept here from 0.
+    """
+
+    _first_keys = count(step=1000)
 
     def __init__(self, trials: list[ScriptedTrial]) -> None:
-        self._waiting = [replace(trial, key=key) for key, trial in enumerate(trials)]
+        self._first_key = next(self._first_keys)
+        self._waiting = [replace(trial, key=self._first_key + index) for index, trial in enumerate(trials)]
         self.reports: dict[int, list[EpochReport]] = {}
         self.outcomes: dict[int, Outcome] = {}
 
     @property
     def scheduler(self) -> ListedTrials:
         return self
+
+    def index(self, key: int) -> int:
+        """Return the position of a trial in the list."""
+        return key - self._first_key
 
     def next_job(self) -> Job | None:
         return self._waiting.pop(0) if self._waiting else None
@@ -152,12 +163,12 @@ class ListedTrials:
         return not self._waiting
 
     def on_report(self, key: int, report: Any) -> bool:
-        self.reports.setdefault(key, []).append(report)
+        self.reports.setdefault(self.index(key), []).append(report)
         return False
 
     def on_end(self, key: int, outcome: Outcome) -> None:
-        assert key not in self.outcomes, f"trial {key} ended twice"
-        self.outcomes[key] = outcome
+        assert self.index(key) not in self.outcomes, f"trial {key} ended twice"
+        self.outcomes[self.index(key)] = outcome
 
     def on_tick(self) -> None:
         pass

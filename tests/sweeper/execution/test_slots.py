@@ -175,7 +175,7 @@ def test_a_decision_stops_a_trial(two_slots: Any, tmp_path: Path) -> None:
     class StopsAtTwo(ListedTrials):
         def on_report(self, key: int, report: EpochReport) -> bool:
             super().on_report(key, report)
-            return bool(key == 0 and report.step == 2)
+            return bool(self.index(key) == 0 and report.step == 2)
 
     trials = StopsAtTwo(
         [scripted_trial("epochs", epochs=4, folder=folder, waits=True) for folder in folders(tmp_path, 2)]
