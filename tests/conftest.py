@@ -17,6 +17,7 @@ from sweeper.tracking.projection import mlflow_environment
 settings.register_profile("no deadline", deadline=None)  # speed is no test's business, and machines are loaded
 settings.load_profile("no deadline")
 os.environ["RAY_AUTH_MODE"] = "disabled"  # before anything imports Ray
+OUR_VARIABLES = ("RAY_", "TUNE_", "MLFLOW_", "SWEEPER_", "OMP_")
 LONGEST_FILES = ("test_sweep.py", "test_slots.py", "test_cluster.py", "test_export.py")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -41,6 +42,7 @@ def _switches() -> dict[str, Any]:
         "denormals are flushed": sys.float_info.min / 2 == 0.0,
         "signal handlers": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)],
         "working directory": os.getcwd(),
+        "environment": {name: value for name, value in os.environ.items() if name.startswith(OUR_VARIABLES)},
     }
     if "torch" in sys.modules:
         switches["threads of PyTorch"] = sys.modules["torch"].get_num_threads()

@@ -38,7 +38,7 @@ QUIET = {
 """Environment of Ray, Train and Tune in the driver, unless the user has set it otherwise."""
 _GCS_WAIT = "RAY_gcs_server_port_wait_time_s"
 """For how many seconds Ray asks for the head again; 20 by default."""
-_CONNECTION_VARIABLES = (*QUIET, _GCS_WAIT, "RAY_ADDRESS")
+_CONNECTION_VARIABLES = (*QUIET, "RAY_ADDRESS")
 """Environment variables that ``connect`` sets and ``disconnect`` sets back."""
 _variables_before: dict[str, str | None] = {}
 """These variables before ``connect``; None: not set. Empty where no cluster is connected."""
@@ -209,6 +209,7 @@ def _join(address: str) -> None:
 
     modules = [str(Path(str(module.__file__)).parent) for module in (sweeper, trainables)]
     environment = {"py_modules": modules, "excludes": ["__pycache__"]}
+    wait_before = os.environ.get(_GCS_WAIT)
     os.environ.setdefault(_GCS_WAIT, "3")
     try:
         ray.init(address=address, runtime_env=environment, **_silent())
@@ -221,6 +222,8 @@ def _join(address: str) -> None:
                 "name its file in RAY_AUTH_TOKEN_PATH"
             ) from error
         raise UnavailableError(f"cannot join the Ray cluster at {address}: {_last_line(error)}") from error
+    finally:
+        _set_variables({_GCS_WAIT: wait_before})
 
 
 def _silent() -> dict[str, Any]:
