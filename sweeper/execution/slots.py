@@ -12,6 +12,7 @@ import time
 import uuid
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -70,15 +71,26 @@ class _SlotTrainer(TorchTrainer):
         return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, unwanted)]
 
 
-def run_worker(config: dict[str, Any]) -> None:
-    """Run by a slot's Train workers: job after job until the slot is closed."""
+@dataclass(frozen=True, kw_only=True)
+class SlotSettings:
+    """What the workers of a slot are started with."""
+
+    slot: int
+    dispatcher: ActorHandle
+    make_runner: MakeRunner
+    limits: JobLimits
+    cpus_per_worker: float
+
+
+def run_worker(config: dict[str, SlotSettings]) -> None:
+    """Run by a slot's Train workers: job after job until the slot is closed. ``config``: ``{"slot": settings}``."""
     import torch
     from ray import train
     from ray.train.torch import get_device
 
     from trainables.numerics import flushed_denormals, thread_count
 
-    context = train.get_context()
+    settings, context = config["slot"], train.get_context()
     device = get_device()
     group = get_current_placement_group()
     assert group is not None, "a Train worker without placement group"
@@ -87,16 +99,16 @@ def run_worker(config: dict[str, Any]) -> None:
         world_size=context.get_world_size(),
         local_rank=context.get_local_rank(),
         device=str(device),
-        slot=config["slot"],
+        slot=settings.slot,
     )
-    worker = Worker(worker_context, group.id.hex(), config["dispatcher"], ray.get, config["limits"])
-    threads = max(1, int(config["cpus_per_worker"])) if device.type == "cpu" else torch.get_num_threads()
+    worker = Worker(worker_context, group.id.hex(), settings.dispatcher, ray.get, settings.limits)
+    threads = max(1, int(settings.cpus_per_worker)) if device.type == "cpu" else torch.get_num_threads()
     # A RayActorError: the driver has ended, and its dispatcher with it.
     with suppress(RayActorError), flushed_denormals(), thread_count(threads):
         # Whoever closes the pool removes the placement group: a Train run that does not end by itself leaves its own
         # reserved until the driver ends, because nobody removes it without the dashboard's State API (Ray 2.60).
-        ray.get(config["dispatcher"].register_placement_group.remote(config["slot"], group))
-        worker.worker_loop(config["make_runner"])
+        ray.get(settings.dispatcher.register_placement_group.remote(settings.slot, group))
+        worker.worker_loop(settings.make_runner)
 
 
 class SlotPool:
@@ -225,11 +237,13 @@ class SlotPool:
         trainer = _SlotTrainer(
             run_worker,
             train_loop_config={
-                "slot": slot,
-                "dispatcher": self.dispatcher,
-                "make_runner": self._make_runner,
-                "limits": self.limits,
-                "cpus_per_worker": plan.cpus_per_worker,
+                "slot": SlotSettings(
+                    slot=slot,
+                    dispatcher=self.dispatcher,
+                    make_runner=self._make_runner,
+                    limits=self.limits,
+                    cpus_per_worker=plan.cpus_per_worker,
+                )
             },
             scaling_config=ScalingConfig(
                 num_workers=plan.workers_per_trial,
