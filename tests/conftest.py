@@ -42,7 +42,11 @@ def _switches() -> dict[str, Any]:
         "denormals are flushed": sys.float_info.min / 2 == 0.0,
         "signal handlers": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)],
         "working directory": os.getcwd(),
-        "environment": {name: value for name, value in os.environ.items() if name.startswith(OUR_VARIABLES)},
+        "environment": {
+            name: value
+            for name, value in os.environ.items()
+            if name.startswith(OUR_VARIABLES) and name != "RAY_CLIENT_MODE"  # set by importing Ray (2.60)
+        },
     }
     if "torch" in sys.modules:
         switches["threads of PyTorch"] = sys.modules["torch"].get_num_threads()
