@@ -8,21 +8,29 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sweeper.cli.options import Name, Number, Output, Storage, TrackingUri, open_sweep, storage_path
-from sweeper.cli.tables import Format, print_rows
-from sweeper.errors import UserError
+from sweeper.cli.tables import Format, Row, print_rows
+from sweeper.errors import UnavailableError, UserError
+from sweeper.storage.files import storage_in_reach
 
 if TYPE_CHECKING:
     from sweeper.records import Front
 
 
 def list_(storage: Storage = None, format: Output = Format.table) -> None:
-    """List the sweeps of a storage."""
+    """List the sweeps of a storage. What is wrong with one that cannot be read is said on standard error."""
     from sweeper.cli.status import sweep_row
     from sweeper.storage.sweep_folder import names
 
     root = storage_path(storage)
-    rows = [sweep_row(*open_sweep(name, root)) for name in names(root)]
-    print_rows(rows, format, empty=f"no sweeps in {root}")
+    rows: list[Row] = []
+    for name in names(root):
+        try:
+            rows.append(sweep_row(*open_sweep(name, root)))
+        except (UserError, UnavailableError) as error:
+            rows.append({"name": name, "state": "unreadable"})
+            typer.echo(f"{name}: {str(error).splitlines()[0]}", err=True)
+    columns = dict.fromkeys(key for row in rows for key in row)
+    print_rows([{key: row.get(key) for key in columns} for row in rows], format, empty=f"no sweeps in {root}")
 
 
 def status(name: Name, storage: Storage = None, format: Output = Format.table) -> None:
@@ -60,7 +68,8 @@ def show(
         path = folder.trial(number).path / "trial.json"
         if not path.exists():
             raise UserError(f"sweep {name} has no trial {number}; see `sweeper trials {name}`")
-        typer.echo(path.read_text(), nl=False)
+        with storage_in_reach():
+            typer.echo(path.read_text(errors="replace"), nl=False)
     else:
         typer.echo(trial_text(folder, loaded, number))
 
@@ -71,7 +80,8 @@ def logs(name: Name, number: Number, storage: Storage = None) -> None:
     path = folder.trial(number).path / "log.txt"
     if not path.exists():
         raise UserError(f"sweep {name} has no log of trial {number}; see `sweeper trials {name}`")
-    typer.echo(path.read_text(), nl=False)
+    with storage_in_reach():
+        typer.echo(path.read_text(errors="replace"), nl=False)
 
 
 def front(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from sweeper.cli.tables import Row, as_table
-from sweeper.errors import UserError
+from sweeper.errors import UnavailableError, UserError
 from sweeper.front.load import load_front
 from sweeper.front.rendering.table import summary
 from sweeper.records import Front, TrialRecord
@@ -15,6 +18,7 @@ from sweeper.run.usage_text import forecast_line, usage_line
 from sweeper.search.study import read_trials, searched
 from sweeper.spec.quantities import duration, parse_budget
 from sweeper.spec.spec import Spec
+from sweeper.storage.files import storage_in_reach
 from sweeper.storage.sweep_folder import SweepFolder
 
 
@@ -89,6 +93,8 @@ def trial_text(folder: SweepFolder, spec: Spec, number: int) -> str:
     if number >= len(trials):
         raise UserError(f"sweep {folder.name} has no trial {number}; it has {len(trials)} so far")
     trial, files = trials[number], folder.trial(number)
+    with _damage_named(files.path):
+        attempts, reports = files.last_attempt(), files.reports().values()
     lines = [f"trial {number} of {folder.name}: {trial.state}" + (f" ({trial.baseline})" if trial.baseline else "")]
     if trial.confirms is not None:
         lines.append(f"trains trial {trial.confirms} again, with another seed")
@@ -99,8 +105,7 @@ def trial_text(folder: SweepFolder, spec: Spec, number: int) -> str:
         *(f"  {name}: {value}" for name, value in trial.parameters.items()),
         f"  seed: {trial.seed}",
     ]
-    lines.append(f"attempts: {files.last_attempt()}, folder: {files.path}")
-    reports = files.reports().values()
+    lines.append(f"attempts: {attempts}, folder: {files.path}")
     if reports:
         shown = ("epoch", "loss", "reference_kl", "clean_accuracy", "robust_accuracy", "train_s", "evaluation_s")
         lines += [
@@ -119,8 +124,22 @@ def trial_text(folder: SweepFolder, spec: Spec, number: int) -> str:
         lines += ["points:", as_table(rows)]
     log = files.path / "log.txt"
     if trial.state == "failed" and log.exists():
-        lines += ["end of the log:", *("  " + line for line in log.read_text().splitlines()[-30:])]
+        with _damage_named(files.path):
+            text = log.read_text(errors="replace")
+        lines += ["end of the log:", *("  " + line for line in text.splitlines()[-30:])]
     return "\n".join(lines).rstrip()
+
+
+@contextlib.contextmanager
+def _damage_named(folder: Path) -> Iterator[None]:
+    """Raise UserError where a file of a trial is damaged, UnavailableError where the storage fails."""
+    try:
+        with storage_in_reach():
+            yield
+    except (UserError, UnavailableError):
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder}: a file of the trial is damaged: {error!r}") from error
 
 
 def _state(folder: SweepFolder, spec: Spec, trials: list[TrialRecord]) -> str:

@@ -5,21 +5,25 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from sweeper.run.budget import Forecast, Session, Usage
+from sweeper.storage.files import read_if_whole
 from sweeper.storage.sweep_folder import SweepFolder
 
 USAGE_FILE = "usage.json"
 
 
 def read_usage(folder: SweepFolder) -> Usage:
-    """Return the usage of a sweep; an empty one before its first session."""
-    if not (folder.path / USAGE_FILE).exists():
+    """Return the usage of a sweep; an empty one before its first session, and where the file is damaged."""
+    record = read_if_whole(folder.path / USAGE_FILE)
+    if record is None:
         return Usage()
-    record = folder.read_json(USAGE_FILE)
-    return Usage(
-        sessions=tuple(Session(**session) for session in record["goes"]),
-        forecast=None if record["forecast"] is None else Forecast(**record["forecast"]),
-        updated_at_s=record["told_s"],
-    )
+    try:
+        return Usage(
+            sessions=tuple(Session(**session) for session in record["goes"]),
+            forecast=None if record["forecast"] is None else Forecast(**record["forecast"]),
+            updated_at_s=float(record["told_s"]),
+        )
+    except (KeyError, TypeError, ValueError):
+        return Usage()
 
 
 def write_usage(folder: SweepFolder, usage: Usage) -> None:

@@ -10,15 +10,18 @@ import contextlib
 import hashlib
 import math
 import os
+import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import optuna
+import sqlalchemy.exc
+from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from sweeper.errors import UserError
+from sweeper.errors import UnavailableError, UserError
 from sweeper.records import GOALS, TrialRecord
 from sweeper.records import TrialState as State
 from sweeper.search.sampler import (
@@ -34,9 +37,28 @@ from sweeper.spec.domains import Value
 from sweeper.spec.space import Placed, Space
 from sweeper.spec.spec import Spec
 from sweeper.storage.sweep_folder import SweepFolder
+from trainables.files import sync_folder
 from trainables.records import Point
 
+LOCK_WAIT_S = 20.0
+"""How long a statement waits for another process that has the study locked."""
+
 _NAME = "sweep"
+_DISK_ERRORS = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_AUTH,
+    sqlite3.SQLITE_NOLFS,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_NOMEM,
+}
+"""What SQLite says of the disk below a study; any other error is one of the file's content."""
+_ADVICE = "restore it from a backup, or start another sweep"
 _STATES: dict[TrialState, State] = {
     TrialState.RUNNING: "running",
     TrialState.COMPLETE: "complete",
@@ -48,12 +70,13 @@ _STATES: dict[TrialState, State] = {
 class Study:
     """Ask and tell. A trial enters in one transaction; a kill while it is told leaves it running, to be told again.
 
-    For one thread of one process at a time: what the file holds is read once.
+    For one thread of one process at a time: what the file holds is read once. Where the disk fails, methods that write
+    raise UnavailableError and leave the trials as they were, in memory and in the file.
     """
 
     def __init__(
         self,
-        file: optuna.Study | None,
+        file: _File | None,
         space: Space,
         settings: Mapping[str, Any],
         *,
@@ -79,7 +102,7 @@ class Study:
         """Searched parameters by name in the study, indexed by trial number; empty for what the sampler ignores."""
         self._ids: list[int] = []
         """Optuna's trial id, indexed by trial number."""
-        for frozen in [] if file is None else file.get_trials(deepcopy=False):
+        for frozen in [] if file is None else file.study.get_trials(deepcopy=False):
             self._ids.append(frozen._trial_id)
             in_space = frozen.user_attrs["in_space"]
             self._update(
@@ -103,31 +126,49 @@ class Study:
         ``random`` never learns; ``tpe`` draws at random until ``startup_trials`` are complete. ``prior_trials``:
         finished trials of earlier sweeps, which the sampler learns from as from its own.
 
-        Raise UserError where the file exists.
+        Raise UserError where the file exists, UnavailableError where the disk fails; no file is there then.
         """
         if path.exists():
             raise UserError(f"{path} exists already; resume its sweep or take another name")
         unfinished = path.with_name(path.name + ".new")
-        unfinished.unlink(missing_ok=True)
-        with _storage(unfinished) as storage:
-            study = optuna.create_study(storage=storage, study_name=_NAME, directions=["maximize"] * len(goals))
-            study.set_metric_names(list(goals))
-            study.set_user_attr("settings", _settings(seed, startup_trials, sampler, goals, prior_trials))
-        os.replace(unfinished, path)
+        _remove_database(unfinished)  # of a driver that was killed
+        try:
+            with _disk_errors(path), _storage(unfinished) as storage:
+                study = optuna.create_study(storage=storage, study_name=_NAME, directions=["maximize"] * len(goals))
+                study.set_metric_names(list(goals))
+                study.set_user_attr("settings", _settings(seed, startup_trials, sampler, goals, prior_trials))
+            with _disk_errors(path):
+                os.replace(unfinished, path)
+                sync_folder(path.parent)
+        except BaseException:
+            _remove_database(unfinished)
+            raise
         return cls.open(path, space)
 
     @classmethod
     def open(cls, path: Path, space: Space) -> Study:
-        """Return the study in a file that ``create`` made. Raise UserError where there is none."""
-        if not path.is_file():
-            raise UserError(f"there is no study at {path}")
+        """Return the study in a file that ``create`` made.
+
+        Raise UserError where there is none, UnavailableError where the disk fails.
+        """
+        with _disk_errors(path):
+            if not path.is_file():
+                raise UserError(f"there is no study at {path}")
+            if path.stat().st_size == 0:
+                raise UserError(f"{path} is empty; {_ADVICE}")
+        storage: RDBStorage | None = None
         try:
-            with silence_optuna():
-                file = optuna.load_study(storage=optuna.storages.RDBStorage(_url(path)), study_name=_NAME)
-                return cls(file, space, file.user_attrs["settings"])
+            with silence_optuna(), _disk_errors(path):
+                storage = _new_storage(path, skip_table_creation=True)
+                study = optuna.load_study(storage=storage, study_name=_NAME)
+                return cls(_File(path, storage, study), space, study.user_attrs["settings"])
         except Exception as error:
+            if storage is not None:
+                _release(storage)
+            if isinstance(error, (UserError, UnavailableError)):
+                raise
             # SQLAlchemy, Alembic and Optuna each have exceptions of their own for a file that is not theirs.
-            raise UserError(f"{path} holds no study of a sweep: {error}") from error
+            raise UserError(f"{path} holds no study of a sweep: {_reason(error)}; {_ADVICE}") from error
 
     @classmethod
     def in_memory(
@@ -148,7 +189,7 @@ class Study:
     def close(self) -> None:
         """Release the file."""
         if self._file is not None:
-            self._file._storage.remove_session()
+            _release(self._file.storage)
 
     def ask(self) -> TrialRecord:
         """Suggest a trial and enter it as running."""
@@ -274,12 +315,13 @@ class Study:
         """End a trial in the file."""
         if self._file is None:
             return
-        trial = optuna.trial.Trial(self._file, self._ids[number])
-        trial.set_user_attr("result", dict(result))
-        # A kill between this line and the next leaves it set; the earlier record wins.
-        if violation is not None and not trial.constraints:
-            trial.set_constraint("floor", violation)
-        self._file.tell(number, values, state=state)
+        with _disk_errors(self._file.path):
+            trial = optuna.trial.Trial(self._file.study, self._ids[number])
+            trial.set_user_attr("result", dict(result))
+            # A kill or an error between this line and the next leaves it set; the earlier record wins.
+            if violation is not None and not trial.constraints:
+                trial.set_constraint("floor", violation)
+            self._file.study.tell(number, values, state=state)
 
     def _add_trial(
         self,
@@ -300,18 +342,13 @@ class Study:
         )
         if self._file is not None:
             about = {name: getattr(record, name) for name in ("parameters", "seed", "baseline", "confirms")}
-            self._file.add_trial(
-                create_trial(
-                    state=TrialState.RUNNING,
-                    params=dict(placed.located),
-                    distributions=distributions(self._space, placed.located),
-                    user_attrs=about | {"in_space": bool(placed.located)},
-                )
+            frozen = create_trial(
+                state=TrialState.RUNNING,
+                params=dict(placed.located),
+                distributions=distributions(self._space, placed.located),
+                user_attrs=about | {"in_space": bool(placed.located)},
             )
-            storage = self._file._storage
-            entered = storage.get_trial_id_from_study_id_trial_number(self._file._study_id, number)
-            assert storage.get_trial(entered).user_attrs["parameters"] == placed.parameters, "somebody else writes here"
-            self._ids.append(entered)
+            self._ids.append(self._file.enter(frozen, number))
         return self._update(record, placed.located)
 
     def _update(self, record: TrialRecord, located: Mapping[str, Value], violation: float = 0.0) -> TrialRecord:
@@ -342,6 +379,29 @@ class Study:
         )
 
 
+class _File:
+    """An open study of Optuna's and where it lies."""
+
+    def __init__(self, path: Path, storage: RDBStorage, study: optuna.Study) -> None:
+        self.path, self.storage, self.study = path, storage, study
+
+    def enter(self, frozen: FrozenTrial, number: int) -> int:
+        """Enter a trial under ``number``, which is the next one; return its id. Nothing is entered if this raises."""
+        storage = self.study._storage
+        with _disk_errors(self.path):
+            # Optuna tries five times to enter a trial (5.0): where the file is locked, that is to be found out once.
+            with self.storage.engine.connect() as connection:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                entered = connection.exec_driver_sql("SELECT count(*) FROM trials").scalar()
+                connection.rollback()
+            if entered != number:
+                raise UnavailableError(
+                    f"{self.path} holds {entered} trials where this session knows {number}: another process writes "
+                    "into it, or the disk has lost or kept a write against its word; go on with `sweeper resume`"
+                )
+            return storage.create_new_trial(self.study._study_id, template_trial=frozen)
+
+
 def _settings(
     seed: int, startup_trials: int, sampler: Sampler, goals: Sequence[str], prior_trials: Sequence[PriorTrial]
 ) -> dict[str, Any]:
@@ -361,15 +421,68 @@ def _url(path: Path) -> str:
     return f"sqlite:///{path.absolute()}"
 
 
+def _new_storage(path: Path, *, skip_table_creation: bool = False) -> RDBStorage:
+    return RDBStorage(
+        _url(path),
+        engine_kwargs={"connect_args": {"timeout": LOCK_WAIT_S}},
+        skip_table_creation=skip_table_creation,
+    )
+
+
 @contextlib.contextmanager
-def _storage(path: Path) -> Iterator[optuna.storages.RDBStorage]:
+def _storage(path: Path) -> Iterator[RDBStorage]:
     with silence_optuna():
-        storage = optuna.storages.RDBStorage(_url(path))
+        storage = _new_storage(path)
         try:
             yield storage
         finally:
-            storage.remove_session()
-            storage.engine.dispose()
+            _release(storage)
+
+
+def _release(storage: RDBStorage) -> None:
+    storage.remove_session()
+    storage.engine.dispose()
+
+
+def _remove_database(path: Path) -> None:
+    for file in (path, path.with_name(path.name + "-journal")):
+        with contextlib.suppress(OSError):
+            file.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Raise UnavailableError where the disk below a study fails in the block, UserError where the file is damaged."""
+    try:
+        yield
+    except (
+        optuna.exceptions.StorageInternalError,
+        sqlalchemy.exc.SQLAlchemyError,
+        sqlite3.Error,
+        OSError,
+    ) as error:
+        said = _said_by_sqlite(error)
+        if said is None or said.sqlite_errorcode & 0xFF in _DISK_ERRORS:  # the low byte, above it are details
+            raise UnavailableError(f"{path}: {_reason(error)}") from error
+        raise UserError(f"{path} holds no study of a sweep: {said}; {_ADVICE}") from error
+
+
+def _said_by_sqlite(error: BaseException) -> sqlite3.Error | None:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, sqlite3.Error) and hasattr(cause, "sqlite_errorcode"):  # not where Python itself raised it
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def _reason(error: BaseException) -> str:
+    """One line: SQLite's own words where it said something."""
+    said = _said_by_sqlite(error) or error
+    if isinstance(said, OSError) and said.strerror:
+        return said.strerror
+    lines = str(said).strip().splitlines()
+    return lines[0] if lines else type(said).__name__
 
 
 def searched(trials: Sequence[TrialRecord]) -> int:

@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import math
+import os
+import re
+import shutil
 import time
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeper.errors import UserError
+from sweeper.errors import UnavailableError, UserError
 from sweeper.records import Confirmation, PointName, UntouchedModel
 from sweeper.spec.spec import Spec
-from sweeper.storage.files import write_text
-from sweeper.storage.lease import Lease
+from sweeper.storage.files import read_if_whole, read_record, replace_text, storage_in_reach
+from sweeper.storage.lease import HeldLease, Lease
+from trainables.files import remove_partial_files, sync_folder
 from trainables.json_lines import append_line, read_lines
 from trainables.records import Measurement
 from trainables.training.trial_folder import TrialFolder
 
+SPEC_FILE = "spec.resolved.json"
+ABOUT_FILE = "sweep.json"
 UNTOUCHED_FILE = "untouched.json"
 MEASUREMENTS_FILE = "test.jsonl"
 CONFIRMATIONS_FILE = "confirm.json"
+
+_HIDDEN = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{32}\.(?P<state>new|removed)")
+"""Folders of sweeps that are being made or removed."""
+_EARLIER_PART = re.compile(r"\.[^.].*\.\d+")
+"""``.NAME.PID`` and ``.NAME.ATTEMPT.PID``: files that earlier versions were writing."""
 
 
 class SweepFolder:
@@ -30,6 +44,7 @@ class SweepFolder:
     def __init__(self, storage: Path, name: str) -> None:
         self.storage, self.name = storage.absolute(), name
         self.path = self.storage / name
+        self._created: _Created | None = None
 
     @property
     def study_path(self) -> Path:
@@ -55,62 +70,166 @@ class SweepFolder:
         return self.path / "answers" / f"{name}.csv.gz"
 
     def exists(self) -> bool:
-        return (self.path / "spec.resolved.json").exists()
+        return (self.path / SPEC_FILE).exists()
+
+    def has_begun(self) -> bool:
+        """Return whether the untouched model was measured: before that there is nothing that one could go on with."""
+        return (self.path / UNTOUCHED_FILE).exists()
 
     def create(self, spec: Spec, text: str, commit: str | None = None, warm_start: Sequence[str] = ()) -> None:
-        """Make the folder of a new sweep.
+        """Make the folder of a new sweep that nobody runs yet, as ``create_and_hold``."""
+        self.create_and_hold(spec, text, commit, warm_start).release()
+
+    def create_and_hold(
+        self,
+        spec: Spec,
+        text: str,
+        commit: str | None = None,
+        warm_start: Sequence[str] = (),
+        on_lost: Callable[[str], None] | None = None,
+    ) -> HeldLease:
+        """Make the folder of a new sweep and return its lease. At no moment the one is there without the other.
 
         Args:
             text: of the spec as the user wrote it.
             commit: of the repository that the spec lies in.
             warm_start: sweeps that the search learns from.
+            on_lost: as of ``Lease.hold``.
 
-        Raise UserError where the name is taken.
+        Raise NameTakenError where the name is taken, UnavailableError where the storage fails.
         """
+        with storage_in_reach():
+            self._check_free()
+            hidden, storage_is_new = _hidden_folder(self.storage, self.name)
+            lease: HeldLease | None = None
+            try:
+                lease = Lease(hidden, self.name).hold(on_lost)
+                about = {"sweep_id": uuid.uuid4().hex, "created_s": time.time(), "git_commit": commit}
+                _write_json(hidden / ABOUT_FILE, about | {"warm_start": list(warm_start)})
+                replace_text(hidden / "spec.yaml", text)
+                _write_json(hidden / SPEC_FILE, spec.resolved())
+                try:
+                    os.rename(hidden, self.path)  # refused where anything is there but an empty folder
+                except OSError as error:
+                    if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                        self._check_free()
+                    raise
+                sync_folder(self.storage)
+            except BaseException:
+                if lease is not None:
+                    lease.release()
+                shutil.rmtree(hidden, ignore_errors=True)
+                if storage_is_new:
+                    _remove_if_empty(self.storage)
+                raise
+            lease.moved(self.path)
+            self._created = _Created(str(about["sweep_id"]), storage_is_new)
+            _remove_abandoned(self.storage)
+        return lease
+
+    def remove_unstarted(self, lease: HeldLease) -> None:
+        """Remove a sweep that this object has created and that could not start, and release its lease.
+
+        Nothing is removed once the untouched model is measured, nor where the sweep of this name is another one now.
+        The storage goes too where it was made for this sweep and nothing else is in it.
+        """
+        created = self._created
+        if created is None or self.has_begun():
+            return
+        # Once renamed, another sweep may have the name: the lease must not be renewed there.
+        lease.stop_renewing()
+        with storage_in_reach():
+            if not lease.is_current() or self.sweep_id != created.sweep_id:
+                return
+            removed = self.storage / f".{self.name}.{uuid.uuid4().hex}.removed"
+            os.rename(self.path, removed)
+        lease.moved(removed)
+        lease.release()
+        shutil.rmtree(removed, ignore_errors=True)
+        if created.storage_too:
+            _remove_if_empty(self.storage)
+
+    def _check_free(self) -> None:
+        """Raise NameTakenError where something else has the place of a new sweep."""
         if self.exists():
-            raise UserError(
+            raise NameTakenError(
                 f"a sweep {self.name!r} exists in {self.storage}; go on with `sweeper resume {self.name}`, "
                 "or start another with --name OTHER (--new takes the next free name)"
             )
-        # A driver killed in here leaves the first two of its files; the third makes the folder a sweep.
-        if self.path.exists() and {path.name for path in self.path.glob("[!.]*")} - {"spec.yaml", "sweep.json"}:
-            raise UserError(f"{self.path} exists and is no sweep; take another name with --name OTHER")
-        self.path.mkdir(parents=True, exist_ok=True)
-        self.write("spec.yaml", text)
-        about = {"sweep_id": uuid.uuid4().hex, "created_s": time.time(), "git_commit": commit}
-        self.write_json("sweep.json", about | {"warm_start": list(warm_start)})
-        self.save_spec(spec)
+        if not os.path.lexists(self.path) or (self.path.is_dir() and not any(self.path.iterdir())):
+            return
+        if self.path.is_dir() and {path.name for path in self.path.glob("[!.]*")} <= {"spec.yaml", ABOUT_FILE}:
+            raise NameTakenError(
+                f"{self.path} was begun by an earlier version of sweeper, which was killed: it is no sweep yet. Delete "
+                "the folder, or take another name with --name OTHER"
+            )
+        raise NameTakenError(f"{self.path} exists and is no sweep; take another name with --name OTHER")
+
+    def remove_partial_files(self) -> None:
+        """Remove what writes that a kill cut off have left, also those of earlier versions.
+
+        Only under the lease, before anything else writes into the folder.
+        """
+        with storage_in_reach():
+            trials = self.path / "trials"
+            folders = [self.path, self.front_path, self.path / "answers"]
+            folders += [path for path in trials.iterdir() if path.is_dir()] if trials.is_dir() else []
+            for folder in folders:
+                remove_partial_files(folder)
+                for path in folder.glob(".*"):
+                    if _EARLIER_PART.fullmatch(path.name) and path.is_file():
+                        path.unlink(missing_ok=True)
 
     def save_spec(self, spec: Spec) -> None:
-        self.write_json("spec.resolved.json", spec.resolved())
+        self.write_json(SPEC_FILE, spec.resolved())
 
     def spec(self) -> Spec:
         """Return the resolved spec. Raise UserError where there is no such sweep."""
         if not self.exists():
             known = ", ".join(names(self.storage)) or "none"
             raise UserError(f"no sweep {self.name!r} in {self.storage}; there are: {known}. Name another --storage?")
-        return Spec.from_resolved(self.read_json("spec.resolved.json"))
+        return Spec.from_resolved(
+            read_record(self.path / SPEC_FILE, "restore it from a backup; spec.yaml holds the spec as it was written")
+        )
 
     @property
     def sweep_id(self) -> str:
-        return str(self.read_json("sweep.json")["sweep_id"])
+        return str(self._about["sweep_id"])
 
     @property
     def git_commit(self) -> str | None:
         """Commit of the repository that the spec lay in when the sweep began; None outside of one."""
-        commit: str | None = self.read_json("sweep.json").get("git_commit")
+        commit: str | None = self._about.get("git_commit")
         return commit
 
     @property
     def warm_start(self) -> list[str]:
         """Sweeps of the same storage that this one's search learns from."""
-        names: list[str] = self.read_json("sweep.json").get("warm_start", [])
+        names: list[str] = self._about.get("warm_start", [])
         return names
 
+    @property
+    def _about(self) -> dict[str, Any]:
+        return _read_about(self.path)
+
     def untouched(self) -> UntouchedModel | None:
-        """Return what the first workers measured of the untouched model; None before."""
+        """Return what the first workers measured of the untouched model; None before.
+
+        Raise UserError for a damaged file. It is not measured again just like that: by its digests a resumed sweep
+        knows its model and images.
+        """
         path = self.path / UNTOUCHED_FILE
-        return UntouchedModel.from_json(json.loads(path.read_text())) if path.exists() else None
+        if not path.exists():
+            return None
+        advice = (
+            "restore it from a backup, or delete it: `sweeper resume` then measures the untouched model again, but can "
+            "no longer tell whether model and images are those that the sweep began with"
+        )
+        record = read_record(path, advice)
+        try:
+            return UntouchedModel.from_json(record)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} is no record of an untouched model: {error!r}; {advice}") from error
 
     def write_untouched(self, untouched: UntouchedModel) -> None:
         self.write_json(UNTOUCHED_FILE, untouched.to_json())
@@ -122,11 +241,16 @@ class SweepFolder:
         append_line(self.path / MEASUREMENTS_FILE, {**place, **measured.to_json()})
 
     def measurements(self) -> dict[PointName, Measurement]:
-        """Return the test metrics by point. Of several lines of a point the first one counts."""
+        """Return the test metrics by point. Of several lines of a point the first one counts; damaged ones do not."""
         by_point: dict[PointName, Measurement] = {}
-        for line in read_lines(self.path / MEASUREMENTS_FILE):
-            point = (line["trial"], line["weights"], line["strength"])
-            by_point.setdefault(point, Measurement.from_json(line))
+        with storage_in_reach():
+            records = read_lines(self.path / MEASUREMENTS_FILE)
+        for record in records:
+            try:
+                point = (record["trial"], record["weights"], record["strength"])
+                by_point.setdefault(point, Measurement.from_json(record))
+            except (ValueError, KeyError, TypeError, AttributeError):
+                continue
         return by_point
 
     def write_confirmations(self, confirmations: Mapping[PointName, Confirmation]) -> None:
@@ -138,43 +262,126 @@ class SweepFolder:
         self.write_json(CONFIRMATIONS_FILE, {"points": points})
 
     def confirmations(self) -> dict[PointName, Confirmation]:
-        """Return them by point; empty before a confirm phase has ended."""
-        if not (self.path / CONFIRMATIONS_FILE).exists():
+        """Return them by point; empty before a confirm phase has ended, which makes a damaged file anew."""
+        record = read_if_whole(self.path / CONFIRMATIONS_FILE)
+        try:
+            return {
+                (point["trial"], point["weights"], point["strength"]): Confirmation.from_json(point["confirmation"])
+                for point in (record or {"points": []})["points"]
+            }
+        except (KeyError, TypeError, ValueError, AttributeError):
             return {}
-        points = self.read_json(CONFIRMATIONS_FILE)["points"]
-        return {
-            (point["trial"], point["weights"], point["strength"]): Confirmation.from_json(point["confirmation"])
-            for point in points
-        }
 
     @property
     def lease(self) -> Lease:
         """Who may run the sweep."""
         return Lease(self.path, self.name)
 
-    def read_json(self, name: str) -> dict[str, Any]:
-        value: dict[str, Any] = json.loads((self.path / name).read_text())
-        return value
-
     def write_json(self, name: str, value: Any) -> None:
-        self.write(name, json.dumps(value, indent=1) + "\n")
+        """Replace a file of the folder in one step. Raise StorageError where the disk does not take it."""
+        _write_json(self.path / name, value)
 
-    def write(self, name: str, text: str) -> None:
-        """Replace a file of the folder in one step."""
-        write_text(self.path / name, text)
+
+class NameTakenError(UserError):
+    """The place of a new sweep is taken."""
+
+
+@dataclass(frozen=True)
+class _Created:
+    """A sweep that this process has made."""
+
+    sweep_id: str
+    storage_too: bool
+    """Whether the storage was made for it."""
+
+
+def create_under_free_name(
+    storage: Path,
+    spec: Spec,
+    text: str,
+    commit: str | None = None,
+    warm_start: Sequence[str] = (),
+    on_lost: Callable[[str], None] | None = None,
+) -> tuple[SweepFolder, Spec, HeldLease]:
+    """Make the folder of a new sweep under the name in ``spec``, else under the first of ``name-2``, ``name-3``, ...
+    that is free; return folder, spec under that name, and lease. Arguments and errors as of
+    ``SweepFolder.create_and_hold``."""
+    while True:
+        folder = SweepFolder(storage, free_name(storage, spec.name))
+        named = spec.model_copy(update={"name": folder.name})
+        try:
+            return folder, named, folder.create_and_hold(named, text, commit, warm_start, on_lost)
+        except NameTakenError:
+            continue  # by somebody who was faster
 
 
 def names(storage: Path) -> list[str]:
-    """Return the names of the sweeps of a storage, oldest first."""
-    folders = [path.parent for path in storage.glob("*/sweep.json") if (path.parent / "spec.resolved.json").exists()]
-    created_s = {path: json.loads((path / "sweep.json").read_text())["created_s"] for path in folders}
-    return [path.name for path in sorted(folders, key=lambda path: created_s[path])]
+    """Return the names of the sweeps of a storage, oldest first; behind them those whose ``sweep.json`` is damaged."""
+    with storage_in_reach():
+        folders = [path.parent for path in storage.glob(f"*/{SPEC_FILE}") if not path.parent.name.startswith(".")]
+    return [path.name for path in sorted(folders, key=lambda path: (_created_s(path), path.name))]
 
 
 def free_name(storage: Path, name: str) -> str:
     """Return ``name``, or the first of ``name-2``, ``name-3``, ... that is not taken."""
     candidate, number = name, 1
-    while (storage / candidate).exists():
+    while os.path.lexists(storage / candidate):
         number += 1
         candidate = f"{name}-{number}"
     return candidate
+
+
+def _created_s(folder: Path) -> float:
+    try:
+        return float(_read_about(folder)["created_s"])
+    except (UserError, UnavailableError, KeyError, TypeError, ValueError):
+        return math.inf
+
+
+def _read_about(folder: Path) -> dict[str, Any]:
+    """Raise UserError where the file is damaged."""
+    path, advice = folder / ABOUT_FILE, "restore it from a backup"
+    about = read_record(path, advice)
+    if not isinstance(about.get("sweep_id"), str) or not isinstance(about.get("warm_start", []), list):
+        raise UserError(f"{path} does not say which sweep this is; {advice}")
+    return about
+
+
+def _write_json(path: Path, value: Any) -> None:
+    replace_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def _hidden_folder(storage: Path, name: str) -> tuple[Path, bool]:
+    """Return a new folder in which a sweep is made, and whether the storage had to be made for it."""
+    storage_is_new = False
+    while True:
+        hidden = storage / f".{name}.{uuid.uuid4().hex}.new"
+        try:
+            hidden.mkdir()
+            return hidden, storage_is_new
+        except FileNotFoundError:  # no storage, or one that another process has just removed
+            storage.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                storage.mkdir()
+                storage_is_new = True
+
+
+def _remove_abandoned(storage: Path) -> None:
+    """Remove what killed drivers have left that were making or removing a sweep. The storage was just written to."""
+    now_s = storage.stat().st_mtime
+    for path in storage.glob(".*"):
+        match = _HIDDEN.fullmatch(path.name)
+        if match is None:
+            continue
+        with contextlib.suppress(OSError):
+            if match["state"] == "removed":
+                shutil.rmtree(path, ignore_errors=True)
+            elif Lease(path, match["name"]).is_abandoned(now_s):
+                removed = path.with_suffix(".removed")
+                os.rename(path, removed)
+                shutil.rmtree(removed, ignore_errors=True)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeper.storage.files import write_text
+from sweeper.storage.files import read_if_whole, replace_text
 from sweeper.tracking.events import Event, from_json, to_json
 
 
@@ -94,15 +94,18 @@ class Outbox:
         return entries
 
     def cursor(self) -> Cursor:
-        """Return the cursor as last saved; at the start where there is none."""
+        """Return the cursor as last saved; at the start where there is none, and where the file is damaged."""
+        saved = read_if_whole(self._cursor_path)
+        if saved is None or not isinstance(saved.get("offset", 0), int):
+            return Cursor()
         try:
-            return Cursor(**json.loads(self._cursor_path.read_text()))
-        except FileNotFoundError:
+            return Cursor(**saved)
+        except TypeError:
             return Cursor()
 
     def save_cursor(self, cursor: Cursor) -> None:
         """Replace the cursor in one step."""
-        write_text(self._cursor_path, json.dumps(asdict(cursor)))
+        replace_text(self._cursor_path, json.dumps(asdict(cursor)))
 
 
 def _parse(text: bytes) -> dict[str, Any]:

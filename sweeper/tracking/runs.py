@@ -10,7 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from sweeper.errors import UserError
 from sweeper.records import GOALS
-from sweeper.storage.files import write_text
+from sweeper.storage.files import read_if_whole, replace_text
 
 EXPERIMENT = "sweeper"
 """All sweeps of a store are parent runs of this experiment, unless MLFLOW_EXPERIMENT_NAME names another."""
@@ -115,13 +115,16 @@ def _view(query: str) -> str:
 
 def save_runs(folder: Path, runs: Runs) -> None:
     """Write ``<folder>/tracking.runs.json``."""
-    write_text(folder / "tracking.runs.json", json.dumps(asdict(runs)))
+    replace_text(folder / "tracking.runs.json", json.dumps(asdict(runs)))
 
 
 def find_runs(folder: Path) -> Runs | None:
-    """Return the runs of the sweep in ``folder``; None before MLflow has made any."""
-    try:
-        saved = json.loads((folder / "tracking.runs.json").read_text())
-    except FileNotFoundError:
+    """Return the runs of the sweep in ``folder``; None before MLflow has made any, and where the file is damaged: the
+    sender then finds them by their tags."""
+    saved = read_if_whole(folder / "tracking.runs.json")
+    if saved is None:
         return None
-    return Runs(**{**saved, "trials": {int(number): run for number, run in saved["trials"].items()}})
+    try:
+        return Runs(**{**saved, "trials": {int(number): run for number, run in saved["trials"].items()}})
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeper.cli.options import time_limit_s, with_budget
+from sweeper.cli.options import option_seconds, with_budget
 from sweeper.errors import UserError
 from sweeper.records import TrialRecord
 from sweeper.run.budget import BudgetLedger, Forecast, Session, Usage, time_saved_s, trial_costs
@@ -67,7 +67,7 @@ def test_options_and_specs_that_are_wrong_are_answered_with_the_rule(tmp_path: P
     with pytest.raises(UserError, match=r"--budget 3: is no budget; .* 200gpu-h"):
         with_budget(spec, "3")
     with pytest.raises(UserError, match=r"--time 8: is no time; .* 2h30m"):
-        time_limit_s("8")
+        option_seconds("--time", "8")
     (tmp_path / "demo.yaml").write_text("limits: {budget: 200h}\n")
     with pytest.raises(UserError, match=r"demo\.yaml:1:\d+: `limits\.budget`: '200h' is no budget"):
         load_spec(tmp_path / "demo.yaml")
@@ -225,6 +225,7 @@ def meter(folder: SweepFolder, clock: Clock, trials: list[TrialRecord] | None = 
 
 def test_a_kill_loses_the_last_seconds_of_the_usage_only(tmp_path: Path) -> None:
     folder, clock = SweepFolder(tmp_path, "demo"), Clock()
+    folder.path.mkdir()
     first = meter(folder, clock, budget=Budget(1.0, "gpu"))
     while clock.now_s < 1799:
         clock.now_s += 1
@@ -247,6 +248,7 @@ def test_a_kill_loses_the_last_seconds_of_the_usage_only(tmp_path: Path) -> None
 
 def test_the_usage_in_words_and_numbers(tmp_path: Path) -> None:
     folder, clock = SweepFolder(tmp_path, "demo"), Clock()
+    folder.path.mkdir()
     usage = meter(folder, clock, [trial(0, "complete", 900.0)], budget=Budget(2.0, "gpu"))
     usage.started(trial(1, "running"))
     clock.now_s = 360.0

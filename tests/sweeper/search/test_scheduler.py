@@ -271,15 +271,3 @@ def test_names_and_test_lines(tmp_path: Path) -> None:
     measurements = driver.folder.measurements()
     assert set(measurements) == {(3, "last", 0.5), (None, "last", 1.0)}
     assert measurements[(3, "last", 0.5)] == first, "measured once: the first line counts"
-
-
-def test_a_driver_killed_while_it_makes_the_folder_does_not_block_the_name(tmp_path: Path) -> None:
-    folder = SweepFolder(tmp_path, "demo")
-    folder.path.mkdir()
-    (folder.path / "spec.yaml").write_text("")
-    folder.create(make_spec(), "")
-    assert folder.spec() == make_spec()
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "dog.jpg").write_bytes(b"")
-    with pytest.raises(UserError, match="is no sweep"):
-        SweepFolder(tmp_path, "photos").create(make_spec(name="photos"), "")

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import sqlite3
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +19,10 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
-from sweeper.errors import UserError
+from sweeper.errors import UnavailableError, UserError
 from sweeper.records import TrialRecord
 from sweeper.search.sampler import PriorTrial, StoppedTrialPolicy
-from sweeper.search.study import Study
+from sweeper.search.study import LOCK_WAIT_S, Study
 from sweeper.spec.space import Space
 from tests.helpers.study_driver import PAINT, SPACE, START, TRIALS, drive, finish, values_of
 from tests.paths import ROOT
@@ -347,3 +353,178 @@ def test_a_new_study_learns_from_what_is_known_at_once_and_after_a_kill(tmp_path
     for _ in range(8):
         again.ask()
     assert study.ask().parameters == again.ask().parameters
+
+
+def tells(study: Study, trial: TrialRecord) -> list[Callable[[], object]]:
+    """Everything that writes into a study, given a running trial of it."""
+    return [
+        study.ask,
+        lambda: study.add(START),
+        lambda: told(study, trial),
+        lambda: study.fail(trial.number, "x"),
+        lambda: study.stop(trial.number, "x", stopped_at=0.5, values=values_of(trial.parameters)),
+    ]
+
+
+def check_unchanged_and_going_on(study: Study, path: Path, before: list[TrialRecord]) -> None:
+    """The study, and the one opened anew, are as they were, and go on in the same way."""
+    assert study.trials() == before
+    again = Study.open(path, SPACE)
+    assert again.trials() == before
+    again.close()
+    running = [trial for trial in before if trial.state == "running"]
+    for trial in running:
+        told(study, trial)
+    asked = study.ask()
+    study.close()
+    again = Study.open(path, SPACE)
+    assert again.trials() == study.trials() and again.trials()[-1] == asked
+    again.close()
+
+
+def begun(path: Path) -> tuple[Study, TrialRecord, TrialRecord]:
+    """A study with a finished trial, another to compare with, and a running one."""
+    study = Study.create(path, SPACE, seed=0, startup_trials=2)
+    first = study.ask()
+    told(study, first)
+    return study, first, study.ask()
+
+
+def test_a_locked_study_is_waited_for_and_then_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert LOCK_WAIT_S == 20.0
+    monkeypatch.setattr("sweeper.search.study.LOCK_WAIT_S", 0.2)
+    path = tmp_path / "study.db"
+    study, _, running = begun(path)
+    before = study.trials()
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    for write in tells(study, running):
+        began_s = time.monotonic()
+        with pytest.raises(UnavailableError) as raised:
+            write()
+        assert str(raised.value) == f"{path}: database is locked"
+        assert time.monotonic() - began_s < 5
+    with pytest.raises(UnavailableError, match="database is locked"):
+        Study.open(path, SPACE)
+    other.rollback()
+    other.close()
+    check_unchanged_and_going_on(study, path, before)
+
+
+def test_a_study_that_is_locked_for_a_moment_only(tmp_path: Path) -> None:
+    path = tmp_path / "study.db"
+    study, _, running = begun(path)
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN EXCLUSIVE")
+    timer = threading.Timer(1.0, other.rollback)
+    timer.start()
+    told(study, running)
+    timer.join()
+    other.close()
+    assert study.trial(running.number).state == "complete"
+
+
+def every_connection(study: Study, statement: str) -> None:
+    """Have SQL run on each connection that the study takes from its pool."""
+    assert study._file is not None
+    event.listen(study._file.storage.engine, "checkout", lambda connection, *_: connection.execute(statement))
+
+
+@pytest.mark.parametrize(
+    ("breaking", "mending", "message"),
+    [
+        ("PRAGMA query_only = 1", "PRAGMA query_only = 0", "attempt to write a readonly database"),
+        ("PRAGMA max_page_count = 1", "PRAGMA max_page_count = 1000000", "database or disk is full"),
+    ],
+)
+def test_a_disk_that_takes_no_write(breaking: str, mending: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "study.db"
+    study, _, running = begun(path)
+    every_connection(study, breaking)
+    failed = []
+    # Until the pages that are there are full a write may succeed.
+    for _ in range(60):
+        before, trials = study.trials(), len(study)
+        try:
+            trial = study.add(START)
+            study.fail(trial.number, "x" * 2000)
+        except UnavailableError as error:
+            failed.append(str(error))
+            break
+    assert failed == [f"{path}: {message}"]
+    kept = study.trials()
+    assert kept[:trials] == before and all(trial.state == "running" for trial in kept[trials:])
+    if "readonly" in message:
+        for write in tells(study, running):
+            with pytest.raises(UnavailableError, match=message):
+                write()
+    every_connection(study, mending)
+    check_unchanged_and_going_on(study, path, kept)
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not os.path.exists("/bin/mount"), reason="mounts a small file system")
+def test_a_full_disk(tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(small)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("tmpfs cannot be mounted here")
+    try:
+        filler = small / "filler"
+        study, _, running = begun(small / "study.db")
+        before = study.trials()
+        with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(b"x" * 4096)
+        for write in tells(study, running):
+            with pytest.raises(UnavailableError) as raised:
+                write()
+            assert str(raised.value) == f"{small / 'study.db'}: database or disk is full"
+        with pytest.raises(UnavailableError, match="new.db: database or disk is full"):
+            Study.create(small / "new.db", SPACE, seed=0, startup_trials=2)
+        assert sorted(path.name for path in small.iterdir()) == ["filler", "study.db"]
+        filler.unlink()
+        check_unchanged_and_going_on(study, small / "study.db", before)
+        Study.create(small / "new.db", SPACE, seed=0, startup_trials=2).close()
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=True)
+
+
+def test_a_study_in_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UnavailableError, match=f"^{tmp_path}/gone/study.db: unable to open database file$"):
+        Study.create(tmp_path / "gone" / "study.db", SPACE, seed=0, startup_trials=2)
+
+
+@pytest.mark.parametrize("how", ["empty", "half", "header", "middle", "other"])
+def test_a_damaged_study_is_named_and_left_as_it_is(how: str, tmp_path: Path) -> None:
+    path = tmp_path / "study.db"
+    drive(path, trials=9)
+    content = path.read_bytes()
+    if how == "other":
+        path.unlink()
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            database.execute("CREATE TABLE t (a)")
+    else:
+        middle = len(content) // 2
+        damaged = {
+            "empty": b"",
+            "half": content[:middle],
+            "header": b"\xff" * 64 + content[64:],
+            "middle": content[:4096] + b"\xff" * (len(content) - 4096),
+        }
+        path.write_bytes(damaged[how])
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=f"{path} (is empty|holds no study of a sweep: .*); restore it") as raised:
+        Study.open(path, SPACE)
+    assert "\n" not in str(raised.value) and "Background" not in str(raised.value)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["study.db"]
+
+
+def test_a_study_that_another_process_writes_into(tmp_path: Path) -> None:
+    study, _, _ = begun(tmp_path / "study.db")
+    other = Study.open(tmp_path / "study.db", SPACE)
+    other.ask()
+    with pytest.raises(UnavailableError, match="holds 3 trials where this session knows 2: another process writes"):
+        study.ask()
+    assert len(study) == 2
