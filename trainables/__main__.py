@@ -103,7 +103,7 @@ def run(trial: TrialSettings, output: Path, device_name: str | None) -> int:
         scores = test_scores(context, policy, test_answers(context, policy, group), group)
         test = measurement(scores, context.data.broken())
     finally:
-        policy.restore()
+        context.release(policy)
     print(json.dumps({"validation": result.values, "test": test.values, "intervals": test.intervals}, indent=1))
     print(f"weights and records are in {output}", file=sys.stderr)
     return 0

@@ -1,12 +1,19 @@
-"""The worker processes of one trial. With a single worker, all sums are local."""
+"""The worker processes of one trial. With a single worker, all sums are local.
+
+Collectives are called by all workers in the same order: what decides on the next one is the same on all of them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,26 @@ class WorkerGroup:
         if self.world_size > 1:
             dist.all_reduce(values)
         return values
+
+    def minimum(self, values: Sequence[int]) -> list[int]:
+        """Return the smallest of each value over workers."""
+        if self.world_size == 1:
+            return list(values)
+        smallest = torch.tensor(values, dtype=torch.int64, device=self.device)
+        dist.all_reduce(smallest, dist.ReduceOp.MIN)
+        return [int(value) for value in smallest.tolist()]
+
+    def wait_for_all(self) -> None:
+        """Return once every worker has come here."""
+        self.minimum([0])
+
+    def from_first(self, value: Value) -> Value:
+        """Return the first worker's ``value``, which is pickled; that of the others is left."""
+        if self.world_size == 1:
+            return value
+        shared = [value]
+        dist.broadcast_object_list(shared, src=0, device=self.device)
+        return shared[0]
 
     def wrap(self, policy: nn.Module) -> nn.Module:
         """Return the policy in DistributedDataParallel if there are several workers: gradients are means over them."""

@@ -35,8 +35,7 @@ class Report:
     values: dict[str, float]
     """``VALIDATION_METRICS`` on the validation sets, with the last weights at strength 1."""
     preference_loss: float | None = None
-    """Mean since the last evaluation, as ``reference_kl`` and ``loss``. None on workers other than the first after a
-    resume: what the first worker reports counts."""
+    """Mean since the last evaluation, as ``reference_kl`` and ``loss``. None where a line does not tell."""
     reference_kl: float | None = None
     loss: float | None = None
     identity_distance: float | None = None

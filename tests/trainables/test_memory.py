@@ -109,7 +109,7 @@ def test_checkpoint_holds_the_state_at_its_time(tmp_path: Path) -> None:
     writer.save({"policy": {"w": weights}, "optimizer": {"state": [{"a": weights}]}, "step": 1})
     weights.fill_(1.0)  # training goes on
     writer.wait()
-    state = folder.load_checkpoint(torch.device("cpu"))
+    state = folder.load_checkpoint()
     assert state is not None and state["step"] == 1
     assert not state["policy"]["w"].any() and not state["optimizer"]["state"][0]["a"].any()
 
@@ -130,7 +130,7 @@ def test_a_line_is_never_before_its_checkpoint(context: TrialContext, tmp_path: 
     folder, seen = TrialFolder(tmp_path), list[tuple[int, int]]()
 
     def record(report: Report) -> None:
-        state = folder.load_checkpoint(torch.device("cpu"))
+        state = folder.load_checkpoint()
         assert state is not None
         seen.append((state["step"], max(folder.reports())))
 

@@ -65,5 +65,11 @@ class TrialContext:
         )
         return self.reference.policy
 
+    def release(self, policy: Policy) -> None:
+        """Put the reference's weights back, and keep nothing of a policy that will not be used any more."""
+        policy.restore()
+        if self.reference.policy is policy:
+            self.reference.policy = None
+
     def _text_embeddings(self, images: ImageSet) -> Tensor:
         return self.reference.text_embeddings(images.class_names, images.templates)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from filelock import FileLock
 from torch import Tensor
+
+from trainables.files import StorageError, storage_errors, sync_folder
 
 
 def digest_of(value: Any) -> str:
@@ -42,27 +45,71 @@ class Store:
         """Return as ``get``, for arrays too large for memory: ``build`` allocates these in their files and fills them;
         it returns the small arrays only."""
         folder = self._folder / digest_of(key)[:32]
-        if not folder.exists():
-            self._folder.mkdir(parents=True, exist_ok=True)
+        arrays = _arrays(folder)
+        if arrays is None:
+            with storage_errors(self._folder):
+                self._folder.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{folder}.lock"):
-                if not folder.exists():
+                arrays = _arrays(folder)
+                if arrays is None:
+                    shutil.rmtree(folder, ignore_errors=True)  # what others have mapped of it stays theirs
                     self._write(folder, key, build)
-        arrays = {path.stem: np.load(path, mmap_mode="c") for path in sorted(folder.glob("*.npy"))}
+                    arrays = _arrays(folder)
+        if arrays is None:
+            raise StorageError(f"{folder} cannot be read: it is damaged though it was just written")
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def _write(
         self, folder: Path, key: Mapping[str, Any], build: Callable[[Allocate], Mapping[str, np.ndarray]]
     ) -> None:
-        part = Path(tempfile.mkdtemp(prefix=".part-", dir=self._folder))
+        """To be called with the lock of ``folder`` held: what is left of a killed builder is nobody's."""
+        part = folder.with_name(f".part-{folder.name}")
+        shutil.rmtree(part, ignore_errors=True)
 
         def allocate(name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-            return np.lib.format.open_memmap(part / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
+            path = part / f"{name}.npy"
+            with storage_errors(path):
+                array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+                _reserve(path)
+                return array
 
         try:
-            for name, array in build(allocate).items():
-                np.save(part / f"{name}.npy", array)
-            (part / "key.json").write_text(json.dumps(key, indent=1, default=str))
-            os.replace(part, folder)
+            with storage_errors(part):
+                part.mkdir()
+            small = build(allocate)
+            with storage_errors(folder):
+                for name, array in small.items():
+                    with (part / f"{name}.npy").open("wb") as file:
+                        # Not the file itself: NumPy's own writing does not say why a disk takes no more.
+                        np.save(SimpleNamespace(write=file.write), array)
+                (part / "key.json").write_text(json.dumps(key, indent=1, default=str))
+                for path in part.iterdir():
+                    with path.open("rb") as written:
+                        os.fsync(written.fileno())
+                sync_folder(part)
+                os.replace(part, folder)
+                sync_folder(self._folder)
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise
+
+
+def _arrays(folder: Path) -> dict[str, np.ndarray] | None:
+    """Memory-mapped, by name; None where there is no such folder, or where one of its files is cut off."""
+    with storage_errors(folder, doing="cannot be read"):
+        if not folder.exists():
+            return None
+        try:
+            return {path.stem: np.load(path, mmap_mode="c") for path in sorted(folder.glob("*.npy"))}
+        except (ValueError, EOFError):
+            return None
+
+
+def _reserve(path: Path) -> None:
+    """Have the disk set aside what ``path`` will take: on a full disk a write to mapped memory kills the process."""
+    with path.open("r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # a file system that cannot set space aside
+                raise

@@ -98,9 +98,12 @@ class Policy(nn.Module):
     def set_weights(self, weights: Mapping[str, Tensor], strength: float = 1.0) -> None:
         """Put trained weights in at a strength: W^t of a transform, else reference + t (weights - reference)."""
 
-    @abstractmethod
+    @torch.no_grad()
     def restore(self) -> None:
-        """Put the weights back that the policy started with; those of a tower are the reference's."""
+        """Put the weights back that the policy started with (a tower's are the reference's), without gradients."""
+        self.set_weights(self._start)
+        for parameter in self.parameters():
+            parameter.grad = None
 
     @abstractmethod
     def reference_weights(self) -> AbstractContextManager[None]:
@@ -156,12 +159,6 @@ class TransformPolicy(Policy):
         self._power = None
         if strength != 1.0:
             self._power = power(self.matrix, strength)
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        self._power = None
-        for name, parameter in self.tuned().items():
-            parameter.copy_(self._start[name])
 
     def reference_weights(self) -> AbstractContextManager[None]:
         return nullcontext()  # W is no part of the CLIP
@@ -236,13 +233,10 @@ class TowerPolicy(Policy):
             value = weights[name].to(parameter.device)
             parameter.copy_(value if strength == 1.0 else torch.lerp(self._start[name], value, strength))
 
-    def restore(self) -> None:
-        self.set_weights(self._start)
-
     @contextmanager
     def reference_weights(self) -> Iterator[None]:
         present = {name: parameter.detach().clone() for name, parameter in self.tuned().items()}
-        self.restore()
+        self.set_weights(self._start)
         try:
             yield
         finally:

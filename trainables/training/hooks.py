@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from trainables.records import Report
@@ -27,5 +28,8 @@ class Hooks:
     """Asked at each step, must be cheap. True: checkpoint, then ``TrialInterrupted``."""
     heartbeat: Callable[[], None] = lambda: None
     """Called at each step, so that a watchdog knows."""
+    long_operation: Callable[[str], AbstractContextManager[None]] = lambda what: nullcontext()
+    """Entered, with what is being done, where ``heartbeat`` is not called for long: building the policy, reading and
+    writing large files, the first step of an attempt, in which kernels are compiled. Never around ``report``."""
     log: Callable[[str], None] = lambda line: None
     """Takes lines that a user may want to read about how the trial ran."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import psutil
@@ -30,6 +31,7 @@ def probe_trial(
     folder: Path,
     group: WorkerGroup | None = None,
     heartbeat: Callable[[], None] = lambda: None,
+    long_operation: Callable[[str], AbstractContextManager[None]] = lambda what: nullcontext(),
 ) -> TrialTiming:
     """Train one policy for about so many seconds, and until it was evaluated twice, in ``folder``.
 
@@ -42,7 +44,12 @@ def probe_trial(
     evaluations = [step / steps for step in (1, 3) if step < steps]  # the first one also warms up
     for repetition in range(2):  # a trial that ends early is timed again, warm
         timer = _Timer(context.device, end_s)
-        hooks = Hooks(report=timer.evaluation_ended, interrupted=timer.step_begins, heartbeat=heartbeat)
+        hooks = Hooks(
+            report=timer.evaluation_ended,
+            interrupted=timer.step_begins,
+            heartbeat=heartbeat,
+            long_operation=long_operation,
+        )
         trial = TrialFolder(folder / str(repetition))
         try:
             run_trial(context, parameters, seed=0, folder=trial, group=group, hooks=hooks, rungs=evaluations)

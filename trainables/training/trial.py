@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+import traceback
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,17 +16,21 @@ from torch import Tensor, nn
 from trainables.context.trial_context import TrialContext
 from trainables.distributed import WorkerGroup
 from trainables.evaluation.measure import goal_scores, means
+from trainables.files import StorageError
 from trainables.memory import MicroBatchReduced, halve, run_or_none_on_oom
 from trainables.models.policy import Policy
 from trainables.numerics import flushed_denormals
-from trainables.records import VALIDATION_METRICS, Point, Report, TrialResult, WeightsKind
+from trainables.records import Point, Report, TrialResult, WeightsKind
 from trainables.settings.parameters import Parameters
 from trainables.training.averaging import BetaAverage
 from trainables.training.checkpoint import CheckpointWriter
 from trainables.training.hooks import Hooks, NonFiniteLoss, TrialInterrupted
 from trainables.training.objectives import preference_loss, reference_kl
 from trainables.training.optimizer import make_optimizer, schedule
-from trainables.training.trial_folder import TrialFolder
+from trainables.training.trial_folder import CHECKPOINT_FILE, UNREADABLE_FILE, CheckpointUnreadable, TrialFolder
+
+_UNREADABLE = -1
+"""In place of the step of a checkpoint that cannot be read."""
 
 
 def run_trial(
@@ -40,26 +46,65 @@ def run_trial(
     """Train one policy, or go on from its checkpoint, and return its final record (also in ``result.json``).
 
     The policy is evaluated after each epoch and at ``rungs``, shares of the trial's steps in (0, 1), where
-    ``Hooks.report`` may end the trial.
+    ``Hooks.report`` may end the trial. Nothing of the trial is left in the process: neither gradients nor optimiser.
 
     Raises:
         NonFiniteLoss, TrialInterrupted, trial_folder.Superseded; ValueError for parameters that do not fit the model;
-        memory.OutOfMemory where not even one pair of images fits; memory.MicroBatchReduced (several workers only).
+        files.StorageError where the disk fails; memory.OutOfMemory where not even one pair of images fits;
+        memory.MicroBatchReduced (several workers only).
     """
-    group = group or WorkerGroup(device=context.device)
-    finished = folder.result()
-    if finished is not None:
-        return finished
-    if group.is_first:
-        folder.claim()
-    policy = context.policy(parameters)
+    group, hooks = group or WorkerGroup(device=context.device), hooks or Hooks()
+    try:
+        return _run(context, parameters, seed, folder, group, hooks, rungs)
+    except BaseException as error:
+        _clear_frames(error)
+        raise
+
+
+def _run(
+    context: TrialContext,
+    parameters: Parameters,
+    seed: int,
+    folder: TrialFolder,
+    group: WorkerGroup,
+    hooks: Hooks,
+    rungs: Sequence[float],
+) -> TrialResult:
+    with hooks.long_operation("building the policy"):
+        finished = group.from_first(_finished_or_claimed(folder) if group.is_first else None)
+        if finished is not None:
+            return finished
+        policy = context.policy(parameters)
     writer = CheckpointWriter(folder)
     try:
         with flushed_denormals():
-            return _Trial(context, policy, parameters, seed, folder, writer, group, hooks or Hooks(), rungs).run()
+            with hooks.long_operation("preparing the trial's images"):
+                trial = _Trial(context, policy, parameters, seed, folder, writer, group, hooks, rungs)
+            return trial.run()
     finally:
-        writer.close()
-        policy.restore()
+        with hooks.long_operation("waiting for the checkpoint"):
+            writer.close()
+        context.release(policy)
+
+
+def _finished_or_claimed(folder: TrialFolder) -> TrialResult | None:
+    """The first worker's answer counts for all: a shared file system may show the others an earlier state."""
+    finished = folder.result()
+    if finished is None:
+        folder.claim()
+    return finished
+
+
+def _clear_frames(error: BaseException) -> None:
+    """Free what the frames that ``error`` has left hold: optimiser, averages and graphs would live as long as it."""
+    seen: list[BaseException | None] = [None]
+    pending = [error]
+    while pending:
+        one = pending.pop()
+        if not any(one is other for other in seen):
+            seen.append(one)
+            traceback.clear_frames(one.__traceback__)
+            pending += [linked for linked in (one.__cause__, one.__context__) if linked is not None]
 
 
 class _Trial:
@@ -90,11 +135,14 @@ class _Trial:
         self._steps = settings.epochs * self._steps_per_epoch
         sizes = (settings.micro_batch_size, context.batch_sizes.micro(parameters), folder.micro_batch_size())
         self._micro_batch_size = min([size for size in sizes if size is not None] or [settings.global_batch_size])
+        """Pairs; the smallest of all workers once ``_agreed_checkpoint`` has returned."""
         self._wrapped: nn.Module = group.wrap(policy)
         self._optimizer = make_optimizer(policy, parameters, settings.optimizer)
         self._average = BetaAverage(policy.tuned(), steps=self._steps, beta=settings.averaging_beta)
         self._step = 0
         """Updates done."""
+        self._warm = False
+        """Whether this attempt has done a step: kernels are compiled in its first one."""
         self._rungs = {min(self._steps, math.ceil(share * self._steps - 1e-9)) for share in rungs} - {self._steps}
         epoch_ends = range(self._steps_per_epoch, self._steps + 1, self._steps_per_epoch)
         self._milestones = sorted({*self._rungs, *epoch_ends})
@@ -124,18 +172,51 @@ class _Trial:
         return self._finish()
 
     def _resume(self) -> None:
-        state = self._folder.load_checkpoint(self._group.device)
-        if state is None:
-            return
+        with self._hooks.long_operation("loading the checkpoint"):
+            state = self._agreed_checkpoint()
+            if state is not None:
+                self._restore(state)
+        del state  # weights, averages and optimiser a second time
+        if self._step in self._milestones and not self._recall_evaluation():  # killed before the metric line
+            self._evaluate()
+
+    def _agreed_checkpoint(self) -> dict[str, Any] | None:
+        """Return the checkpoint that every worker has read; None where the trial begins, or begins again.
+
+        From here on step and size of micro-batches are the same on all workers: they decide on the collectives.
+
+        Raises StorageError, on every worker, where they have read different ones.
+        """
+        state, reason = None, None
+        try:
+            state = self._folder.load_checkpoint()
+        except CheckpointUnreadable as error:
+            reason = str(error)
+        step = _UNREADABLE if reason is not None else 0 if state is None else state["step"]
+        first, minus_last, self._micro_batch_size = self._group.minimum([step, -step, self._micro_batch_size])
+        if first == _UNREADABLE:
+            if self._group.is_first:
+                self._folder.set_checkpoint_aside()
+                self._hooks.log(
+                    f"{CHECKPOINT_FILE} cannot be read ({reason or 'by another worker'}): the trial begins again; the "
+                    f"file is kept as {UNREADABLE_FILE}"
+                )
+            return None
+        if first != -minus_last:
+            raise StorageError(
+                f"the workers read different checkpoints of {self._folder.path}: is the storage the same folder for "
+                "all of them?"
+            )
+        return state
+
+    def _restore(self, state: dict[str, Any]) -> None:
         with torch.no_grad():
             for name, parameter in self._policy.tuned().items():
                 parameter.copy_(state["policy"][name])
         self._optimizer.load_state_dict(state["optimizer"])
         self._average.load_state_dict(state["average"])
         self._step = state["step"]
-        self._sums, self._times_s = state["sums"].cpu(), dict(state["times_s"])
-        if self._step in self._milestones and not self._recall_evaluation():  # killed before the metric line
-            self._evaluate()
+        self._sums, self._times_s = state["sums"], dict(state["times_s"])
 
     def _recall_evaluation(self) -> bool:
         """Return whether the first worker finds the report of this step on disk; all workers go by its answer.
@@ -143,25 +224,21 @@ class _Trial:
         The report is made again: the kill may have come between line and report.
         """
         recorded = self._folder.reports().get(self._step) if self._group.is_first else None
-        shared = torch.zeros(1 + len(VALIDATION_METRICS), dtype=torch.float64, device=self._group.device)
-        if recorded is not None:
-            known = [1.0, *(recorded.values[name] for name in VALIDATION_METRICS)]
-            shared += torch.tensor(known, dtype=torch.float64).to(shared.device)
-        is_recorded, *values = self._group.sum(shared).tolist()
-        if is_recorded == 0:
+        recorded = self._group.from_first(recorded)
+        if recorded is None:
             return False
-        self._values = dict(zip(VALIDATION_METRICS, values, strict=True))
+        self._values = dict(recorded.values)
         self._sums.zero_()
-        self._hooks.report(self._report() if recorded is None else recorded)
+        self._hooks.report(recorded)
         return True
 
     def _report(
         self,
         *,
-        preference_loss: float | None = None,
-        reference_kl: float | None = None,
-        loss: float | None = None,
-        identity_distance: float | None = None,
+        preference_loss: float,
+        reference_kl: float,
+        loss: float,
+        identity_distance: float | None,
     ) -> Report:
         """Return where the trial is, with the last evaluation's values."""
         return Report(
@@ -181,33 +258,45 @@ class _Trial:
         )
 
     def _checkpoint(self) -> None:
-        """Save in the background: call ``self._writer.wait`` before writing what must not be on disk earlier."""
-        if not self._group.is_first:
-            return
-        self._writer.save(
-            {
-                "policy": {name: value.detach() for name, value in self._policy.tuned().items()},
-                "optimizer": self._optimizer.state_dict(),
-                "average": self._average.state_dict(),
-                "step": self._step,
-                "sums": self._sums,
-                "times_s": self._times_s,
-            }
-        )
+        """Save in the background: call ``_wait_for_checkpoint`` before writing what must not be on disk earlier."""
+        with self._hooks.long_operation("waiting for the checkpoint"):  # the last one may still be written
+            if self._group.is_first:
+                self._writer.save(
+                    {
+                        "policy": {name: value.detach() for name, value in self._policy.tuned().items()},
+                        "optimizer": self._optimizer.state_dict(),
+                        "average": self._average.state_dict(),
+                        "step": self._step,
+                        "sums": self._sums,
+                        "times_s": self._times_s,
+                    }
+                )
+            self._group.wait_for_all()
+
+    def _wait_for_checkpoint(self) -> None:
+        """Return on all workers once the last checkpoint is on disk: in the next collective nothing tells a watchdog
+        that the others wait for the first one's disk."""
+        with self._hooks.long_operation("waiting for the checkpoint"):
+            if self._group.is_first:
+                self._writer.wait()
+            self._group.wait_for_all()
 
     def _train_until(self, milestone: int) -> None:
         started_s = saved_s = time.monotonic()
         while self._step < milestone:
             self._hooks.heartbeat()
             due = time.monotonic() - saved_s > self._settings.checkpoint_every_s
-            asked, save = self._update(self._batch(), asked=self._hooks.interrupted(), save=due)
+            interrupted = self._hooks.interrupted()
+            with contextlib.nullcontext() if self._warm else self._hooks.long_operation("the first step"):
+                asked, save = self._update(self._batch(), asked=interrupted, save=due)
+            self._warm = True
             self._step += 1
             if asked or save:
                 self._times_s["train_s"] += time.monotonic() - started_s
                 started_s = saved_s = time.monotonic()
                 self._checkpoint()
             if asked:
-                self._writer.wait()
+                self._wait_for_checkpoint()
                 raise TrialInterrupted(f"step {self._step} of {self._steps}")
         self._times_s["train_s"] += time.monotonic() - started_s
 
@@ -244,7 +333,9 @@ class _Trial:
         """
         group, parameters = self._group, self._parameters
         micros = pairs.split(self._micro_batch_size)
-        z0 = self._global_kl(micros, batch_size) if parameters.objective == "kto" and len(micros) > 1 else None
+        # One worker may have more micro-batches than another: whether z0 is summed now is the same on all of them.
+        several = math.ceil(batch_size / group.world_size) > self._micro_batch_size
+        z0 = self._global_kl(micros, batch_size) if parameters.objective == "kto" and several else None
         sums = torch.zeros(2, dtype=torch.float64, device=group.device)
         self._optimizer.zero_grad(set_to_none=True)
         for i, micro in enumerate(micros):
@@ -350,8 +441,8 @@ class _Trial:
             identity_distance=self._policy.identity_distance(),
         )
         self._sums.zero_()
+        self._wait_for_checkpoint()
         if self._group.is_first:
-            self._writer.wait()
             self._folder.append_report(report)
         self._hooks.report(report)
 
@@ -376,5 +467,6 @@ class _Trial:
         if self._group.is_first:
             weights = {f"last.{name}": value for name, value in last.items()}
             weights |= {f"averaged.{name}": value for name, value in self._average.weights.items()}
-            self._folder.finish(result, weights)
+            with self._hooks.long_operation("writing the weights"):
+                self._folder.finish(result, weights)
         return result
