@@ -2,13 +2,17 @@
 PYTHON ?= python3
 VENV ?= .venv
 
-.PHONY: quickstart test lint format
+.PHONY: quickstart test drills lint format
 
 quickstart: $(VENV)/.installed
 	$(VENV)/bin/sweeper run search_spaces/quickstart.yaml --new
 
 test: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+# Whole sweeps, killed and disturbed at random moments: hours. ARGS="--list" names them; docs/durability.md has results.
+drills: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m tests.drills $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff format --check .

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+UNAVAILABLE = 3
+"""Exit code where cluster or storage cannot be had."""
+
 
 class UserError(ValueError):
     """A mistake of the user's: the CLI prints the message alone and exits with 2."""

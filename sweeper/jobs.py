@@ -12,7 +12,8 @@ from typing import Any, ClassVar, Literal
 from sweeper.records import UntouchedModel
 from trainables.records import Measurement, TrialResult, TrialTiming, WeightsKind
 
-OutcomeKind = Literal["complete", "stopped", "failed", "interrupted"]
+OutcomeKind = Literal["complete", "stopped", "failed", "interrupted", "storage"]
+"""``storage``: a file could not be written or read; that is the sweep's failure and not the job's."""
 JobName = tuple[Literal["train", "measure"], int]
 """Names a job over all its attempts: a trial's number, or a number unique among measurements."""
 AttemptName = tuple[Literal["train", "measure"], int, int]
@@ -108,7 +109,7 @@ class Outcome:
     result: JobResult | None = None
     """What the runner returned; None unless ``complete``."""
     reason: str | None = None
-    """One line for users (``failed``)."""
+    """One line for users (``failed``, ``storage``)."""
     traceback: str | None = None
     slot: int | None = None
     attempt: int = 0

@@ -17,7 +17,8 @@ from sweeper.cli.models import export, preview, rerun
 from sweeper.cli.setup import env, init, schema
 from sweeper.cli.show import front, list_, logs, show, status, trials, ui
 from sweeper.cli.sweeps import check, resume, run
-from sweeper.errors import UnavailableError, UserError
+from sweeper.errors import UNAVAILABLE, UnavailableError, UserError
+from trainables.files import storage_problem
 
 app = typer.Typer(
     name="sweeper",
@@ -60,5 +61,11 @@ def main() -> NoReturn:
         sys.exit(2)
     except UnavailableError as error:
         typer.echo(str(error), err=True)
-        sys.exit(3)
+        sys.exit(UNAVAILABLE)
+    except OSError as error:
+        problem = storage_problem(error)
+        if problem is None:
+            raise
+        typer.echo(problem, err=True)
+        sys.exit(UNAVAILABLE)
     sys.exit(0)

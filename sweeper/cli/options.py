@@ -60,6 +60,16 @@ Time = Annotated[
     str | None,
     typer.Option("--time", metavar="TIME", help="Wall-clock time for this go at the sweep: 8h, 90m, 2h30m."),
 ]
+Grace = Annotated[
+    str | None,
+    typer.Option(
+        "--grace",
+        metavar="TIME",
+        help="After Ctrl-C, SIGTERM or SIGHUP: time for checkpoints, front and MLflow before the process ends. "
+        "Default: 30s.",
+        show_default=False,
+    ),
+]
 WarmStart = Annotated[
     list[str] | None,
     typer.Option(
@@ -93,8 +103,8 @@ def with_budget(spec: Spec, text: str | None) -> Spec:
     return spec.model_copy(update={"limits": spec.limits.model_copy(update={"budget": budget})})
 
 
-def time_limit_s(text: str | None) -> float | None:
-    """Return the seconds of ``--time``. Raise UserError for text that is no time."""
+def option_seconds(option: str, text: str | None) -> float | None:
+    """Return the seconds that an option names. Raise UserError for text that is no time."""
     from sweeper.spec.quantities import parse_time
 
     if text is None:
@@ -102,7 +112,7 @@ def time_limit_s(text: str | None) -> float | None:
     try:
         return parse_time(text)
     except ValueError as error:
-        raise UserError(f"--time {text}: {error}") from error
+        raise UserError(f"{option} {text}: {error}") from error
 
 
 def open_sweep(name: str, storage: Path | None) -> tuple[SweepFolder, Spec]:

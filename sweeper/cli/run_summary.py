@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
-from pathlib import Path
+import shlex
 
+from sweeper.run.resume_command import program, resume_command, storage_option
 from sweeper.run.sweep import SweepResult
 from sweeper.run.usage_file import read_usage
 from sweeper.run.usage_text import resume_options, unfinished_line, usage_line
@@ -15,32 +13,24 @@ from sweeper.spec.quantities import parse_budget
 from sweeper.storage.sweep_folder import SweepFolder
 
 
-def summary_lines(folder: SweepFolder, result: SweepResult, where: str) -> list[str]:
-    """Return lines for standard error; ``where``: the ``--storage`` that the commands need, or empty."""
-    program = _program()
+def summary_lines(folder: SweepFolder, result: SweepResult) -> list[str]:
+    """Return lines for standard error."""
+    name, where = shlex.quote(folder.name), storage_option(folder.storage)
     lines = list(result.failures)
     spec = folder.spec()
     budget = None if spec.limits.budget is None else parse_budget(spec.limits.budget)
     lines.append(f"cost:        {usage_line(read_usage(folder), read_trials(folder, spec), budget)}")
     if result.tracking_problem is not None:
-        lines.append(f"{result.tracking_problem}; `{program} resume {folder.name}{where}` sends the rest")
+        lines.append(f"{result.tracking_problem}; `{resume_command(folder)}` sends the rest")
     if result.state != "complete":
         why = "too many trials failed" if result.state == "failed" else "stopped"
-        return [*lines, f"{why}; go on with: {program} resume {folder.name}{where}"]
+        return [*lines, f"{why}; go on with: {resume_command(folder)}"]
     if result.unfinished_work is not None:
-        command = f"{program} resume {folder.name}{resume_options(result.unfinished_work)}{where}"
+        command = resume_command(folder, resume_options(result.unfinished_work))
         lines.append(f"{unfinished_line(result.unfinished_work)}; go on with: {command}")
     lines.append(f"front:       {folder.front_path}/front.png, .html, .json, .csv")
     if result.front is not None and any(point.member for point in result.front.points):
-        lines.append(f"export:      {program} export {folder.name} DIR --pick knee{where}")
+        lines.append(f"export:      {program()} export {name} DIR --pick knee{where}")
     else:
         lines.append("no trial is better than the untouched model within the floors: there is nothing to export")
-    return [*lines, f"open MLflow: {program} ui {folder.name}{where}"]
-
-
-def _program() -> str:
-    """Return how this command was called, where it is not on the path (an environment that is not activated)."""
-    called = Path(sys.argv[0])
-    if shutil.which("sweeper") is not None or called.name != "sweeper":
-        return "sweeper"
-    return os.path.relpath(called)
+    return [*lines, f"open MLflow: {program()} ui {name}{where}"]

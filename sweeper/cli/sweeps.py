@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ from sweeper.cli.options import (
     BudgetHours,
     Changes,
     Gpus,
+    Grace,
     Name,
     Output,
     Storage,
@@ -19,8 +21,8 @@ from sweeper.cli.options import (
     TrackingUri,
     WarmStart,
     open_sweep,
+    option_seconds,
     storage_path,
-    time_limit_s,
     with_budget,
 )
 from sweeper.cli.tables import Format
@@ -43,6 +45,7 @@ def run(
     new: Annotated[bool, typer.Option("--new", help="If the name is taken, take NAME-2, NAME-3, ...")] = False,
     budget: BudgetHours = None,
     time: Time = None,
+    grace: Grace = None,
     changes: Changes = None,
     address: Address = None,
     storage: Storage = None,
@@ -54,22 +57,21 @@ def run(
 ) -> None:
     """Run a sweep: search, front on validation, one measurement on test, everything in MLflow.
 
-    A killed sweep goes on with `sweeper resume NAME`. Ctrl-C stops cleanly, twice at once.
+    A killed sweep goes on with `sweeper resume NAME`. Ctrl-C, SIGTERM and SIGHUP stop it within --grace, twice at once.
     """
     from sweeper.environment import git_commit
     from sweeper.preflight.check import check_writable
     from sweeper.search.warm_start import check_warm_start
     from sweeper.spec.spec import load_spec, spec_difference
-    from sweeper.storage.sweep_folder import SweepFolder, free_name
+    from sweeper.storage.sweep_folder import SweepFolder, create_under_free_name
 
     overrides = list(changes or [])
     overrides += [f"search.trials={trials}"] if trials is not None else []
     overrides += [f"name={name}"] if name is not None else []
     loaded = with_budget(load_spec(spec, overrides), budget)
     root = storage_path(storage)
-    folder = SweepFolder(root, free_name(root, loaded.name) if new and not resume else loaded.name)
-    loaded = loaded.model_copy(update={"name": folder.name})
-    options = _options(gpus, address, tracking_uri, root, time)
+    folder = SweepFolder(root, loaded.name)
+    options = _options(gpus, address, tracking_uri, root, time, grace)
     if resume and folder.exists():
         differences = spec_difference(folder.spec(), loaded)
         if differences:
@@ -78,14 +80,21 @@ def run(
                 + "\n  ".join(differences)
                 + "\nstart another sweep with --name OTHER, or leave these as they were"
             )
-        _run(folder, loaded, options, format, created=None)
+        _resume(folder, loaded, options, format)
         return
     check_warm_start(root, warm_start or [], loaded)
     check_writable(root)
-    created = folder.path if root.exists() else root
-    commit = git_commit(spec.absolute().parent)
-    folder.create(loaded, spec.read_text(encoding="utf-8-sig"), commit, warm_start or [])
-    _run(folder, loaded, options, format, created=created)
+    text, commit = spec.read_text(encoding="utf-8-sig"), git_commit(spec.absolute().parent)
+    if new and not resume:
+        folder, loaded, lease = create_under_free_name(root, loaded, text, commit, warm_start or [])
+    else:
+        lease = folder.create_and_hold(loaded, text, commit, warm_start or [])
+    with lease:
+        try:
+            _run(folder, loaded, options, format)
+        except (UserError, UnavailableError):
+            folder.remove_unstarted(lease)
+            raise
 
 
 def resume(
@@ -96,6 +105,7 @@ def resume(
     gpus: Gpus = None,
     budget: BudgetHours = None,
     time: Time = None,
+    grace: Grace = None,
     address: Address = None,
     storage: Storage = None,
     tracking_uri: TrackingUri = None,
@@ -109,8 +119,8 @@ def resume(
     if trials is not None:
         spec = spec.with_trials(trials)
     spec = with_budget(spec, budget)
-    options = _options(gpus, address, tracking_uri, folder.storage, time)
-    _run(folder, spec, options, format, created=None)
+    options = _options(gpus, address, tracking_uri, folder.storage, time, grace)
+    _resume(folder, spec, options, format)
 
 
 def check(
@@ -144,7 +154,12 @@ def check(
 
 
 def _options(
-    gpus: float | None, address: str | None, tracking_uri: str | None, storage: Path, time: str | None
+    gpus: float | None,
+    address: str | None,
+    tracking_uri: str | None,
+    storage: Path,
+    time: str | None,
+    grace: str | None,
 ) -> Options:
     from sweeper.run.sweep import Options
     from sweeper.tracking.runs import find_store
@@ -152,30 +167,36 @@ def _options(
     find_store(storage, tracking_uri)  # refuses a URI that MLflow cannot use before anything is written
     if gpus is not None and gpus < 0:
         raise UserError(f"--gpus {gpus:g}: give a positive number, or 0 to run on CPUs")
-    return Options(gpus=gpus, address=address, tracking_uri=tracking_uri, time_s=time_limit_s(time))
+    options = Options(gpus=gpus, address=address, tracking_uri=tracking_uri, time_s=option_seconds("--time", time))
+    grace_s = option_seconds("--grace", grace)
+    return options if grace_s is None else replace(options, grace_s=grace_s)
 
 
-def _run(folder: SweepFolder, spec: Spec, options: Options, format: Format, *, created: Path | None) -> None:
-    """``created``: the folder that this command has created; it is removed again if the sweep cannot start."""
-    import shutil
+def _resume(folder: SweepFolder, spec: Spec, options: Options, format: Format) -> None:
+    with folder.lease.hold():
+        folder.save_spec(spec)
+        _run(folder, spec, options, format)
 
+
+def _run(folder: SweepFolder, spec: Spec, options: Options, format: Format) -> None:
+    """Run a sweep whose lease this process holds, print its front and how to go on, and exit."""
     from sweeper.cli.run_summary import summary_lines
     from sweeper.front.rendering.table import table
+    from sweeper.run.resume_command import resume_command
     from sweeper.run.sweep import run_sweep
-    from sweeper.storage.sweep_folder import names
+    from trainables.files import storage_problem
 
-    where = "" if folder.storage == Path("sweeps").absolute() else f" --storage {folder.storage}"
     try:
-        with folder.lease.hold():
-            folder.save_spec(spec)
-            result = run_sweep(folder, spec, options)
-    except (UserError, UnavailableError):
-        if created is not None and folder.untouched() is None:
-            alone = names(folder.storage) == [folder.name]  # no other sweep was created here meanwhile
-            shutil.rmtree(created if alone else folder.path, ignore_errors=True)
-        raise
+        result = run_sweep(folder, spec, options)
+    except (UnavailableError, OSError) as error:
+        problem = str(error) if isinstance(error, UnavailableError) else storage_problem(error)
+        if problem is None:
+            raise
+        if folder.has_begun():
+            problem = f"{problem}; go on with: {resume_command(folder)}"
+        raise UnavailableError(problem) from error
     if result.front is not None:
         typer.echo(table(result.front, format.value), nl=False)
-    for line in summary_lines(folder, result, where):
+    for line in summary_lines(folder, result):
         typer.echo(line, err=True)
     raise typer.Exit(EXIT_CODES[result.state])

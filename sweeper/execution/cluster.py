@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import threading
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,10 @@ from sweeper.execution.capacity import NodeResources
 CONNECT_S = 2.0
 SETTLE_S = 5.0
 START_ATTEMPTS = 3
+WATCH_S = 1.0
+"""Between looks at the processes of Ray that the driver cannot do without."""
+LOST_AFTER = {True: 2, False: 15}
+"""Looks in a row that find a process gone; on this machine its port closes at once, another may be slow to answer."""
 UNITS = ("CPU", "GPU")
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -85,6 +91,82 @@ def disconnect() -> None:
     ray.shutdown()
     _set_variables(_variables_before)
     _variables_before.clear()
+
+
+def as_unavailable(error: Exception) -> Exception:
+    """Return UnavailableError for an error of Ray's own, which says what died; any other error as it is."""
+    from ray.exceptions import RayError
+
+    if isinstance(error, RayError):
+        return UnavailableError(f"Ray failed: {type(error).__name__}: {_last_line(error)}")
+    return error
+
+
+def session_folder() -> Path | None:
+    """Return where a Ray of our own keeps its logs; None for a cluster that was joined."""
+    from sweeper.execution import ray_private
+
+    return ray_private.session_folder()
+
+
+@contextmanager
+def watched(on_lost: Callable[[str], None]) -> Iterator[None]:
+    """Call ``on_lost`` with what is lost, on a thread, when the head's GCS or this node's raylet has ended.
+
+    Ray itself waits a minute for a GCS and then ends the process without a word, and does not notice every death of a
+    raylet (Ray 2.60).
+    """
+    import ray
+
+    here = ray.get_runtime_context()
+    host, _, port = here.gcs_address.rpartition(":")
+    places = {"the head of the Ray cluster (its GCS)": (host, int(port))}
+    for node in ray.nodes():
+        if node["NodeID"] == here.get_node_id():
+            places["the raylet of this machine"] = (node["NodeManagerAddress"], node["NodeManagerPort"])
+    with watched_ports(places, on_lost):
+        yield
+
+
+@contextmanager
+def watched_ports(places: Mapping[str, tuple[str, int]], on_lost: Callable[[str], None]) -> Iterator[None]:
+    """Call ``on_lost`` once, on a thread, when nothing listens any more at one of ``places`` (host, port), by name."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        missed = dict.fromkeys(places, 0)
+        while not ended.wait(WATCH_S):
+            for what, (host, port) in places.items():
+                missed[what] = 0 if _answers(host, port) else missed[what] + 1
+                if missed[what] >= LOST_AFTER[_is_here(host)] and not ended.is_set():
+                    on_lost(f"{what} has ended")
+                    return
+
+    thread = threading.Thread(target=watch, daemon=True, name="watch over Ray")
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _answers(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=CONNECT_S).close()
+    except OSError:
+        return False
+    return True
+
+
+def _is_here(host: str) -> bool:
+    """Return whether a host is this machine: one can listen on its address."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.bind((host, 0))
+    except OSError:
+        return False
+    return True
 
 
 def _set_variables(variables: Mapping[str, str | None]) -> None:
@@ -166,10 +248,14 @@ def _start(num_cpus: int | None) -> None:
     import ray
 
     before = set(psutil.Process().children(recursive=True))
+    terminated = signal.getsignal(signal.SIGTERM)
     for attempt in range(START_ATTEMPTS):
         try:
             # Without "local" Ray joins a cluster that runs on this machine already, whatever it is for (Ray 2.60).
             ray.init(address="local", num_cpus=num_cpus, **_silent())
+            if threading.current_thread() is threading.main_thread():
+                # Ray puts a handler of its own in the place of the caller's (Ray 2.60); it aborts with a C++ trace.
+                signal.signal(signal.SIGTERM, terminated)
             return
         except Exception as error:  # Ray raises nothing more special here
             ray.shutdown()

@@ -11,10 +11,13 @@ from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
 from sweeper.execution.job_queue import JobLimits, JobQueue
-from sweeper.execution.messages import JobUpdate, SetupError
+from sweeper.execution.messages import JobUpdate, SetupError, SlotsState, WorkerAddress
 from sweeper.jobs import AttemptName, Job, JobName, Outcome
 from trainables.records import Report
 
+_TICK_S = 0.2
+_STOPPED_S = 3.0
+"""Between ticks: this process was stopped meanwhile, or the machine."""
 Answer = TypeVar("Answer")
 
 
@@ -28,6 +31,10 @@ class Dispatcher:
         """Slot -> handle of Train's controller."""
         self._groups: dict[int, Any] = {}
         """Slot -> placement group of its workers."""
+        self._workers: dict[WorkerAddress, Any] = {}
+        """Handles of the workers' actors."""
+        self._followers: dict[JobName, Any] = {}
+        """Handles of Tune's trial actors, by the job that each follows."""
         self._barrier_open = asyncio.Event()
         self._ticking = asyncio.get_running_loop().create_task(self._tick())
 
@@ -37,8 +44,13 @@ class Dispatcher:
         self._queue.enqueue(job, time.monotonic())
         self._notify()
 
+    async def register_follower(self, name: JobName, actor: Any) -> None:
+        """Take the handle of the trial actor that is about to follow a job."""
+        self._followers[name] = actor
+
     async def follow(self, name: JobName, seen: int) -> JobUpdate | SetupError:
-        """Wait for what happens to a job after its first ``seen`` reports, and return it."""
+        """Wait for what happens to a job after its first ``seen`` reports, which were taken, and return it."""
+        self._queue.read(name, seen, time.monotonic())
 
         def probe() -> JobUpdate | SetupError | None:
             return self._queue.setup_error() or self._queue.update(name, seen)
@@ -60,6 +72,7 @@ class Dispatcher:
 
     async def discard(self, name: JobName) -> None:
         self._queue.discard(name)
+        self._followers.pop(name, None)
         self._notify()
 
     async def perform(self, job: Job) -> Outcome | SetupError:
@@ -79,21 +92,31 @@ class Dispatcher:
         self._queue.set_decision(name, attempt, number, stop)
         self._notify()
 
-    async def interrupt(self) -> None:
-        self._queue.interrupt(time.monotonic())
+    async def interrupt(self, grace_s: float | None) -> None:
+        self._queue.interrupt(time.monotonic(), grace_s)
         self._notify()
 
     async def close(self) -> None:
         self._queue.close(time.monotonic())
         self._notify()
 
-    async def state(self) -> tuple[int, SetupError | None]:
-        """Return how many slots are warm, and why none ever will be."""
-        return sum(state.warm for state in self._queue.slot_states), self._queue.setup_error()
-
-    async def processes(self) -> tuple[list[Any], list[Any]]:
-        """Return Train's controllers, and the placement groups of the workers they started."""
-        return list(self._controllers.values()), list(self._groups.values())
+    async def state(self) -> SlotsState:
+        """Return the state of the slots. Actors to kill and notes are named once."""
+        queue = self._queue
+        hung = [handle for place, handle in self._workers.items() if (place.slot, place.group) in queue.hung_groups]
+        hung += [self._followers[name] for name in queue.hung_followers(time.monotonic()) if name in self._followers]
+        notes = list(queue.notes)
+        queue.hung_groups.clear()
+        queue.notes.clear()
+        return SlotsState(
+            warm=sum(state.warm for state in queue.slot_states),
+            set_aside=queue.set_aside(),
+            setup_error=queue.setup_error(),
+            to_kill=hung,
+            notes=notes,
+            controllers=dict(self._controllers),
+            placement_groups=dict(self._groups),
+        )
 
     # The side of Train's controllers
 
@@ -115,9 +138,19 @@ class Dispatcher:
 
     # The workers' side
 
-    async def worker_started(self, slot: int, group: str) -> None:
-        self._queue.worker_started(slot, group, time.monotonic())
+    async def worker_started(self, worker: WorkerAddress, actor: Any) -> None:
+        """``actor``: the worker's handle, by which it is killed where it hangs."""
+        kept = {p: handle for p, handle in self._workers.items() if p.slot != worker.slot or p.group == worker.group}
+        self._workers = {**kept, worker: actor}
+        self._queue.worker_started(worker.slot, worker.group, time.monotonic())
+        self._queue.heartbeat(worker.slot, worker.group, worker.rank, None, 0.0, time.monotonic())
         self._notify()
+
+    async def heartbeat(self, worker: WorkerAddress, attempt: AttemptName | None, idle_s: float) -> bool:
+        return self._queue.heartbeat(worker.slot, worker.group, worker.rank, attempt, idle_s, time.monotonic())
+
+    async def setup_process_failing(self, slot: int, group: str, reason: str) -> None:
+        self._queue.setup_process_failing(slot, group, reason)
 
     async def setup_failed(self, slot: int, setup_error: SetupError) -> None:
         self._queue.setup_failed(slot, setup_error)
@@ -137,7 +170,7 @@ class Dispatcher:
         return await self._wait(slot, probe, timeout_s)
 
     async def report(self, slot: int, group: str, attempt: AttemptName, number: int, report: Report) -> None:
-        self._queue.report(slot, group, attempt, number, report)
+        self._queue.report(slot, group, attempt, number, report, time.monotonic())
         self._notify()
 
     async def decision(self, slot: int, group: str, attempt: AttemptName, number: int, timeout_s: float) -> bool | None:
@@ -160,15 +193,19 @@ class Dispatcher:
         self._queue.abandon_group(slot, group, attempt, time.monotonic())
         self._notify()
 
-    async def worker_failing(self, slot: int, group: str, attempt: AttemptName, reason: str) -> None:
-        self._queue.worker_failing(slot, group, attempt, reason)
+    async def worker_failing(self, slot: int, group: str, attempt: AttemptName, reason: str, counts: bool) -> None:
+        self._queue.worker_failing(slot, group, attempt, reason, counts)
 
     # Inside
 
     async def _tick(self) -> None:
+        ticked_s = time.monotonic()
         while True:
-            await asyncio.sleep(0.2)
-            self._queue.tick(time.monotonic())
+            await asyncio.sleep(_TICK_S)
+            gap_s, ticked_s = time.monotonic() - ticked_s, time.monotonic()
+            if gap_s > _STOPPED_S:
+                self._queue.forgive(gap_s)
+            self._queue.tick(ticked_s)
             self._notify()
 
     def _notify(self) -> None:

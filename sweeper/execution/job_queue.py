@@ -4,6 +4,10 @@ A ``JobQueue`` has one ``SlotState`` per slot and one ``QueuedJob`` per job that
 slot by (slot, group): the group is one incarnation of the slot's worker processes, and whatever an older
 incarnation still sends is dropped, as is whatever concerns another attempt than the slot's present one.
 
+The queue judges which workers hang (``tick``): a thread of each worker sends a heartbeat every few seconds, with the
+time since its job last made progress. A process that is stopped, or holds the interpreter, sends none. The job of a
+group that hangs is queued again at once, and ``hung_groups`` names the group for whoever can kill its processes.
+
 The queue owns the numbers of attempts: a job enters with the number that follows the last one on disk, and each lost
 worker group raises it by one. The number in a trial's folder is a fence only (``TrialFolder.claim``).
 """
@@ -19,6 +23,13 @@ from trainables.records import Report
 
 INTERRUPTED = Outcome(kind="interrupted")
 SETUP_ATTEMPTS = 3
+SETUP_SILENCE_S = 120.0
+"""Shortest time without a heartbeat after which a worker that is being set up counts as hanging: imports, and loading
+weights, may hold the interpreter for long."""
+UNREAD_S = 60.0
+"""A follower that has not taken news of its job for so long hangs."""
+UNCOUNTED_RETRIES = 20
+"""Most attempts that count as no retry; each has halved the micro-batches."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +39,9 @@ class JobLimits:
     trial_s: float | None = None
     """Of one ``train`` job over all its attempts, from the first time a slot takes it; None: no limit."""
     stall_s: float = 1800.0
-    """A worker that shows no sign of life (a report, a step) for so long during a job ends its process."""
+    """A worker is replaced that sends no heartbeat, or whose job makes no progress (a report, a step), for so long."""
     grace_s: float = 120.0
-    """To reach a checkpoint after an interruption or the end of ``trial_s``; the process is ended after it."""
+    """To reach a checkpoint after an interruption or the end of ``trial_s``; the worker is replaced after it."""
     retries: int = 2
     """Further attempts after lost workers, counted anew whenever a report got further."""
 
@@ -49,13 +60,19 @@ class QueuedJob:
     """The furthest step reported in any attempt."""
     retries: int = 0
     """Further attempts since a report last got further."""
+    uncounted_retries: int = 0
+    next_retry_counts: bool = True
+    """False: the lost worker group has asked to begin again with smaller micro-batches."""
     reports: list[ReportEvent] = field(default_factory=list)
     decisions: dict[int, bool] = field(default_factory=dict)
     """Number of a report of the present attempt -> whether to stop."""
     cancelled: Outcome | None = None
     """Set when the job must end: its outcome, unless the job completes before it is ended."""
     cancelled_s: float = 0.0
+    cancelled_grace_s: float = 0.0
     outcome: Outcome | None = None
+    unread_since_s: float | None = None
+    """Since when the follower has not taken news; None where it has taken all."""
     last_failure: str | None = None
     """Reason of the last lost worker group."""
 
@@ -84,10 +101,18 @@ class SlotState:
         self.queued: QueuedJob | None = None
         """Stays until every rank acknowledged its end, or the group is gone."""
         self.rank_outcomes: dict[int, Outcome] = {}
+        self.heartbeats_s: dict[int, float] = {}
+        """Rank -> when its last heartbeat came."""
+        self.progress_s: dict[int, float] = {}
+        """Rank -> when the present job last made progress on it."""
+        self.hung_groups: set[str] = set()
+        """Groups that were replaced because they hung: what they still send is dropped."""
         self.setup_failures = 0
         """Worker-group failures since the slot was last ready."""
-        self.last_failure: str | None = None
+        self.setup_reason: str | None = None
+        """What a worker said before it ended its process while it was set up."""
         self.setup_error: SetupError | None = None
+        """Why the slot is set aside: it does no job any more."""
 
     @property
     def warm(self) -> bool:
@@ -108,6 +133,7 @@ class SlotState:
         self.group = None
         self.ready = set()
         self.rank_outcomes = {}
+        self.heartbeats_s, self.progress_s = {}, {}
         return None if queued is None or queued.outcome is not None else queued
 
 
@@ -126,6 +152,10 @@ class JobQueue:
         self.closed = False
         self.touched_slots: set[int] = set()
         self.touched_jobs: set[JobName] = set()
+        self.hung_groups: list[tuple[int, str]] = []
+        """(slot, group) whose processes are to be killed; whoever kills them takes them off the list."""
+        self.notes: list[str] = []
+        """Lines for the user; whoever shows them takes them off the list."""
 
     # The driver's side
 
@@ -139,6 +169,22 @@ class JobQueue:
             return
         self.waiting.append(queued)
         self._dispatch(now)
+
+    def read(self, name: JobName, seen: int, now: float) -> None:
+        """Note that the follower of a job has taken its first ``seen`` reports."""
+        queued = self.queued_jobs.get(name)
+        if queued is not None:
+            unread = len(queued.reports) > seen or queued.outcome is not None
+            queued.unread_since_s = now if unread else None
+
+    def hung_followers(self, now: float) -> list[JobName]:
+        """Return the jobs whose followers have not taken their news for ``UNREAD_S``, each once."""
+        names = []
+        for queued in self.queued_jobs.values():
+            if queued.unread_since_s is not None and now - queued.unread_since_s > UNREAD_S:
+                queued.unread_since_s = now
+                names.append(queued.name)
+        return names
 
     def update(self, name: JobName, seen: int) -> JobUpdate | None:
         """Return what came in after the first ``seen`` reports; None where nothing did."""
@@ -157,17 +203,17 @@ class JobQueue:
         """Record the scheduler's decision on report ``number`` of an attempt."""
         queued = self.queued_jobs.get(name)
         if queued is not None and queued.job.attempt == attempt:
-            queued.decisions[number] = stop
+            queued.decisions.setdefault(number, stop)  # ranks may have been told already to go on and find out
             self._touch_holder(queued)
 
-    def interrupt(self, now: float) -> None:
-        """End waiting jobs at once, running jobs at their next checkpoint."""
+    def interrupt(self, now: float, grace_s: float | None = None) -> None:
+        """End waiting jobs at once, running jobs at their next checkpoint, for which they have ``grace_s``."""
         for queued in self.waiting:
             self._publish(queued, INTERRUPTED, None, now)
         self.waiting.clear()
         for state in self.slot_states:
             if state.queued is not None:
-                self._cancel(state, INTERRUPTED, now)
+                self._cancel(state, INTERRUPTED, now, grace_s)
 
     def close(self, now: float) -> None:
         """Interrupt everything; idle workers return, busy ones after their job."""
@@ -176,36 +222,73 @@ class JobQueue:
         self.touched_slots.update(range(len(self.slot_states)))
 
     def tick(self, now: float) -> None:
-        """Enforce ``trial_s`` and ``grace_s``."""
+        """Enforce ``trial_s``, ``grace_s`` and ``stall_s``; to be called several times a second."""
         for state in self.slot_states:
             queued = state.queued
-            if queued is None or queued.outcome is not None:
-                continue
-            if queued.cancelled is not None:
-                if now - queued.cancelled_s > 1.5 * self.limits.grace_s:
-                    self._publish(queued, queued.cancelled, state.slot, now)  # nobody is left to acknowledge it
-            elif self._overdue(queued, now):
+            if (
+                queued is not None
+                and queued.outcome is None
+                and queued.cancelled is None
+                and self._overdue(queued, now)
+            ):
                 self._cancel(state, self._too_long(), now)
+            reason = self._hang(state, now)
+            if reason is not None:
+                self._replace(state, reason, now)
+
+    def forgive(self, gap_s: float) -> None:
+        """Count nothing of a time in which nobody could take heartbeats, because this process itself was stopped."""
+        for state in self.slot_states:
+            state.heartbeats_s = {rank: beat_s + gap_s for rank, beat_s in state.heartbeats_s.items()}
+            state.progress_s = {rank: beat_s + gap_s for rank, beat_s in state.progress_s.items()}
+            if state.queued is not None:
+                state.queued.cancelled_s += gap_s
+        for queued in self.queued_jobs.values():
+            if queued.unread_since_s is not None:
+                queued.unread_since_s += gap_s
+
+    def set_aside(self) -> dict[int, SetupError]:
+        """Return the slots that do no job any more, and why."""
+        return {state.slot: state.setup_error for state in self.slot_states if state.setup_error is not None}
 
     def setup_error(self) -> SetupError | None:
-        """Return why no job can be done: a slot's runner cannot be built, or the workers of all slots keep dying."""
-        for state in self.slot_states:
-            if state.setup_error is not None:
-                return state.setup_error
-        if all(state.setup_failures >= SETUP_ATTEMPTS for state in self.slot_states):
-            what = f"the workers of every slot ended {SETUP_ATTEMPTS} times while they were being set up"
-            return SetupError(reason=f"{what}; the last time: {self.slot_states[0].last_failure}", user=False)
-        return None
+        """Return why no job can be done any more: every slot is set aside. Each reason is named once."""
+        errors = list(self.set_aside().values())
+        if len(errors) < len(self.slot_states):
+            return None
+        reasons = list(dict.fromkeys(error.reason for error in errors))
+        if len(reasons) == 1:
+            return errors[0]
+        kinds = {error.kind for error in errors}
+        kind = errors[0].kind if len(kinds) == 1 else "device"
+        return SetupError(reason="no slot can be set up: " + "; ".join(reasons), kind=kind)
 
     # The workers' side
 
     def worker_started(self, slot: int, group: str, now: float) -> None:
         """Note that a worker process of a group has started."""
         state = self.slot_states[slot]
+        if state.setup_error is not None or group in state.hung_groups:
+            return
         if group != state.group:
             self._group_left(state, now)
-            state.group = group
+            state.group, state.setup_reason = group, None
             self.touched_slots.add(slot)
+
+    def heartbeat(
+        self, slot: int, group: str, rank: int, attempt: AttemptName | None, idle_s: float, now: float
+    ) -> bool:
+        """Take a heartbeat; return whether the process still belongs to its slot, else it is to end.
+
+        ``idle_s``: since the job of ``attempt`` last made progress on this rank; None: the rank does no job.
+        """
+        state = self.slot_states[slot]
+        if group != state.group:
+            return self.closed or state.setup_error is not None
+        state.heartbeats_s[rank] = now
+        if state.queued is not None and attempt == state.queued.attempt_name:
+            state.progress_s[rank] = now - idle_s
+        return True
 
     def group_lost(self, slot: int, group: str, now: float) -> None:
         """Note that the processes of a group have ended."""
@@ -218,9 +301,12 @@ class JobQueue:
         """Note why a group could not be started, or was lost."""
         state = self.slot_states[slot]
         state.setup_failures += 1
-        state.last_failure = reason
+        reason = state.setup_reason or reason
         if state.queued is not None and state.queued.last_failure is None:
             state.queued.last_failure = reason
+        if state.setup_failures >= SETUP_ATTEMPTS and state.setup_error is None:
+            what = f"the workers ended {SETUP_ATTEMPTS} times while they were set up, the last time: {reason}"
+            self._set_aside(state, SetupError(reason=what, kind="device"))
         self.touched_slots.add(slot)
 
     def worker_ready(self, slot: int, group: str, rank: int, now: float) -> None:
@@ -233,11 +319,16 @@ class JobQueue:
                 self._dispatch(now)
 
     def setup_failed(self, slot: int, setup_error: SetupError) -> None:
-        """Note that a worker could not build its runner."""
+        """Note that a worker could not build its runner, and never will."""
         state = self.slot_states[slot]
-        state.setup_error = state.setup_error or setup_error
-        self.touched_slots.add(slot)
-        self.touched_jobs.update(self.queued_jobs)
+        if state.setup_error is None:
+            self._set_aside(state, setup_error)
+
+    def setup_process_failing(self, slot: int, group: str, reason: str) -> None:
+        """Note why a worker that is being set up is about to end its process: another one may do better."""
+        state = self.slot_states[slot]
+        if group == state.group:
+            state.setup_reason = reason
 
     def current(self, slot: int, group: str, last: AttemptName | None) -> Job | None:
         """Return the job that a worker is to begin, other than the ``last`` one it had; None where there is none."""
@@ -246,7 +337,7 @@ class JobQueue:
             return None
         return None if state.queued.attempt_name == last else state.queued.job
 
-    def report(self, slot: int, group: str, attempt: AttemptName, number: int, report: Report) -> None:
+    def report(self, slot: int, group: str, attempt: AttemptName, number: int, report: Report, now: float) -> None:
         """Take a report of rank 0."""
         queued = self.slot_states[slot].addressed_job(group, attempt)
         if queued is None or queued.outcome is not None:
@@ -255,13 +346,19 @@ class JobQueue:
             queued.step = report.step
             queued.retries = 0
         queued.reports.append(ReportEvent(queued.job.attempt, number, report))
+        queued.unread_since_s = now if queued.unread_since_s is None else queued.unread_since_s
         self.touched_jobs.add(queued.name)
 
     def decision(self, slot: int, group: str, attempt: AttemptName, number: int) -> bool | None:
-        """Return whether to stop after report ``number``; None where that is not decided yet."""
+        """Return whether to stop after report ``number``; None where that is not decided yet.
+
+        All ranks of the attempt get the same answer.
+        """
         queued = self.slot_states[slot].addressed_job(group, attempt)
-        if queued is None or queued.cancelled is not None:
-            return False  # over, or interrupted: the runner finds out at its next step
+        if queued is None:
+            return False  # over: the runner finds out at its next step
+        if number not in queued.decisions and queued.cancelled is not None:
+            queued.decisions[number] = False  # interrupted: as above
         return queued.decisions.get(number)
 
     def interrupted(self, slot: int, group: str, attempt: AttemptName) -> bool:
@@ -279,7 +376,7 @@ class JobQueue:
         if len(state.rank_outcomes) < state.workers:
             return
         rank_outcomes = list(state.rank_outcomes.values())
-        for kind in ("failed", "interrupted", "stopped"):
+        for kind in ("storage", "failed", "interrupted", "stopped"):
             outcome = next((outcome for outcome in rank_outcomes if outcome.kind == kind), None)
             if outcome is not None:
                 break
@@ -299,15 +396,20 @@ class JobQueue:
         """End the job with the failure of one rank: the other ranks hang, and the group is about to be replaced."""
         state = self.slot_states[slot]
         queued = state.addressed_job(group, attempt)
-        failure = next((outcome for outcome in state.rank_outcomes.values() if outcome.kind == "failed"), None)
+        failures = [outcome for outcome in state.rank_outcomes.values() if outcome.kind in ("storage", "failed")]
+        failure = failures[0] if failures else None
         if queued is not None and queued.outcome is None and failure is not None:
             self._settle(state, queued, failure, now)
 
-    def worker_failing(self, slot: int, group: str, attempt: AttemptName, reason: str) -> None:
-        """Note why a worker is about to end its process; the job goes on from its checkpoint."""
+    def worker_failing(self, slot: int, group: str, attempt: AttemptName, reason: str, counts: bool) -> None:
+        """Note why a worker is about to end its process; the job goes on from its checkpoint.
+
+        ``counts``: whether the next attempt is one of the job's retries.
+        """
         queued = self.slot_states[slot].addressed_job(group, attempt)
         if queued is not None:
             queued.last_failure = reason
+            queued.next_retry_counts = counts or queued.uncounted_retries >= UNCOUNTED_RETRIES
 
     # Inside
 
@@ -321,6 +423,7 @@ class JobQueue:
                 queued.started_s = now if queued.started_s is None else queued.started_s
                 queued.running_since_s = now
                 state.queued = queued
+                state.progress_s = dict.fromkeys(range(state.workers), now)
                 self.touched_slots.add(state.slot)
 
     def _overdue(self, queued: QueuedJob, now: float) -> bool:
@@ -331,12 +434,50 @@ class JobQueue:
     def _too_long(self) -> Outcome:
         return Outcome(kind="failed", reason=f"took longer than {self.limits.trial_s:g} s, the limit for a trial")
 
-    def _cancel(self, state: SlotState, outcome: Outcome, now: float) -> None:
+    def _cancel(self, state: SlotState, outcome: Outcome, now: float, grace_s: float | None = None) -> None:
         assert state.queued is not None
         if state.queued.cancelled is None:
             state.queued.cancelled = outcome
             state.queued.cancelled_s = now
+            state.queued.cancelled_grace_s = self.limits.grace_s if grace_s is None else grace_s
             self.touched_slots.add(state.slot)
+
+    def _hang(self, state: SlotState, now: float) -> str | None:
+        """Return why the present group of a slot counts as hanging; None where it does not."""
+        stall_s, queued = self.limits.stall_s, state.queued
+        if state.group is None or state.setup_error is not None or (self.closed and queued is None):
+            return None
+        silence_s = stall_s if state.warm else max(stall_s, SETUP_SILENCE_S)
+        if any(now - beat_s > silence_s for beat_s in state.heartbeats_s.values()):
+            return f"no heartbeat for {silence_s:g} s: a process was stopped, or is stuck in one call"
+        if queued is None or queued.outcome is not None:
+            return None
+        working = state.heartbeats_s.keys() - state.rank_outcomes.keys()
+        if any(now - state.progress_s[rank] > stall_s for rank in working):
+            return f"no sign of life for {stall_s:g} s"
+        if queued.cancelled is not None and now - queued.cancelled_s > queued.cancelled_grace_s:
+            return f"did not stop within {queued.cancelled_grace_s:g} s"
+        return None
+
+    def _replace(self, state: SlotState, reason: str, now: float) -> None:
+        """Take the job from a group that hangs; its processes are to be killed."""
+        assert state.group is not None
+        queued = state.queued
+        job = "" if queued is None else f" in {queued.job.kind} job {queued.job.key}"
+        self.notes.append(f"slot {state.slot}{job}: {reason}; its processes are replaced")
+        if queued is not None:
+            queued.last_failure = reason
+        self.hung_groups.append((state.slot, state.group))
+        state.hung_groups.add(state.group)
+        self._group_left(state, now)
+        self._dispatch(now)
+
+    def _set_aside(self, state: SlotState, setup_error: SetupError) -> None:
+        state.setup_error = setup_error
+        if len(self.set_aside()) < len(self.slot_states):
+            self.notes.append(f"slot {state.slot} is set aside: {setup_error.reason}")
+        self.touched_slots.add(state.slot)
+        self.touched_jobs.update(self.queued_jobs)
 
     def _settle(self, state: SlotState, queued: QueuedJob, outcome: Outcome, now: float) -> None:
         if queued.outcome is None:
@@ -354,12 +495,16 @@ class JobQueue:
         queued.release_slot(now)
         if queued.cancelled is not None:
             self._publish(queued, queued.cancelled, slot, now)
-        elif queued.retries >= self.limits.retries:
+        elif queued.next_retry_counts and queued.retries >= self.limits.retries:
             why = f": {queued.last_failure}" if queued.last_failure else ""
             reason = f"worker lost {queued.retries + 1} times without a further report{why}"
             self._publish(queued, Outcome(kind="failed", reason=reason), slot, now)
         else:
-            queued.retries += 1
+            if queued.next_retry_counts:
+                queued.retries += 1
+            else:
+                queued.uncounted_retries += 1
+            queued.next_retry_counts = True
             queued.job = replace(queued.job, attempt=queued.job.attempt + 1)
             queued.decisions = {}
             queued.last_failure = None
@@ -368,6 +513,7 @@ class JobQueue:
     def _publish(self, queued: QueuedJob, outcome: Outcome, slot: int | None, now: float) -> None:
         queued.release_slot(now)
         queued.outcome = replace(outcome, slot=slot, attempt=queued.job.attempt, busy_s=queued.busy_s)
+        queued.unread_since_s = now if queued.unread_since_s is None else queued.unread_since_s
         self.touched_jobs.add(queued.name)
 
     def _touch_holder(self, queued: QueuedJob) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from sweeper.jobs import Outcome
 from trainables.records import Report
@@ -26,11 +26,44 @@ class JobUpdate(NamedTuple):
     """None: the job waits or runs."""
 
 
+SetupErrorKind = Literal["input", "storage", "device", "internal"]
+"""Bad input, which the user can mend; a disk that fails; memory or a device that fails; a fault of the program."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SetupError:
-    """Why a slot cannot do any job: its runner could not be built."""
+    """Why a slot, or every slot, cannot do any job: its workers could not be set up."""
 
     reason: str
-    user: bool
-    """Whether the cause is bad input, which the user can mend."""
+    """One line."""
+    kind: SetupErrorKind
     traceback: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerAddress:
+    """A worker process of a slot."""
+
+    slot: int
+    group: str
+    rank: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotsState:
+    """What the driver has to know of its slots, asked once a second."""
+
+    warm: int
+    """Slots whose workers wait for a job or do one."""
+    set_aside: dict[int, SetupError]
+    """Slots that will never do a job."""
+    setup_error: SetupError | None
+    """Why no job can be done any more."""
+    to_kill: list[Any]
+    """Handles of actors that hang: workers, and trial actors of Tune."""
+    notes: list[str]
+    """Lines for the user since the last call."""
+    controllers: dict[int, Any]
+    """Slot -> handle of Train's controller."""
+    placement_groups: dict[int, Any]
+    """Slot -> placement group of its workers."""

@@ -6,6 +6,7 @@ that sentence when Ray changes it. No other file imports a private module of Ray
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 
@@ -56,6 +57,15 @@ def available_resources_per_node() -> dict[str, dict[str, float]]:
 
     resources: dict[str, dict[str, float]] = per_node()
     return resources
+
+
+def session_folder() -> Path | None:
+    """Without worker._global_node the logs of each of our own Rays stay in /tmp/ray, one folder for every session of a
+    sweep. None: no Ray of our own is connected."""
+    from ray._private import worker
+
+    node = worker._global_node
+    return None if node is None or not node.head else Path(node.get_session_dir_path())
 
 
 def silence_raylet() -> None:

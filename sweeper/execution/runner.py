@@ -54,11 +54,11 @@ class _TrialRunner:
             case TrainJob():
                 return self._train(job, channel)
             case UntouchedJob():
-                channel.heartbeat()
-                return self._measure_untouched()
+                with channel.long_operation("measuring the untouched model"):
+                    return self._measure_untouched()
             case MeasureJob():
-                channel.heartbeat()
-                return self._measure(job)
+                with channel.long_operation("measuring"):
+                    return self._measure(job)
             case ProbeJob():
                 channel.heartbeat()
                 return self._probe(job, channel)
@@ -87,7 +87,11 @@ class _TrialRunner:
                 folder=TrialFolder(job.folder, attempt=job.attempt),
                 group=self._group,
                 hooks=Hooks(
-                    report=on_report, interrupted=channel.interrupted, heartbeat=channel.heartbeat, log=channel.log
+                    report=on_report,
+                    interrupted=channel.interrupted,
+                    heartbeat=channel.heartbeat,
+                    log=channel.log,
+                    long_operation=channel.long_operation,
                 ),
                 rungs=job.rungs,
             )

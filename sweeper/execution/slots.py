@@ -6,10 +6,12 @@ owns the runs, the dispatcher (one actor with the job queue of all slots) and th
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer
 from ray.util.placement_group import get_current_placement_group, remove_placement_group
@@ -29,9 +31,14 @@ from sweeper.execution import ray_private
 from sweeper.execution.capacity import SlotPlan
 from sweeper.execution.dispatcher import Dispatcher
 from sweeper.execution.job_queue import JobLimits
-from sweeper.execution.messages import SetupError
+from sweeper.execution.messages import SetupError, SlotsState
 from sweeper.execution.worker import MakeRunner, Worker, WorkerContext
 from sweeper.jobs import Job, JobName, Outcome
+
+GUARD_S = 1.0
+"""Between looks at the slots, and at the actor that holds the job queue."""
+ANSWER_S = 15.0
+"""The job queue's actor is lost when it leaves two calls in a row unanswered for so long."""
 
 WorkerGroupCallback, ControllerCallback = ray_private.group_callbacks()
 
@@ -108,22 +115,44 @@ def run_worker(config: dict[str, SlotSettings]) -> None:
         # Whoever closes the pool removes the placement group: a Train run that does not end by itself leaves its own
         # reserved until the driver ends, because nobody removes it without the dashboard's State API (Ray 2.60).
         ray.get(settings.dispatcher.register_placement_group.remote(settings.slot, group))
-        worker.worker_loop(settings.make_runner)
+        worker.worker_loop(settings.make_runner, ray.get_runtime_context().current_actor)
 
 
 class SlotPool:
-    """The warm slots of a sweep. A context manager: leaving it closes them."""
+    """The warm slots of a sweep. A context manager: leaving it closes them.
 
-    def __init__(self, plan: SlotPlan, make_runner: MakeRunner, folder: Path, limits: JobLimits) -> None:
-        """``folder``: where Train and Tune may keep their own files; on shared storage if there are several nodes."""
+    A thread of the driver looks after them: it kills workers that the job queue has found hanging, gives up the slots
+    that are set aside, and notices when the queue's actor itself dies or hangs.
+    """
+
+    def __init__(
+        self,
+        plan: SlotPlan,
+        make_runner: MakeRunner,
+        folder: Path,
+        limits: JobLimits,
+        note: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """
+        Args:
+            folder: where Train and Tune may keep their own files; on shared storage if there are several nodes.
+            note: takes lines for the user, on a thread of its own.
+        """
         self.plan = plan
         self.limits = limits
         self.folder = folder.absolute()
-        self._make_runner = make_runner
+        self._make_runner, self._note = make_runner, note
         self._name = f"slots-{uuid.uuid4().hex[:8]}"
         self._threads: list[threading.Thread] = []
-        self._failures: list[BaseException] = []
-        self._closing = False
+        self._closing = threading.Event()
+        self._closed = threading.Event()
+        self._lost: str | None = None
+        """Why the job queue cannot be asked any more."""
+        self._lock = threading.Lock()
+        self._controllers: dict[int, Any] = {}
+        self._groups: dict[int, Any] = {}
+        """Slot -> placement group. Kept here too, because the queue's actor may die."""
+        self._given_up: set[int] = set()
         # Beside the driver: if that node is lost, so is the sweep's driver.
         address = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.dispatcher: ActorHandle = (
@@ -131,21 +160,28 @@ class SlotPool:
             .options(num_cpus=0, max_concurrency=10_000, scheduling_strategy=address)
             .remote(plan.slots, plan.workers_per_trial, limits)
         )
+        self._guard_thread = threading.Thread(target=self._guard, daemon=True, name="slots")
 
     def start(self) -> None:
         """Begin to warm the slots up (half a minute on a small machine). Return at once."""
+        self._guard_thread.start()
         for slot in range(self.plan.slots):
             thread = threading.Thread(target=self._run, args=(slot,), daemon=True, name=f"slot {slot}")
             thread.start()
             self._threads.append(thread)
 
     def check(self) -> None:
-        """Raise UserError or RuntimeError if a runner cannot be built, UnavailableError if the slots are lost."""
+        """Raise UserError, UnavailableError or RuntimeError where no slot can do a job any more."""
         self._state()
 
     def ready_count(self) -> int:
         """Return how many slots are warm. Raise as ``check`` does."""
-        return self._state()
+        return self._state().warm
+
+    @property
+    def active(self) -> int:
+        """Return how many slots are not set aside."""
+        return self.plan.slots - len(self._given_up)
 
     def submit(self, job: Job) -> Future[Outcome]:
         """Run a job of the driver's own on the next free slot. The future raises as ``check`` does."""
@@ -156,6 +192,8 @@ class SlotPool:
             outcome = None if error is not None else answer.result()
             if isinstance(outcome, SetupError):
                 error = setup_exception(outcome)
+            elif isinstance(error, RayActorError):
+                error = self._lost_error()
             if error is not None:
                 future.set_exception(error)
             else:
@@ -167,11 +205,11 @@ class SlotPool:
 
     def enqueue(self, job: Job) -> None:
         """Queue a job; what happens to it is read from the dispatcher (``dispatcher.follow``)."""
-        ray.get(self.dispatcher.enqueue.remote(job))
+        self._ask(self.dispatcher.enqueue.remote(job))
 
     def close_barrier(self) -> None:
         """Have ``dispatcher.wait_at_barrier`` wait until ``open_barrier``."""
-        ray.get(self.dispatcher.close_barrier.remote())
+        self._ask(self.dispatcher.close_barrier.remote())
 
     def open_barrier(self) -> None:
         self.dispatcher.open_barrier.remote()
@@ -184,26 +222,37 @@ class SlotPool:
         """Have the dispatcher forget a job whose outcome was received."""
         self.dispatcher.discard.remote(name)
 
-    def interrupt(self) -> None:
-        """Have running jobs write a checkpoint and end as ``interrupted``; waiting ones end so at once."""
-        self.dispatcher.interrupt.remote()
+    def interrupt(self, grace_s: float | None = None) -> None:
+        """Have running jobs write a checkpoint and end as ``interrupted``; waiting ones end so at once.
 
-    def close(self, timeout_s: float = 60.0) -> None:
-        """End the workers and free what they held; after ``timeout_s`` by force. To be called once."""
-        self._closing = True
-        with suppress(RayError):
-            ray.get(self.dispatcher.close.remote())
-        until = time.monotonic() + timeout_s
-        for thread in self._threads:
-            thread.join(max(0.0, until - time.monotonic()))
-        with suppress(RayError):
-            controllers, groups = ray.get(self.dispatcher.processes.remote())
-            if any(thread.is_alive() for thread in self._threads):
-                for controller in controllers:
+        ``grace_s``: time for the checkpoint, ``JobLimits.grace_s`` by default; a worker that takes longer is killed.
+        """
+        self.dispatcher.interrupt.remote(grace_s)
+
+    def close(self, timeout_s: float = 60.0, give_up: Callable[[], bool] = lambda: False) -> None:
+        """End the workers and free what they held; after ``timeout_s``, or once ``give_up``, by force. To be called
+        once."""
+        self._closing.set()
+        with suppress(RayError, UnavailableError):
+            ray.get(self.dispatcher.close.remote(), timeout=ANSWER_S)
+            self._refresh()
+        until_s = time.monotonic() + timeout_s
+        while any(thread.is_alive() for thread in self._threads):
+            # Without the queue nobody tells the workers to end.
+            if self._lost is not None or time.monotonic() > until_s or give_up():
+                break
+            time.sleep(0.05)
+        if any(thread.is_alive() for thread in self._threads):
+            for controller in self._controllers.values():
+                with suppress(RayError):
                     ray.kill(controller)  # first: it would start another group
-            for group in groups:
-                remove_placement_group(group)
-        ray.kill(self.dispatcher)
+        for slot in list(self._groups):
+            self._remove_group(slot)
+        self._closed.set()
+        if self._guard_thread.is_alive():
+            self._guard_thread.join()
+        with suppress(RayError):
+            ray.kill(self.dispatcher)
         shutil.rmtree(self.folder / self._name, ignore_errors=True)
         with suppress(OSError):  # files of Tune are in it
             self.folder.rmdir()
@@ -215,26 +264,89 @@ class SlotPool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _state(self) -> int:
-        if self._failures and not self._closing:
-            raise RuntimeError(f"a slot's Train run ended: {self._failures[0]}") from self._failures[0]
+    def _state(self) -> SlotsState:
+        state = self._refresh()
+        if state.setup_error is not None:
+            raise setup_exception(state.setup_error)
+        return state
+
+    def _ask(self, answer: Any) -> Any:
+        """Return what the queue's actor answers. Raise UnavailableError where it has died."""
         try:
-            warm, setup_error = ray.get(self.dispatcher.state.remote())
+            return ray.get(answer)
         except RayActorError as error:
-            raise UnavailableError(
-                "the actor that holds the sweep's job queue died (was the machine out of memory?); resume the sweep"
-            ) from error
-        if setup_error is not None:
-            raise setup_exception(setup_error)
-        return warm
+            raise self._lost_error() from error
+
+    def _lost_error(self) -> UnavailableError:
+        died = "the actor that holds the sweep's job queue died (was the machine out of memory?)"
+        return UnavailableError(self._lost or died)
+
+    def _refresh(self) -> SlotsState:
+        """Ask for the state of the slots, and do what it asks for."""
+        state: SlotsState = self._ask(self.dispatcher.state.remote())
+        self._act_on(state)
+        return state
+
+    def _guard(self) -> None:
+        unanswered = 0
+        while not self._closed.wait(GUARD_S):
+            try:
+                self._act_on(ray.get(self.dispatcher.state.remote(), timeout=ANSWER_S))
+                unanswered = 0
+            except GetTimeoutError:
+                unanswered += 1
+                if unanswered == 2:
+                    self._lost = f"the actor that holds the sweep's job queue has not answered for {2 * ANSWER_S:g} s"
+                    ray.kill(self.dispatcher)  # whoever waits for it learns that it is gone
+                    return
+            except RayError:
+                self._lost = str(self._lost_error())
+                return
+
+    def _act_on(self, state: SlotsState) -> None:
+        with self._lock:
+            self._controllers.update(state.controllers)
+            self._groups.update(state.placement_groups)
+            given_up = state.set_aside.keys() - self._given_up
+            self._given_up |= given_up
+        for line in state.notes:
+            self._note(line)
+        for actor in state.to_kill:
+            with suppress(RayError, ValueError):  # it has ended meanwhile
+                ray.kill(actor)  # SIGKILL after 5 s where it does not end by itself (Ray 2.60), stopped or not
+        for slot in given_up:
+            if slot in self._controllers:
+                with suppress(RayError, ValueError):
+                    ray.kill(self._controllers[slot])
+            self._remove_group(slot)
+
+    def _remove_group(self, slot: int) -> None:
+        with self._lock:
+            group = self._groups.pop(slot, None)
+        if group is not None:
+            with suppress(RayError):
+                remove_placement_group(group)
 
     def _run(self, slot: int) -> None:
-        """One slot's Train run, from start to close."""
+        """One slot's Train runs, from start to close: another one where Train's controller dies."""
+        for number in itertools.count():
+            try:
+                self._trainer(slot, f"{slot}-{number}").fit()
+                return  # the slot was closed, or its workers cannot be set up
+            except BaseException as error:
+                if self._closing.is_set() or slot in self._given_up:
+                    return
+                self._remove_group(slot)
+                self.dispatcher.group_lost.remote(slot)
+                self.dispatcher.record_failure.remote(slot, str(error).strip().split("\n")[0])
+            self._closing.wait(2 * GUARD_S)  # until a slot that failed too often is given up
+
+    def _trainer(self, slot: int, name: str) -> _SlotTrainer:
         plan = self.plan
         resources = {"CPU": plan.cpus_per_worker}
         if plan.gpus_per_worker > 0:
             resources["GPU"] = plan.gpus_per_worker
-        trainer = _SlotTrainer(
+        return _SlotTrainer(
             run_worker,
             train_loop_config={
                 "slot": SlotSettings(
@@ -252,20 +364,19 @@ class SlotPool:
                 placement_strategy="STRICT_PACK",
             ),
             run_config=RunConfig(
-                name=str(slot),
+                name=name,
                 storage_path=str(self.folder / self._name),
                 failure_config=FailureConfig(max_failures=-1),
                 callbacks=[_GroupObserver(self.dispatcher, slot)],
             ),
         )
-        try:
-            trainer.fit()
-        except BaseException as error:
-            self._failures.append(error)
 
 
 def setup_exception(setup_error: SetupError) -> Exception:
     """Return the exception to raise for a setup error."""
-    if setup_error.user:
+    if setup_error.kind == "input":
         return UserError(setup_error.reason)
-    return RuntimeError(f"the workers cannot be set up: {setup_error.reason}\n{setup_error.traceback or ''}".rstrip())
+    text = f"the workers cannot be set up: {setup_error.reason}"
+    if setup_error.kind == "internal":
+        return RuntimeError(f"{text}\n{setup_error.traceback or ''}".rstrip())
+    return UnavailableError(text)

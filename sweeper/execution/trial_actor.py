@@ -39,3 +39,6 @@ class TrialActor(tune.Trainable):
     def _follow(self, config: dict[str, Any]) -> None:
         self._name = (config["kind"], config["key"])
         self._seen = int(config["seen"])
+        if self._name[0] != WARM_UP:
+            actor = ray.get_runtime_context().current_actor
+            ray.get(self._dispatcher.register_follower.remote(self._name, actor))

@@ -19,6 +19,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from ray import tune
 from ray.tune.search import Searcher
 
+from sweeper.execution.cluster import as_unavailable
 from sweeper.execution.messages import JobUpdate, SetupError
 from sweeper.execution.slots import SlotPool, setup_exception
 from sweeper.execution.trial_actor import UPDATE, WARM_UP, TrialActor
@@ -95,9 +96,9 @@ def run_trials(slots: SlotPool, prepare: Callable[[], AnySearch | None], folder:
     )
     try:
         tuner.fit()
-    except Exception:
+    except Exception as error:
         if bridge.failure is None:
-            raise
+            raise as_unavailable(error) from error
     finally:
         shutil.rmtree(folder / name, ignore_errors=True)
     if bridge.failure is not None:
@@ -146,7 +147,7 @@ class _TuneBridge(Generic[AnySearch]):
             yield
         except Exception as error:
             if self.failure is None:
-                self.failure = error
+                self.failure = as_unavailable(error)
                 self._slots.interrupt()
                 self._slots.open_barrier()
                 for live in self._live.values():
@@ -164,7 +165,7 @@ class _TuneBridge(Generic[AnySearch]):
             if self._detached:
                 self._live[trial_id] = self._detached.pop()
                 return self._live[trial_id].config()
-            if len(self._live) + len(self._warming) >= self._slots.plan.slots:
+            if len(self._live) + len(self._warming) >= self._slots.active:
                 return None
             source = self.search.scheduler
             if source.exhausted():

@@ -5,25 +5,32 @@ Imports no Ray: the dispatcher's handle and ``ray.get`` are handed in by ``sweep
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import os
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, Protocol
 
 from sweeper.execution.job_queue import JobLimits
-from sweeper.execution.messages import SetupError
+from sweeper.execution.messages import SetupError, SetupErrorKind, WorkerAddress
 from sweeper.jobs import AttemptName, Job, JobResult, Outcome
+from trainables.files import storage_problem
 from trainables.records import Report
 
 POLL_S = 10.0
 """Longest wait of one call to the dispatcher."""
 FAILURE_PATIENCE_S = 10.0
 """How long a rank that failed waits for the others to fail as well before the group is replaced."""
+HEARTBEAT_S = 5.0
+"""Between the heartbeats of a process; less where ``stall_s`` is short."""
+LONG_OPERATION_S = 3600.0
+"""How long a single call that reports nothing (loading weights, writing a checkpoint, compiling) may take."""
 
 
 class JobStopped(Exception):
@@ -36,7 +43,7 @@ class JobInterrupted(Exception):
 
 class GroupReplacementNeeded(Exception):
     """Raised by the runner of one rank while the other ranks wait in a collective: the group's processes are replaced
-    and the job goes on from its checkpoint."""
+    and the job goes on from its checkpoint, which does not count as one of its retries."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +83,8 @@ class Channel:
         self._sent_report: Any = None
         self.attempt = job.attempt_name
         self.interrupted_s: float | None = None
-        self.last_heartbeat_s = time.monotonic()
+        self._progress_s = time.monotonic()
+        self._long_operation_s: float | None = None
 
     def report(self, report: Report) -> None:
         """Send a report. To be called by every rank after each evaluation; rank 0's report counts.
@@ -103,14 +111,40 @@ class Channel:
         return self.interrupted_s is not None
 
     def heartbeat(self) -> None:
-        """Tell the watchdog that the job makes progress. To be called within long preparations and evaluations."""
-        self.last_heartbeat_s = time.monotonic()
+        """Note that the job makes progress. To be called within long preparations and evaluations."""
+        self._progress_s = time.monotonic()
+
+    @contextmanager
+    def long_operation(self, what: str) -> Iterator[None]:
+        """Enter around ``what`` takes long without any progress to be seen: the job does not count as hanging while the
+        process itself is alive, up to ``LONG_OPERATION_S``."""
+        self._long_operation_s = time.monotonic()
+        try:
+            yield
+        finally:
+            self._long_operation_s = None
+            self.heartbeat()
+
+    def idle_s(self) -> float:
+        """Return the seconds since the job last made progress."""
+        now, began_s = time.monotonic(), self._long_operation_s
+        if began_s is not None and now - began_s < LONG_OPERATION_S:
+            return 0.0
+        return now - self._progress_s
 
     def flush(self) -> None:
         """Wait until the last report has arrived: the calls of one caller may overtake each other on an actor."""
         if self._sent_report is not None:
             self._worker.get(self._sent_report)
             self._sent_report = None
+
+    def log_stacks(self) -> None:
+        """Append the stacks of all threads to ``log.txt``, where the job has a log and the disk takes them."""
+        if self._log_folder is not None:
+            with suppress(OSError), (self._log_folder / "log.txt").open("a", encoding="utf-8") as file:
+                file.write("replaced because it hung; the threads were here:\n")
+                file.flush()
+                faulthandler.dump_traceback(file)
 
     def log(self, line: str) -> None:
         """Append a line to ``log.txt`` of the job. Raise ValueError for a job without a log."""
@@ -131,27 +165,26 @@ class Worker:
         self.dispatcher = dispatcher
         self.get = get
         self.address = (context.slot, group)
+        self._place = WorkerAddress(slot=context.slot, group=group, rank=context.rank)
         self.decision_poll_s = min(POLL_S, limits.stall_s / 4)
         self._limits = limits
         self._channel: Channel | None = None
         self._begun: SimpleQueue[Channel] = SimpleQueue()
 
-    def worker_loop(self, make_runner: MakeRunner) -> None:
-        """Run jobs until the slot is closed."""
-        self.get(self.dispatcher.worker_started.remote(*self.address))
+    def worker_loop(self, make_runner: MakeRunner, actor: Any = None) -> None:
+        """Run jobs until the slot is closed. ``actor``: handle of this process, by which it is killed if it hangs."""
+        self.get(self.dispatcher.worker_started.remote(self._place, actor))
+        threading.Thread(target=self._send_heartbeats, daemon=True, name="heartbeats").start()
         try:
             runner = make_runner(self.context)
         except Exception as error:
-            setup_error = SetupError(
-                reason=_one_line(error, name=not isinstance(error, ValueError)),
-                user=isinstance(error, ValueError | OSError),
-                traceback=traceback.format_exc(),
-            )
-            self.get(self.dispatcher.setup_failed.remote(self.context.slot, setup_error))
+            if _out_of_memory(error) or _needs_new_process(error):
+                self.get(self.dispatcher.setup_process_failing.remote(*self.address, _one_line(error)))
+                os._exit(1)
+            self.get(self.dispatcher.setup_failed.remote(self.context.slot, _setup_error(error)))
             return
         self.get(self.dispatcher.worker_ready.remote(*self.address, self.context.rank))
-        for thread in (self._interrupt_listener, self._watchdog):
-            threading.Thread(target=thread, daemon=True, name=thread.__name__).start()
+        threading.Thread(target=self._interrupt_listener, daemon=True, name="interruptions").start()
         last: AttemptName | None = None
         while True:
             job = self.get(self.dispatcher.next_job.remote(*self.address, last, POLL_S))
@@ -173,13 +206,21 @@ class Worker:
             rank_outcome = Outcome(kind="interrupted")
         except Exception as error:
             if _needs_new_process(error):
-                self.get(self.dispatcher.worker_failing.remote(*self.address, channel.attempt, _one_line(error)))
+                counts = not isinstance(error, GroupReplacementNeeded)
+                self.get(
+                    self.dispatcher.worker_failing.remote(*self.address, channel.attempt, _one_line(error), counts)
+                )
                 os._exit(1)
-            rank_outcome = Outcome(kind="failed", reason=_one_line(error), traceback=traceback.format_exc())
+            problem = storage_problem(error)
+            rank_outcome = Outcome(
+                kind="failed" if problem is None else "storage",
+                reason=_one_line(error) if problem is None else problem,
+                traceback=traceback.format_exc(),
+            )
         channel.flush()
         self._channel = None
         self.get(self.dispatcher.end.remote(*self.address, self.context.rank, channel.attempt, rank_outcome))
-        if rank_outcome.kind == "failed":
+        if rank_outcome.kind in ("failed", "storage"):
             self._after_failure(channel.attempt)
 
     def _after_failure(self, attempt: AttemptName) -> None:
@@ -204,23 +245,35 @@ class Worker:
                     channel.interrupted_s = time.monotonic()
                     break
 
-    def _watchdog(self) -> None:
-        """End the process when its job hangs, or does not end after an interruption."""
-        stall_s, grace_s = self._limits.stall_s, self._limits.grace_s
+    def _send_heartbeats(self) -> None:
+        """Tell the queue that this process is alive, and how long ago its job made progress.
+
+        Where the queue has replaced this process, the stacks of all threads are written to the job's log, to show where
+        it hung, and the process ends; one that cannot do that itself is killed by the driver.
+        """
         while True:
-            time.sleep(min(1.0, stall_s / 4, grace_s / 4))
             channel = self._channel
-            if channel is None:
-                continue
-            now = time.monotonic()
-            if now - channel.last_heartbeat_s > stall_s:
-                reason = f"no sign of life for {stall_s:g} s"
-            elif channel.interrupted_s is not None and now - channel.interrupted_s > grace_s:
-                reason = f"did not stop within {grace_s:g} s"
-            else:
-                continue
-            self.get(self.dispatcher.worker_failing.remote(*self.address, channel.attempt, reason))
-            os._exit(1)
+            attempt, idle_s = (None, 0.0) if channel is None else (channel.attempt, channel.idle_s())
+            try:
+                belongs = self.get(self.dispatcher.heartbeat.remote(self._place, attempt, idle_s))
+            except Exception:  # of Ray, which is not imported here: the driver has ended, and the queue with it
+                return
+            if not belongs:
+                if channel is not None:
+                    channel.log_stacks()
+                os._exit(1)
+            time.sleep(min(HEARTBEAT_S, self._limits.stall_s / 4))
+
+
+def _setup_error(error: Exception) -> SetupError:
+    """Return why a runner cannot be built."""
+    problem = storage_problem(error)
+    kind: SetupErrorKind = "input" if isinstance(error, ValueError | OSError) else "internal"
+    if problem is not None:
+        kind, reason = "storage", problem
+    else:
+        reason = _one_line(error, name=not isinstance(error, ValueError))
+    return SetupError(reason=reason, kind=kind, traceback=traceback.format_exc())
 
 
 def _one_line(error: Exception, *, name: bool = True) -> str:
@@ -230,10 +283,26 @@ def _one_line(error: Exception, *, name: bool = True) -> str:
 
 def _needs_new_process(error: Exception) -> bool:
     """Return whether the process is broken: its CUDA context, or its connection to a rank that died."""
-    if isinstance(error, GroupReplacementNeeded):
+    if isinstance(error, GroupReplacementNeeded) or type(error).__name__ == "AcceleratorError":
         return True
     if type(error).__name__ == "OutOfMemoryError":
         return False
     text = str(error)
-    signs = ("CUDA error", "CUDNN_STATUS", "NCCL", "gloo/transport", "Connection closed by peer")
+    signs = (
+        "CUDA error",
+        "CUDA driver error",
+        "cusolver error",
+        "CUBLAS_STATUS",
+        "CUDNN_STATUS",
+        "NCCL",
+        "gloo/transport",
+        "Connection closed by peer",
+    )
     return any(sign in text for sign in signs)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Return whether the memory of the device or the host ran out: another process may have it free."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return "can't allocate memory" in str(error)  # RuntimeError of PyTorch's allocator on the CPU

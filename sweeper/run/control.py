@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from sweeper.execution.slots import SlotPool
 
 
+CHECKPOINT_SHARE = 0.5
+"""Of the grace time after a signal: for checkpoints. The rest is for the front, MLflow and giving the slots back."""
+
+
 class SessionControl:
     """Implements ``scheduler.SweepControl``."""
 
@@ -45,7 +49,9 @@ class SessionControl:
     def stop_running(self) -> None:
         if not self._stop.asked:
             self._progress.line(f"{limit_text(self._usage.limit())} is used up: running trials write a checkpoint")
-        self._slots.interrupt()
+            self._slots.interrupt()
+        else:
+            self._slots.interrupt(grace_s=CHECKPOINT_SHARE * self._stop.left_s())
 
     def may_start(self, confirming: bool) -> bool:
         confirm = self._spec.confirm

@@ -6,23 +6,22 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from typing import Any
 
+from sweeper.errors import UnavailableError
 from sweeper.front.confirm import confirmations, pasted_sets, read_hits, retrained
 from sweeper.jobs import Job, JobResult, MeasureJob, Outcome, TrainedWeights, UntouchedJob
 from sweeper.records import Front, PointName, TrialRecord, UntouchedModel
 from sweeper.run.progress import Progress
+from sweeper.run.signals import SessionInterrupted, StopSignal
 from sweeper.spec.spec import Spec
 from sweeper.storage.sweep_folder import SweepFolder
 from trainables.records import Measurement
 
 
-class MeasuringInterrupted(Exception):
-    """The sweep was asked to stop while the driver waited for a measurement."""
-
-
 class Measurements:
     """Has warm slots measure points, and records what they measured.
 
-    Methods raise MeasuringInterrupted, or RuntimeError where something cannot be measured.
+    Methods raise SessionInterrupted where the sweep was asked to stop meanwhile, UnavailableError where a file cannot
+    be read or written, RuntimeError where something else cannot be measured.
     """
 
     def __init__(
@@ -31,12 +30,12 @@ class Measurements:
         folder: SweepFolder,
         progress: Progress,
         *,
-        stop_requested: Callable[[], bool],
+        stop: StopSignal,
         tick: Callable[[], None],
     ) -> None:
         """``submit``: of the slots; ``tick``: called several times a second while a measurement is under way."""
         self._submit_job, self._folder, self._progress = submit, folder, progress
-        self._stop_requested, self._tick = stop_requested, tick
+        self._stop, self._tick = stop, tick
         self._submitted = 0
         self._untouched: Future[Outcome] | None = None
         self._broken_splits: set[str] = set()
@@ -119,8 +118,7 @@ class Measurements:
     def _done(self, future: Future[Outcome], *, within_s: float) -> bool:
         if not wait([future], timeout=within_s).not_done:
             return True
-        if self._stop_requested():
-            raise MeasuringInterrupted
+        self._stop.check()
         self._tick()
         return False
 
@@ -129,7 +127,9 @@ class Measurements:
             pass
         outcome = future.result()
         if outcome.kind == "interrupted":
-            raise MeasuringInterrupted
+            raise SessionInterrupted
+        if outcome.kind == "storage":
+            raise UnavailableError(outcome.reason or "the storage failed")
         if outcome.kind != "complete":
             raise RuntimeError(f"a measurement failed: {outcome.reason}\n{outcome.traceback or ''}".rstrip())
         return outcome.result

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
 from sweeper.front.rendering.style import label
@@ -50,13 +51,14 @@ class Progress:
 
     def line(self, text: str) -> None:
         """Says something once, above the live view."""
-        if self._live is None:
-            self._stream.write(f"[{_clock_time(self._clock() - self._start_s)}] {text}\n")
-            self._stream.flush()
-        else:
-            from rich.text import Text
+        with suppress(OSError):  # nobody reads it any more: a closed terminal, a pipe without a reader
+            if self._live is None:
+                self._stream.write(f"[{_clock_time(self._clock() - self._start_s)}] {text}\n")
+                self._stream.flush()
+            else:
+                from rich.text import Text
 
-            self._live.console.print(Text(text))
+                self._live.console.print(Text(text))
 
     def charge(self, cost: Callable[[], str], left_s: Callable[[], float | None]) -> None:
         """From now on ``cost`` is asked what the sweep has taken and will take, ``left_s`` for the seconds left, which
@@ -113,13 +115,15 @@ class Progress:
             self.line(f"cost: {self._cost()}")
         if self._live is not None and self._clock() - self._drawn_s >= _REFRESH_S:
             self._drawn_s = self._clock()
-            self._live.update(self._view(), refresh=True)
+            with suppress(OSError):
+                self._live.update(self._view(), refresh=True)
 
     def close(self) -> None:
         """Leave the last view standing. To be called once."""
         if self._live is not None:
-            self._live.update(self._view(), refresh=True)
-            self._live.stop()
+            with suppress(OSError):
+                self._live.update(self._view(), refresh=True)
+                self._live.stop()
             self._live = None
 
     def _eta(self) -> str:

@@ -1,30 +1,133 @@
-"""Ctrl-C and SIGTERM during a sweep."""
+"""Ctrl-C, SIGTERM and SIGHUP during a sweep."""
 
 from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import NoReturn
+
+INTERRUPTED = 130
+"""Exit code of a sweep that was asked to stop."""
+LAST_LINES_S = 1.0
+"""Of the grace time: for the last lines of the command."""
+_SHOW_CURSOR = b"\x1b[?25h"
+
+
+class SessionInterrupted(Exception):
+    """The sweep was asked to stop."""
 
 
 class StopSignal:
-    """The first Ctrl-C or SIGTERM asks the sweep to stop, the second ends the process. A context manager."""
+    """The first signal asks the sweep to stop within a grace time; a second, or the end of that time, ends the process.
 
-    def __init__(self, name: str) -> None:
-        """``name``: of the sweep."""
-        self._name = name
-        self.asked = False
+    A context manager of the main thread. Python runs handlers of signals between two instructions of the main thread,
+    which may wait in a call of Ray: so a thread reads the signals, from Python's wake-up descriptor.
+    """
+
+    def __init__(self, resume: str, grace_s: float, *, before_end: Callable[[], None] = lambda: None) -> None:
+        """
+        Args:
+            resume: the command with which the sweep goes on.
+            grace_s: after which the process is ended.
+            before_end: called before the process ends at once, on another thread.
+        """
+        self._resume, self._grace_s, self._before_end = resume, grace_s, before_end
+        self._asked_s: float | None = None
+
+    @property
+    def asked(self) -> bool:
+        """Return whether the sweep is to stop."""
+        return self._asked_s is not None
+
+    def left_s(self) -> float:
+        """Return the seconds until the process is ended; infinite before the sweep was asked to stop."""
+        return float("inf") if self._asked_s is None else max(0.0, self._asked_s + self._grace_s - time.monotonic())
+
+    def check(self) -> None:
+        """Raise SessionInterrupted where the sweep is to stop."""
+        if self.asked:
+            raise SessionInterrupted
+
+    def impatience(self, wait_s: float) -> Callable[[], bool]:
+        """Return a function that says whether to wait no longer for what begins now: the sweep was asked to stop, and
+        ``wait_s`` have passed since then, or since now; or the grace time is almost over."""
+        began_s = time.monotonic()
+
+        def is_over() -> bool:
+            if self._asked_s is None:
+                return False
+            return time.monotonic() - max(began_s, self._asked_s) > wait_s or self.left_s() < LAST_LINES_S
+
+        return is_over
 
     def __enter__(self) -> StopSignal:
-        self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+        # Under nohup SIGHUP is ignored, and stays so.
+        hangup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
+        self._terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
+        self._before = {number: signal.signal(number, _nothing) for number in (signal.SIGINT, signal.SIGTERM, *hangup)}
+        self._wakeup_before = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        self._thread = threading.Thread(target=self._listen, daemon=True, name="signals")
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        signal.set_wakeup_fd(self._wakeup_before)
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        os.close(self._write)
+        self._thread.join()
+        os.close(self._read)
 
-    def _handle(self, number: int, frame: object) -> None:
-        if self.asked:
-            os.write(2, f"\nended at once; go on with: sweeper resume {self._name}\n".encode())
-            os._exit(130)
-        self.asked = True
-        os.write(2, b"\nstopping: running trials write a checkpoint (again: end at once)\n")
+    def _listen(self) -> None:
+        while numbers := os.read(self._read, 1):
+            if numbers[0] not in self._before:
+                continue
+            if numbers[0] == signal.SIGHUP:
+                _write_nowhere(self._terminals)
+            if self.asked:
+                self._end(f"ended at once; go on with: {self._resume}")
+            self._asked_s = time.monotonic()
+            say(f"\nstopping: running trials write a checkpoint, within {self._grace_s:g} s (again: end at once)")
+            threading.Thread(target=self._enforce, daemon=True, name="end of the grace time").start()
+
+    def _enforce(self) -> None:
+        time.sleep(self._grace_s)
+        self._end(f"not everything was done within {self._grace_s:g} s; go on with: {self._resume}")
+
+    def _end(self, line: str) -> NoReturn:
+        self._before_end()
+        end_process(INTERRUPTED, line)
+
+
+def end_process(code: int, line: str) -> NoReturn:
+    """End this process now, whatever its threads do, with a last line for the user."""
+    if os.isatty(2):
+        say(_SHOW_CURSOR.decode(), end="")  # the live view hides the cursor
+    say(f"\n{line}")
+    os._exit(code)
+
+
+def say(line: str, end: str = "\n") -> None:
+    """Write a line to standard error, past every buffer and lock; where nobody can read it, nothing happens."""
+    try:
+        os.write(2, f"{line}{end}".encode())
+    except OSError:
+        return
+
+
+def _nothing(number: int, frame: FrameType | None) -> None:
+    """Handler of a signal that is read from the wake-up descriptor."""
+
+
+def _write_nowhere(terminals: Sequence[int]) -> None:
+    """Have what goes to a terminal go nowhere from now on: the terminal is gone, and a write to it is an error."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in terminals:
+        os.dup2(nowhere, descriptor)
+    os.close(nowhere)

@@ -7,22 +7,26 @@ from whatever it finds there.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
+from sweeper.errors import UNAVAILABLE, UnavailableError
 from sweeper.execution import cluster
 from sweeper.front.load import load_front
 from sweeper.front.rendering.writer import FrontFiles, write_front
 from sweeper.records import Front, TrialRecord
 from sweeper.run.budget import UnfinishedWork
+from sweeper.run.cleanup import SessionCleanup
 from sweeper.run.control import SessionControl
-from sweeper.run.measurements import Measurements, MeasuringInterrupted
+from sweeper.run.measurements import Measurements
 from sweeper.run.preparation import ActiveSearch, begin_search
 from sweeper.run.progress import Progress
 from sweeper.run.resources import job_limits, plan_slots, runner_for
-from sweeper.run.signals import StopSignal
+from sweeper.run.resume_command import resume_command
+from sweeper.run.signals import SessionInterrupted, StopSignal, end_process
 from sweeper.run.usage import UsageMeter, most_retrainings, new_session
 from sweeper.run.usage_text import live_line
 from sweeper.search.study import read_trials, searched
@@ -32,8 +36,9 @@ from sweeper.storage.sweep_folder import SweepFolder
 from sweeper.tracking.tracker import Tracker
 
 CLOSE_S = 60.0
-INTERRUPTED_CLOSE_S = 10.0
 MLFLOW_FLUSH_S = 60.0
+TAIL_S = 6.0
+"""Once the sweep was asked to stop: for each of giving back the slots, telling MLflow and ending its sender."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +50,8 @@ class Options:
     tracking_uri: str | None = None
     time_s: float | None = None
     """How long this session may take."""
+    grace_s: float = 30.0
+    """From a signal that ends the session to the end of the process."""
 
 
 SweepState = Literal["complete", "failed", "interrupted"]
@@ -68,28 +75,35 @@ class SweepResult:
 def run_sweep(folder: SweepFolder, spec: Spec, options: Options) -> SweepResult:
     """Run what is left of a sweep. The caller holds its lease.
 
-    Raise UserError for images or a model that cannot be had, UnavailableError where no trial fits on the cluster.
+    Raise UserError for images or a model that cannot be had, UnavailableError where no trial fits on the cluster, and
+    where the cluster or the storage fails; the sweep can then go on later.
     """
     # These import Ray, which takes seconds: only where a sweep runs.
     from sweeper.execution.slots import SlotPool
     from sweeper.execution.tune import run_trials
 
-    trials_before = read_trials(folder, spec)
+    folder.remove_partial_files()
+    trials_before, resume = read_trials(folder, spec), resume_command(folder)
     ray_folder = folder.path / "ray"
     search: ActiveSearch | None = None
     state: SweepState = "interrupted"
     with ExitStack() as session:
         # What lives until the command ends: signals, the live view, MLflow's sender.
-        stop = session.enter_context(StopSignal(folder.name))
+        cleanup = session.enter_context(SessionCleanup(resume))
+        stop = session.enter_context(StopSignal(resume, options.grace_s, before_end=cleanup.user_was_told))
         progress = Progress(folder.name, spec.search.trials, finished=searched(trials_before))
         session.callback(progress.close)
         tracker = Tracker(folder.path, options.tracking_uri, folder.storage, folder.name, folder.sweep_id)
-        session.callback(tracker.close)
+        session.callback(lambda: tracker.close(stop.impatience(TAIL_S)))
+        session.enter_context(_interrupted_in_mlflow(folder, tracker, stop))
         tracker.warm_up()
         with ExitStack() as held:
             # What is given back before MLflow is waited for: the cluster, its slots, the charge for them.
             cluster.connect(options.address)
             held.callback(cluster.disconnect)
+            if (logs := cluster.session_folder()) is not None:
+                cleanup.remove_at_end(logs)
+            held.enter_context(cluster.watched(partial(_end_without_ray, cleanup, resume)))
             cluster.check_shared(folder.path)
             plan = plan_slots(spec, options.gpus)
             progress.line(f"sweep {folder.name}: {plan.text}")
@@ -107,16 +121,15 @@ def run_sweep(folder: SweepFolder, spec: Spec, options: Options) -> SweepResult:
             held.callback(usage.close)
             progress.charge(lambda: live_line(usage.usage(), usage.ended_trials(), usage.budget), usage.left_s)
             shutil.rmtree(ray_folder, ignore_errors=True)  # Ray's own files of a driver that was killed
-            slots = SlotPool(plan, runner_for(spec, folder.cache_path), ray_folder, job_limits(spec))
-            held.callback(lambda: slots.close(INTERRUPTED_CLOSE_S if stop.asked else CLOSE_S))
+            runner, limits = runner_for(spec, folder.cache_path), job_limits(spec)
+            slots = SlotPool(plan, runner, ray_folder, limits, progress.line)
+            held.callback(lambda: slots.close(CLOSE_S, stop.impatience(TAIL_S)))
             slots.start()
             progress.line("warming up: model, images and the reference's embeddings")
             files = FrontFiles(folder.front_path, tracker.front_updated)
             held.callback(files.close)
             control = SessionControl(folder, spec, stop=stop, usage=usage, slots=slots, progress=progress)
-            measurements = Measurements(
-                slots.submit, folder, progress, stop_requested=lambda: stop.asked, tick=control.tick
-            )
+            measurements = Measurements(slots.submit, folder, progress, stop=stop, tick=control.tick)
 
             def prepare() -> ActiveSearch | None:
                 """Begin the search once the untouched model is measured."""
@@ -135,6 +148,7 @@ def run_sweep(folder: SweepFolder, spec: Spec, options: Options) -> SweepResult:
                 )
 
             try:
+                stop.check()
                 search = run_trials(slots, prepare, ray_folder)
                 held.callback(search.study.close)
                 if not stop.asked and search.scheduler.too_many_failed:
@@ -142,7 +156,7 @@ def run_sweep(folder: SweepFolder, spec: Spec, options: Options) -> SweepResult:
                 elif not stop.asked:
                     _measure_front(folder, spec, search.study.trials(), measurements, usage, progress)
                     state = "complete"
-            except MeasuringInterrupted:
+            except SessionInterrupted:
                 pass  # as it was: interrupted
             trials = [] if search is None else search.study.trials()
         front = None if search is None else load_front(folder, spec, trials)
@@ -150,7 +164,7 @@ def run_sweep(folder: SweepFolder, spec: Spec, options: Options) -> SweepResult:
             write_front(front, folder.front_path)
             tracker.front_updated(front)
         tracker.sweep_ended(state, usage.totals())
-        sent = tracker.flush(INTERRUPTED_CLOSE_S if state == "interrupted" else MLFLOW_FLUSH_S)
+        sent = tracker.flush(MLFLOW_FLUSH_S, stop.impatience(TAIL_S))
         return SweepResult(
             state=state,
             front=front,
@@ -160,6 +174,24 @@ def run_sweep(folder: SweepFolder, spec: Spec, options: Options) -> SweepResult:
             ),
             unfinished_work=usage.unfinished_work(),
         )
+
+
+@contextmanager
+def _interrupted_in_mlflow(folder: SweepFolder, tracker: Tracker, stop: StopSignal) -> Iterator[None]:
+    """Tell MLflow that the sweep was interrupted where cluster or storage fail; not of one that has not begun."""
+    try:
+        yield
+    except (UnavailableError, OSError):
+        if folder.has_begun():
+            tracker.sweep_ended("interrupted")
+            tracker.flush(TAIL_S, stop.impatience(TAIL_S))
+        raise
+
+
+def _end_without_ray(cleanup: SessionCleanup, resume: str, what: str) -> None:
+    """End the process: Ray's calls never return without its own processes, or end this one without a word."""
+    cleanup.user_was_told()
+    end_process(UNAVAILABLE, f"{what}; go on with: {resume}")
 
 
 def _front_is_measured(folder: SweepFolder, spec: Spec, trials: Sequence[TrialRecord]) -> bool:

@@ -10,6 +10,7 @@ from sweeper.errors import UserError
 from sweeper.execution.capacity import SlotPlan
 from sweeper.records import TrialRecord
 from sweeper.run.budget import BudgetLedger, Forecast, Session, UnfinishedWork, Usage, time_saved_s, used_device_s
+from sweeper.run.resume_command import resume_command
 from sweeper.run.usage_file import read_usage, write_usage
 from sweeper.run.usage_text import resume_options, unfinished_line, usage_line
 from sweeper.spec.quantities import HOUR_S, Budget, rounded_up
@@ -73,7 +74,7 @@ class UsageMeter:
         if work is not None and not self.may_start() and (self.used_up() or not self._to_resume):
             raise UserError(
                 f"sweep {self._folder.name} has taken {usage_line(self.usage(), [], self.budget)}, and "
-                f"{unfinished_line(work)}; go on with: sweeper resume {self._folder.name}{resume_options(work)}"
+                f"{unfinished_line(work)}; go on with: {resume_command(self._folder, resume_options(work))}"
             )
 
     def started(self, trial: TrialRecord) -> None:

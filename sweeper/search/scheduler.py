@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from sweeper.errors import UnavailableError
 from sweeper.jobs import Job, Outcome
 from sweeper.records import Retraining, TrialRecord, goals_of
 from sweeper.search.study import Study
@@ -141,9 +142,14 @@ class TrialScheduler:
         return self._stopper.decide(trial, report)
 
     def on_end(self, key: int, outcome: Outcome) -> None:
-        """Record how an attempt at a trial ended. An interrupted trial stays running in the study."""
+        """Record how an attempt at a trial ended. An interrupted trial stays running in the study.
+
+        Raise UnavailableError where the storage failed: the trial stays running too, and the sweep cannot go on.
+        """
         trial = self._running.pop(key)
         last_report = self._stopper.last_report(key)
+        if outcome.kind == "storage":
+            raise UnavailableError(f"trial {key}: {outcome.reason}")
         if outcome.kind == "interrupted":
             return
         cost_s = round(self._spent_s.pop(key, 0.0) + outcome.busy_s, 3)

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -40,6 +40,8 @@ from sweeper.tracking.runs import find_runs, find_store
 from trainables.records import Point, Report
 
 _RESTART_S = 10.0
+_SENDER_CLOSE_S = 10.0
+"""For the request that the sender has under way."""
 
 _logger = logging.getLogger(__name__)
 
@@ -159,12 +161,12 @@ class Tracker:
         """
         self._add(SweepEnded(state=state, open=tuple(sorted(self._open)), costs=dict(costs)))
 
-    def flush(self, timeout_s: float) -> bool:
+    def flush(self, timeout_s: float, give_up: Callable[[], bool] = lambda: False) -> bool:
         """Wait until MLflow has everything; return False when it has not by then (see ``problem``)."""
         deadline = time.monotonic() + timeout_s
         self._wake(b"f")
         while not self._all_sent():
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or give_up():
                 return False
             time.sleep(0.05)
             if self._sender is None or self._sender.poll() is not None:
@@ -190,16 +192,17 @@ class Tracker:
         runs = find_runs(self._folder)
         return runs.links(self._store.shown_uri) if runs and self._store.is_server else {}
 
-    def close(self) -> None:
+    def close(self, give_up: Callable[[], bool] = lambda: False) -> None:
         """End the sender; what it has not sent stays in the outbox for the next sender."""
         if self._sender is None:
             return
         assert self._sender.stdin is not None
         with contextlib.suppress(OSError):
             self._sender.stdin.close()
-        try:
-            self._sender.wait(timeout=10)
-        except subprocess.TimeoutExpired:
+        deadline = time.monotonic() + _SENDER_CLOSE_S
+        while self._sender.poll() is None and time.monotonic() < deadline and not give_up():
+            time.sleep(0.02)
+        if self._sender.poll() is None:
             self._sender.kill()
             self._sender.wait()
         self._sender = None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +18,8 @@ from sweeper.execution.worker import Channel, JobInterrupted, Runner, WorkerCont
 from sweeper.jobs import Job, Outcome, TrainJob
 from trainables.records import Report
 
+LONG_S = 10.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScriptedJob(Job):
@@ -25,7 +30,7 @@ class ScriptedJob(Job):
 
     @property
     def log_folder(self) -> Path | None:
-        return self.folder
+        return self.folder if self.folder != Path() else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +64,18 @@ class EpochReport(Report):
 
 def make(context: WorkerContext) -> Runner:
     """Return a runner that does the function named in the job."""
-    actions = {"epochs": epochs, "fail": fail, "wait": wait, "hang_once": hang_once, "sum": add, "one_fails": one_fails}
+    actions = {
+        "epochs": epochs,
+        "fail": fail,
+        "wait": wait,
+        "hang_once": hang_once,
+        "stop_once": stop_once,
+        "hold_the_interpreter_once": hold_the_interpreter_once,
+        "take_long": take_long,
+        "full_disk": full_disk,
+        "sum": add,
+        "one_fails": one_fails,
+    }
 
     def run(job: Any, channel: Channel) -> Any:
         return actions[job.do](context, job, channel) | {"pid": os.getpid(), "rank": context.rank}
@@ -69,6 +85,18 @@ def make(context: WorkerContext) -> Runner:
 
 def make_badly(context: WorkerContext) -> Runner:
     raise ValueError("no image in /nowhere; give a folder with images")
+
+
+def make_on_slot_0(context: WorkerContext) -> Runner:
+    """Memory runs out on every slot but 0, which takes long to be set up."""
+    if context.slot > 0:
+        raise MemoryError("the GPU of this slot is full")
+    time.sleep(LONG_S)
+    return make(context)
+
+
+def make_without_memory(context: WorkerContext) -> Runner:
+    raise MemoryError("every GPU is full")
 
 
 def epochs(context: WorkerContext, job: ScriptedTrial, channel: Channel) -> dict[str, Any]:
@@ -116,6 +144,29 @@ def hang_once(context: WorkerContext, job: Job, channel: Channel) -> dict[str, A
     if job.attempt == 1:
         time.sleep(600)
     return {}
+
+
+def stop_once(context: WorkerContext, job: Job, channel: Channel) -> dict[str, Any]:
+    if job.attempt == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return {}
+
+
+def hold_the_interpreter_once(context: WorkerContext, job: Job, channel: Channel) -> dict[str, Any]:
+    """No other thread of the process runs while this expression is matched: for ever."""
+    if job.attempt == 1:
+        re.match("(a+)+$", "a" * 60 + "b")
+    return {}
+
+
+def take_long(context: WorkerContext, job: Job, channel: Channel) -> dict[str, Any]:
+    with channel.long_operation("writing a large checkpoint"):
+        time.sleep(LONG_S)
+    return {}
+
+
+def full_disk(context: WorkerContext, job: Job, channel: Channel) -> dict[str, Any]:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/checkpoint.pt")
 
 
 def add(context: WorkerContext, job: Job, channel: Channel) -> dict[str, Any]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from sweeper.errors import UnavailableError
 from sweeper.front.correlation import correlations
 from sweeper.front.rendering.table import table
 from sweeper.records import Front
@@ -16,6 +18,9 @@ from sweeper.storage.files import write_bytes, write_text
 
 SHARE_OF_TIME = 0.05
 """At most this share of the driver's time goes into drawing; plot and HTML page take about a second."""
+
+
+_logger = logging.getLogger(__name__)
 
 
 class FrontFiles:
@@ -54,9 +59,13 @@ class FrontFiles:
             if build is None:
                 continue
             started_s = time.monotonic()
-            front = build()
-            write_front(front, self._folder)
-            self._written(front)
+            try:
+                front = build()
+                write_front(front, self._folder)
+                self._written(front)
+            except (OSError, UnavailableError):
+                # The last front of the session is drawn by the sweep itself, which says so if it cannot be written.
+                _logger.warning("the front cannot be written now", exc_info=True)
             pause_until = time.monotonic() + (time.monotonic() - started_s) * (1 / SHARE_OF_TIME - 1)
             while not self._closed and time.monotonic() < pause_until:
                 time.sleep(0.2)

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from queue import Empty, SimpleQueue
 
 import pytest
 from hypothesis import given
@@ -19,6 +20,19 @@ from tests.paths import ROOT
 
 def node(cpus: float, gpus: float = 0, name: str = "n") -> NodeResources:
     return NodeResources(name=name, cpus=cpus, gpus=gpus)
+
+
+def test_it_is_noticed_within_seconds_that_a_process_of_ray_has_ended() -> None:
+    lost: SimpleQueue[str] = SimpleQueue()
+    with socket.create_server(("127.0.0.1", 0)) as gcs, socket.create_server(("127.0.0.1", 0)) as raylet:
+        places = {"the GCS": gcs.getsockname(), "the raylet": raylet.getsockname()}
+        with cluster.watched_ports(places, lost.put):
+            with pytest.raises(Empty):
+                lost.get(timeout=2.5 * cluster.WATCH_S)
+            raylet.close()
+            assert lost.get(timeout=60) == "the raylet has ended"
+            gcs.close()
+    assert lost.empty()
 
 
 def test_without_gpus_it_plans_by_cpu() -> None:

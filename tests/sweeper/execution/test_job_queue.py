@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from sweeper.execution.job_queue import SETUP_ATTEMPTS, JobLimits, JobQueue
+from sweeper.execution.job_queue import SETUP_ATTEMPTS, SETUP_SILENCE_S, JobLimits, JobQueue
 from sweeper.execution.messages import SetupError
 from sweeper.jobs import Job, Outcome, TrainJob, UntouchedJob
 from trainables.records import Report, TrialResult
@@ -68,8 +68,8 @@ def test_a_job_waits_until_a_slot_is_warm() -> None:
 def test_reports_and_outcome_reach_the_driver_and_can_be_read_again() -> None:
     queue = ready_queue()
     queue.enqueue(job(), 0.0)
-    queue.report(0, "group 0", ("train", 7, 1), 0, report(1))
-    queue.report(0, "group 0", ("train", 7, 1), 1, report(2))
+    queue.report(0, "group 0", ("train", 7, 1), 0, report(1), 0.0)
+    queue.report(0, "group 0", ("train", 7, 1), 1, report(2), 0.0)
     update = queue.update(("train", 7), 1)
     assert update is not None
     assert update.reports == [(1, 1, report(2))]
@@ -87,8 +87,8 @@ def test_reports_and_outcome_reach_the_driver_and_can_be_read_again() -> None:
 def test_messages_of_another_attempt_or_group_are_dropped() -> None:
     queue = ready_queue()
     queue.enqueue(job(attempt=3), 0.0)
-    queue.report(0, "group 0", ("train", 7, 2), 0, report(1))
-    queue.report(0, "older group", ("train", 7, 3), 0, report(1))
+    queue.report(0, "group 0", ("train", 7, 2), 0, report(1), 0.0)
+    queue.report(0, "older group", ("train", 7, 3), 0, report(1), 0.0)
     queue.end(0, "group 0", 0, ("train", 8, 3), DONE, 0.0)
     queue.end(0, "older group", 0, ("train", 7, 3), DONE, 0.0)
     assert queue.update(("train", 7), 0) is None
@@ -151,12 +151,12 @@ def test_an_epoch_gained_starts_the_count_anew_but_an_epoch_repeated_does_not() 
     lose(queue, 2)
     group = queue.slot_states[0].group
     assert group is not None
-    queue.report(0, group, ("train", 7, 3), 0, report(1))
+    queue.report(0, group, ("train", 7, 3), 0, report(1), 0.0)
     lose(queue, 2)
     assert outcome_of(queue) is None
     group = queue.slot_states[0].group
     assert group is not None
-    queue.report(0, group, ("train", 7, 5), 0, report(1))
+    queue.report(0, group, ("train", 7, 5), 0, report(1), 0.0)
     lose(queue, 1)
     outcome = outcome_of(queue)
     assert outcome is not None
@@ -299,14 +299,150 @@ def test_workers_that_never_get_ready_are_refused_after_some_attempts() -> None:
         queue.record_failure(1, "no torch")
     setup_error = queue.setup_error()
     assert setup_error is not None
-    assert not setup_error.user
+    assert setup_error.kind == "device"
     assert "no torch, time 2" in setup_error.reason
+    assert queue.notes == ["slot 0 is set aside: " + queue.set_aside()[0].reason]
 
 
-def test_one_runner_that_cannot_be_built_is_enough() -> None:
-    queue = JobQueue(2, 1, JobLimits())
-    queue.setup_failed(1, SetupError(reason="no such folder", user=True))
-    assert queue.setup_error() == SetupError(reason="no such folder", user=True)
+def test_a_slot_that_cannot_be_set_up_is_set_aside_and_the_others_go_on() -> None:
+    queue = ready_queue(slots=2)
+    queue.enqueue(job(1), 0.0)
+    queue.enqueue(job(2), 0.0)
+    for _ in range(SETUP_ATTEMPTS):
+        queue.group_lost(0, "group 0", 1.0)
+        queue.worker_started(0, "again", 1.0)
+        queue.setup_process_failing(0, "again", "OutOfMemoryError: CUDA out of memory")
+        queue.group_lost(0, "again", 2.0)
+        queue.record_failure(0, "the actor died unexpectedly")
+    assert queue.setup_error() is None
+    [note] = queue.notes
+    assert "slot 0 is set aside" in note and note.endswith("OutOfMemoryError: CUDA out of memory")
+    warm(queue, 0, "late")
+    assert not queue.slot_states[0].warm, "a slot that was set aside got a job"
+    queue.end(1, "group 1", 0, ("train", 2, 1), DONE, 3.0)
+    assert queue.current(1, "group 1", ("train", 2, 1)) == job(1, attempt=2)
+
+
+def test_the_sweep_ends_when_all_slots_fail_and_says_a_reason_once() -> None:
+    queue = JobQueue(3, 1, JobLimits())
+    error = SetupError(reason="no such folder", kind="input")
+    for slot in range(3):
+        assert queue.setup_error() is None
+        queue.setup_failed(slot, error)
+    assert queue.setup_error() == error
+    assert len(queue.notes) == 2, "the last slot is no note: the sweep ends with it"
+
+
+def beat(queue: JobQueue, now: float, *, slot: int = 0, rank: int = 0, idle_s: float = 0.0) -> bool:
+    """A heartbeat of the process that the slot has now, about the job that it has."""
+    state = queue.slot_states[slot]
+    attempt = None if state.queued is None else state.queued.attempt_name
+    return queue.heartbeat(slot, state.group or "none", rank, attempt, idle_s, now)
+
+
+def test_a_process_that_sends_no_heartbeat_is_replaced_and_its_job_goes_on_elsewhere() -> None:
+    queue = ready_queue(slots=2, limits=JobLimits(stall_s=30.0))
+    queue.enqueue(job(), 0.0)
+    for now in range(0, 60, 5):
+        beat(queue, now, slot=1)
+        if now <= 20:
+            beat(queue, now, slot=0)
+        queue.tick(now)
+        assert (queue.slot_states[0].group is None) == (now > 50), now
+    assert queue.current(1, "group 1", None) == job(attempt=2)
+    assert queue.hung_groups == [(0, "group 0")]
+    assert not queue.heartbeat(0, "group 0", 0, ("train", 7, 1), 0.0, 61.0), "it is to end when it wakes up"
+    queue.worker_started(0, "group 0", 62.0)
+    assert queue.slot_states[0].group is None
+
+
+def test_a_job_without_progress_is_replaced_but_not_while_a_rank_waits_for_the_others() -> None:
+    queue = ready_queue(workers=2, limits=JobLimits(stall_s=30.0))
+    queue.enqueue(job(), 0.0)
+    for rank in (0, 1):
+        beat(queue, 0.0, rank=rank)
+    queue.end(0, "group 0", 0, ("train", 7, 1), DONE, 1.0)
+    for now in (20.0, 40.0, 60.0):
+        queue.heartbeat(0, "group 0", 0, None, 0.0, now)
+        beat(queue, now, rank=1, idle_s=5.0)
+        queue.tick(now)
+    assert queue.hung_groups == []
+    for now in (80.0, 100.0):
+        queue.heartbeat(0, "group 0", 0, None, 0.0, now)
+        beat(queue, now, rank=1, idle_s=now - 60.0)
+        queue.tick(now)
+    assert queue.hung_groups == [(0, "group 0")]
+    assert "no sign of life for 30 s" in queue.notes[0]
+
+
+def test_a_worker_that_is_being_set_up_may_be_silent_for_longer() -> None:
+    queue = JobQueue(1, 1, JobLimits(stall_s=10.0))
+    queue.worker_started(0, "a", 0.0)
+    beat(queue, 0.0)
+    queue.tick(SETUP_SILENCE_S - 1)
+    assert queue.hung_groups == []
+    queue.tick(SETUP_SILENCE_S + 1)
+    assert queue.hung_groups == [(0, "a")]
+
+
+def test_a_time_in_which_nobody_could_take_heartbeats_does_not_count() -> None:
+    queue = ready_queue(limits=JobLimits(stall_s=30.0))
+    queue.enqueue(job(), 0.0)
+    beat(queue, 0.0)
+    queue.forgive(100.0)
+    queue.tick(110.0)
+    assert queue.hung_groups == []
+
+
+def test_smaller_micro_batches_do_not_use_up_retries() -> None:
+    queue = ready_queue()
+    queue.enqueue(job(), 0.0)
+    for attempt in range(1, 9):
+        group = queue.slot_states[0].group
+        assert group is not None
+        queue.worker_failing(0, group, ("train", 7, attempt), "out of memory", counts=False)
+        queue.group_lost(0, group, 0.0)
+        warm(queue, 0, group + "+")
+    assert outcome_of(queue) is None
+    lose(queue, 2)
+    assert outcome_of(queue) is None
+    lose(queue, 1)
+    assert outcome_of(queue) is not None
+
+
+def test_all_ranks_get_the_same_decision_when_an_interruption_comes_between() -> None:
+    queue = ready_queue(workers=2)
+    queue.enqueue(job(), 0.0)
+    attempt = ("train", 7, 1)
+    queue.set_decision(("train", 7), 1, 0, stop=True)
+    first = queue.decision(0, "group 0", attempt, 0)
+    queue.interrupt(1.0)
+    assert queue.decision(0, "group 0", attempt, 0) is first is True
+    assert queue.decision(0, "group 0", attempt, 1) is False
+    queue.set_decision(("train", 7), 1, 1, stop=True)
+    assert queue.decision(0, "group 0", attempt, 1) is False
+
+
+def test_a_follower_that_takes_no_news_hangs() -> None:
+    queue = ready_queue()
+    queue.enqueue(job(), 0.0)
+    queue.read(("train", 7), 0, 0.0)
+    assert queue.hung_followers(1000.0) == [], "there is no news"
+    queue.report(0, "group 0", ("train", 7, 1), 0, report(1), 1000.0)
+    assert queue.hung_followers(1050.0) == []
+    assert queue.hung_followers(1061.0) == [("train", 7)]
+    assert queue.hung_followers(1062.0) == []
+    queue.read(("train", 7), 1, 1063.0)
+    assert queue.hung_followers(2000.0) == []
+
+
+def test_a_storage_error_counts_before_the_failures_that_come_of_it() -> None:
+    queue = ready_queue(workers=2)
+    queue.enqueue(job(), 0.0)
+    queue.end(0, "group 0", 1, ("train", 7, 1), Outcome(kind="failed", reason="peer is gone"), 1.0)
+    queue.end(0, "group 0", 0, ("train", 7, 1), Outcome(kind="storage", reason="disk full"), 1.0)
+    outcome = outcome_of(queue)
+    assert outcome is not None and (outcome.kind, outcome.reason) == ("storage", "disk full")
 
 
 def test_a_closed_queue_takes_nothing_more() -> None:
@@ -356,7 +492,7 @@ class AnyOrder(RuleBasedStateMachine):
     def send_report(self, number: int, epoch: int) -> None:
         given = self.queue.current(*self.slot(number), None)
         if given is not None:
-            self.queue.report(*self.slot(number), given.attempt_name, 0, report(epoch))
+            self.queue.report(*self.slot(number), given.attempt_name, 0, report(epoch), 0.0)
 
     @rule(number=st.integers(0, 2), rank_outcome=st.sampled_from(["complete", "failed", "stopped"]))
     def end(self, number: int, rank_outcome: Any) -> None:

@@ -131,9 +131,14 @@ def test_a_killed_worker_is_replaced_under_the_same_trial(two_slots: Any, tmp_pa
     assert [(report.step, report.attempt) for report in trials.reports[0]] == [(1, 1), (2, 1), (3, 2), (4, 2)]
 
 
-def test_a_hanging_worker_is_ended_by_its_watchdog(two_slots: Any) -> None:
-    outcome = do(two_slots, "hang_once")
+def test_a_hanging_job_goes_on_and_its_log_says_where_it_hung(two_slots: Any, tmp_path: Path) -> None:
+    outcome = two_slots.submit(ScriptedJob(key=next(keys), do="hang_once", folder=tmp_path)).result(240)
     assert (outcome.kind, outcome.attempt) == ("complete", 2)
+    with patience(60, "the stacks of its threads") as again:
+        while (
+            not ((tmp_path / "log.txt").exists() and "in hang_once" in (tmp_path / "log.txt").read_text()) and again()
+        ):
+            pass
 
 
 def test_a_killed_trial_actor_of_tune_does_not_end_its_trial(two_slots: Any, tmp_path: Path) -> None:
