@@ -160,7 +160,7 @@ class Recorder:
             """With the weights, where test is measured before the end of a trial."""
 
             def on_report(report: Report) -> None:
-                state = folder.load_checkpoint(self.context.device) if part == "transform" else None
+                state = folder.load_checkpoint() if part == "transform" else None
                 reports.append((report, {} if state is None else state["policy"]))
 
             hooks = Hooks(report=on_report)

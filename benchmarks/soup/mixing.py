@@ -142,7 +142,7 @@ class Mixer:
                 run_trial(
                     self.context, parameters, seed=seed, folder=folder, group=self._group, hooks=hooks, rungs=rungs
                 )
-            state = folder.load_checkpoint(self.context.device)
+            state = folder.load_checkpoint()
         assert state is not None, "an evaluation comes after its checkpoint"
         last, pairs = reports[-1], len(self.context.data.pair_rows(parameters))
         image_steps = round(2 * pairs * last.epoch)

@@ -141,6 +141,7 @@ class _TrialRunner:
             folder=job.folder,
             group=self._group,
             heartbeat=channel.heartbeat,
+            long_operation=channel.long_operation,
         )
 
     def _measure(self, job: MeasureJob) -> Measurement:
@@ -156,7 +157,7 @@ class _TrialRunner:
             policy.set_weights(TrialFolder(point.folder).weights(point.weights), point.strength)
             return self._measure_policy(policy, job)
         finally:
-            policy.restore()
+            self._context.release(policy)
 
     def _measure_policy(self, policy: Policy, job: MeasureJob) -> Measurement:
         from trainables.evaluation.answers import write_answers

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from sweeper.jobs import Job, TrainJob
 from sweeper.records import TrialRecord
 from sweeper.spec.spec import Spec
+from sweeper.storage.files import read_if_whole
 from sweeper.storage.sweep_folder import SweepFolder
 from trainables.records import Report
 
@@ -39,7 +40,7 @@ class FolderTrialFiles:
     def _write_trial(self, trial: TrialRecord) -> None:
         """Write ``trial.json``: with it ``python -m trainables`` runs this trial alone."""
         path = self._folder.trial(trial.number).path / "trial.json"
-        if path.exists():
+        if read_if_whole(path) is not None:
             return
         self._folder.write_json(
             str(path.relative_to(self._folder.path)),

@@ -170,7 +170,7 @@ class Lease:
             return UserError(f"sweep {self._sweep!r} is being run by {holder.text}; wait for it or end it")
         return UserError(
             f"sweep {self._sweep!r} is being run by another process, which has {self._lock_path} locked; wait for it "
-            "or end it"
+            "or end it. Where that process is surely gone (a machine that lost its power), delete the file"
         )
 
 

@@ -84,7 +84,8 @@ class _Sender:
         """Note an outage; the next step connects again and reads which runs MLflow has."""
         self.projection.disconnect()
         _logger.warning("%s", error, exc_info=error)
-        self._save(problem=f"{type(error).__name__}: {error}".splitlines()[0][:300])
+        with contextlib.suppress(OSError):  # a full disk: it is said with the next outage that it takes
+            self._save(problem=f"{type(error).__name__}: {error}".splitlines()[0][:300])
 
     def _connect(self) -> None:
         self.projection.connect()

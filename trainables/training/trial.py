@@ -100,11 +100,11 @@ def _clear_frames(error: BaseException) -> None:
     seen: list[BaseException | None] = [None]
     pending = [error]
     while pending:
-        one = pending.pop()
-        if not any(one is other for other in seen):
-            seen.append(one)
-            traceback.clear_frames(one.__traceback__)
-            pending += [linked for linked in (one.__cause__, one.__context__) if linked is not None]
+        raised = pending.pop()
+        if not any(raised is other for other in seen):
+            seen.append(raised)
+            traceback.clear_frames(raised.__traceback__)
+            pending += [linked for linked in (raised.__cause__, raised.__context__) if linked is not None]
 
 
 class _Trial:
