@@ -8,10 +8,11 @@ quickstart: $(VENV)/.installed
 	$(VENV)/bin/sweeper run search_spaces/quickstart.yaml --new
 
 test: $(VENV)/.installed-dev
-	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(VENV)/bin/python -m pytest -m "not drill" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # Whole sweeps, killed and disturbed at random moments: hours. ARGS="--list" names them; docs/durability.md has results.
 drills: $(VENV)/.installed-dev
+	$(if $(ARGS),,$(VENV)/bin/python -m pytest -m drill)
 	$(VENV)/bin/python -m tests.drills $(ARGS)
 
 lint: $(VENV)/.installed-dev

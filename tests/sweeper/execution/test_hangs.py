@@ -63,7 +63,7 @@ def job_queues() -> set[int]:
     return {process.pid for process in processes if process.name().startswith("ray::Dispatcher")}
 
 
-@pytest.mark.parametrize("how", ["stop_once", "hold_the_interpreter_once"])
+@pytest.mark.parametrize("how", ["stop_once", pytest.param("hold_the_interpreter_once", marks=pytest.mark.drill)])
 def test_a_frozen_worker_is_killed_and_its_job_goes_on_elsewhere(two_slots: Any, notes: list[str], how: str) -> None:
     with patience(240, "both slots to be warm") as again:
         while two_slots.ready_count() < 2 and again():
@@ -106,6 +106,7 @@ def test_a_slot_that_cannot_be_set_up_is_set_aside_and_one_that_takes_long_is_no
     ]
 
 
+@pytest.mark.drill
 def test_where_no_slot_can_be_set_up_the_reason_is_said_once(tmp_path: Path) -> None:
     from sweeper.execution.slots import SlotPool
 
@@ -115,6 +116,7 @@ def test_where_no_slot_can_be_set_up_the_reason_is_said_once(tmp_path: Path) -> 
         assert str(raised.value).count("every GPU is full") == 1
 
 
+@pytest.mark.drill
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_without_the_job_queue_the_driver_learns_so_and_frees_everything(tmp_path: Path, number: int) -> None:
     import ray
