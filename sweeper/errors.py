@@ -12,3 +12,7 @@ class UserError(ValueError):
 
 class UnavailableError(RuntimeError):
     """Cluster or storage cannot be had: the CLI prints the message alone and exits with 3."""
+
+
+class SweepInterrupted(UnavailableError):
+    """Cluster or storage failed while a sweep ran. The sweep can go on, and the message says with which command."""

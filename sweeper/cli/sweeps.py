@@ -26,7 +26,7 @@ from sweeper.cli.options import (
     with_budget,
 )
 from sweeper.cli.tables import Format
-from sweeper.errors import UnavailableError, UserError
+from sweeper.errors import SweepInterrupted, UnavailableError, UserError
 
 if TYPE_CHECKING:
     from sweeper.run.sweep import Options
@@ -92,6 +92,8 @@ def run(
     with lease:
         try:
             _run(folder, loaded, options, format)
+        except SweepInterrupted:
+            raise
         except (UserError, UnavailableError):
             folder.remove_unstarted(lease)
             raise
@@ -182,19 +184,9 @@ def _run(folder: SweepFolder, spec: Spec, options: Options, format: Format) -> N
     """Run a sweep whose lease this process holds, print its front and how to go on, and exit."""
     from sweeper.cli.run_summary import summary_lines
     from sweeper.front.rendering.table import table
-    from sweeper.run.resume_command import resume_command
     from sweeper.run.sweep import run_sweep
-    from trainables.files import storage_problem
 
-    try:
-        result = run_sweep(folder, spec, options)
-    except (UnavailableError, OSError) as error:
-        problem = str(error) if isinstance(error, UnavailableError) else storage_problem(error)
-        if problem is None:
-            raise
-        if folder.has_begun():
-            problem = f"{problem}; go on with: {resume_command(folder)}"
-        raise UnavailableError(problem) from error
+    result = run_sweep(folder, spec, options)
     if result.front is not None:
         typer.echo(table(result.front, format.value), nl=False)
     for line in summary_lines(folder, result):

@@ -303,6 +303,6 @@ def _needs_new_process(error: Exception) -> bool:
 
 def _out_of_memory(error: Exception) -> bool:
     """Return whether the memory of the device or the host ran out: another process may have it free."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
+    if isinstance(error, MemoryError) or type(error).__name__ in ("OutOfMemoryError", "OutOfMemory"):
+        return True  # PyTorch's, and trainables.memory's: not even one image fits beside what neighbours hold
     return "can't allocate memory" in str(error)  # RuntimeError of PyTorch's allocator on the CPU

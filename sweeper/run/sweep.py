@@ -7,13 +7,13 @@ from whatever it finds there.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from sweeper.errors import UNAVAILABLE, UnavailableError
+from sweeper.errors import UNAVAILABLE
 from sweeper.execution import cluster
 from sweeper.front.load import load_front
 from sweeper.front.rendering.writer import FrontFiles, write_front
@@ -25,6 +25,7 @@ from sweeper.run.measurements import Measurements
 from sweeper.run.preparation import ActiveSearch, begin_search
 from sweeper.run.progress import Progress
 from sweeper.run.resources import job_limits, plan_slots, runner_for
+from sweeper.run.resumable import ResumableSession
 from sweeper.run.resume_command import resume_command
 from sweeper.run.signals import SessionInterrupted, StopSignal, end_process
 from sweeper.run.usage import UsageMeter, most_retrainings, new_session
@@ -75,8 +76,8 @@ class SweepResult:
 def run_sweep(folder: SweepFolder, spec: Spec, options: Options) -> SweepResult:
     """Run what is left of a sweep. The caller holds its lease.
 
-    Raise UserError for images or a model that cannot be had, UnavailableError where no trial fits on the cluster, and
-    where the cluster or the storage fails; the sweep can then go on later.
+    Raise UserError for images or a model that cannot be had, UnavailableError where no trial fits on the cluster,
+    SweepInterrupted where the cluster or the storage fails later.
     """
     # These import Ray, which takes seconds: only where a sweep runs.
     from sweeper.execution.slots import SlotPool
@@ -95,7 +96,9 @@ def run_sweep(folder: SweepFolder, spec: Spec, options: Options) -> SweepResult:
         session.callback(progress.close)
         tracker = Tracker(folder.path, options.tracking_uri, folder.storage, folder.name, folder.sweep_id)
         session.callback(lambda: tracker.close(stop.impatience(TAIL_S)))
-        session.enter_context(_interrupted_in_mlflow(folder, tracker, stop))
+        resumable = session.enter_context(
+            ResumableSession(tracker, stop, resume, has_begun=folder.has_begun(), flush_s=TAIL_S)
+        )
         tracker.warm_up()
         with ExitStack() as held:
             # What is given back before MLflow is waited for: the cluster, its slots, the charge for them.
@@ -125,6 +128,7 @@ def run_sweep(folder: SweepFolder, spec: Spec, options: Options) -> SweepResult:
             slots = SlotPool(plan, runner, ray_folder, limits, progress.line)
             held.callback(lambda: slots.close(CLOSE_S, stop.impatience(TAIL_S)))
             slots.start()
+            resumable.has_begun = True
             progress.line("warming up: model, images and the reference's embeddings")
             files = FrontFiles(folder.front_path, tracker.front_updated)
             held.callback(files.close)
@@ -174,18 +178,6 @@ def run_sweep(folder: SweepFolder, spec: Spec, options: Options) -> SweepResult:
             ),
             unfinished_work=usage.unfinished_work(),
         )
-
-
-@contextmanager
-def _interrupted_in_mlflow(folder: SweepFolder, tracker: Tracker, stop: StopSignal) -> Iterator[None]:
-    """Tell MLflow that the sweep was interrupted where cluster or storage fail; not of one that has not begun."""
-    try:
-        yield
-    except (UnavailableError, OSError):
-        if folder.has_begun():
-            tracker.sweep_ended("interrupted")
-            tracker.flush(TAIL_S, stop.impatience(TAIL_S))
-        raise
 
 
 def _end_without_ray(cleanup: SessionCleanup, resume: str, what: str) -> None:

@@ -1,0 +1,39 @@
+"""Cluster or storage that fails under a running sweep: one line that says how to go on."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from sweeper.errors import SweepInterrupted, UnavailableError
+from sweeper.run.signals import StopSignal
+from sweeper.tracking.tracker import Tracker
+from trainables.files import storage_problem
+
+
+class ResumableSession:
+    """A context manager around a session: raises SweepInterrupted for what a resumed sweep may not meet again."""
+
+    def __init__(self, tracker: Tracker, stop: StopSignal, resume: str, *, has_begun: bool, flush_s: float) -> None:
+        """
+        Args:
+            resume: the command with which the sweep goes on.
+            has_begun: whether there is something to go on with.
+            flush_s: for telling MLflow.
+        """
+        self.has_begun = has_begun
+        self._tracker, self._stop, self._resume, self._flush_s = tracker, stop, resume, flush_s
+
+    def __enter__(self) -> ResumableSession:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if not self.has_begun or error is None:
+            return
+        problem = str(error) if isinstance(error, UnavailableError) else storage_problem(error)
+        if problem is None:
+            return
+        self._tracker.sweep_ended("interrupted")
+        self._tracker.flush(self._flush_s, self._stop.impatience(self._flush_s))
+        raise SweepInterrupted(f"{problem}; go on with: {self._resume}") from error
