@@ -37,6 +37,7 @@ class StopSignal:
         """
         self._resume, self._grace_s, self._before_end = resume, grace_s, before_end
         self._asked_s: float | None = None
+        self._left = threading.Event()
 
     @property
     def asked(self) -> bool:
@@ -77,6 +78,7 @@ class StopSignal:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._left.set()
         signal.set_wakeup_fd(self._wakeup_before)
         for number, handler in self._before.items():
             signal.signal(number, handler)
@@ -97,8 +99,8 @@ class StopSignal:
             threading.Thread(target=self._enforce, daemon=True, name="end of the grace time").start()
 
     def _enforce(self) -> None:
-        time.sleep(self._grace_s)
-        self._end(f"not everything was done within {self._grace_s:g} s; go on with: {self._resume}")
+        if not self._left.wait(self._grace_s):
+            self._end(f"not everything was done within {self._grace_s:g} s; go on with: {self._resume}")
 
     def _end(self, line: str) -> NoReturn:
         self._before_end()
