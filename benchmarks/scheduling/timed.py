@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager
 
 from sweeper.execution.worker import Channel
 from trainables.records import Report
@@ -22,6 +23,9 @@ class TimedChannel:
 
     def heartbeat(self) -> None:
         self._channel.heartbeat()
+
+    def long_operation(self, what: str) -> AbstractContextManager[None]:
+        return self._channel.long_operation(what)
 
     def report(self, report: Report) -> None:
         self._channel.report(report)

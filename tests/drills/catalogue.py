@@ -9,6 +9,7 @@ DRILLS: dict[str, DrillFunction] = {
     "kill-driver": kills.kill_driver,
     "kill-driver-group": kills.kill_driver_group,
     "kill-driver-twice": kills.kill_driver_twice,
+    "kill-storm": kills.kill_storm,
     "kill-worker": kills.kill_worker,
     "kill-worker-in-checkpoint": kills.kill_worker_in_checkpoint,
     "kill-worker-in-report": kills.kill_worker_in_report,

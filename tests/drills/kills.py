@@ -5,16 +5,19 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 
 import psutil
 
-from tests.drills import processes
+from tests.drills import checks, processes
 from tests.drills.drill import Scene, Skipped
 from tests.drills.processes import send
 from tests.drills.sweeps import STALL_S, Driver, Phase, wait_until
 
 LOST_CLUSTER_S = 60.0
 """A driver whose queue, raylet or GCS is gone has to end within this."""
+_STORM_KILLS = 10
+_STORM_PAUSE_S = 40.0
 STALL = ("--set", f"limits.stall_minutes={STALL_S / 60:g}")
 
 
@@ -43,6 +46,30 @@ def kill_driver_twice(scene: Scene) -> None:
     time.sleep(scene.rng.uniform(0, 1.2 * scene.reference.starts_s.get("search", 20.0)))
     scene.harm(lambda: driver.kill() if driver.running() else None)
     scene.finish(driver, allowed=(0,))
+
+
+def kill_storm(scene: Scene) -> None:
+    """Ten kills in one sweep, of whatever the seed draws, up to two thirds of a minute apart."""
+    driver = scene.start()
+    for _ in range(_STORM_KILLS):
+        if not wait_until(scene.sweep.has_begun, driver, scene.patience_s()):
+            break
+        time.sleep(scene.rng.uniform(1, _STORM_PAUSE_S))
+        role = scene.rng.choice(("driver", "driver", "worker", "queue", "tune-actor", "controller", "raylet", "gcs"))
+        victim = processes.pick(scene.sweep.mark, role, scene.rng, within_s=1.0) if role != "driver" else None
+        if not driver.running():
+            if driver.code == 0:
+                break
+        elif victim is not None or role == "driver":
+            kill = driver.kill if victim is None else partial(send, victim, signal.SIGKILL)
+            scene.harm(kill)
+            scene.notes.append(role)
+        if role in ("driver", "queue", "raylet", "gcs") and driver.running():
+            driver.wait(LOST_CLUSTER_S)
+        if not driver.running() and driver.code != 0:
+            scene.problems += checks.driver_ends(driver, (0, 3))
+            driver = scene.sweep.resume() if scene.sweep.exists() else scene.sweep.run()
+    scene.finish(driver, allowed=(0, 3))
 
 
 def kill_worker(scene: Scene) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import cast
 
@@ -45,6 +46,9 @@ class SilentChannel:
     def log(self, line: str) -> None: ...
 
     def heartbeat(self) -> None: ...
+
+    def long_operation(self, what: str) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def interrupted(self) -> bool:
         return False

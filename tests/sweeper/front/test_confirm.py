@@ -31,6 +31,7 @@ from sweeper.models.export import export_point
 from sweeper.records import GOALS, Confirmation, Front, PointName, Retraining, TrialRecord
 from sweeper.run.measurements import Measurements
 from sweeper.run.progress import Progress
+from sweeper.run.signals import StopSignal
 from sweeper.search.scheduler import NoLimits, TrialScheduler
 from sweeper.search.study import Study, read_trials
 from sweeper.search.trial_files import FolderTrialFiles
@@ -308,9 +309,8 @@ def confirm_session(folder: SweepFolder, spec: Spec, slots: InProcessSlots, *, t
         job = scheduler.next_job()
         assert job is not None
         scheduler.on_end(job.key, slots.submit(job).result())
-    measurements = Measurements(
-        slots.submit, folder, Progress("demo", 2), stop_requested=lambda: False, tick=lambda: None
-    )
+    stop = StopSignal("sweeper resume demo", 30.0)
+    measurements = Measurements(slots.submit, folder, Progress("demo", 2), stop=stop, tick=lambda: None)
     measurements.confirm(current_front(folder, spec), study.trials(), spec)
     study.close()
 
