@@ -18,7 +18,7 @@ settings.register_profile("no deadline", deadline=None)  # speed is no test's bu
 settings.load_profile("no deadline")
 os.environ["RAY_AUTH_MODE"] = "disabled"  # before anything imports Ray
 OUR_VARIABLES = ("RAY_", "TUNE_", "MLFLOW_", "SWEEPER_", "OMP_")
-LONGEST_FILE, RAY_FILES = "test_sweep.py", ("test_slots.py", "test_hangs.py", "test_cluster.py")
+LONGEST_FILE, RAY_FILES = "test_sweep.py", ("test_slots.py", "test_lost_slots.py", "test_cluster.py")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 

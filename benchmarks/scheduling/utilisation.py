@@ -195,8 +195,8 @@ def timed_sweep(home: Path, kind: str, began_s: float) -> tuple[Sweep, SweepFold
     monitor = ProcessMonitor()
     sweeper.run.resources.make_runner = partial(make_timed, kind=kind, stamps=stamps)
     try:
-        with folder.lease.hold():
-            result = run_sweep(folder, spec, Options(gpus=0))
+        with folder.lease.hold() as lease:
+            result = run_sweep(folder, lease, spec, Options(gpus=0))
     finally:
         cluster.connect, sweeper.run.resources.make_runner = connect, make_runner
     if result.state != "complete" or result.failures:

@@ -31,6 +31,7 @@ from sweeper.errors import SweepInterrupted, UnavailableError, UserError
 if TYPE_CHECKING:
     from sweeper.run.sweep import Options
     from sweeper.spec.spec import Spec
+    from sweeper.storage.lease import HeldLease
     from sweeper.storage.sweep_folder import SweepFolder
 
 EXIT_CODES = {"complete": 0, "failed": 1, "interrupted": 130}
@@ -91,7 +92,7 @@ def run(
         lease = folder.create_and_hold(loaded, text, commit, warm_start or [])
     with lease:
         try:
-            _run(folder, loaded, options, format)
+            _run(folder, lease, loaded, options, format)
         except SweepInterrupted:
             raise
         except (UserError, UnavailableError):
@@ -175,18 +176,18 @@ def _options(
 
 
 def _resume(folder: SweepFolder, spec: Spec, options: Options, format: Format) -> None:
-    with folder.lease.hold():
+    with folder.lease.hold() as lease:
         folder.save_spec(spec)
-        _run(folder, spec, options, format)
+        _run(folder, lease, spec, options, format)
 
 
-def _run(folder: SweepFolder, spec: Spec, options: Options, format: Format) -> None:
+def _run(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Options, format: Format) -> None:
     """Run a sweep whose lease this process holds, print its front and how to go on, and exit."""
     from sweeper.cli.run_summary import summary_lines
     from sweeper.front.rendering.table import table
     from sweeper.run.sweep import run_sweep
 
-    result = run_sweep(folder, spec, options)
+    result = run_sweep(folder, lease, spec, options)
     if result.front is not None:
         typer.echo(table(result.front, format.value), nl=False)
     for line in summary_lines(folder, result):

@@ -52,6 +52,6 @@ class SessionCleanup:
 
     def _say(self, line: str) -> None:
         assert self._process.stdin is not None
-        with contextlib.suppress(OSError):  # it has died: then nobody cleans up
+        with contextlib.suppress(OSError, ValueError):  # it has died, or the session has ended: nobody listens
             self._process.stdin.write(f"{line}\n".encode())
             self._process.stdin.flush()

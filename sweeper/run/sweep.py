@@ -33,6 +33,7 @@ from sweeper.run.usage_text import live_line
 from sweeper.search.study import read_trials, searched
 from sweeper.spec.quantities import HOUR_S, hours, parse_budget
 from sweeper.spec.spec import Spec
+from sweeper.storage.lease import HeldLease
 from sweeper.storage.sweep_folder import SweepFolder
 from sweeper.tracking.tracker import Tracker
 
@@ -73,8 +74,8 @@ class SweepResult:
     unfinished_work: UnfinishedWork | None = None
 
 
-def run_sweep(folder: SweepFolder, spec: Spec, options: Options) -> SweepResult:
-    """Run what is left of a sweep. The caller holds its lease.
+def run_sweep(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Options) -> SweepResult:
+    """Run what is left of a sweep, whose lease the caller holds.
 
     Raise UserError for images or a model that cannot be had, UnavailableError where no trial fits on the cluster,
     SweepInterrupted where the cluster or the storage fails later.
@@ -91,6 +92,7 @@ def run_sweep(folder: SweepFolder, spec: Spec, options: Options) -> SweepResult:
     with ExitStack() as session:
         # What lives until the command ends: signals, the live view, MLflow's sender.
         cleanup = session.enter_context(SessionCleanup(resume))
+        lease.when_lost(partial(_end_at_once, cleanup))
         stop = session.enter_context(StopSignal(resume, options.grace_s, before_end=cleanup.user_was_told))
         progress = Progress(folder.name, spec.search.trials, finished=searched(trials_before))
         session.callback(progress.close)
@@ -106,7 +108,8 @@ def run_sweep(folder: SweepFolder, spec: Spec, options: Options) -> SweepResult:
             held.callback(cluster.disconnect)
             if (logs := cluster.session_folder()) is not None:
                 cleanup.remove_at_end(logs)
-            held.enter_context(cluster.watched(partial(_end_without_ray, cleanup, resume)))
+            # Ray's calls never return without its own processes, or end this one without a word.
+            held.enter_context(cluster.watched(lambda what: _end_at_once(cleanup, f"{what}; go on with: {resume}")))
             cluster.check_shared(folder.path)
             plan = plan_slots(spec, options.gpus)
             progress.line(f"sweep {folder.name}: {plan.text}")
@@ -180,10 +183,9 @@ def run_sweep(folder: SweepFolder, spec: Spec, options: Options) -> SweepResult:
         )
 
 
-def _end_without_ray(cleanup: SessionCleanup, resume: str, what: str) -> None:
-    """End the process: Ray's calls never return without its own processes, or end this one without a word."""
+def _end_at_once(cleanup: SessionCleanup, line: str) -> None:
     cleanup.user_was_told()
-    end_process(UNAVAILABLE, f"{what}; go on with: {resume}")
+    end_process(UNAVAILABLE, line)
 
 
 def _front_is_measured(folder: SweepFolder, spec: Spec, trials: Sequence[TrialRecord]) -> bool:

@@ -202,6 +202,10 @@ class HeldLease:
     def __exit__(self, *_: object) -> None:
         self.release()
 
+    def when_lost(self, act: Callable[[str], None]) -> None:
+        """Call ``act`` from now on where the lease is lost, as ``on_lost`` of ``Lease.hold``."""
+        self._on_lost = act
+
     def moved(self, folder: Path) -> None:
         """Go on in ``folder``, which the folder of the lease was renamed to."""
         self._folder = folder

@@ -18,7 +18,7 @@ from sweeper.execution.worker import Channel, JobInterrupted, Runner, WorkerCont
 from sweeper.jobs import Job, Outcome, TrainJob
 from trainables.records import Report
 
-LONG_S = 10.0
+LONG_S = 14.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,12 +20,17 @@ from sweeper.execution.capacity import SlotPlan
 from sweeper.execution.job_queue import JobLimits
 from sweeper.jobs import Outcome
 from tests.helpers import runners
-from tests.helpers.runners import EpochReport, ListedTrials, ScriptedJob, patience, scripted_trial
+from tests.helpers.runners import LONG_S, EpochReport, ListedTrials, ScriptedJob, patience, scripted_trial
 from tests.paths import ROOT
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 LIMITS = JobLimits(stall_s=10.0, grace_s=60.0)
+MARGIN_S = 15.0
+"""docs/durability.md: a hang is seen, and the process is gone, within stall_minutes plus this."""
+BUSY_S = 60.0
+"""More for a machine that does other things too."""
+assert LIMITS.stall_s < LONG_S
 
 
 def a_plan(slots: int, workers: int = 1) -> SlotPlan:
@@ -32,10 +38,16 @@ def a_plan(slots: int, workers: int = 1) -> SlotPlan:
 
 
 @pytest.fixture(scope="module")
-def two_slots(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def notes() -> list[str]:
+    """Lines for the user."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def two_slots(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory, notes: list[str]) -> Iterator[Any]:
     from sweeper.execution.slots import SlotPool
 
-    with SlotPool(a_plan(2), runners.make, tmp_path_factory.mktemp("slots"), LIMITS) as slots:
+    with SlotPool(a_plan(2), runners.make, tmp_path_factory.mktemp("slots"), LIMITS, notes.append) as slots:
         yield slots
 
 
@@ -79,6 +91,17 @@ def search(slots: Any, trials: Any, folder: Path) -> None:
     from sweeper.execution.tune import run_trials
 
     run_trials(slots, lambda: trials, folder)
+
+
+def below_this_process(status: str) -> list[int]:
+    pids = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if process.status() == status:
+                pids.append(process.pid)
+        except psutil.Error:
+            continue
+    return pids
 
 
 def folders(tmp_path: Path, count: int) -> list[Path]:
@@ -139,6 +162,33 @@ def test_a_hanging_job_goes_on_and_its_log_says_where_it_hung(two_slots: Any, tm
             not ((tmp_path / "log.txt").exists() and "in hang_once" in (tmp_path / "log.txt").read_text()) and again()
         ):
             pass
+
+
+@pytest.mark.parametrize("how", ["stop_once", pytest.param("hold_the_interpreter_once", marks=pytest.mark.drill)])
+def test_a_frozen_worker_is_killed_and_its_job_goes_on_elsewhere(two_slots: Any, notes: list[str], how: str) -> None:
+    with patience(240, "both slots to be warm") as again:
+        while two_slots.ready_count() < 2 and again():
+            pass
+    before_s = time.monotonic()
+    outcome = do(two_slots, how)
+    took_s = time.monotonic() - before_s
+    assert (outcome.kind, outcome.attempt) == ("complete", 2)
+    assert LIMITS.stall_s < took_s + 1 and took_s < LIMITS.stall_s + MARGIN_S + BUSY_S
+    with patience(MARGIN_S + BUSY_S, "the stopped process to be killed") as again:
+        while below_this_process(psutil.STATUS_STOPPED) and again():
+            pass
+    assert any("no heartbeat for 10 s" in note and "its processes are replaced" in note for note in notes)
+
+
+def test_a_long_operation_is_no_hang(two_slots: Any) -> None:
+    outcome = do(two_slots, "take_long")
+    assert (outcome.kind, outcome.attempt) == ("complete", 1)
+
+
+def test_a_full_disk_is_the_storages_failure(two_slots: Any) -> None:
+    outcome = do(two_slots, "full_disk")
+    assert (outcome.kind, outcome.reason) == ("storage", "/data/checkpoint.pt: No space left on device")
+    assert do(two_slots, "fail").kind == "failed", "the slot is of no use any more"
 
 
 def test_a_killed_trial_actor_of_tune_does_not_end_its_trial(two_slots: Any, tmp_path: Path) -> None:

@@ -113,7 +113,9 @@ class _Sweep:
 
 
 def sweep(tmp_path: Path, lengths_s: list[float], slots: int) -> _Sweep:
-    return _Sweep(SweepFolder(tmp_path, "demo"), lengths_s, slots)
+    folder = SweepFolder(tmp_path, "demo")
+    folder.path.mkdir(exist_ok=True)
+    return _Sweep(folder, lengths_s, slots)
 
 
 def hours(device_s: float) -> Budget:

@@ -1,11 +1,10 @@
-"""Workers that hang or cannot be set up, and a job queue that dies: on real slots."""
+"""Slots that cannot be set up, and a job queue that dies: on real slots. Hanging workers are in ``test_slots.py``."""
 
 from __future__ import annotations
 
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +21,7 @@ from tests.sweeper.execution.test_slots import a_plan, keys
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
 LIMITS = JobLimits(stall_s=5.0, grace_s=60.0)
-MARGIN_S = 15.0
-"""docs/durability.md: a hang is seen, and the process is gone, within stall_minutes plus this."""
-BUSY_S = 60.0
-"""More for a machine that does other things too."""
 assert LIMITS.stall_s < LONG_S
-
-
-@pytest.fixture(scope="module")
-def notes() -> list[str]:
-    return []
-
-
-@pytest.fixture(scope="module")
-def two_slots(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory, notes: list[str]) -> Iterator[Any]:
-    from sweeper.execution.slots import SlotPool
-
-    with SlotPool(a_plan(2), runners.make, tmp_path_factory.mktemp("slots"), LIMITS, notes.append) as slots:
-        yield slots
 
 
 def do(slots: Any, what: str, seconds: float = 240) -> Outcome:
@@ -47,47 +29,9 @@ def do(slots: Any, what: str, seconds: float = 240) -> Outcome:
     return outcome
 
 
-def below_this_process(status: str) -> list[int]:
-    pids = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            if process.status() == status:
-                pids.append(process.pid)
-        except psutil.Error:
-            continue
-    return pids
-
-
 def job_queues() -> set[int]:
     processes = psutil.Process().children(recursive=True)
     return {process.pid for process in processes if process.name().startswith("ray::Dispatcher")}
-
-
-@pytest.mark.parametrize("how", ["stop_once", pytest.param("hold_the_interpreter_once", marks=pytest.mark.drill)])
-def test_a_frozen_worker_is_killed_and_its_job_goes_on_elsewhere(two_slots: Any, notes: list[str], how: str) -> None:
-    with patience(240, "both slots to be warm") as again:
-        while two_slots.ready_count() < 2 and again():
-            pass
-    before_s = time.monotonic()
-    outcome = do(two_slots, how)
-    took_s = time.monotonic() - before_s
-    assert (outcome.kind, outcome.attempt) == ("complete", 2)
-    assert LIMITS.stall_s < took_s < LIMITS.stall_s + MARGIN_S + BUSY_S
-    with patience(MARGIN_S + BUSY_S, "the stopped process to be killed") as again:
-        while below_this_process(psutil.STATUS_STOPPED) and again():
-            pass
-    assert any("no heartbeat for 5 s" in note and "its processes are replaced" in note for note in notes)
-
-
-def test_a_long_operation_is_no_hang(two_slots: Any) -> None:
-    outcome = do(two_slots, "take_long")
-    assert (outcome.kind, outcome.attempt) == ("complete", 1)
-
-
-def test_a_full_disk_is_the_storages_failure(two_slots: Any) -> None:
-    outcome = do(two_slots, "full_disk")
-    assert (outcome.kind, outcome.reason) == ("storage", "/data/checkpoint.pt: No space left on device")
-    assert do(two_slots, "fail").kind == "failed", "the slot is of no use any more"
 
 
 def test_a_slot_that_cannot_be_set_up_is_set_aside_and_one_that_takes_long_is_not(tmp_path: Path) -> None:
