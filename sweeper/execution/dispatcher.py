@@ -103,10 +103,10 @@ class Dispatcher:
     async def state(self) -> SlotsState:
         """Return the state of the slots. Actors to kill and notes are named once."""
         queue = self._queue
-        hung = [handle for place, handle in self._workers.items() if (place.slot, place.group) in queue.hung_groups]
+        groups = queue.groups_to_kill(time.monotonic())
+        hung = [handle for place, handle in self._workers.items() if (place.slot, place.group) in groups]
         hung += [self._followers[name] for name in queue.hung_followers(time.monotonic()) if name in self._followers]
         notes = list(queue.notes)
-        queue.hung_groups.clear()
         queue.notes.clear()
         return SlotsState(
             warm=sum(state.warm for state in queue.slot_states),
@@ -140,7 +140,13 @@ class Dispatcher:
 
     async def worker_started(self, worker: WorkerAddress, actor: Any) -> None:
         """``actor``: the worker's handle, by which it is killed where it hangs."""
-        kept = {p: handle for p, handle in self._workers.items() if p.slot != worker.slot or p.group == worker.group}
+        # Those of another group are gone, unless they hang and are yet to be killed.
+        hanging = [*self._queue.hung_groups, (worker.slot, worker.group)]
+        kept = {
+            place: handle
+            for place, handle in self._workers.items()
+            if place.slot != worker.slot or (place.slot, place.group) in hanging
+        }
         self._workers = {**kept, worker: actor}
         self._queue.worker_started(worker.slot, worker.group, time.monotonic())
         self._queue.heartbeat(worker.slot, worker.group, worker.rank, None, 0.0, time.monotonic())

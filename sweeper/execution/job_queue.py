@@ -28,6 +28,8 @@ SETUP_SILENCE_S = 120.0
 weights, may hold the interpreter for long."""
 UNREAD_S = 60.0
 """A follower that has not taken news of its job for so long hangs."""
+LAST_WORDS_S = 6.0
+"""A process that is alive while its job hangs has so long to write down where its threads are, and to end itself."""
 UNCOUNTED_RETRIES = 20
 """Most attempts that count as no retry; each has halved the micro-batches."""
 
@@ -152,8 +154,8 @@ class JobQueue:
         self.closed = False
         self.touched_slots: set[int] = set()
         self.touched_jobs: set[JobName] = set()
-        self.hung_groups: list[tuple[int, str]] = []
-        """(slot, group) whose processes are to be killed; whoever kills them takes them off the list."""
+        self.hung_groups: dict[tuple[int, str], float] = {}
+        """(slot, group) -> when its processes are to be killed."""
         self.notes: list[str] = []
         """Lines for the user; whoever shows them takes them off the list."""
 
@@ -232,9 +234,10 @@ class JobQueue:
                 and self._overdue(queued, now)
             ):
                 self._cancel(state, self._too_long(), now)
-            reason = self._hang(state, now)
+            silence = self._silence(state, now)
+            reason = silence or self._standstill(state, now)
             if reason is not None:
-                self._replace(state, reason, now)
+                self._replace(state, reason, now, kill_s=now if silence else now + LAST_WORDS_S)
 
     def forgive(self, gap_s: float) -> None:
         """Count nothing of a time in which nobody could take heartbeats, because this process itself was stopped."""
@@ -246,6 +249,13 @@ class JobQueue:
         for queued in self.queued_jobs.values():
             if queued.unread_since_s is not None:
                 queued.unread_since_s += gap_s
+
+    def groups_to_kill(self, now: float) -> list[tuple[int, str]]:
+        """Return the groups that hang and whose time has come, each once."""
+        due = [group for group, kill_s in self.hung_groups.items() if now >= kill_s]
+        for group in due:
+            del self.hung_groups[group]
+        return due
 
     def set_aside(self) -> dict[int, SetupError]:
         """Return the slots that do no job any more, and why."""
@@ -442,14 +452,18 @@ class JobQueue:
             state.queued.cancelled_grace_s = self.limits.grace_s if grace_s is None else grace_s
             self.touched_slots.add(state.slot)
 
-    def _hang(self, state: SlotState, now: float) -> str | None:
-        """Return why the present group of a slot counts as hanging; None where it does not."""
-        stall_s, queued = self.limits.stall_s, state.queued
-        if state.group is None or state.setup_error is not None or (self.closed and queued is None):
+    def _silence(self, state: SlotState, now: float) -> str | None:
+        """Return why the processes of a slot count as frozen; None where they do not."""
+        if state.group is None or state.setup_error is not None or (self.closed and state.queued is None):
             return None
-        silence_s = stall_s if state.warm else max(stall_s, SETUP_SILENCE_S)
+        silence_s = self.limits.stall_s if state.warm else max(self.limits.stall_s, SETUP_SILENCE_S)
         if any(now - beat_s > silence_s for beat_s in state.heartbeats_s.values()):
             return f"no heartbeat for {silence_s:g} s: a process was stopped, or is stuck in one call"
+        return None
+
+    def _standstill(self, state: SlotState, now: float) -> str | None:
+        """Return why the job of a slot counts as hanging; None where it does not."""
+        stall_s, queued = self.limits.stall_s, state.queued
         if queued is None or queued.outcome is not None:
             return None
         working = state.heartbeats_s.keys() - state.rank_outcomes.keys()
@@ -459,15 +473,15 @@ class JobQueue:
             return f"did not stop within {queued.cancelled_grace_s:g} s"
         return None
 
-    def _replace(self, state: SlotState, reason: str, now: float) -> None:
-        """Take the job from a group that hangs; its processes are to be killed."""
+    def _replace(self, state: SlotState, reason: str, now: float, kill_s: float) -> None:
+        """Take the job from a group that hangs; its processes are to be killed at ``kill_s``."""
         assert state.group is not None
         queued = state.queued
         job = "" if queued is None else f" in {queued.job.kind} job {queued.job.key}"
         self.notes.append(f"slot {state.slot}{job}: {reason}; its processes are replaced")
         if queued is not None:
             queued.last_failure = reason
-        self.hung_groups.append((state.slot, state.group))
+        self.hung_groups[state.slot, state.group] = kill_s
         state.hung_groups.add(state.group)
         self._group_left(state, now)
         self._dispatch(now)

@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from sweeper.execution.job_queue import SETUP_ATTEMPTS, SETUP_SILENCE_S, JobLimits, JobQueue
+from sweeper.execution.job_queue import LAST_WORDS_S, SETUP_ATTEMPTS, SETUP_SILENCE_S, JobLimits, JobQueue
 from sweeper.execution.messages import SetupError
 from sweeper.jobs import Job, Outcome, TrainJob, UntouchedJob
 from trainables.records import Report, TrialResult
@@ -350,7 +350,8 @@ def test_a_process_that_sends_no_heartbeat_is_replaced_and_its_job_goes_on_elsew
         queue.tick(now)
         assert (queue.slot_states[0].group is None) == (now > 50), now
     assert queue.current(1, "group 1", None) == job(attempt=2)
-    assert queue.hung_groups == [(0, "group 0")]
+    assert queue.groups_to_kill(59.0) == [(0, "group 0")]
+    assert queue.groups_to_kill(60.0) == []
     assert not queue.heartbeat(0, "group 0", 0, ("train", 7, 1), 0.0, 61.0), "it is to end when it wakes up"
     queue.worker_started(0, "group 0", 62.0)
     assert queue.slot_states[0].group is None
@@ -366,12 +367,13 @@ def test_a_job_without_progress_is_replaced_but_not_while_a_rank_waits_for_the_o
         queue.heartbeat(0, "group 0", 0, None, 0.0, now)
         beat(queue, now, rank=1, idle_s=5.0)
         queue.tick(now)
-    assert queue.hung_groups == []
+    assert not queue.hung_groups
     for now in (80.0, 100.0):
         queue.heartbeat(0, "group 0", 0, None, 0.0, now)
         beat(queue, now, rank=1, idle_s=now - 60.0)
         queue.tick(now)
-    assert queue.hung_groups == [(0, "group 0")]
+    assert queue.groups_to_kill(100.0) == [], "it could not write down where it hangs"
+    assert queue.groups_to_kill(100.0 + LAST_WORDS_S) == [(0, "group 0")]
     assert "no sign of life for 30 s" in queue.notes[0]
 
 
@@ -380,9 +382,9 @@ def test_a_worker_that_is_being_set_up_may_be_silent_for_longer() -> None:
     queue.worker_started(0, "a", 0.0)
     beat(queue, 0.0)
     queue.tick(SETUP_SILENCE_S - 1)
-    assert queue.hung_groups == []
+    assert not queue.hung_groups
     queue.tick(SETUP_SILENCE_S + 1)
-    assert queue.hung_groups == [(0, "a")]
+    assert queue.groups_to_kill(SETUP_SILENCE_S + 1) == [(0, "a")]
 
 
 def test_a_time_in_which_nobody_could_take_heartbeats_does_not_count() -> None:
@@ -391,7 +393,7 @@ def test_a_time_in_which_nobody_could_take_heartbeats_does_not_count() -> None:
     beat(queue, 0.0)
     queue.forgive(100.0)
     queue.tick(110.0)
-    assert queue.hung_groups == []
+    assert not queue.hung_groups
 
 
 def test_smaller_micro_batches_do_not_use_up_retries() -> None:
