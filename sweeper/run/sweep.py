@@ -80,13 +80,7 @@ def run_sweep(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Option
     Raise UserError for images or a model that cannot be had, UnavailableError where no trial fits on the cluster,
     SweepInterrupted where the cluster or the storage fails later.
     """
-    # These import Ray, which takes seconds: only where a sweep runs.
-    from sweeper.execution.slots import SlotPool
-    from sweeper.execution.tune import run_trials
-
-    folder.remove_partial_files()
-    trials_before, resume = read_trials(folder, spec), resume_command(folder)
-    ray_folder = folder.path / "ray"
+    resume, ray_folder = resume_command(folder), folder.path / "ray"
     search: ActiveSearch | None = None
     state: SweepState = "interrupted"
     with ExitStack() as session:
@@ -94,6 +88,8 @@ def run_sweep(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Option
         cleanup = session.enter_context(SessionCleanup(resume))
         lease.when_lost(partial(_end_at_once, cleanup))
         stop = session.enter_context(StopSignal(resume, options.grace_s, before_end=cleanup.user_was_told))
+        folder.remove_partial_files()
+        trials_before = read_trials(folder, spec)
         progress = Progress(folder.name, spec.search.trials, finished=searched(trials_before))
         session.callback(progress.close)
         tracker = Tracker(folder.path, options.tracking_uri, folder.storage, folder.name, folder.sweep_id)
@@ -102,6 +98,10 @@ def run_sweep(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Option
             ResumableSession(tracker, stop, resume, has_begun=folder.has_begun(), flush_s=TAIL_S)
         )
         tracker.warm_up()
+        # These import Ray, which takes seconds: only where a sweep runs, and once signals are attended to.
+        from sweeper.execution.slots import SlotPool
+        from sweeper.execution.tune import run_trials
+
         with ExitStack() as held:
             # What is given back before MLflow is waited for: the cluster, its slots, the charge for them.
             cluster.connect(options.address)

@@ -156,17 +156,16 @@ class TestSweep:
     def test_killed_and_interrupted_sweep_ends_as_the_undisturbed_one(self, storage: Path) -> None:
         folder = SweepFolder(storage, "killed")
         driver = sweeper("run", str(storage / "spec.yaml"), "--name", "killed", storage=storage)
-        wait_for(folder.trial(1).path / "attempt", driver)  # in the sampler's start-up phase
+        wait_for(folder.path / "lease.json", driver)
         second = sweeper("resume", "killed", storage=storage)
         code, _, err = finish(second)
         assert code == 2 and f"process {driver.pid}" in err and "Traceback" not in err
+        wait_for(folder.trial(4).path / "attempt", driver)  # after the sampler's start-up phase
         kill(driver)
+        begun = next(number for number in range(TRIALS) if not (folder.trial(number).path / "attempt").exists())
         driver = sweeper("resume", "killed", storage=storage)
-        wait_for(folder.trial(4).path / "attempt", driver)  # after it
-        kill(driver)
-        driver = sweeper("resume", "killed", storage=storage)
-        wait_for(folder.trial(5).path / "attempt", driver)
-        driver.send_signal(signal.SIGINT)
+        wait_for(folder.trial(begun).path / "attempt", driver)
+        driver.send_signal(signal.SIGTERM)  # as a batch system does; Ctrl-C and the others are in test_signals.py
         code, _, err = finish(driver)
         assert code == 130 and "sweeper resume killed" in err and "Traceback" not in err
         code, _, err = finish(sweeper("resume", "killed", "--trials", str(TRIALS + 1), storage=storage))

@@ -34,6 +34,7 @@ def job_queues() -> set[int]:
     return {process.pid for process in processes if process.name().startswith("ray::Dispatcher")}
 
 
+@pytest.mark.drill
 def test_a_slot_that_cannot_be_set_up_is_set_aside_and_one_that_takes_long_is_not(tmp_path: Path) -> None:
     from sweeper.execution.slots import SlotPool
 

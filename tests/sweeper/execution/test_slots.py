@@ -44,11 +44,20 @@ def notes() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def two_slots(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory, notes: list[str]) -> Iterator[Any]:
+def slots_of_module(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory, notes: list[str]) -> Iterator[Any]:
     from sweeper.execution.slots import SlotPool
 
     with SlotPool(a_plan(2), runners.make, tmp_path_factory.mktemp("slots"), LIMITS, notes.append) as slots:
         yield slots
+
+
+@pytest.fixture
+def two_slots(slots_of_module: Any) -> Any:
+    """Both of them warm: a test before may have had one replaced."""
+    with patience(240, "both slots to be warm") as again:
+        while slots_of_module.ready_count() < 2 and again():
+            pass
+    return slots_of_module
 
 
 @pytest.fixture(scope="module")
@@ -166,14 +175,11 @@ def test_a_hanging_job_goes_on_and_its_log_says_where_it_hung(two_slots: Any, tm
 
 @pytest.mark.parametrize("how", ["stop_once", pytest.param("hold_the_interpreter_once", marks=pytest.mark.drill)])
 def test_a_frozen_worker_is_killed_and_its_job_goes_on_elsewhere(two_slots: Any, notes: list[str], how: str) -> None:
-    with patience(240, "both slots to be warm") as again:
-        while two_slots.ready_count() < 2 and again():
-            pass
     before_s = time.monotonic()
     outcome = do(two_slots, how)
     took_s = time.monotonic() - before_s
     assert (outcome.kind, outcome.attempt) == ("complete", 2)
-    assert LIMITS.stall_s < took_s + 1 and took_s < LIMITS.stall_s + MARGIN_S + BUSY_S
+    assert 0.7 * LIMITS.stall_s < took_s < LIMITS.stall_s + MARGIN_S + BUSY_S, "counted from its last heartbeat"
     with patience(MARGIN_S + BUSY_S, "the stopped process to be killed") as again:
         while below_this_process(psutil.STATUS_STOPPED) and again():
             pass
@@ -287,7 +293,7 @@ def test_bad_input_of_a_runner_reaches_the_driver(tmp_path: Path) -> None:
             search(slots, ListedTrials([scripted_trial("fail")]), tmp_path)
 
 
-def test_closing_leaves_nothing_behind(ray_cluster: None, tmp_path: Path) -> None:
+def test_closing_leaves_nothing_behind(two_slots: Any, tmp_path: Path) -> None:
     """Beside other slots, which stay as they are."""
     import ray
 
