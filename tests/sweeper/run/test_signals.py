@@ -43,7 +43,8 @@ def driver(
     *, grace_s: float = 30.0, start: str = "pass", work: str = UNTIL_ASKED, tail: str = "pass", **popen: object
 ) -> subprocess.Popen[str]:
     code = DRIVER.format(root=str(ROOT), grace_s=grace_s, start=start, work=work, tail=tail)
-    settings: dict[str, object] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **popen}
+    settings: dict[str, object] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    settings |= {"preexec_fn": _heed_hangups, **popen}
     process: subprocess.Popen[str] = subprocess.Popen([sys.executable, "-c", code], **settings)  # type: ignore[call-overload]
     if process.stdout is not None:
         assert process.stdout.readline() == "ready\n"
@@ -101,10 +102,16 @@ def test_a_terminal_that_is_closed_ends_the_sweep_in_order(tmp_path: Path) -> No
     assert (tmp_path / "end").read_text() == "end"
 
 
+def _heed_hangups() -> None:
+    """The tests themselves may run under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def _adopt() -> None:
     import fcntl
     import termios
 
+    _heed_hangups()
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
