@@ -18,7 +18,10 @@ settings.register_profile("no deadline", deadline=None)  # speed is no test's bu
 settings.load_profile("no deadline")
 os.environ["RAY_AUTH_MODE"] = "disabled"  # before anything imports Ray
 OUR_VARIABLES = ("RAY_", "TUNE_", "MLFLOW_", "SWEEPER_", "OMP_")
-LONGEST_FILE, RAY_FILES = "test_sweep.py", ("test_slots.py", "test_lost_slots.py", "test_cluster.py")
+FIRST_FILES, RAY_FILES = (
+    ("test_sweep.py", "test_workers.py"),
+    ("test_slots.py", "test_lost_slots.py", "test_cluster.py"),
+)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
@@ -66,11 +69,12 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest file first, others that start Ray after half of the rest: two Rays at a time slow each other down."""
-    rest = [path for path in dict.fromkeys(item.path for item in items) if path.name not in (LONGEST_FILE, *RAY_FILES)]
-    place = {path: number for number, path in enumerate(rest)}
+    """The longest first, other files that start Ray after half of the rest: two Rays at a time slow each other down."""
+    rest = [path for path in dict.fromkeys(item.path for item in items) if path.name not in (*FIRST_FILES, *RAY_FILES)]
+    place = {path: float(number) for number, path in enumerate(rest)}
+    first = {name: number - len(FIRST_FILES) for number, name in enumerate(FIRST_FILES)}
     middle = len(rest) // 2 - 0.5
-    items.sort(key=lambda item: place.get(item.path, -1.0 if item.path.name == LONGEST_FILE else middle))
+    items.sort(key=lambda item: place.get(item.path, first.get(item.path.name, middle)))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
