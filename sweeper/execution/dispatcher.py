@@ -101,7 +101,7 @@ class Dispatcher:
         self._notify()
 
     async def state(self) -> SlotsState:
-        """Return the state of the slots. Actors to kill and notes are named once."""
+        """Return the state of the slots. Notes are named once, actors to kill until they are gone."""
         queue = self._queue
         groups = queue.groups_to_kill(time.monotonic())
         hung = [handle for place, handle in self._workers.items() if (place.slot, place.group) in groups]

@@ -251,11 +251,8 @@ class JobQueue:
                 queued.unread_since_s += gap_s
 
     def groups_to_kill(self, now: float) -> list[tuple[int, str]]:
-        """Return the groups that hang and whose time has come, each once."""
-        due = [group for group, kill_s in self.hung_groups.items() if now >= kill_s]
-        for group in due:
-            del self.hung_groups[group]
-        return due
+        """Return the groups that hang and whose time has come, until they are lost: an answer may not arrive."""
+        return [group for group, kill_s in self.hung_groups.items() if now >= kill_s]
 
     def set_aside(self) -> dict[int, SetupError]:
         """Return the slots that do no job any more, and why."""
@@ -303,6 +300,7 @@ class JobQueue:
     def group_lost(self, slot: int, group: str, now: float) -> None:
         """Note that the processes of a group have ended."""
         state = self.slot_states[slot]
+        self.hung_groups.pop((slot, group), None)
         if group == state.group:
             self._group_left(state, now)
             self._dispatch(now)

@@ -350,11 +350,12 @@ def test_a_process_that_sends_no_heartbeat_is_replaced_and_its_job_goes_on_elsew
         queue.tick(now)
         assert (queue.slot_states[0].group is None) == (now > 50), now
     assert queue.current(1, "group 1", None) == job(attempt=2)
-    assert queue.groups_to_kill(59.0) == [(0, "group 0")]
-    assert queue.groups_to_kill(60.0) == []
+    assert queue.groups_to_kill(59.0) == queue.groups_to_kill(60.0) == [(0, "group 0")]
     assert not queue.heartbeat(0, "group 0", 0, ("train", 7, 1), 0.0, 61.0), "it is to end when it wakes up"
     queue.worker_started(0, "group 0", 62.0)
     assert queue.slot_states[0].group is None
+    queue.group_lost(0, "group 0", 63.0)
+    assert queue.groups_to_kill(64.0) == [], "it is gone"
 
 
 def test_a_job_without_progress_is_replaced_but_not_while_a_rank_waits_for_the_others() -> None:
