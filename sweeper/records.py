@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from trainables.records import Point, WeightsKind
+from trainables.records import Goals, Point, WeightsKind, goal_values, oriented
 
-GOALS = ("clean_accuracy", "robust_accuracy")
-"""Both are maximised."""
 TrialState = Literal["running", "complete", "stopped", "failed"]
 PointName = tuple[int | None, WeightsKind, float]
 """(trial, weights, strength); trial None is the untouched model."""
@@ -31,7 +29,7 @@ class TrialRecord:
     reason: str | None = None
     """Why it failed or was stopped."""
     baseline: str | None = None
-    """``paint`` for the baseline that every front shows."""
+    """Name of the task's baseline that it is, for instance ``paint``."""
     confirms: int | None = None
     """The trial that this one trains again with another seed. Never told to the sampler, never on the front."""
     stopped_at: float | None = None
@@ -50,11 +48,11 @@ class UntouchedModel:
     """What the workers measured of the untouched model on validation, and what the sweep works on."""
 
     goals: dict[str, float]
-    """``VALIDATION_METRICS`` of the untouched model on validation; the goals are among them."""
+    """The task's validation metrics of the untouched model; the goals are among them."""
     chance: float
-    """Accuracy of guessing, mean over the validation sets."""
+    """The first goal of guessing, mean over the validation sets."""
     validation_images: list[int]
-    """How many clean images each validation set has; empty for sweeps of the first versions."""
+    """How many images each validation set has; empty for sweeps of the first versions."""
     pairs: int
     """Preference pairs."""
     weights_digest: str
@@ -119,14 +117,9 @@ class Confirmation:
         return cls(**fields)
 
 
-def goal_pair(values: Mapping[str, float]) -> tuple[float, float]:
-    """Return the values of both goals, in the order of ``GOALS``."""
-    return values[GOALS[0]], values[GOALS[1]]
-
-
-def goals_of(values: Mapping[str, float]) -> dict[str, float]:
+def goals_among(values: Mapping[str, float], goals: Goals) -> dict[str, float]:
     """Return the goals among some metrics."""
-    return {goal: values[goal] for goal in GOALS}
+    return {goal.metric: values[goal.metric] for goal in goals}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,13 +132,13 @@ class FrontPoint:
     strength: float
     parameters: dict[str, Any]
     validation: dict[str, float]
-    """Goals on validation (and text_confusion_rate): what the point was picked on."""
+    """The task's validation metrics: what the point was picked on."""
     values: dict[str, float] | None = None
     """Goals on test and further test measurements; None until measured."""
     intervals: dict[str, tuple[float, float]] | None = None
     """95 % bootstrap intervals of ``values``."""
     name: str | None = None
-    """``knee``, ``cleanest``, ``most robust``, ``untouched``, ``paint``."""
+    """``knee``, what the best in each goal is called (``cleanest``, ``most robust``), ``untouched``, or a baseline."""
     member: bool = True
     """Whether it is non-dominated on validation (and above every floor)."""
     sweep: str | None = None
@@ -158,27 +151,31 @@ class FrontPoint:
         """What the point is measured and confirmed under."""
         return self.trial, self.weights, self.strength
 
-    @property
-    def goals(self) -> tuple[float, float]:
-        """Both goals on validation, in the order of ``GOALS``."""
-        return goal_pair(self.validation)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Front:
     """The front of a sweep and what is drawn beside it."""
 
     sweep: str
+    goals: Goals
     points: tuple[FrontPoint, ...]
-    """Members ordered by falling clean accuracy, then the untouched model and the baselines."""
+    """Members from the best to the worst in the first goal, then the untouched model and the baselines."""
     others: tuple[FrontPoint, ...]
-    """Every other validation point of finished trials (dominated or below a floor)."""
+    """Every other validation point of finished trials (dominated or beyond a bound)."""
     hypervolume: float
     """Of the members on validation, against ``reference_point``."""
     reference_point: tuple[float, float]
-    """(clean floor or chance, robust accuracy of the untouched model)."""
+    """(bound of the first goal or its value by guessing, second goal of the untouched model)."""
     finished: int
     trials: int
+
+    def at(self, point: FrontPoint) -> tuple[float, float]:
+        """Return both goals of a point on validation, as they were measured."""
+        return goal_values(point.validation, self.goals)
+
+    def oriented(self, point: FrontPoint) -> tuple[float, float]:
+        """Return both goals of a point on validation, with the sign that makes more of each better."""
+        return oriented(point.validation, self.goals)
 
 
 @dataclass(frozen=True, kw_only=True)

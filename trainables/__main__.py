@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from trainables.settings.task import TrialSettings, absolute_paths
+from trainables.settings.task import absolute_paths
+from trainables.tasks.known import TrialSettings, kind_of, open_context, read_trial_settings
 
 WORLD_TRIAL: dict[str, Any] = {
     "task": {
@@ -68,15 +69,13 @@ def read_trial(path: Path | None, changes: list[str]) -> TrialSettings:
         if not equals:
             raise ValueError(f"--set {change}: expected NAME=VALUE")
         value["parameters"][name] = yaml.safe_load(text)
-    return TrialSettings.model_validate(value)
+    return read_trial_settings(value)
 
 
 def run(trial: TrialSettings, output: Path, device_name: str | None) -> int:
     import torch
 
-    from trainables.context.trial_context import TrialContext
     from trainables.distributed import WorkerGroup
-    from trainables.evaluation.measure import measurement, test_answers, test_scores
     from trainables.records import Report
     from trainables.training.hooks import Hooks
     from trainables.training.trial import run_trial
@@ -85,13 +84,16 @@ def run(trial: TrialSettings, output: Path, device_name: str | None) -> int:
     device = torch.device(device_name or ("cuda" if torch.cuda.is_available() else "cpu"))
     group = WorkerGroup(device=device)
     print(f"preparing {', '.join(trial.task.sets)} for {trial.task.model.architecture} on {device}", file=sys.stderr)
-    context = TrialContext(trial.task, data_seed=trial.data_seed, cache=output / "cache", device=device)
+    context = open_context(trial.task, data_seed=trial.data_seed, cache=output / "cache", device=device)
     folder = TrialFolder(output)
 
+    goals = kind_of(trial.task).goals(trial.task)
+
     def report(report: Report) -> None:
+        values = "  ".join(f"{goal.short} {report.values[goal.metric]:.3f}" for goal in goals)
         print(
             f"epoch {report.epoch}/{report.epochs}  loss {report.loss:.4f}  KL {report.reference_kl:.4f}  "
-            f"clean {report.values['clean_accuracy']:.3f}  robust {report.values['robust_accuracy']:.3f} (validation)",
+            f"{values} (validation)",
             file=sys.stderr,
         )
 
@@ -100,8 +102,7 @@ def run(trial: TrialSettings, output: Path, device_name: str | None) -> int:
     policy = context.policy(trial.parameters)
     try:
         policy.set_weights(folder.weights("last"))
-        scores = test_scores(context, policy, test_answers(context, policy, group), group)
-        test = measurement(scores, context.data.broken())
+        test = context.measures.test(context, policy, group, variants=True)
     finally:
         context.release(policy)
     print(json.dumps({"validation": result.values, "test": test.values, "intervals": test.intervals}, indent=1))

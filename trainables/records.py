@@ -10,8 +10,40 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-VALIDATION_METRICS = ("clean_accuracy", "robust_accuracy", "text_confusion_rate")
-"""What a trial is evaluated on after each epoch; the goals are among them."""
+Direction = Literal["maximize", "minimize"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """One of the two metrics that a sweep optimises, on validation."""
+
+    metric: str
+    direction: Direction
+    short: str
+    """For columns and lines: ``clean``."""
+    title: str
+    """For axes and sentences: ``clean accuracy``."""
+    best: str
+    """What the member of a front is called that is best in this goal: ``cleanest``."""
+    view: str | None
+    """The view of the test sets on which every image is answered right or wrong, so that the goal is the share of right
+    answers; None for a goal that is no mean over images."""
+
+
+Goals = tuple[Goal, Goal]
+"""What is to be kept, then what is to be improved. The task says which these are."""
+
+
+def goal_values(values: Mapping[str, float], goals: Goals) -> tuple[float, float]:
+    """Return the values of both goals as they were measured."""
+    return values[goals[0].metric], values[goals[1].metric]
+
+
+def oriented(values: Mapping[str, float], goals: Goals) -> tuple[float, float]:
+    """Return the values of both goals with the sign that makes more of each better."""
+    first, second = (values[goal.metric] * (1.0 if goal.direction == "maximize" else -1.0) for goal in goals)
+    return first, second
+
 
 WeightsKind = Literal["last", "averaged"]
 """Weights after the last step, or their moving average over all steps."""
@@ -33,7 +65,7 @@ class Report:
     rung: bool = False
     """Whether the stopping rule is asked here; the trial then waits for the decision."""
     values: dict[str, float]
-    """``VALIDATION_METRICS`` on the validation sets, with the last weights at strength 1."""
+    """The task's validation metrics, with the last weights at strength 1."""
     preference_loss: float | None = None
     """Mean since the last evaluation, as ``reference_kl`` and ``loss``. None where a line does not tell."""
     reference_kl: float | None = None
@@ -102,7 +134,7 @@ class TrialResult:
     """The final record of a trial (``result.json``)."""
 
     values: dict[str, float]
-    """``VALIDATION_METRICS`` with the last weights at strength 1."""
+    """The task's validation metrics with the last weights at strength 1."""
     points: tuple[Point, ...]
     """Validation at every strength and of the averaged weights; the first one has ``values``."""
     epochs: int

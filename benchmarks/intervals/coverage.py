@@ -26,11 +26,11 @@ import numpy as np
 import torch
 from scipy.stats import binomtest
 
+from benchmarks.common.goals import GOALS
 from benchmarks.common.machine import publish
 from benchmarks.intervals.pool import PAIRS, TEST, VALIDATION, Draw
 from benchmarks.intervals.small_sweep import FRESH, PICKS, TRUTH_SEEDS, SmallSweep, spec
-from sweeper.records import GOALS
-from trainables.context.trial_context import TrialContext
+from trainables.tasks.known import open_context
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -67,7 +67,7 @@ def _sweeps(count: int, keep: Path | None, cache: Path) -> list[dict[str, Any]]:
         if seed not in known:
             if pool is None:
                 task = spec(0).task_settings()
-                pool = TrialContext(task, data_seed=0, cache=cache, device=torch.device("cpu"))
+                pool = open_context(task, data_seed=0, cache=cache, device=torch.device("cpu"))
             with tempfile.TemporaryDirectory() as folder:
                 known[seed] = SmallSweep(Draw(pool, cache, seed), seed, Path(folder)).run()
             if keep is not None:

@@ -11,13 +11,15 @@ from torch import Tensor
 
 from trainables.context.inputs import InputCache
 from trainables.context.reference import ReferenceCache
-from trainables.context.task_data import TaskData
+from trainables.context.task_images import TaskImages
 from trainables.context.trial_context import TrialContext
+from trainables.context.typographic_data import TypographicData
 from trainables.data.cache import Store
 from trainables.data.image_set import ImageSet, View
-from trainables.data.source import DataSource
 from trainables.data.typographic import EvaluationSet, PreferencePairs
+from trainables.evaluation.typographic import settings_of
 from trainables.models.clip import Clip
+from trainables.settings.task import TaskSettings
 
 POOL = {"train": 12000, "validation": 20, "test": 24000}
 PAIRS, VALIDATION, TEST = 256, 500, 1000
@@ -29,19 +31,20 @@ class Draw(TrialContext):
     data: DrawnData
 
     def __init__(self, pool: TrialContext, cache: Path, seed: int) -> None:
-        super().__init__(pool.task, data_seed=seed, cache=cache, device=pool.device)
-        self.data = DrawnData(pool, Store(cache), seed)
+        def load(task: TaskSettings, images: TaskImages) -> DrawnData:
+            return DrawnData(pool, images)
+
+        super().__init__(pool.task, load, pool.measures, data_seed=seed, cache=cache, device=pool.device)
         self.reference = DrawnReference(self.clip, self.data, Store(cache), bf16=self.bf16)
         self.inputs = InputCache(self.clip, self.data, self.reference, bf16=self.bf16)
 
 
-class DrawnData(TaskData):
+class DrawnData(TypographicData):
     """Rows of the pool's pairs and of its test images, without pixels: a transform needs none."""
 
-    def __init__(self, pool: TrialContext, store: Store, seed: int) -> None:
-        clip = pool.clip
-        super().__init__(pool.task, DataSource(store, clip.crop, clip.image_size, clip.geometry), store, seed=seed)
-        self.pool, self._rows = pool, np.random.default_rng([seed, 7])
+    def __init__(self, pool: TrialContext, images: TaskImages) -> None:
+        super().__init__(settings_of(pool), images)
+        self.pool, self._rows = pool, np.random.default_rng([images.seed, 7])
         self.drawn: dict[str, Tensor] = {}
         """Embeddings by the digest of a view."""
 
@@ -49,7 +52,7 @@ class DrawnData(TaskData):
     def pairs(self) -> PreferencePairs:
         whole = self.pool.data.pairs
         rows = torch.from_numpy(self._rows.permutation(len(whole.images.labels))[:PAIRS])
-        images = self._images(whole.images, whole.clean, rows, "train")
+        images = self._drawn(whole.images, whole.clean, rows, "train")
         return PreferencePairs(images, self._view(whole.attacked, rows, "train, attacked"))
 
     @cached_property
@@ -72,10 +75,10 @@ class DrawnData(TaskData):
 
     def _set(self, whole: EvaluationSet, rows: Tensor, name: str) -> EvaluationSet:
         assert whole.clean is not None
-        images = self._images(whole.images, whole.clean, rows, name)
+        images = self._drawn(whole.images, whole.clean, rows, name)
         return EvaluationSet(images, images.view(), self._view(whole.attacked, rows, f"{name}, attacked"))
 
-    def _images(self, whole: ImageSet, clean: View, rows: Tensor, name: str) -> ImageSet:
+    def _drawn(self, whole: ImageSet, clean: View, rows: Tensor, name: str) -> ImageSet:
         view, keys = self._view(clean, rows, name), tuple(whole.keys[row] for row in rows.tolist())
         return ImageSet(name, view.images, view.labels, keys, whole.class_names, whole.templates, view.digest)
 

@@ -13,18 +13,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.common.goals import DIRECTIONS, GOALS, TYPOGRAPHIC
 from benchmarks.intervals.pool import PAIRS, POOL, TEST, VALIDATION, Draw
 from sweeper.front.build import build_front, confirmed
 from sweeper.front.confirm import Hits, confirm_seed, confirmations, plan, retrained
 from sweeper.jobs import Outcome, TrainJob
 from sweeper.models.model_card import validation_intervals
-from sweeper.records import GOALS, Front, FrontPoint, PointName, Retraining, TrialRecord, UntouchedModel
+from sweeper.records import Front, FrontPoint, PointName, Retraining, TrialRecord, UntouchedModel
 from sweeper.search.scheduler import NoLimits, TrialScheduler
 from sweeper.search.study import Study
-from sweeper.spec.spec import Spec
+from sweeper.spec.spec import Spec, spec_type
 from trainables.distributed import WorkerGroup
-from trainables.evaluation.measure import goal_scores, means, untouched_policy
+from trainables.evaluation.measure import means, untouched_policy
 from trainables.evaluation.metrics import bootstrap_interval
+from trainables.evaluation.typographic import goal_scores
 from trainables.models.policy import Policy
 from trainables.records import Report, TrialResult
 from trainables.settings.parameters import Parameters
@@ -40,7 +42,7 @@ FRESH = POOL["test"] - VALIDATION - TEST
 
 def spec(seed: int) -> Spec:
     """Return a search over transforms: the best is picked of 16 trials with 5 points each."""
-    return Spec.model_validate(
+    return spec_type("typographic").model_validate(
         {
             "name": "calibration",
             "sets": {"world": {"kind": "world", **POOL}},
@@ -131,7 +133,9 @@ class SmallSweep:
             versions={},
             device=None,
         )
-        self._study = Study.in_memory(self._spec.parameters, seed=seed, startup_trials=self._spec.search.startup())
+        self._study = Study.in_memory(
+            self._spec.parameters, goals=DIRECTIONS, seed=seed, startup_trials=self._spec.search.startup()
+        )
 
     def run(self) -> dict[str, Any]:
         self._search()
@@ -141,7 +145,9 @@ class SmallSweep:
             for (_, weights, strength), trials in retrained(front, records).items()
             for trial in trials
         }
-        by_point = confirmations(front, records, hits, goals=self._spec.goals, untouched_goals=self._untouched.goals)
+        by_point = confirmations(
+            front, records, hits, bounds=self._spec.bounds(self._untouched.goals), untouched_goals=self._untouched.goals
+        )
         members = [point for point in confirmed(front, by_point).points if point.confirmation is not None]
         truths = self._truths(members)
         lines = [self._line(point, truth) for point, truth in zip(members, truths, strict=True)]
@@ -170,7 +176,8 @@ class SmallSweep:
         return build_front(
             "calibration",
             trials,
-            goals=self._spec.goals,
+            goals=TYPOGRAPHIC,
+            bounds=self._spec.bounds(self._untouched.goals),
             untouched=self._untouched,
             measurements={},
             planned=len(trials),
@@ -222,7 +229,7 @@ class SmallSweep:
         assert point.confirmation is not None and point.trial is not None
         weights = (point.trial, point.parameters, point.weights, point.strength)
         hits, fresh = self._hits(*weights), self._fresh(*weights)
-        validation = validation_intervals({goal: point.validation[goal] for goal in GOALS}, [VALIDATION])
+        validation = validation_intervals({goal: point.validation[goal] for goal in GOALS}, [VALIDATION], TYPOGRAPHIC)
         confirmation, goals = point.confirmation, {}
         for goal in GOALS:
             assert confirmation.validation and confirmation.values

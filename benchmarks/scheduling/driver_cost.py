@@ -28,6 +28,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks.common.goals import DIRECTIONS, TYPOGRAPHIC
 from benchmarks.common.machine import environment, publish
 from benchmarks.scheduling.optuna_peer import peer_main
 from benchmarks.scheduling.virtual_slots import IMAGES, PROGRESS, STRENGTHS, run_slots
@@ -155,10 +156,12 @@ def measure(home: Path, spec: Spec, slots: int, at: list[int], peer: Connection 
     folder.create(spec, SPEC.read_text())
     folder.write_untouched(UNTOUCHED)
     search, timer = spec.search, PartTimer()
-    study = Study.create(folder.study_path, spec.parameters, seed=search.seed, startup_trials=search.startup())
+    study = Study.create(
+        folder.study_path, spec.parameters, goals=DIRECTIONS, seed=search.seed, startup_trials=search.startup()
+    )
     tracker = Tracker(folder.path, None, folder.storage, folder.name, folder.sweep_id)
     tracker.sweep_started(spec.resolved(), {})
-    progress = Progress(folder.name, search.trials, stream=io.StringIO())
+    progress = Progress(folder.name, search.trials, TYPOGRAPHIC, stream=io.StringIO())
     files = FrontFiles(folder.front_path, tracker.front_updated)
 
     session = Session(started_s=time.time(), device="cpu", slots=slots, devices_per_slot=1.0, wall_s=0.0)

@@ -15,15 +15,16 @@ from typing import Any, Literal, get_args
 
 import optuna
 
+from benchmarks.common.goals import DIRECTIONS, GOALS
 from benchmarks.common.optuna_space import suggest
 from benchmarks.search.problems import EPOCHS, Goals, Parameters, Problem
-from sweeper.records import GOALS, TrialRecord
+from sweeper.records import TrialRecord
 from sweeper.search.sampler import STOPPED_TRIAL_POLICY, StoppedTrialPolicy
 from sweeper.search.simulator import SimulatedTrial, Simulation
 from sweeper.search.stopping import MultiObjectiveAsha
 from sweeper.search.study import Study
 from sweeper.spec.domains import Value
-from sweeper.spec.spec import Spec
+from sweeper.spec.spec import spec_type
 from trainables.records import Point, Report, TrialResult
 
 RUNGS = (1 / 9, 1 / 3)
@@ -61,7 +62,7 @@ def run_sweep(
     """Run a sweep under a virtual clock on which an epoch takes a second."""
     rule = {"kind": "moasha", "rungs": ["1/9", "1/3"], "reduction_factor": factor} if stopping else {"kind": "none"}
     search = {"trials": trials, "sampler": sampler, "seed": seed}
-    spec = Spec.model_validate(
+    spec = spec_type("typographic").model_validate(
         {
             "name": "simulated",
             "sets": {"world": {"kind": "world"}},
@@ -78,6 +79,7 @@ def run_sweep(
     )
     study = Study.in_memory(
         problem.space,
+        goals=DIRECTIONS,
         seed=seed,
         startup_trials=STARTUP_TRIALS,
         sampler=sampler,

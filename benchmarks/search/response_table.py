@@ -24,17 +24,20 @@ from typing import Any
 import open_clip
 import torch
 
+from benchmarks.common.goals import TYPOGRAPHIC
 from benchmarks.search.table import Measured, Part, RecordedTrial, Table, Value, load_table, save_table
 from sweeper.front.pareto import hypervolume, non_dominated
-from sweeper.records import goal_pair
 from trainables.context.trial_context import TrialContext
 from trainables.data.typographic import EvaluationSet
 from trainables.distributed import WorkerGroup
-from trainables.evaluation.measure import goal_scores, means, untouched_policy
+from trainables.evaluation.measure import means, untouched_policy
+from trainables.evaluation.typographic import goal_scores
 from trainables.models.policy import Policy
-from trainables.records import Report
+from trainables.records import Report, goal_values
 from trainables.settings.parameters import Parameters
 from trainables.settings.task import TaskSettings
+from trainables.settings.typographic import TypographicSettings
+from trainables.tasks.known import open_context
 from trainables.training.hooks import Hooks
 from trainables.training.trial import run_trial
 from trainables.training.trial_folder import TrialFolder
@@ -118,7 +121,7 @@ FIRST: dict[Part, int] = {"transform": 1, "visual": 10_001, "authors": 20_001}
 
 def world_task(*, copies: int = 1) -> TaskSettings:
     """Return the task of the quickstart's world: 512 preference pairs of ten classes, goals over all twenty."""
-    return TaskSettings.model_validate(
+    return TypographicSettings.model_validate(
         {
             "sets": {"world": {"kind": "world", "train": 1024, "validation": 700, "test": 1000}},
             "train": {"set": "world", "classes": 0.5, "copies": copies},
@@ -150,7 +153,7 @@ class Recorder:
         policy = untouched_policy(self.context)
         values = means(goal_scores(self.context, policy, self.context.data.search_sets, self._group))
         clean, robust = self._test(policy)
-        return Measured("last", 1.0, 0.0, 0, 0.0, 0, 0.0, 0, 0.0, *goal_pair(values), clean, robust)
+        return Measured("last", 1.0, 0.0, 0, 0.0, 0, 0.0, 0, 0.0, *goal_values(values, TYPOGRAPHIC), clean, robust)
 
     def train(self, number: int, part: Part, point: dict[str, Value]) -> RecordedTrial:
         parameters = Parameters.model_validate(point)
@@ -213,7 +216,9 @@ class Recorder:
 
     def _test(self, policy: Policy) -> tuple[float, float]:
         """Return (clean accuracy, robust accuracy) on test."""
-        clean, robust = goal_pair(means(goal_scores(self.context, policy, self.context.data.test_sets, self._group)))
+        clean, robust = goal_values(
+            means(goal_scores(self.context, policy, self.context.data.test_sets, self._group)), TYPOGRAPHIC
+        )
         return round(clean, 4), round(robust, 4)
 
 
@@ -238,7 +243,7 @@ def record(parts: list[Part], output: Path, cache: Path, most: int | None) -> No
         copies = 1 if point.get("copies", 1) == 1 else max(AUTHORS_COPIES)
         if copies not in recorders:
             task = world_task(copies=copies)
-            recorders[copies] = Recorder(TrialContext(task, data_seed=0, cache=cache, device=torch.device("cpu")))
+            recorders[copies] = Recorder(open_context(task, data_seed=0, cache=cache, device=torch.device("cpu")))
         return recorders[copies]
 
     if output.exists():

@@ -16,13 +16,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.common.goals import TYPOGRAPHIC
 from benchmarks.search.response_table import image_count
-from sweeper.records import goal_pair
 from trainables.context.trial_context import TrialContext
 from trainables.data.typographic import EvaluationSet
 from trainables.distributed import WorkerGroup
-from trainables.evaluation.measure import goal_scores, means
-from trainables.records import Report
+from trainables.evaluation.measure import means
+from trainables.evaluation.typographic import goal_scores
+from trainables.records import Report, goal_values
 from trainables.settings.parameters import Parameters
 from trainables.training.hooks import Hooks
 from trainables.training.objectives import cross_entropy, reference_kl
@@ -144,9 +145,9 @@ class Mixer:
                 )
             state = folder.load_checkpoint()
         assert state is not None, "an evaluation comes after its checkpoint"
-        last, pairs = reports[-1], len(self.context.data.pair_rows(parameters))
+        last, pairs = reports[-1], len(self.context.data.preference_rows(parameters))
         image_steps = round(2 * pairs * last.epoch)
-        return Anchor(state["policy"], goal_pair(last.values), image_steps, len(reports), last.progress)
+        return Anchor(state["policy"], goal_values(last.values, TYPOGRAPHIC), image_steps, len(reports), last.progress)
 
     def untouched(self, parameters: Parameters) -> Weights:
         """Return the weights from which a trial of ``parameters`` starts."""
@@ -173,7 +174,7 @@ class Mixer:
             values = means(goal_scores(self.context, policy, sets, self._group))
         finally:
             policy.restore()
-        return goal_pair(values)
+        return goal_values(values, TYPOGRAPHIC)
 
     def train_line(
         self, parameters: Parameters, lambdas: tuple[float, float], *, epochs: int, generator: torch.Generator
@@ -186,7 +187,7 @@ class Mixer:
         """
         context, pairs, training = self.context, self.context.data.pairs, self.context.task.training
         policy = context.policy(parameters)
-        rows = context.data.pair_rows(parameters)
+        rows = context.data.preference_rows(parameters)
         per_epoch = math.ceil(len(rows) / training.global_batch_size)
         steps = epochs * per_epoch
         inputs_clean = context.inputs.whole_view(policy, pairs.clean)

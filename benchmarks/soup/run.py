@@ -35,6 +35,7 @@ from benchmarks.soup.strategies import LAMBDA_MIDDLE, STRATEGIES, STRENGTHS, TRA
 from sweeper.front.pareto import hypervolume, non_dominated
 from trainables.context.trial_context import TrialContext
 from trainables.settings.parameters import Parameters
+from trainables.tasks.known import open_context
 
 TRIALS = 64
 """Of the full sweep."""
@@ -276,7 +277,7 @@ def main() -> None:
     scopes: dict[Part, int] = {"visual": options.visual_seeds, "transform": options.transform_seeds}
     with tempfile.TemporaryDirectory() as folder:
         cache = options.cache or Path(folder)
-        context = TrialContext(world_task(), data_seed=0, cache=cache, device=torch.device("cpu"))
+        context = open_context(world_task(), data_seed=0, cache=cache, device=torch.device("cpu"))
         comparisons = {
             tune: Study(table, context, Scope(tune), cache / "soup").run(seeds)
             for tune, seeds in scopes.items()

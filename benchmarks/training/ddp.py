@@ -27,9 +27,9 @@ import torch.multiprocessing as processes
 
 from benchmarks.common.machine import environment, publish
 from benchmarks.training.throughput import PARAMETERS, VALIDATION, Enough, Stopwatch, task_of, write_images, write_model
-from trainables.context.trial_context import TrialContext
 from trainables.distributed import WorkerGroup
 from trainables.settings.parameters import Parameters
+from trainables.tasks.known import open_context
 from trainables.training.hooks import Hooks
 from trainables.training.trial import run_trial
 from trainables.training.trial_folder import TrialFolder
@@ -51,7 +51,7 @@ def work(rank: int, workers: int, port: int, folder: Path, options: argparse.Nam
             "nccl" if cuda else "gloo", init_method=address, rank=rank, world_size=workers, timeout=TIMEOUT
         )
     task = task_of(folder, options.batch, options.precision)
-    context = TrialContext(task, data_seed=0, cache=folder / "cache", device=device)
+    context = open_context(task, data_seed=0, cache=folder / "cache", device=device)
     watch = Stopwatch(device, options.warmup, options.steps, time.perf_counter)
     with contextlib.suppress(Enough):
         run_trial(

@@ -36,6 +36,8 @@ from trainables.models.towers import split_blocks
 from trainables.numerics import thread_count
 from trainables.settings.parameters import Parameters
 from trainables.settings.task import TaskSettings
+from trainables.settings.typographic import TypographicSettings
+from trainables.tasks.known import open_context
 from trainables.training.hooks import Hooks
 from trainables.training.trial import run_trial
 from trainables.training.trial_folder import TrialFolder
@@ -181,7 +183,7 @@ class LoopTimer:
         key = (row.bf16, row.compiled)
         if key not in self._contexts:
             task = task_of(self._folder, self._options.batch, "bf16" if row.bf16 else "fp32")
-            context = TrialContext(task, data_seed=0, cache=self._folder / "cache", device=self.device)
+            context = open_context(task, data_seed=0, cache=self._folder / "cache", device=self.device)
             if row.compiled:
                 for part in split_blocks(context.clip.model.visual) or ():
                     part.compile()
@@ -212,7 +214,7 @@ class LoopTimer:
 
 def task_of(folder: Path, batch: int, precision: str) -> TaskSettings:
     """Return a task on the model and images in a folder (``write_model``, ``write_images``)."""
-    return TaskSettings.model_validate(
+    return TypographicSettings.model_validate(
         {
             "model": {"architecture": f"local-dir:{folder / 'model'}"},
             "sets": {

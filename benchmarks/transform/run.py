@@ -28,10 +28,11 @@ from torch import Tensor
 from benchmarks.transform.figure import draw
 from benchmarks.transform.trials import STARTS, Embeddings, Start, embed, goals, measure, started, train
 from trainables.__main__ import read_trial
-from trainables.context.trial_context import TrialContext
 from trainables.models.transform import power
 from trainables.settings.parameters import Parameters
 from trainables.settings.task import ModelSettings, TaskSettings
+from trainables.settings.typographic import TypographicSettings
+from trainables.tasks.known import open_context
 
 RANKS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 128, 256, 512, 768, 1024)
 STRENGTHS = tuple(i / 4 for i in range(-8, 9))
@@ -134,14 +135,14 @@ def _study(options: argparse.Namespace, cache: Path) -> Study:
             task, data_seed = _world_task(seed), seed
         if options.model:
             task = task.model_copy(update={"model": _model(options.model)})
-        data.append(embed(TrialContext(task, data_seed=data_seed, cache=cache, device=torch.device("cpu"))))
+        data.append(embed(open_context(task, data_seed=data_seed, cache=cache, device=torch.device("cpu"))))
     how = task.training
     return Study(tuple(data), parameters, how.epochs, how.global_batch_size, how.warmup_share)
 
 
 def _world_task(seed: int) -> TaskSettings:
     """Return a task of 2048 pairs of ten classes, with goals over all twenty classes."""
-    return TaskSettings.model_validate(
+    return TypographicSettings.model_validate(
         {
             "sets": {"world": {"kind": "world", "seed": seed, "train": 4096, "validation": 1000, "test": 4000}},
             "train": {"set": "world", "classes": 0.5},

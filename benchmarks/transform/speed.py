@@ -23,15 +23,15 @@ import torch
 
 from benchmarks.common.machine import cpu, publish
 from benchmarks.transform.trials import embed, goals, train
-from trainables.context.trial_context import TrialContext
 from trainables.models.transform import initial_transform
 from trainables.settings.parameters import Parameters
-from trainables.settings.task import TaskSettings
+from trainables.settings.typographic import TypographicSettings
+from trainables.tasks.known import open_context
 from trainables.training.trial import run_trial
 from trainables.training.trial_folder import TrialFolder
 
 EPOCHS, BATCH, WARMUP_SHARE = 3, 128, 0.1
-TASK = TaskSettings.model_validate(
+TASK = TypographicSettings.model_validate(
     {
         "sets": {"world": {"kind": "world", "train": 1024, "validation": 700, "test": 1000}},
         "train": {"set": "world", "classes": 0.5},
@@ -67,7 +67,7 @@ def measure(number: int, folder: Path, trials: int) -> tuple[Times, Times]:
     """Return the times of ``run_trial`` and of the plain loop, in turn. The first trial of each is not counted."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # as the workers of a sweep do
-    context = TrialContext(TASK, data_seed=0, cache=folder / "cache", device=torch.device("cpu"))
+    context = open_context(TASK, data_seed=0, cache=folder / "cache", device=torch.device("cpu"))
     data = embed(context)
     images = torch.cat([data.clean, data.attacked])
     library: Times = []
@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        TrialContext(TASK, data_seed=0, cache=Path(name) / "cache", device=torch.device("cpu")).data.pairs  # noqa: B018
+        open_context(TASK, data_seed=0, cache=Path(name) / "cache", device=torch.device("cpu")).data.pairs  # noqa: B018
         with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
             jobs = [(number, Path(name), options.trials) for number in range(options.processes)]
             parts = pool.starmap(measure, jobs)

@@ -28,8 +28,7 @@ def preview(
         raise UserError(f"--output {output}: name a file that ends in .png, in a folder that exists")
     loaded = load_spec(spec, list(changes or []))
     sheet = draw_preview(loaded, images)
-    heading = f"{loaded.name}: words written by recipe {loaded.attack.recipe}; true label, -> written label"
-    contact_sheet(sheet, heading).save(output)
+    contact_sheet(sheet, sheet.heading).save(output)
     for line in sheet.lines:
         typer.echo(line)
     typer.echo(str(output))

@@ -35,8 +35,9 @@ def sweep_row(folder: SweepFolder, spec: Spec) -> Row:
         "failed": sum(trial.state == "failed" for trial in trials),
         **_cost_fields(folder, spec, trials),
         "hypervolume": round(front.hypervolume, 4) if front else None,
-        "knee_clean": round(knee.validation["clean_accuracy"], 4) if knee else None,
-        "knee_robust": round(knee.validation["robust_accuracy"], 4) if knee else None,
+        **{
+            f"knee_{goal.short}": round(knee.validation[goal.metric], 4) if knee else None for goal in spec.task_goals()
+        },
     }
 
 
@@ -64,7 +65,8 @@ def status_text(folder: SweepFolder, spec: Spec) -> str:
     front = load_front(folder, spec, trials)
     if front is not None:
         lines.append(summary(front))
-        lines += [f"  {_named(front, name)}" for name in ("cleanest", "knee", "most robust") if _named(front, name)]
+        names = (front.goals[0].best, "knee", front.goals[1].best)
+        lines += [f"  {_named(front, name)}" for name in names if _named(front, name)]
     lines += [f"  trial {trial.number} failed: {trial.reason}" for trial in trials if trial.state == "failed"]
     if state in ("unfinished", "interrupted"):
         lines.append(f"go on with: sweeper resume {folder.name}")
@@ -73,13 +75,13 @@ def status_text(folder: SweepFolder, spec: Spec) -> str:
 
 def trial_rows(folder: SweepFolder, spec: Spec) -> list[Row]:
     rows: list[Row] = []
-    trials = read_trials(folder, spec)
+    trials, goals = read_trials(folder, spec), [goal.metric for goal in spec.task_goals()]
     parameters = list(dict.fromkeys(name for trial in trials for name in trial.parameters))
     for trial in trials:
         values = trial.values or {}
         row: Row = {"trial": trial.number, "state": trial.state, "baseline": trial.baseline}
         row["confirms"] = trial.confirms
-        row |= {goal: _rounded(values.get(goal)) for goal in ("clean_accuracy", "robust_accuracy")}
+        row |= {goal: _rounded(values.get(goal)) for goal in goals}
         row["duration_s"], row["cost_s"] = _rounded(trial.duration_s, 1), _rounded(trial.cost_s, 1)
         row |= {name: _rounded(trial.parameters.get(name), 6) for name in parameters}
         row["reason"] = trial.reason
@@ -107,7 +109,8 @@ def trial_text(folder: SweepFolder, spec: Spec, number: int) -> str:
     ]
     lines.append(f"attempts: {attempts}, folder: {files.path}")
     if reports:
-        shown = ("epoch", "loss", "reference_kl", "clean_accuracy", "robust_accuracy", "train_s", "evaluation_s")
+        goals = [goal.metric for goal in spec.task_goals()]
+        shown = ("epoch", "loss", "reference_kl", *goals, "train_s", "evaluation_s")
         lines += [
             "epochs (goals on validation):",
             as_table([{name: _rounded(report.to_json().get(name)) for name in shown} for report in reports]),
@@ -168,11 +171,8 @@ def _named(front: Front, name: str) -> str | None:
     point = next((point for point in front.points if point.name == name), None)
     if point is None:
         return None
-    values = point.validation
-    return (
-        f"{name}: trial {point.trial} at strength {point.strength:g}, clean {values['clean_accuracy']:.3f}, "
-        f"robust {values['robust_accuracy']:.3f} (validation)"
-    )
+    goals = ", ".join(f"{goal.short} {point.validation[goal.metric]:.3f}" for goal in front.goals)
+    return f"{name}: trial {point.trial} at strength {point.strength:g}, {goals} (validation)"
 
 
 def _rounded(value: Any, digits: int = 4) -> Any:

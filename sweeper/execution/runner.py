@@ -35,12 +35,13 @@ def make_runner(worker: WorkerContext, *, task: TaskSettings, data_seed: int, ca
     """
     import torch
 
-    from trainables.context.trial_context import TrialContext
+    from trainables.context.inputs import trial_views
     from trainables.distributed import WorkerGroup
+    from trainables.tasks.known import open_context
 
     device = torch.device(worker.device)
-    context = TrialContext(task, data_seed=data_seed, cache=cache, device=device)
-    for view in context.data.trial_views():
+    context = open_context(task, data_seed=data_seed, cache=cache, device=device)
+    for view in trial_views(context.data):
         context.reference.embeddings(view)
     return _TrialRunner(context, WorkerGroup(rank=worker.rank, world_size=worker.world_size, device=device))
 
@@ -111,16 +112,16 @@ class _TrialRunner:
         import open_clip
         import torch
 
-        from trainables.evaluation.measure import goal_scores, means, untouched_policy
+        from trainables.evaluation.measure import untouched_policy
 
         context, data = self._context, self._context.data
-        scores = goal_scores(context, untouched_policy(context), data.search_sets, self._group)
-        chances = [1 / len(searched.images.class_names) for searched in data.search_sets]
+        policy, measures = untouched_policy(context), context.measures
+        values = measures.validation(context, policy, self._group) | measures.kept(context, policy, self._group)
         return UntouchedModel(
-            goals=means(scores),
-            chance=sum(chances) / len(chances),
-            validation_images=[len(searched.images.keys) for searched in data.search_sets],
-            pairs=len(data.pairs.attacked.labels),
+            goals=values,
+            chance=data.chance(),
+            validation_images=data.validation_images(),
+            pairs=len(data.preferences.shown.labels),
             weights_digest=context.clip.digest,
             data_digest=data.digest(),
             validation_digest=data.validation_digest(),
@@ -160,11 +161,5 @@ class _TrialRunner:
             self._context.release(policy)
 
     def _measure_policy(self, policy: Policy, job: MeasureJob) -> Measurement:
-        from trainables.evaluation.answers import write_answers
-        from trainables.evaluation.measure import measurement, test_answers, test_scores
-
-        answers = test_answers(self._context, policy, self._group)
-        if self._group.is_first:
-            write_answers(job.answers, answers)
-        scores = test_scores(self._context, policy, answers, self._group, variants=job.variants)
-        return measurement(scores, self._context.data.broken())
+        measures = self._context.measures
+        return measures.test(self._context, policy, self._group, variants=job.variants, answers=job.answers)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from sweeper.front.pareto import hypervolume, knee, non_dominated
-from sweeper.records import Confirmation, Front, FrontPoint, PointName, TrialRecord, UntouchedModel, goal_pair
-from sweeper.spec.sections import Goals
-from trainables.records import Measurement
+from sweeper.records import Confirmation, Front, FrontPoint, PointName, TrialRecord, UntouchedModel
+from sweeper.spec.bounds import Bounds, keeps
+from trainables.records import Goals, Measurement, oriented
 
 
 def build_front(
@@ -16,6 +16,7 @@ def build_front(
     trials: Sequence[TrialRecord],
     *,
     goals: Goals,
+    bounds: Bounds,
     untouched: UntouchedModel,
     measurements: Mapping[PointName, Measurement],
     planned: int,
@@ -23,10 +24,9 @@ def build_front(
     """Return the front. Everything is decided on validation; ``measurements`` (test) are only shown beside it.
 
     Args:
+        bounds: what every member must keep.
         planned: trials of the sweep.
     """
-    reference = goal_pair(untouched.goals)
-    floors = goals.floors(untouched.goals)
     candidates = [
         _tested(
             FrontPoint(
@@ -43,12 +43,11 @@ def build_front(
         if trial.state == "complete" and trial.confirms is None
         for point in trial.points
     ]
-    allowed = [point for point in candidates if all(point.validation[goal] >= floors[goal] for goal in floors)]
+    allowed = [point for point in candidates if keeps(bounds, point.validation)]
     # The untouched model competes: a point that is nowhere better than it is no trade.
-    flags = non_dominated([reference, *(point.goals for point in allowed)])[1:]
-    members = [replace(point, member=True) for point, flag in zip(allowed, flags, strict=True) if flag]
-    members.sort(key=lambda point: point.goals, reverse=True)
-    members = _named(members)
+    values = [oriented(point.validation, goals) for point in allowed]
+    flags = non_dominated([oriented(untouched.goals, goals), *values])[1:]
+    members = _named([point for point, flag in zip(allowed, flags, strict=True) if flag], goals)
     kept = {point.point_name for point in members}
     others = [point for point in candidates if point.point_name not in kept]
     untouched_point = FrontPoint(
@@ -60,14 +59,17 @@ def build_front(
         name="untouched",
         member=False,
     )
-    members, baselines = _with_paint(members, others, trials)
+    members, baselines = _with_baselines(members, others, trials, goals)
     baseline_names = {point.point_name for point in baselines}
-    reference_point = (floors.get("clean_accuracy", untouched.chance), reference[1])
+    first, second = (goal.metric for goal in goals)
+    floor = next((bound.value for bound in bounds if bound.metric == first), untouched.chance)
+    reference_point = (floor, untouched.goals[second])
     return Front(
         sweep=sweep,
+        goals=goals,
         points=(*members, _tested(untouched_point, measurements), *baselines),
         others=tuple(point for point in others if point.point_name not in baseline_names),
-        hypervolume=hypervolume([point.goals for point in members], reference_point),
+        hypervolume=front_hypervolume(members, reference_point, goals),
         reference_point=reference_point,
         finished=sum(trial.state != "running" and trial.confirms is None for trial in trials),
         trials=planned,
@@ -108,34 +110,46 @@ def confirmed(front: Front, confirmations: Mapping[PointName, Confirmation]) -> 
 def merged(fronts: Sequence[Front]) -> Front:
     """Return a front of several sweeps that were validated on the same images with the same untouched model.
 
-    The reference point is the lowest of the sweeps in each goal; of several PAINT points the one with the best mean of
-    both goals is shown.
+    The reference point is the worst of the sweeps in each goal; of several points of a baseline the one with the best
+    mean of both goals is shown.
     """
+    goals = fronts[0].goals
     by_sweep = [
         [replace(point, sweep=front.sweep, name=None if point.member else point.name) for point in front.points]
         for front in fronts
     ]
     untouched = next(point for point in by_sweep[0] if point.trial is None)
     candidates = [point for points in by_sweep for point in points if point.member]
-    flags = non_dominated([point.goals for point in candidates])
-    members = [point for point, flag in zip(candidates, flags, strict=True) if flag]
-    members = _named(sorted(members, key=lambda point: point.goals, reverse=True))
-    paint = [point for points in by_sweep for point in points if point.name == "paint" and not point.member]
-    best = max(paint, key=lambda point: sum(point.goals), default=None)
-    shown = [*members, replace(untouched, sweep=None), *([best] if best is not None else [])]
+    flags = non_dominated([oriented(point.validation, goals) for point in candidates])
+    members = _named([point for point, flag in zip(candidates, flags, strict=True) if flag], goals)
+    baselines: dict[str, list[FrontPoint]] = {}
+    for point in (point for points in by_sweep for point in points):
+        if not point.member and point.trial is not None and point.name is not None:
+            baselines.setdefault(point.name, []).append(point)
+    best = [max(points, key=lambda point: _sum(point, goals)) for points in baselines.values()]
+    shown = [*members, replace(untouched, sweep=None), *best]
     dominated = [replace(point, member=False) for point, flag in zip(candidates, flags, strict=True) if not flag]
     others = [replace(point, sweep=front.sweep) for front in fronts for point in front.others]
-    lowest = [min(front.reference_point[goal] for front in fronts) for goal in (0, 1)]
-    reference_point = (lowest[0], lowest[1])
+    lesser = [point for points in baselines.values() for point in points if all(point is not one for one in best)]
+    references = [front.reference_point for front in fronts]
+    worst = [max if goal.direction == "minimize" else min for goal in goals]
+    reference_point = (worst[0](point[0] for point in references), worst[1](point[1] for point in references))
     return Front(
         sweep=" + ".join(front.sweep for front in fronts),
+        goals=goals,
         points=tuple(shown),
-        others=(*dominated, *others, *(point for point in paint if point is not best)),
-        hypervolume=hypervolume([point.goals for point in members], reference_point),
+        others=(*dominated, *others, *lesser),
+        hypervolume=front_hypervolume(members, reference_point, goals),
         reference_point=reference_point,
         finished=sum(front.finished for front in fronts),
         trials=sum(front.trials for front in fronts),
     )
+
+
+def front_hypervolume(members: Sequence[FrontPoint], reference_point: tuple[float, float], goals: Goals) -> float:
+    """Return the hypervolume of members on validation; ``reference_point`` in the goals' own units."""
+    reference = oriented(dict(zip((goal.metric for goal in goals), reference_point, strict=True)), goals)
+    return hypervolume([oriented(point.validation, goals) for point in members], reference)
 
 
 def _tested(point: FrontPoint, measurements: Mapping[PointName, Measurement]) -> FrontPoint:
@@ -143,27 +157,38 @@ def _tested(point: FrontPoint, measurements: Mapping[PointName, Measurement]) ->
     return point if measured is None else replace(point, values=measured.values, intervals=measured.intervals)
 
 
-def _named(members: list[FrontPoint]) -> list[FrontPoint]:
-    """Name knee and extremes of members sorted by falling clean accuracy; a knee at an extreme is called knee."""
+def _named(members: list[FrontPoint], goals: Goals) -> list[FrontPoint]:
+    """Return members from the best to the worst in the first goal, knee and extremes named; a knee at an extreme is
+    called knee."""
     if not members:
         return members
-    names = {len(members) - 1: "most robust", 0: "cleanest"}
-    names[knee([point.goals for point in members])] = "knee"
-    return [replace(point, name=names.get(i)) for i, point in enumerate(members)]
+    members = sorted(members, key=lambda point: oriented(point.validation, goals), reverse=True)
+    names = {len(members) - 1: goals[1].best, 0: goals[0].best}
+    names[knee([oriented(point.validation, goals) for point in members])] = "knee"
+    return [replace(point, member=True, name=names.get(i)) for i, point in enumerate(members)]
 
 
-def _with_paint(
-    members: list[FrontPoint], others: Sequence[FrontPoint], trials: Sequence[TrialRecord]
+def _with_baselines(
+    members: list[FrontPoint], others: Sequence[FrontPoint], trials: Sequence[TrialRecord], goals: Goals
 ) -> tuple[list[FrontPoint], list[FrontPoint]]:
-    """Return members and baselines with PAINT named.
+    """Return members and baselines, each baseline named at one of its strengths.
 
-    PAINT's alpha has the best mean of both goals on validation, as its authors choose it.
+    The strength has the best mean of both goals on validation, as PAINT's authors choose their alpha.
     """
-    baseline = {trial.number for trial in trials if trial.baseline == "paint"}
-    curve = [point for point in (*members, *others) if point.trial in baseline and point.weights == "last"]
-    if not curve:
-        return members, []
-    best = max(curve, key=lambda point: sum(point.goals))
-    if best.member and best.name is None:
-        return [replace(point, name="paint") if point == best else point for point in members], []
-    return members, [replace(best, name="paint", member=False)]
+    baselines: list[FrontPoint] = []
+    for trial in trials:
+        if trial.baseline is None:
+            continue
+        curve = [point for point in (*members, *others) if point.trial == trial.number and point.weights == "last"]
+        if not curve:
+            continue
+        best = max(curve, key=lambda point: _sum(point, goals))
+        if best.member and best.name is None:
+            members = [replace(point, name=trial.baseline) if point == best else point for point in members]
+        else:
+            baselines.append(replace(best, name=trial.baseline, member=False))
+    return members, baselines
+
+
+def _sum(point: FrontPoint, goals: Goals) -> float:
+    return sum(oriented(point.validation, goals))

@@ -15,13 +15,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from sweeper.front.build import front_hypervolume
 from sweeper.front.intervals import LEVEL, interval
-from sweeper.front.pareto import hypervolume, non_dominated
-from sweeper.records import GOALS, Confirmation, Front, PointName, Retraining, TrialRecord, goal_pair
-from sweeper.spec.sections import Confirm, Goals
-from sweeper.spec.spec import Spec
-from trainables.settings.sets import TypographicSet
-from trainables.settings.task import split_of
+from sweeper.front.pareto import non_dominated
+from sweeper.records import Confirmation, Front, PointName, Retraining, TrialRecord
+from sweeper.spec.bounds import Bounds, keeps
+from sweeper.spec.sections import Confirm
+from trainables.records import Goals, oriented
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,13 +71,12 @@ def plan(front: Front, trials: Sequence[TrialRecord], confirm: Confirm, *, seed:
 
 
 def ranked_trials(front: Front) -> list[int]:
-    """Return the trials with a member on the front: of the knee, the most robust and the cleanest member, then those
-    whose members add most to the hypervolume."""
+    """Return the trials with a member on the front: of the knee, the best in the second and in the first goal, then
+    those whose members add most to the hypervolume."""
     members = [point for point in front.points if point.member and point.trial is not None]
-    values = [point.goals for point in members]
-    alone = [values[:i] + values[i + 1 :] for i in range(len(values))]
-    added = [front.hypervolume - hypervolume(others, front.reference_point) for others in alone]
-    order = {"knee": 0, "most robust": 1, "cleanest": 2}
+    others = [members[:i] + members[i + 1 :] for i in range(len(members))]
+    added = [front.hypervolume - front_hypervolume(rest, front.reference_point, front.goals) for rest in others]
+    order = {"knee": 0, front.goals[1].best: 1, front.goals[0].best: 2}
     ranked = sorted(range(len(members)), key=lambda i: (order.get(members[i].name or "", 3), -added[i], i))
     return list(dict.fromkeys(trial for i in ranked if (trial := members[i].trial) is not None))
 
@@ -98,18 +97,16 @@ def retrained(front: Front, trials: Sequence[TrialRecord]) -> dict[PointName, li
     return {point.point_name: by_member[point.trial] for point in members}
 
 
-def pasted_sets(spec: Spec) -> list[str]:
-    """Return the names, as answers have them, of the test sets that both goals are measured on."""
-    named = [split_of(name, "test") for name in spec.evaluate.test.sets]
-    return [f"{name}/{split}" for name, split in named if not isinstance(spec.sets[name], TypographicSet)]
+def read_hits(path: Path, sets: Sequence[str], goals: Goals) -> Hits:
+    """Return the hits in a file of answers, of goals that are shares of right answers.
 
-
-def read_hits(path: Path, sets: Sequence[str]) -> Hits:
-    """Return the hits in a file of answers. Raise OSError, ValueError or KeyError for a file that no sweep wrote."""
-    from trainables.evaluation.answers import ATTACKED, CLEAN, read_answers
+    ``sets``: the test sets that the goals are measured on. Raise OSError, ValueError or KeyError for a file that no
+    sweep wrote.
+    """
+    from trainables.evaluation.answers import read_answers
 
     right = {(answers.set, answers.view): answers.measures()["accuracy"] for answers in read_answers(path)}
-    return {goal: [right[name, view] for name in sets] for goal, view in zip(GOALS, (CLEAN, ATTACKED), strict=True)}
+    return {goal.metric: [right[name, goal.view] for name in sets] for goal in goals if goal.view is not None}
 
 
 def confirmations(
@@ -117,19 +114,19 @@ def confirmations(
     trials: Sequence[TrialRecord],
     hits: Mapping[PointName, Hits],
     *,
-    goals: Goals,
+    bounds: Bounds,
     untouched_goals: Mapping[str, float],
 ) -> dict[PointName, Confirmation]:
     """Return the confirmations of members that were trained again, by the retrainings that have ended.
 
-    A member stays where its means over the new seeds, on validation, are above the floors and no other confirmed
+    A member stays where its means over the new seeds, on validation, keep the bounds and no other confirmed
     member's and not the untouched model's are at least as good in both goals, and where every training ended well.
 
     Args:
         hits: of the re-trained weights, under (number of the re-training, weights, strength).
         untouched_goals: of the untouched model on validation.
     """
-    by_member = retrained(front, trials)
+    by_member, metrics = retrained(front, trials), [goal.metric for goal in front.goals]
     confirmed: dict[PointName, Confirmation] = {}
     for member, retrainings in by_member.items():
         _, weights, strength = member
@@ -143,31 +140,35 @@ def confirmations(
         confirmed[member] = Confirmation(
             seeds=len(points),
             failed=sum(retraining.state == "failed" for retraining in retrainings),
-            validation={goal: fmean(point.values[goal] for point in points) for goal in GOALS} if points else None,
+            validation=_mean_values([point.values for point in points], metrics, bounds) if points else None,
             stays=False,
-            **_measured([hits[name] for name in names if name in hits], among=len(by_member)),
+            **_measured([hits[name] for name in names if name in hits], metrics, among=len(by_member)),
         )
-    floors = goals.floors(untouched_goals)
     sound = {
         member: confirmation.validation
         for member, confirmation in confirmed.items()
-        if confirmation.validation
-        and not confirmation.failed
-        and all(confirmation.validation[goal] >= floors[goal] for goal in floors)
+        if confirmation.validation and not confirmation.failed and keeps(bounds, confirmation.validation)
     }
-    flags = non_dominated([goal_pair(untouched_goals), *map(goal_pair, sound.values())])[1:]
+    values = [oriented(of_member, front.goals) for of_member in sound.values()]
+    flags = non_dominated([oriented(untouched_goals, front.goals), *values])[1:]
     staying = {member for member, flag in zip(sound, flags, strict=True) if flag}
     return {member: replace(confirmation, stays=member in staying) for member, confirmation in confirmed.items()}
 
 
-def _measured(tested: Sequence[Hits], among: int) -> dict[str, Any]:
+def _mean_values(of_seeds: Sequence[Mapping[str, float]], metrics: Sequence[str], bounds: Bounds) -> dict[str, float]:
+    """Return means of the goals, and of what else must be kept."""
+    names = dict.fromkeys([*metrics, *(bound.metric for bound in bounds)])
+    return {name: fmean(values[name] for values in of_seeds) for name in names}
+
+
+def _measured(tested: Sequence[Hits], metrics: Sequence[str], among: int) -> dict[str, Any]:
     """Return means and intervals on test as fields of ``Confirmation``; ``simultaneous``: Bonferroni over ``among``."""
     import numpy as np
 
     if len(tested) < 2:
         return {}
     values, intervals, simultaneous = {}, {}, {}
-    for goal in GOALS:
+    for goal in (metric for metric in metrics if metric in tested[0]):
         sets = [np.stack(of_seeds) for of_seeds in zip(*(hits[goal] for hits in tested), strict=True)]
         values[goal] = float(np.mean([of_set.mean() for of_set in sets]))
         intervals[goal] = interval(sets)

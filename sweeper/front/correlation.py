@@ -1,4 +1,4 @@
-"""Rank correlation of validation robust accuracy with each test set's, over the points of a front."""
+"""Rank correlation of the second goal on validation with each test set's, over the points of a front."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FEWEST_POINTS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Correlation:
-    """Of robust accuracy on validation, which the search sees, with robust accuracy on a test set."""
+    """Of the second goal on validation, which the search sees, with the same on a test set."""
 
     set: str
     points: int
@@ -26,18 +26,19 @@ class Correlation:
 
 def correlations(front: Front) -> list[Correlation]:
     """Return a correlation per test set measured by itself, over all measured points but the untouched model."""
+    metric = front.goals[1].metric
     points = [point for point in front.points if point.trial is not None and point.values is not None]
     names = dict.fromkeys(
-        key.removesuffix("/robust_accuracy")
+        key.removesuffix(f"/{metric}")
         for point in points
         for key in point.values or {}
-        if key.endswith("/robust_accuracy") and not key.startswith("transfer/")
+        if key.endswith(f"/{metric}") and not key.startswith("transfer/")
     )
     by_set = []
     for name in names:
-        key = f"{name}/robust_accuracy"
+        key = f"{name}/{metric}"
         measured = [point for point in points if point.values is not None and key in point.values]
-        x = [point.validation["robust_accuracy"] for point in measured]
+        x = [point.validation[metric] for point in measured]
         y = [point.values[key] for point in measured if point.values is not None]
         rho = spearman(x, y) if len(measured) >= FEWEST_POINTS else None
         interval = None if rho is None else _interval(rho, len(measured))
@@ -56,7 +57,8 @@ def lines(front: Front) -> list[str]:
         assert correlation.interval is not None
         low, high = correlation.interval
         text.append(f"  {name}: {rho:+.2f} [{low:+.2f}, {high:+.2f}] over {points} points")
-    head = "does the search goal hold there? rank correlation of robust accuracy, validation against test set:"
+    metric = front.goals[1].metric.replace("_", " ")
+    head = f"does the search goal hold there? rank correlation of {metric}, validation against test set:"
     return [head, *text] if text else []
 
 

@@ -71,6 +71,8 @@ class ExportRecord:
     """Model settings of the spec, as JSON."""
     exported_with: dict[str, str]
     """Package -> version."""
+    goals: tuple[str, ...] = ("clean_accuracy", "robust_accuracy")
+    """Metrics of the sweep's goals; earlier versions knew no others."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -89,6 +91,7 @@ class ExportRecord:
                     **{**untouched, "intervals": _intervals_or_none(untouched["intervals"])},
                 ),
                 "digests": Digests(**record["digests"]),
+                **({"goals": tuple(record["goals"])} if "goals" in record else {}),
             }
         )
 

@@ -26,7 +26,8 @@ def front_of(folder: SweepFolder, spec: Spec, untouched: UntouchedModel, trials:
     front = build_front(
         folder.name,
         trials,
-        goals=spec.goals,
+        goals=spec.task_goals(),
+        bounds=spec.bounds(untouched.goals),
         untouched=untouched,
         measurements=folder.measurements(),
         planned=spec.search.trials,
@@ -49,6 +50,8 @@ def load_merged_front(sweeps: Sequence[tuple[SweepFolder, Spec]]) -> Front:
         return fronts[0]
     (first, untouched), *others = [(folder, folder.untouched()) for folder, _ in sweeps]
     assert untouched is not None, "the sweep has a front"
+    if len({tuple(goal.metric for goal in front.goals) for front in fronts}) > 1:
+        raise UserError("these sweeps share no front: they have different goals")
     for other, other_untouched in others:
         assert other_untouched is not None, "the sweep has a front"
         digests = (

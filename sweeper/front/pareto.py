@@ -1,4 +1,4 @@
-"""Decisions about points in the plane of two goals, both maximised: (clean accuracy, robust accuracy)."""
+"""Decisions about points in the plane of two goals, both maximised (``records.oriented``)."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def non_dominated(values: Sequence[Value]) -> list[bool]:
     """
     _check_finite(values)
     kept = [False] * len(values)
-    best_robust = -math.inf
+    best_second = -math.inf
     for index in sorted(range(len(values)), key=lambda i: (-values[i][0], -values[i][1], i)):
-        if values[index][1] > best_robust:
+        if values[index][1] > best_second:
             kept[index] = True
-            best_robust = values[index][1]
+            best_second = values[index][1]
     return kept
 
 
@@ -31,17 +31,17 @@ def hypervolume(values: Sequence[Value], reference: Value) -> float:
     _check_finite([*values, reference])
     area, height = 0.0, reference[1]
     above = [value for value in values if value[0] > reference[0]]
-    for clean, robust in sorted(above, key=lambda value: (-value[0], -value[1])):
-        if robust > height:
-            area += (clean - reference[0]) * (robust - height)
-            height = robust
+    for first, second in sorted(above, key=lambda value: (-value[0], -value[1])):
+        if second > height:
+            area += (first - reference[0]) * (second - height)
+            height = second
     return area
 
 
 def knee(values: Sequence[Value]) -> int:
     """Return the index of the best compromise on a front: the largest sum of goals, each scaled between its extremes.
 
-    Of equal sums the higher clean accuracy counts, then the first point. Raise ValueError for an empty front and for
+    Of equal sums the higher first goal counts, then the first point. Raise ValueError for an empty front and for
     values that are not finite.
     """
     if not values:

@@ -8,16 +8,19 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from sweeper.errors import UserError
-from sweeper.records import GOALS, Front, FrontPoint
+from sweeper.records import Front, FrontPoint
 
-_RULE = re.compile(r"max\s+(?P<goal>\w+)(?:\s+where\s+(?P<other>\w+)\s*(?P<sign>>=|>|<=|<)\s*(?P<bound>[0-9.]+))?")
+_RULE = re.compile(
+    r"(?P<best>max|min)\s+(?P<goal>\w+)"
+    r"(?:\s+where\s+(?P<other>\w+)\s*(?P<sign>>=|>|<=|<)\s*(?P<bound>[0-9.]+))?"
+)
 _SIGNS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
     ">": operator.gt,
     "<=": operator.le,
     "<": operator.lt,
 }
-HELP = "knee, cleanest, 'most robust', paint, a trial's number, or 'max robust_accuracy where clean_accuracy>=0.60'"
+HELP = "knee, another name on the front, a trial's number, or 'max robust_accuracy where clean_accuracy>=0.60'"
 
 
 def pick(front: Front, choice: str, strength: float | None = None) -> FrontPoint:
@@ -49,13 +52,17 @@ def _chosen(front: Front, choice: str) -> FrontPoint:
     if rule is None:
         named = sorted({point.name for point in trained if point.name})
         raise UserError(f"--pick {choice!r}: no such point ({', '.join(named) or 'none yet'} are named); give {HELP}")
-    return _by_rule(trained, rule)
+    return _by_rule(front, trained, rule)
 
 
-def _by_rule(points: list[FrontPoint], rule: re.Match[str]) -> FrontPoint:
+def _by_rule(front: Front, points: list[FrontPoint], rule: re.Match[str]) -> FrontPoint:
+    goals = {goal.metric: goal for goal in front.goals}
     for name in (rule["goal"], rule["other"]):
-        if name is not None and name not in GOALS:
-            raise UserError(f"--pick: {name!r} is no goal; there are {', '.join(GOALS)}")
+        if name is not None and name not in goals:
+            raise UserError(f"--pick: {name!r} is no goal; there are {', '.join(goals)}")
+    best = "max" if goals[rule["goal"]].direction == "maximize" else "min"
+    if rule["best"] != best:
+        raise UserError(f"--pick: {rule['goal']} is {goals[rule['goal']].direction}d; write `{best} {rule['goal']}`")
     try:
         bound = float(rule["bound"]) if rule["bound"] else 0.0
     except ValueError as error:
@@ -66,6 +73,8 @@ def _by_rule(points: list[FrontPoint], rule: re.Match[str]) -> FrontPoint:
         if rule["other"] is None or _SIGNS[rule["sign"]](point.validation[rule["other"]], bound)
     ]
     if not kept:
-        best = max((point.validation[rule["other"]] for point in points), default=0.0)
-        raise UserError(f"--pick: no point has {rule['other']} {rule['sign']} {bound:g}; the highest is {best:.4f}")
-    return max(kept, key=lambda point: (point.validation[rule["goal"]], sum(point.goals)))
+        choose, word = (max, "highest") if ">" in rule["sign"] else (min, "lowest")
+        nearest = choose((point.validation[rule["other"]] for point in points), default=0.0)
+        raise UserError(f"--pick: no point has {rule['other']} {rule['sign']} {bound:g}; the {word} is {nearest:.4f}")
+    position = list(goals).index(rule["goal"])
+    return max(kept, key=lambda point: (front.oriented(point)[position], sum(front.oriented(point))))

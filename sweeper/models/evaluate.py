@@ -18,7 +18,8 @@ from sweeper.spec.problems import from_validation
 from sweeper.spec.set_checks import set_problems
 from sweeper.spec.yaml_document import Document
 from trainables.settings.sets import ImageSetSettings, Settings, Split, TorchvisionName
-from trainables.settings.task import AttackSettings, ModelSettings, absolute_paths, split_of
+from trainables.settings.task import ModelSettings, absolute_paths, split_of
+from trainables.settings.typographic import AttackSettings
 
 if TYPE_CHECKING:
     from trainables.evaluation.answers import Answers

@@ -82,7 +82,7 @@ def _export_record(
         seed=trial["seed"],
         data_seed=trial["data_seed"],
         validation=point.validation,
-        validation_intervals=validation_intervals(point.validation, untouched.validation_images),
+        validation_intervals=validation_intervals(point.validation, untouched.validation_images, front.goals),
         test=point.values,
         intervals=point.intervals,
         confirmation=point.confirmation,
@@ -97,6 +97,7 @@ def _export_record(
         trained_with={**untouched.versions, "device": untouched.device},
         model=spec.model.model_dump(mode="json", exclude_none=True),
         exported_with=versions(),
+        goals=tuple(goal.metric for goal in front.goals),
     )
 
 

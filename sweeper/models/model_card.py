@@ -9,20 +9,16 @@ import numpy as np
 from sweeper.front.export_record import ExportRecord
 from sweeper.records import Confirmation
 from sweeper.spec.spec import Spec
+from trainables.records import Goals
 from trainables.settings.parameters import Parameters
-
-_EXPLAINED = {
-    "clean_accuracy": "right answers on images as they are",
-    "robust_accuracy": "right answers on images with a wrong class written on them",
-    "text_confusion_rate": "attacked images answered with the written class",
-    "two_way_accuracy": "attacked images for which the true class scores above the written one",
-    "reference_kl": "KL(untouched || this model) on clean images, in nats",
-    "sign_reading": "words on images without an object that are read right",
-}
+from trainables.tasks.kind import CardText, TestedValues
 
 
-def validation_intervals(values: Mapping[str, float], images: Sequence[int]) -> dict[str, tuple[float, float]]:
-    """Return 95 % bootstrap intervals of shares (accuracies and rates), means over sets of ``images`` images each.
+def validation_intervals(
+    values: Mapping[str, float], images: Sequence[int], goals: Goals
+) -> dict[str, tuple[float, float]]:
+    """Return 95 % bootstrap intervals of the goals that are shares of right answers, means over sets of ``images``
+    images each.
 
     For several sets each is taken at the mean over sets, which can only widen the interval.
     """
@@ -33,6 +29,7 @@ def validation_intervals(values: Mapping[str, float], images: Sequence[int]) -> 
     return {
         metric: bootstrap_interval([np.arange(count) < round(value * count) for count in images])
         for metric, value in values.items()
+        if any(goal.metric == metric and goal.view is not None for goal in goals)
     }
 
 
@@ -46,10 +43,11 @@ def model_card(record: ExportRecord, spec: Spec, folder: str, merges: str | None
     where = f"trial {record.trial}, {record.weights} weights at strength {record.strength:g}"
     name = f" (the front's {record.name})" if record.name else ""
     origin = spec.model.architecture + (f" with {spec.model.pretrained}" if spec.model.pretrained else "")
+    values = TestedValues(parameters=record.parameters, test=record.test or {}, untouched=record.untouched.test or {})
+    text = spec.kind.card(spec, values)
     parts = [
         f"# {record.sweep}, trial {record.trial}",
-        f"A CLIP fine-tuned against typographic attacks: words in a picture that name another thing. It is {origin}, "
-        f"tuned by `sweeper` in the sweep `{record.sweep}`: {where}{name}.",
+        f"{text.summary} It is {origin}, tuned by `sweeper` in the sweep `{record.sweep}`: {where}{name}.",
         "## Loading",
         "Plain open_clip loads it; a transform, where one was trained, is folded into the projections.",
         _loading(folder, merges),
@@ -57,16 +55,16 @@ def model_card(record: ExportRecord, spec: Spec, folder: str, merges: str | None
         "The point was picked on validation, as the best of many: its values there are too good. Test was measured "
         "afterwards, once, and decided nothing. In brackets 95 % bootstrap intervals over images.",
         *([] if record.confirmation is None else [_retraining(record.confirmation)]),
-        "\n".join(_metrics(record)),
+        "\n".join(_metrics(record, spec)),
         "## How it was trained",
-        "\n".join(_training(record, spec)),
+        "\n".join(_training(record, spec, text)),
         "## Use and limits",
-        "\n".join(f"- {line}" for line in _limits(record, spec)),
+        "\n".join(f"- {line}" for line in text.limits),
         "## Origin",
         "\n".join(_origin(record)),
         "## Licence",
         "The licence of the original weights applies to these, and that of the images they were tuned on may too. "
-        "Words were written in Aileron (CC0 1.0) and DejaVu (Bitstream Vera and Arev licences).",
+        + text.licence,
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -84,7 +82,7 @@ tokenizer = open_clip.get_tokenizer(f"local-dir:{{folder}}"{bpe})
 ```"""
 
 
-def _metrics(record: ExportRecord) -> list[str]:
+def _metrics(record: ExportRecord, spec: Spec) -> list[str]:
     if not record.validation and not record.test:
         return ["This strength was not measured."]
     confirmation, untouched = record.confirmation, record.untouched
@@ -104,10 +102,13 @@ def _metrics(record: ExportRecord) -> list[str]:
         cells = [_cell(values.get(metric), intervals.get(metric)) for values, intervals in shown.values()]
         lines.append(f"| {metric} | " + " | ".join(cells) + " |")
     if not record.test:
-        lines += ["", "It was not measured on test: only members of the front, the untouched model and PAINT are."]
-    explained = [f"`{name}`: {text}" for name, text in _EXPLAINED.items() if name in metrics]
-    if any(metric.startswith("robust_accuracy/") for metric in metrics):
-        explained.append("`robust_accuracy/...`: under an attack that was never trained on")
+        lines += ["", "It was not measured on test: only members of the front, the untouched model and baselines are."]
+    about = {metric: spec.kind.about(metric) for metric in metrics}
+    by_text: dict[str, list[str]] = {}
+    for metric, words in about.items():
+        if words is not None:
+            by_text.setdefault(words, []).append(f"`{metric}`")
+    explained = [f"{', '.join(names)}: {words}" for words, names in by_text.items()]
     return [*lines, "", "; ".join(explained) + "."]
 
 
@@ -127,12 +128,10 @@ def _cell(value: float | None, interval: Sequence[float] | None) -> str:
     return f"{value:.4f}" + (f" [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else "")
 
 
-def _training(record: ExportRecord, spec: Spec) -> list[str]:
+def _training(record: ExportRecord, spec: Spec, text: CardText) -> list[str]:
     train, training = spec.train, spec.training
     classes = {"all": "all classes"}.get(str(train.classes), f"classes {train.classes}")
-    data = f"{spec.sets[train.set].kind} set `{train.set}`, {classes}, {train.copies} attacked "
-    data += "copy per image" if train.copies == 1 else "copies per image"
-    rows = {"preference data": data, "attack": f"recipe `{spec.attack.recipe}`"}
+    rows = {"preference data": f"{spec.sets[train.set].kind} set `{train.set}`, {classes}", **text.data}
     regularised = {"lambda_reg": Parameters.model_fields["lambda_reg"].default}
     rows |= {name: str(value) for name, value in {**regularised, **record.parameters}.items()}
     if spec.model.text == "trained" and record.parameters["tune"] in ("last_blocks", "visual"):
@@ -142,28 +141,6 @@ def _training(record: ExportRecord, spec: Spec) -> list[str]:
     rows |= {"seed of the trial": str(record.seed), "seed of the data": str(record.data_seed)}
     lines = ["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows.items())]
     return [*lines, "", "The whole spec is in `spec.yaml`: `sweeper run spec.yaml` searches again."]
-
-
-def _limits(record: ExportRecord, spec: Spec) -> list[str]:
-    test, before = record.test or {}, record.untouched.test or {}
-    held_out = [name.partition("/")[2] for name in test if name.startswith("robust_accuracy/")]
-    sets = ", ".join(f"`{name}`" for name in spec.evaluate.test.sets)
-    lines = [
-        "For zero-shot classification where words in the picture must not decide the answer.",
-        f"Robustness is shown for words written by recipe `{spec.attack.recipe}`"
-        + (f", and was measured under {', '.join(held_out)}" if held_out else "")
-        + "; other attacks (adversarial noise, logos, many words) were not looked at.",
-        f"The accuracies hold for the test sets ({sets}), their class names and their prompts.",
-    ]
-    if "sign_reading" in test:
-        from_untouched = f"{before['sign_reading']:.3f} before, " if "sign_reading" in before else ""
-        lines.append(
-            f"It reads words less, also where they are what one asks for: of words alone on an image it gets "
-            f"right {from_untouched}{test['sign_reading']:.3f} now. Do not use it to read signs."
-        )
-    else:
-        lines.append("It reads words less, also where they are what one asks for; how much less was not measured.")
-    return lines
 
 
 def _origin(record: ExportRecord) -> list[str]:

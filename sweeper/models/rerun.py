@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from sweeper.environment import device_named
 from sweeper.errors import UserError
 from sweeper.models.model_card import validation_intervals
-from sweeper.records import GOALS, TrialRecord, goals_of
+from sweeper.records import TrialRecord, goals_among
 from sweeper.search.study import read_trials
 from sweeper.spec.spec import Spec
 from sweeper.storage.sweep_folder import SweepFolder
-from trainables.records import Report
-from trainables.settings.task import TrialSettings
+from trainables.records import Goals, Report
+from trainables.tasks.known import TrialSettings, open_context, read_trial_settings
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +55,7 @@ class Rerun:
     def rows(self) -> list[Row]:
         """Return a row per goal."""
         rows: list[Row] = []
-        for goal in GOALS:
+        for goal in self.again:
             low, high = self.intervals.get(goal, (None, None))
             row: Row = {"goal": goal, "recorded": None if self.recorded is None else self.recorded[goal]}
             row |= {"low": low, "high": high, "again": self.again[goal], "inside": None}
@@ -69,7 +69,7 @@ class Rerun:
         if self.recorded is None:
             first = f"Trial {self.trial} is {self.state} in sweep {self.sweep}: there is no result to compare with."
         else:
-            apart = max(abs(self.again[goal] - self.recorded[goal]) for goal in GOALS)
+            apart = max(abs(self.again[goal] - self.recorded[goal]) for goal in self.again)
             if apart == 0:
                 first = "Reproduced exactly: the same seed gives the recorded values."
             elif self.reproduced:
@@ -78,7 +78,7 @@ class Rerun:
                 outside = [row["goal"] for row in self.rows() if not row["inside"]]
                 first = f"NOT reproduced: {' and '.join(map(str, outside))} outside the 95 % interval, "
                 first += f"at most {apart:.4f} apart."
-        return " ".join([first, *(self._spread(goal) for goal in GOALS if self.other_seeds)])
+        return " ".join([first, *(self._spread(goal) for goal in self.again if self.other_seeds)])
 
     def _spread(self, goal: str) -> str:
         values = [goals[goal] for goals in self.other_seeds.values()]
@@ -108,36 +108,36 @@ def rerun_trial(
 
     Raise UserError where the trial does not exist, its model or images cannot be had, or it fails again.
     """
-    from trainables.context.trial_context import TrialContext
     from trainables.numerics import flushed_denormals
 
     record = _record(folder, spec, number)
     path = folder.trial(number).path / "trial.json"
     if not path.exists():
         raise UserError(f"trial {number} of sweep {folder.name} has not begun: {path} is not there")
-    trial = TrialSettings.model_validate(json.loads(path.read_text()))
-    on = device_named(device)
+    trial = read_trial_settings(json.loads(path.read_text()))
+    on, goals = device_named(device), spec.task_goals()
     try:
         echo(f"preparing {', '.join(trial.task.sets)} for {trial.task.model.architecture} on {on}")
         with flushed_denormals():
-            context = TrialContext(trial.task, data_seed=trial.data_seed, cache=folder.cache_path, device=on)
+            context = open_context(trial.task, data_seed=trial.data_seed, cache=folder.cache_path, device=on)
             for line in _differences(folder, context, on):
                 echo(line)
-            again = _train(context, trial, trial.seed, echo)
+            again = _train(context, trial, trial.seed, goals, echo)
             others = {
-                seed: _train(context, trial, seed, echo) for seed in range(trial.seed + 1, trial.seed + 1 + seeds)
+                seed: _train(context, trial, seed, goals, echo)
+                for seed in range(trial.seed + 1, trial.seed + 1 + seeds)
             }
     except (ValueError, ArithmeticError) as error:
         raise UserError(f"trial {number} cannot be run again: {error}") from error
-    recorded = None if record.values is None else goals_of(record.values)
-    images = [len(searched.images.keys) for searched in context.data.search_sets]
+    recorded = None if record.values is None else goals_among(record.values, goals)
+    images = context.data.validation_images()
     return Rerun(
         sweep=folder.name,
         trial=number,
         state=record.state,
         seed=trial.seed,
         recorded=recorded,
-        intervals=validation_intervals(recorded or {}, images),
+        intervals=validation_intervals(recorded or {}, images, goals),
         again=again,
         other_seeds=others,
     )
@@ -169,16 +169,16 @@ def _differences(folder: SweepFolder, context: TrialContext, device: torch.devic
     return lines
 
 
-def _train(context: TrialContext, trial: TrialSettings, seed: int, echo: Callable[[str], None]) -> Values:
+def _train(context: TrialContext, trial: TrialSettings, seed: int, goals: Goals, echo: Callable[[str], None]) -> Values:
     from trainables.training.hooks import Hooks
     from trainables.training.trial import run_trial
     from trainables.training.trial_folder import TrialFolder
 
     def on_report(report: Report) -> None:
-        goals = f"clean {report.values['clean_accuracy']:.3f}  robust {report.values['robust_accuracy']:.3f}"
-        echo(f"seed {seed}  epoch {report.epoch}/{report.epochs}  loss {report.loss:.4f}  {goals} (validation)")
+        values = "  ".join(f"{goal.short} {report.values[goal.metric]:.3f}" for goal in goals)
+        echo(f"seed {seed}  epoch {report.epoch}/{report.epochs}  loss {report.loss:.4f}  {values} (validation)")
 
     with tempfile.TemporaryDirectory() as scratch:
         folder, hooks = TrialFolder(Path(scratch)), Hooks(report=on_report)
         result = run_trial(context, trial.parameters, seed=seed, folder=folder, hooks=hooks)
-    return goals_of(result.values)
+    return goals_among(result.values, goals)

@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -16,12 +16,9 @@ from sweeper.run.resources import plan_slots
 from sweeper.run.usage import check_device, new_session
 from sweeper.spec.quantities import parse_budget
 from sweeper.spec.spec import Spec
-from trainables.data.readers.class_names import listed
 from trainables.settings.task import Expectation
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from trainables.context.trial_context import TrialContext
     from trainables.models.clip import Clip
 
@@ -84,40 +81,23 @@ def check_model_and_images(spec: Spec, echo: Callable[[str], None]) -> None:
     """The part of ``check_sweep`` that loads the model and reads the images. Raise UserError."""
     import torch
 
-    from trainables.context.trial_context import TrialContext
     from trainables.numerics import flushed_denormals
+    from trainables.tasks.known import open_context
 
     with tempfile.TemporaryDirectory() as scratch, flushed_denormals():
         try:
-            context = TrialContext(
+            context = open_context(
                 spec.task_settings(), data_seed=spec.search.seed, cache=Path(scratch), device=torch.device("cpu")
             )
             _check_model(spec, context.clip, echo)
-            data, pairs = context.data, context.data.pairs
-            names, count = pairs.images.class_names, len(pairs.attacked.labels)
-            without = _without_images(pairs.images.labels, names)
-            echo(f"training: {count} preference pairs over {len(names)} classes{without}")
-            for what, sets in (
-                ("validation", data.search_sets),
-                ("test", [*data.test_sets, *data.typographic_sets]),
-            ):
-                for evaluated in sets:
-                    images, clean, names = evaluated.images, evaluated.clean, evaluated.images.class_names
-                    without = "" if clean is None else _without_images(clean.labels, names)
-                    echo(f"{what}: {images.name}, {len(images.keys)} images, {len(names)} classes{without}")
-            for split, broken in data.broken().items():
+            for line in context.data.described():
+                echo(line)
+            for split, broken in context.data.broken().items():
                 echo(f"{split}: {len(broken)} images cannot be read and are left out, first {broken[0]}")
             if spec.model.expect is not None:
                 _check_expectation(context, spec.model.expect, echo)
         except ValueError as error:
             raise UserError(str(error)) from error
-
-
-def _without_images(labels: Tensor, class_names: Sequence[str]) -> str:
-    """Return a note on classes without images: folders that only another split has, often misspelt."""
-    with_images = set(labels.tolist())
-    missing = [name for i, name in enumerate(class_names) if i not in with_images]
-    return f", no images of {listed(missing)}" if missing else ""
 
 
 def _check_model(spec: Spec, clip: Clip, echo: Callable[[str], None]) -> None:
@@ -154,7 +134,7 @@ def _values(spec: Spec, name: str) -> set[Any]:
     """Return the values a parameter may have in this sweep: bounds and choices, starting points, the baseline."""
     branches = spec.parameters.branches.get(name, ())
     values = {value for branch in branches for value in branch.domain.examples()}
-    points = [*spec.points, *([spec.paint.parameters()] if spec.paint is not None else [])]
+    points = [*spec.points, *(baseline.parameters for baseline in spec.baselines())]
     return values | {point[name] for point in points if point.get(name) is not None}
 
 

@@ -17,6 +17,7 @@ from sweeper.spec.spec import Spec
 from trainables.attack.rendering import FONTS_FOLDER, Variant
 from trainables.settings.sets import Split
 from trainables.settings.task import split_of
+from trainables.settings.typographic import TypographicSettings
 
 if TYPE_CHECKING:
     from trainables.data.image_set import ImageSet
@@ -44,6 +45,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Preview:
+    heading: str
+    """What the sheet shows."""
     rows: tuple[Row, ...]
     lines: tuple[str, ...]
     """A line per set and split: how many images and classes, and what could not be opened."""
@@ -86,9 +89,21 @@ class _Sheet:
         self._lines: list[str] = []
 
     def rows(self) -> Preview:
+        """Return attacked images where the task is about words on images, else the images as they are."""
+        spec = self._spec
+        if isinstance(spec, TypographicSettings):
+            return self._typographic_rows(spec)
+        rows = [self._clean("training", self._sample(f"{spec.train.set}/train", "train"))]
+        for reference in spec.evaluate.search.sets:
+            rows.append(self._clean("validation", self._sample(reference, "validation")))
+        for reference in spec.evaluate.test.sets:
+            rows.append(self._clean("test", self._sample(reference, "test")))
+        return Preview(f"{spec.name}: images and labels", tuple(rows), tuple(self._lines))
+
+    def _typographic_rows(self, spec: TypographicSettings) -> Preview:
         from trainables.data.typographic import held_out_variants, trained_attack
 
-        spec, attack = self._spec, trained_attack(self._spec.attack)
+        attack = trained_attack(spec.attack)
         train = self._sample(f"{spec.train.set}/train", "train")
         rows = [self._clean("training", train)]
         for copy, row in enumerate(self._attacked("training", train, attack, spec.train.copies)[:COPIES]):
@@ -109,8 +124,9 @@ class _Sheet:
             reference, sample = pasted[0]
             for name, variant in held_out_variants(spec.attack).items():
                 rows += self._attacked(f"test, {name}, never trained on", sample, variant)
-            rows.append(self._signs(reference, sample))
-        return Preview(tuple(rows), tuple(self._lines))
+            rows.append(self._signs(reference, sample, spec.attack.recipe))
+        heading = f"{self._spec.name}: words written by recipe {spec.attack.recipe}; true label, -> written label"
+        return Preview(heading, tuple(rows), tuple(self._lines))
 
     def _sample(self, reference: str, default: Split) -> _Sample:
         from trainables.data.readers.kinds import list_clean, list_images
@@ -190,9 +206,9 @@ class _Sheet:
             rows.insert(0, Row(title, sample.clean, _true(images), [""] * len(written)))
         return rows
 
-    def _signs(self, reference: str, sample: _Sample) -> Row:
+    def _signs(self, reference: str, sample: _Sample, recipe: str) -> Row:
         settings = self._spec.sets[split_of(reference, "test")[0]]
-        signs = self._source.signs(sample.images, self._spec.attack.recipe, settings, seed=self._seed)
+        signs = self._source.signs(sample.images, recipe, settings, seed=self._seed)
         words = _true(signs)
         return Row("test: words on images without an object (reading)", list(signs.images.numpy()), words, words)
 

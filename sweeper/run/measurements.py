@@ -7,7 +7,7 @@ from concurrent.futures import Future, wait
 from typing import Any
 
 from sweeper.errors import UnavailableError
-from sweeper.front.confirm import confirmations, pasted_sets, read_hits, retrained
+from sweeper.front.confirm import confirmations, read_hits, retrained
 from sweeper.jobs import Job, JobResult, MeasureJob, Outcome, TrainedWeights, UntouchedJob
 from sweeper.records import Front, PointName, TrialRecord, UntouchedModel
 from sweeper.run.progress import Progress
@@ -85,9 +85,9 @@ class Measurements:
         if missing:
             self._progress.line(f"measuring on test: {len(missing)} points of what was trained again")
             self.on_test(missing, variants=False)
-        sets = pasted_sets(spec)
-        hits = {point: read_hits(self._folder.answers_path(point), sets) for point in points}
-        confirmed = confirmations(front, trials, hits, goals=spec.goals, untouched_goals=untouched.goals)
+        sets, bounds = spec.kind.goal_sets(spec), spec.bounds(untouched.goals)
+        hits = {point: read_hits(self._folder.answers_path(point), sets, front.goals) for point in points}
+        confirmed = confirmations(front, trials, hits, bounds=bounds, untouched_goals=untouched.goals)
         self._folder.write_confirmations(confirmed)
         staying = sum(confirmation.stays for confirmation in confirmed.values())
         self._progress.line(

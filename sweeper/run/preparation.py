@@ -52,10 +52,8 @@ def begin_search(
     tracker.sweep_started(spec.resolved(), tags)
     if untouched.assumed is not None:
         progress.line(f"model, assumed: {untouched.assumed}")
-    progress.line(
-        f"untouched model on validation: clean {untouched.goals['clean_accuracy']:.3f}, "
-        f"robust {untouched.goals['robust_accuracy']:.3f}; {untouched.pairs} preference pairs"
-    )
+    goals = ", ".join(f"{goal.short} {untouched.goals[goal.metric]:.3f}" for goal in spec.task_goals())
+    progress.line(f"untouched model on validation: {goals}; {untouched.pairs} preference pairs")
     study = open_study(folder, spec, untouched, progress.line)
     trial_files = FolderTrialFiles(folder, spec)
     front = partial(front_of, folder, spec, untouched)
@@ -104,6 +102,7 @@ def open_study(folder: SweepFolder, spec: Spec, untouched: UntouchedModel, say: 
         seed=search.seed,
         startup_trials=search.startup(),
         sampler="random" if search.sampler == "random" else "tpe",
+        goals={goal.metric: goal.direction for goal in spec.task_goals()},
         prior_trials=prior_trials,
     )
 

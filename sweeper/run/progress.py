@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
 from sweeper.front.rendering.style import label
 from sweeper.records import Front, TrialRecord
 from sweeper.spec.quantities import duration
-from trainables.records import Report
+from trainables.records import Goals, Report, goal_values
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -30,10 +30,11 @@ class Progress:
     """Everything goes to standard error. In a terminal ``tick`` redraws; elsewhere every event is one line."""
 
     def __init__(
-        self, name: str, trials: int, *, finished: int = 0, stream: TextIO | None = None,
+        self, name: str, trials: int, goals: Goals, *, finished: int = 0, stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         """``finished``: trials of an earlier run of the same sweep; they do not count for the ETA."""
+        self._goals = goals
         self._name, self._trials, self._before, self._clock = name, trials, finished, clock
         self._stream = stream or sys.stderr
         self._start_s = self._drawn_s = clock()
@@ -78,7 +79,7 @@ class Progress:
         running.report = report
         if self._live is None and self._clock() - running.told_s >= _EPOCH_LINE_S:
             running.told_s = self._clock()
-            self.line(f"trial {number}: {_epoch(report)}, {_goals(report.values)}")
+            self.line(f"trial {number}: {_epoch(report)}, {self._goals_text(report.values)}")
 
     def trial_ended(self, record: TrialRecord) -> None:
         """Complete, stopped or failed."""
@@ -86,7 +87,7 @@ class Progress:
         self._finished += record.confirms is None
         took = "" if record.duration_s is None else f" in {duration(record.duration_s)}"
         if record.state == "complete":
-            text = f"trial {record.number} complete{took}: {_goals(record.values or {})}"
+            text = f"trial {record.number} complete{took}: {self._goals_text(record.values or {})}"
         else:
             text = f"trial {record.number} {record.state}{took}: {record.reason or 'no reason given'}"
         if record.state == "failed":
@@ -101,10 +102,10 @@ class Progress:
         members = [point for point in front.points if point.member]
         named = [point for point in members if point.name]
         shown = (named + [point for point in members if not point.name])[:_BEST]
-        best = [f"{label(point)}: {_goals(point.validation)}" for point in shown]
+        best = [f"{label(point)}: {self._goals_text(point.validation)}" for point in shown]
         if self._live is None and best != self._best:
             knee = next((point for point in members if point.name == "knee"), None)
-            about = "" if knee is None else f", knee {_goals(knee.validation)}"
+            about = "" if knee is None else f", knee {self._goals_text(knee.validation)}"
             self.line(f"front: {_count(len(members), 'point')}, hypervolume {front.hypervolume:.4f}{about}")
         self._best = best
 
@@ -125,6 +126,10 @@ class Progress:
                 self._live.update(self._view(), refresh=True)
                 self._live.stop()
             self._live = None
+
+    def _goals_text(self, values: Mapping[str, float]) -> str:
+        shown = (goal for goal in self._goals if goal.metric in values)
+        return ", ".join(f"{goal.short} {values[goal.metric]:.3f}" for goal in shown)
 
     def _eta(self) -> str:
         left_s = None if self._left_s is None else self._left_s()
@@ -169,10 +174,10 @@ class Progress:
             parts.append(Text(f"cost: {self._cost()}", style="dim"))
         if self._running:
             table = Table(box=None, pad_edge=False, header_style="dim")
-            for column in ("trial", "epoch", "clean", "robust", "parameters"):
+            for column in ("trial", "epoch", *(goal.short for goal in self._goals), "parameters"):
                 table.add_column(column, no_wrap=True, overflow="ellipsis")
             for number, running in sorted(self._running.items()):
-                table.add_row(str(number), *running.cells(), Text(running.about))
+                table.add_row(str(number), *running.cells(self._goals), Text(running.about))
             parts.append(table)
         if self._best:
             parts.append(Text("best so far (validation)", style="dim"))
@@ -187,15 +192,11 @@ class _Running:
         self.report: Report | None = None
         self.told_s = now_s
 
-    def cells(self) -> tuple[str, str, str]:
+    def cells(self, goals: Goals) -> tuple[str, str, str]:
         if self.report is None:
             return "starting", "", ""
-        report = self.report
-        return (
-            f"{report.epoch:.3g}/{report.epochs}",
-            f"{report.values['clean_accuracy']:.3f}",
-            f"{report.values['robust_accuracy']:.3f}",
-        )
+        first, second = goal_values(self.report.values, goals)
+        return f"{self.report.epoch:.3g}/{self.report.epochs}", f"{first:.3f}", f"{second:.3f}"
 
 
 def describe(parameters: dict[str, Any]) -> str:
@@ -209,11 +210,6 @@ def describe(parameters: dict[str, Any]) -> str:
 
 def _epoch(report: Report) -> str:
     return f"epoch {report.epoch:.3g} of {report.epochs}"
-
-
-def _goals(values: dict[str, Any]) -> str:
-    shown = (("clean", "clean_accuracy"), ("robust", "robust_accuracy"))
-    return ", ".join(f"{word} {values[key]:.3f}" for word, key in shown if key in values)
 
 
 def _count(number: int, noun: str) -> str:

@@ -90,7 +90,7 @@ def run_sweep(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Option
         stop = session.enter_context(StopSignal(resume, options.grace_s, before_end=cleanup.user_was_told))
         folder.remove_partial_files()
         trials_before = read_trials(folder, spec)
-        progress = Progress(folder.name, spec.search.trials, finished=searched(trials_before))
+        progress = Progress(folder.name, spec.search.trials, spec.task_goals(), finished=searched(trials_before))
         session.callback(progress.close)
         tracker = Tracker(folder.path, options.tracking_uri, folder.storage, folder.name, folder.sweep_id)
         session.callback(lambda: tracker.close(stop.impatience(TAIL_S)))

@@ -20,6 +20,7 @@ from sweeper.records import TrialRecord
 from sweeper.records import TrialState as State
 from sweeper.spec.domains import Choices, Range, Value
 from sweeper.spec.space import Placed, Space
+from trainables.records import Direction
 
 Sampler = Literal["tpe", "random"]
 _STATES: dict[State, TrialState] = {
@@ -59,17 +60,17 @@ class Suggester:
         self,
         space: Space,
         *,
-        goals: int,
+        directions: Sequence[Direction],
         sampler: Sampler,
         startup_trials: int,
         stopped_trial_policy: StoppedTrialPolicy = STOPPED_TRIAL_POLICY,
     ) -> None:
-        """All goals are maximised. ``random`` never learns; ``tpe`` draws at random until ``startup_trials`` are
+        """``directions``: of the goals. ``random`` never learns; ``tpe`` draws at random until ``startup_trials`` are
         complete."""
         self._space, self._sampler, self._startup_trials = space, sampler, startup_trials
         self._stopped_as = stopped_trial_policy
         with silence_optuna():
-            self._memory = optuna.create_study(directions=["maximize"] * goals)
+            self._memory = optuna.create_study(directions=list(directions))
         self._memory_numbers: dict[int, int] = {}
         self._entered = 0
 

@@ -12,9 +12,10 @@ from typing import Protocol
 
 from sweeper.errors import UnavailableError
 from sweeper.jobs import Job, Outcome
-from sweeper.records import Retraining, TrialRecord, goals_of
+from sweeper.records import Retraining, TrialRecord, goals_among
 from sweeper.search.study import Study
 from sweeper.search.trial_stopper import TrialStopper
+from sweeper.spec.bounds import violation
 from sweeper.spec.spec import Spec
 from trainables.records import Report, TrialResult
 
@@ -81,8 +82,8 @@ class NoLimits:
 class TrialScheduler:
     """Hands out trials one at a time, never ahead of a free slot, and records how each ends.
 
-    The search comes first: baseline, the spec's points, then suggestions. When every trial of the search has ended, the
-    confirm phase begins.
+    The search comes first: baselines, the spec's points, then suggestions. When every trial of the search has ended,
+    the confirm phase begins.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class TrialScheduler:
         """``untouched_goals``: of the untouched model on validation; ``control``: ``NoLimits`` by default."""
         self._spec, self._study, self._files, self._untouched_goals = spec, study, files, untouched_goals
         self._listener, self._control = listener, control or NoLimits()
-        self._points = spec.chosen()
+        self._baselines, self._points = spec.baselines(), spec.chosen()
         trials = study.trials()
         self._to_resume = deque(trial for trial in trials if trial.state == "running")
         self._suggested = sum(trial.confirms is None for trial in trials)
@@ -109,7 +110,7 @@ class TrialScheduler:
         self._retrainings: deque[Retraining] | None = None
         """What the confirm phase has not begun yet. None: the search goes on."""
         self._stopping = False
-        self._stopper = TrialStopper(spec, untouched_goals, prescribed=(spec.paint is not None) + len(spec.points))
+        self._stopper = TrialStopper(spec, untouched_goals)
         self._to_stop = self._stopper.replay(trials, files.reports)
 
     @property
@@ -213,11 +214,11 @@ class TrialScheduler:
         )
 
     def _suggest(self, index: int) -> TrialRecord:
-        """Enter trial ``index`` of the search: baseline first, then the points, then what the sampler suggests."""
-        if self._spec.paint is not None:
-            if index == 0:
-                return self._study.add(self._spec.paint.parameters(), baseline="paint")
-            index -= 1
+        """Enter trial ``index`` of the search: baselines first, then the points, then what the sampler suggests."""
+        if index < len(self._baselines):
+            baseline = self._baselines[index]
+            return self._study.add(baseline.parameters, baseline=baseline.name)
+        index -= len(self._baselines)
         if index < len(self._points):
             return self._study.add(self._points[index])
         assert not self._spec.search.planned, "a spec never plans more trials than its grid or soup has"
@@ -229,7 +230,7 @@ class TrialScheduler:
             trial.number,
             f"not worth going on after {last.progress:.0%} of its steps",
             stopped_at=last.progress,
-            values=goals_of(last.values),
+            values=goals_among(last.values, self._spec.task_goals()),
             duration_s=round(last.spent_s, 3),
             slot=slot,
             cost_s=cost_s,
@@ -244,6 +245,6 @@ class TrialScheduler:
             result.points,
             duration_s=round(result.spent_s, 3),
             slot=outcome.slot,
-            violation=self._spec.goals.violation(result.values, self._untouched_goals),
+            violation=violation(self._spec.bounds(self._untouched_goals), result.values),
             cost_s=cost_s,
         )

@@ -9,15 +9,13 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sweeper.records import GOALS
 from sweeper.spec.spec import Spec
+from trainables.records import Direction
 
-Direction = Literal["maximize", "minimize"]
 Cost = tuple[float, ...]
 """A point's goals, all minimised."""
 
@@ -95,12 +93,12 @@ def stopping_rule(spec: Spec, untouched: Mapping[str, float]) -> MultiObjectiveA
     """A new rule as the spec says, given the untouched model's goals; None where every trial is trained to its end."""
     if not spec.stops:
         return None
-    floors = spec.goals.floors(untouched)
+    goals, limits = spec.task_goals(), {bound.metric: bound.value for bound in spec.goal_bounds(untouched)}
     return MultiObjectiveAsha(
         rungs=spec.stopping.shares(),
         reduction_factor=spec.stopping.reduction_factor,
-        directions=[getattr(spec.goals, goal).direction for goal in GOALS],
-        floors=[floors.get(goal) for goal in GOALS],
+        directions=[goal.direction for goal in goals],
+        floors=[limits.get(goal.metric) for goal in goals],
     )
 
 

@@ -22,7 +22,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sweeper.errors import UnavailableError, UserError
-from sweeper.records import GOALS, TrialRecord
+from sweeper.records import TrialRecord
 from sweeper.records import TrialState as State
 from sweeper.search.sampler import (
     STOPPED_TRIAL_POLICY,
@@ -38,7 +38,7 @@ from sweeper.spec.space import Placed, Space
 from sweeper.spec.spec import Spec
 from sweeper.storage.sweep_folder import SweepFolder
 from trainables.files import sync_folder
-from trainables.records import Point
+from trainables.records import Direction, Point
 
 LOCK_WAIT_S = 20.0
 """How long a statement waits for another process that has the study locked."""
@@ -89,9 +89,10 @@ class Study:
         self.startup_trials: int = settings["startup_trials"]
         self.sampler: Sampler = settings.get("sampler", "tpe")  # sweeps of earlier versions knew no other
         self.goals: tuple[str, ...] = tuple(settings["goals"])
+        directions = settings.get("directions") or ["maximize"] * len(self.goals)  # all that earlier versions knew
         self._suggester = Suggester(
             space,
-            goals=len(self.goals),
+            directions=directions,
             sampler=self.sampler,
             startup_trials=self.startup_trials,
             stopped_trial_policy=stopped_trial_policy,
@@ -118,11 +119,12 @@ class Study:
         seed: int,
         startup_trials: int,
         sampler: Sampler = "tpe",
-        goals: Sequence[str] = GOALS,
+        goals: Mapping[str, Direction],
         prior_trials: Sequence[PriorTrial] = (),
     ) -> Study:
         """Return a new study in a file that must not exist.
 
+        ``goals``: metric -> direction.
         ``random`` never learns; ``tpe`` draws at random until ``startup_trials`` are complete. ``prior_trials``:
         finished trials of earlier sweeps, which the sampler learns from as from its own.
 
@@ -134,7 +136,7 @@ class Study:
         _remove_database(unfinished)  # of a driver that was killed
         try:
             with _disk_errors(path), _storage(unfinished) as storage:
-                study = optuna.create_study(storage=storage, study_name=_NAME, directions=["maximize"] * len(goals))
+                study = optuna.create_study(storage=storage, study_name=_NAME, directions=list(goals.values()))
                 study.set_metric_names(list(goals))
                 study.set_user_attr("settings", _settings(seed, startup_trials, sampler, goals, prior_trials))
             with _disk_errors(path):
@@ -178,7 +180,7 @@ class Study:
         seed: int,
         startup_trials: int,
         sampler: Sampler = "tpe",
-        goals: Sequence[str] = GOALS,
+        goals: Mapping[str, Direction],
         stopped_trial_policy: StoppedTrialPolicy = STOPPED_TRIAL_POLICY,
     ) -> Study:
         """Return a study without a file, for simulations."""
@@ -403,9 +405,14 @@ class _File:
 
 
 def _settings(
-    seed: int, startup_trials: int, sampler: Sampler, goals: Sequence[str], prior_trials: Sequence[PriorTrial]
+    seed: int,
+    startup_trials: int,
+    sampler: Sampler,
+    goals: Mapping[str, Direction],
+    prior_trials: Sequence[PriorTrial],
 ) -> dict[str, Any]:
-    settings = {"seed": seed, "startup_trials": startup_trials, "sampler": sampler, "goals": list(goals)}
+    settings: dict[str, Any] = {"seed": seed, "startup_trials": startup_trials, "sampler": sampler}
+    settings |= {"goals": list(goals), "directions": list(goals.values())}
     return settings | {"known": [asdict(prior) for prior in prior_trials]}
 
 

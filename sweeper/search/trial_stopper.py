@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from sweeper.records import TrialRecord, goal_pair
+from sweeper.records import TrialRecord
 from sweeper.search.stopping import stopping_rule
 from sweeper.spec.spec import Spec
-from trainables.records import Report
+from trainables.records import Report, goal_values
 
 
 class TrialStopper:
     """Decides at rungs whether a trial goes on, and keeps the report that a decision was taken on."""
 
-    def __init__(self, spec: Spec, untouched_goals: Mapping[str, float], *, prescribed: int) -> None:
-        """``prescribed``: how many trials the spec names (baseline and points): these are the first of the sweep."""
+    def __init__(self, spec: Spec, untouched_goals: Mapping[str, float]) -> None:
         self._rule = stopping_rule(spec, untouched_goals)
-        self._prescribed = prescribed
+        self._goals, self._prescribed = spec.task_goals(), spec.prescribed()
         self._last: dict[int, Report] = {}
         """By trial: its last report at a rung."""
 
@@ -29,7 +28,7 @@ class TrialStopper:
         if self._rule is None or not report.rung or not self._may_be_stopped(trial):
             return False
         self._last[trial.number] = report
-        return self._rule.report(trial.number, report.progress, goal_pair(report.values))
+        return self._rule.report(trial.number, report.progress, goal_values(report.values, self._goals))
 
     def last_report(self, number: int) -> Report | None:
         """Return the trial's last report at a rung, and forget it."""
@@ -55,7 +54,7 @@ class TrialStopper:
         ]
         to_stop = {}
         for report, trial in sorted(at_rungs, key=lambda pair: (pair[0].time_s, pair[1].number, pair[0].step)):
-            stop = self._rule.report(trial.number, report.progress, goal_pair(report.values))
+            stop = self._rule.report(trial.number, report.progress, goal_values(report.values, self._goals))
             if stop and trial.state == "running":
                 to_stop[trial.number] = report
         return to_stop

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.errors import UserError
-from sweeper.records import GOALS, TrialRecord, UntouchedModel
+from sweeper.records import TrialRecord, UntouchedModel
 from sweeper.search.sampler import PriorTrial
 from sweeper.search.study import read_trials
+from sweeper.spec.bounds import Bounds, violation
 from sweeper.spec.domains import Choices, Range, Value
-from sweeper.spec.sections import Goals
 from sweeper.spec.space import Space
 from sweeper.spec.spec import Spec
 from sweeper.storage.sweep_folder import SweepFolder
+from trainables.records import Goals
 from trainables.settings.parameters import Parameters
 
 
@@ -25,7 +26,11 @@ def check_warm_start(storage: Path, names: Sequence[str], spec: Spec) -> None:
         raise UserError(f"--warm-start is for the sampler tpe; {spec.search.sampler} does not learn, leave it out")
     for name in names:
         folder = SweepFolder(storage, name)
-        if not any(trial.state == "complete" for trial in read_trials(folder, folder.spec())):
+        earlier = folder.spec()
+        if [goal.metric for goal in earlier.task_goals()] != [goal.metric for goal in spec.task_goals()]:
+            goals = " and ".join(goal.metric for goal in earlier.task_goals())
+            raise UserError(f"--warm-start {name}: it has other goals, {goals}; name a sweep with the same ones")
+        if not any(trial.state == "complete" for trial in read_trials(folder, earlier)):
             raise UserError(f"--warm-start {name}: no trial of it is complete; see `sweeper trials {name}`")
 
 
@@ -34,7 +39,13 @@ def prior_trials_of(earlier: SweepFolder, spec: Spec, untouched: UntouchedModel)
     trials, before = read_trials(earlier, earlier.spec()), earlier.untouched()
     assert before is not None, "it has trials"
     return prior_trials(
-        earlier.name, trials, space=spec.parameters, goals=spec.goals, untouched=untouched, before=before
+        earlier.name,
+        trials,
+        space=spec.parameters,
+        goals=spec.task_goals(),
+        bounds=spec.goal_bounds(untouched.goals),
+        untouched=untouched,
+        before=before,
     )
 
 
@@ -44,6 +55,7 @@ def prior_trials(
     *,
     space: Space,
     goals: Goals,
+    bounds: Bounds,
     untouched: UntouchedModel,
     before: UntouchedModel,
 ) -> tuple[list[PriorTrial], list[str]]:
@@ -55,10 +67,12 @@ def prior_trials(
 
     Args:
         space, goals, untouched: of the new sweep.
+        bounds: of the goals, in the new sweep.
         before: ``untouched`` of the earlier one.
     """
     finished = [trial for trial in trials if trial.state == "complete" and trial.confirms is None]
     known, reasons = [], Counter[str]()
+    metrics = [goal.metric for goal in goals]
     for trial in finished:
         try:
             parameters = _point_with(trial.parameters, space)
@@ -66,12 +80,12 @@ def prior_trials(
             reasons[str(error)] += 1
             continue
         assert trial.values is not None, "complete trials have values"
-        values = {goal: trial.values[goal] - before.goals[goal] + untouched.goals[goal] for goal in GOALS}
+        values = {goal: trial.values[goal] - before.goals[goal] + untouched.goals[goal] for goal in metrics}
         known.append(
             PriorTrial(
                 parameters=parameters,
-                values=tuple(values[goal] for goal in GOALS),
-                violation=goals.violation(values, untouched.goals),
+                values=tuple(values[goal] for goal in metrics),
+                violation=violation(bounds, values),
             )
         )
     notes = [f"warm start: {len(known)} of {len(finished)} finished trials of {name} are known to the search"]

@@ -1,8 +1,4 @@
-"""The sections of a spec that say what a sweep is for and how it searches.
-
-Two of them belong to the typographic task, the only value of ``task`` so far: ``Goals``, its accuracies on clean and on
-attacked images, and ``Paint``, its baseline. A second task would bring its own in their place; ``Search``,
-``Stopping``, ``Confirm``, ``Resources`` and ``Limits`` are the same for every task.
+"""The sections of a spec that say what a sweep must keep and how it searches: the same for every task.
 
 ``sweeper schema`` shows the docstrings of the classes to users as descriptions.
 """
@@ -10,86 +6,41 @@ attacked images, and ``Paint``, its baseline. A second task would bring its own 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping
 from fractions import Fraction
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from sweeper.records import GOALS
+from sweeper.spec.bounds import EXAMPLE, is_bound
 from sweeper.spec.quantities import parse_budget
-from trainables.settings.parameters import Parameters, Positive, Tune
+from trainables.records import Direction
+from trainables.settings.parameters import Positive
 from trainables.settings.sets import SettingError, Settings, Share
+from trainables.settings.task import Bound
 
-_FLOOR = re.compile(r"untouched\s*(?:([-+])\s*([0-9]*\.?[0-9]+))?")
 
+class GoalSettings(Settings):
+    """What a point of the front must keep of a goal; both goals always count."""
 
-class Goal(Settings):
-    """What the sweep optimises; both goals always count."""
+    direction: Direction | None = None
+    """The goal's own; it may be written down, not changed."""
+    floor: Bound | None = None
+    """A point below the floor is recorded but never on the front: a number, or relative to the untouched model
+    (``untouched - 0.05``). For goals that are maximised."""
+    ceiling: Bound | None = None
+    """The same for goals that are minimised."""
 
-    direction: Literal["maximize"] = "maximize"
-    floor: float | str | None = None
-    """A trial below the floor is recorded but never on the front: a number, or relative to the untouched model
-    (``untouched - 0.05``)."""
-
-    @field_validator("floor")
+    @field_validator("floor", "ceiling")
     @classmethod
     def _readable(cls, value: float | str | None) -> float | str | None:
-        if isinstance(value, str) and not _FLOOR.fullmatch(value.strip()):
-            raise ValueError("is no floor; write a number from 0 to 1 or, for instance, untouched - 0.05")
-        if isinstance(value, float) and not 0.0 <= value <= 1.0:
-            raise ValueError("is no accuracy; a floor is a number from 0 to 1, or for instance untouched - 0.05")
+        if value is not None and not is_bound(value):
+            raise ValueError(f"is no bound; {EXAMPLE}")
         return value
 
-    def floor_value(self, untouched: float) -> float | None:
-        """Return the floor as an accuracy, given the untouched model's; None where there is no floor."""
-        if not isinstance(self.floor, str):
-            return self.floor
-        match = _FLOOR.fullmatch(self.floor.strip())
-        assert match is not None, "checked when the spec was read"
-        return untouched + float((match[1] or "") + (match[2] or "0"))
-
-
-class Goals(Settings):
-    clean_accuracy: Goal = Goal()
-    robust_accuracy: Goal = Goal()
-
-    def floors(self, untouched: Mapping[str, float]) -> dict[str, float]:
-        """Return the floors that are set, by goal, given the untouched model's accuracies."""
-        floors = {name: getattr(self, name).floor_value(untouched[name]) for name in GOALS}
-        return {name: floor for name, floor in floors.items() if floor is not None}
-
-    def violation(self, values: Mapping[str, float], untouched: Mapping[str, float]) -> float:
-        """Return by how much values fall below the floors, summed over both goals; 0 for values above them."""
-        return sum(max(0.0, floor - values[name]) for name, floor in self.floors(untouched).items())
-
-
-class Paint(Settings):
-    """The baseline that every front shows: cross-entropy on attacked images, its weights interpolated with the
-    untouched ones (PAINT, arXiv 2208.05592)."""
-
-    objective: Literal["cross_entropy"] = "cross_entropy"
-    tune: Tune = "visual"
-    learning_rate: Positive = 2e-5
-    lambda_reg: Annotated[float, Field(ge=0.0)] = 0.0
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
-    rank: Annotated[int, Field(ge=1)] | None = None
-    penalty: Annotated[float, Field(ge=0.0)] = 0.0
-    blocks: Annotated[int, Field(ge=1)] | None = None
-
-    @model_validator(mode="after")
-    def _is_a_trial(self) -> Self:
-        try:
-            Parameters.model_validate(self.parameters())
-        except ValidationError as error:
-            # Each field alone was checked as a field of Paint, so that this is the check over all of them.
-            raise error.errors()[0]["ctx"]["error"] from error
-        return self
-
-    def parameters(self) -> dict[str, Any]:
-        """Return the parameters of the baseline's trial, without those that are None."""
-        return self.model_dump(exclude_none=True)
+    @property
+    def bound(self) -> Bound | None:
+        """The floor or the ceiling."""
+        return self.floor if self.floor is not None else self.ceiling
 
 
 class Search(Settings):

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -16,20 +17,26 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     WithJsonSchema,
+    create_model,
     field_validator,
     model_validator,
 )
 
 from sweeper.errors import UserError
+from sweeper.spec.bounds import EXAMPLE, Bound, Bounds, bound_value, is_bound
 from sweeper.spec.domains import Value
 from sweeper.spec.model_checks import embedding_width, model_problems
-from sweeper.spec.problems import Problem, ProblemsError, from_validation
-from sweeper.spec.sections import Confirm, Goals, Limits, Paint, Resources, Search, Stopping
+from sweeper.spec.problems import Problem, ProblemsError, did_you_mean, from_validation
+from sweeper.spec.sections import Confirm, GoalSettings, Limits, Resources, Search, Stopping
 from sweeper.spec.set_checks import class_problems, set_problems
 from sweeper.spec.space import Placed, Space
 from sweeper.spec.yaml_document import Document, Place
+from trainables.records import Goals
 from trainables.settings.parameters import Parameters
+from trainables.settings.sets import SettingError
 from trainables.settings.task import TaskSettings, absolute_paths
+from trainables.tasks.kind import Baseline, TaskKind
+from trainables.tasks.known import KINDS, kind_named, kind_of
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _RESERVED = ("cache", "mlartifacts", "mlflow.db")
@@ -43,11 +50,14 @@ def _space(raw: Any, info: ValidationInfo) -> Space:
 
 
 class Spec(TaskSettings):
-    """Everything about a sweep: what all trials share (TaskSettings), and what is searched and how."""
+    """Everything about a sweep: what all trials share (TaskSettings), and what is searched and how.
+
+    A spec that was read has the settings of its task too, see ``spec_type``.
+    """
 
     name: str
-    goals: Goals = Goals()
-    """Of the typographic task."""
+    goals: dict[str, GoalSettings] = {}
+    """Bounds of the task's goals, by metric."""
     parameters: Annotated[
         Space,
         PlainValidator(_space),
@@ -56,8 +66,6 @@ class Spec(TaskSettings):
     ]
     points: list[dict[str, Any]] = []
     """Tried first; the fixed parameters may be left out."""
-    paint: Paint | None = Paint()
-    """The first trial of the sweep, unless null. Of the typographic task."""
     search: Search = Search()
     stopping: Stopping = Stopping()
     confirm: Confirm | None = None
@@ -89,14 +97,26 @@ class Spec(TaskSettings):
         return self
 
     @model_validator(mode="after")
-    def _copies_and_images_are_within_the_task(self) -> Self:
-        problems = [
-            *self._above_the_task("copies", self.train.copies, "set train.copies: {most}"),
-            *self._above_the_task("images", self.train.images, "set train.images: {most}, or leave it out"),
-        ]
+    def _parameters_fit_the_task(self) -> Self:
+        problems = [problem for name, limit in self.most().items() for problem in self._above_the_task(name, limit)]
+        for name in self.kind.unused_parameters():
+            for branch in self.parameters.branches.get(name, ()):
+                message = f"`{name}` does not apply to the task {self.task}; leave it out"
+                problems.append(Problem(("parameters", *branch.path), message, at_key=True))
         if problems:
             raise ProblemsError(problems)
         return self
+
+    @model_validator(mode="after")
+    def _bounds_are_of_what_is_measured(self) -> Self:
+        problems = [*self._goal_problems(), *self._keep_problems()]
+        if problems:
+            raise ProblemsError(problems)
+        whole = {
+            goal.metric: self.goals.get(goal.metric, GoalSettings()).model_copy(update={"direction": goal.direction})
+            for goal in self.task_goals()
+        }
+        return self if whole == self.goals else self.model_copy(update={"goals": whole})
 
     @model_validator(mode="after")
     def _trials_are_those_of_the_plan(self) -> Self:
@@ -115,11 +135,11 @@ class Spec(TaskSettings):
             raise ProblemsError([Problem(("search", "trials"), f"`search.trials`: {self._beyond_plan(whole)}")])
         return self
 
-    def _above_the_task(self, name: str, limit: int | None, cure: str) -> Iterator[Problem]:
+    def _above_the_task(self, name: str, limit: int | None) -> Iterator[Problem]:
         for branch in self.parameters.branches.get(name, ()):
             path, most = max(branch.domain.written(), key=lambda written: written[1])
             if limit is not None and int(most) > limit:
-                message = f"`{name}`: {most} is above train.{name}, which is {limit}; {cure.format(most=most)}"
+                message = f"`{name}`: {most} is above train.{name}, which is {limit}; set train.{name}: {most}"
                 yield Problem(("parameters", *branch.path, *path), message)
 
     def _beyond_plan(self, whole: int) -> str:
@@ -127,7 +147,7 @@ class Spec(TaskSettings):
         return f"{self.search.trials} is more than {whole_plan}"
 
     def _plan_parts(self) -> str:
-        parts = ["PAINT"] * (self.paint is not None)
+        parts = [baseline.title for baseline in self.baselines()]
         points, combinations = len(self.points), len(self.chosen()) - len(self.points)
         parts += [f"{points} point" + "s" * (points > 1)] * (points > 0)
         return " + ".join([*parts, f"{combinations} {'anchors' if self.search.sampler == 'soup' else 'combinations'}"])
@@ -149,7 +169,7 @@ class Spec(TaskSettings):
 
         Raise ProblemsError as ``Space.grid``.
         """
-        return (self.paint is not None) + len(self.chosen())
+        return len(self.baselines()) + len(self.chosen())
 
     def with_trials(self, trials: int) -> Spec:
         """Return the same sweep with another total of trials. Raise UserError for more than a grid or a soup has."""
@@ -165,7 +185,74 @@ class Spec(TaskSettings):
 
     def task_settings(self) -> TaskSettings:
         """Return what all trials share."""
-        return TaskSettings(**{name: getattr(self, name) for name in TaskSettings.model_fields})
+        settings = self.kind.settings
+        return settings(**{name: getattr(self, name) for name in settings.model_fields})
+
+    @property
+    def kind(self) -> TaskKind:
+        return kind_of(self)
+
+    def task_goals(self) -> Goals:
+        """Return the task's goals: what is to be kept, then what is to be improved."""
+        return self.kind.goals(self)
+
+    def baselines(self) -> Sequence[Baseline]:
+        """Return the trials that the sweep begins with."""
+        return self.kind.baselines(self)
+
+    def prescribed(self) -> int:
+        """Return how many trials the spec names: baselines and points, the first of the sweep."""
+        return len(self.baselines()) + len(self.points)
+
+    def goal_bounds(self, untouched: Mapping[str, float]) -> Bounds:
+        """Return the bounds of the goals, given the untouched model's metrics on validation."""
+        written = {goal: self.goals[goal.metric].bound for goal in self.task_goals()}
+        return tuple(
+            Bound(metric=goal.metric, direction=goal.direction, value=bound_value(bound, untouched[goal.metric]))
+            for goal, bound in written.items()
+            if bound is not None
+        )
+
+    def bounds(self, untouched: Mapping[str, float]) -> Bounds:
+        """Return all that a point of the front must keep: bounds of the goals, and those of ``keep``."""
+        known = self.kind.metrics(self) if self.keep else {}
+        kept = (
+            Bound(metric=metric, direction=known[metric].direction, value=bound_value(bound, untouched[metric]))
+            for metric, bound in self.keep.items()
+        )
+        return (*self.goal_bounds(untouched), *kept)
+
+    def _goal_problems(self) -> Iterator[Problem]:
+        goals = {goal.metric: goal for goal in self.task_goals()}
+        for name, settings in self.goals.items():
+            goal = goals.get(name)
+            if goal is None:
+                message = f"`{name}` is no goal of the task {self.task}{did_you_mean(name, goals)}"
+                yield Problem(("goals", name), message, at_key=True)
+                continue
+            wrong, right = ("ceiling", "floor") if goal.direction == "maximize" else ("floor", "ceiling")
+            if getattr(settings, wrong) is not None:
+                message = f"`{wrong}`: {name} is {goal.direction}d; write a {right}"
+                yield Problem(("goals", name, wrong), message, at_key=True)
+            if settings.direction not in (None, goal.direction):
+                message = f"`direction`: {name} is always {goal.direction}d; leave it out"
+                yield Problem(("goals", name, "direction"), message)
+            if goal.view is not None and isinstance(settings.bound, float) and not 0.0 <= settings.bound <= 1.0:
+                message = f"`goals.{name}.{right}`: {settings.bound:g} is no accuracy; a {right} is a number from 0 to "
+                yield Problem(("goals", name, right), message + "1, or for instance untouched - 0.05")
+
+    def _keep_problems(self) -> Iterator[Problem]:
+        if not self.keep:
+            return
+        known = self.kind.metrics(self)
+        for name, bound in self.keep.items():
+            if name in self.goals and self.goals[name].bound is not None:
+                yield Problem(("keep", name), f"`{name}` has a bound under `goals` already", at_key=True)
+            elif name not in known:
+                message = f"`{name}` is not measured on validation{did_you_mean(name, known)}"
+                yield Problem(("keep", name), message, at_key=True)
+            elif not is_bound(bound):
+                yield Problem(("keep", name), f"`{name}`: {bound!r} is no bound; {EXAMPLE}")
 
     def resolved(self) -> dict[str, Any]:
         """Return the spec as JSON data, from which ``from_resolved`` makes the same spec in any folder."""
@@ -175,10 +262,23 @@ class Spec(TaskSettings):
     def from_resolved(cls, resolved: Mapping[str, Any]) -> Spec:
         """Return the spec that ``resolved`` describes. Raise UserError for data of another version of sweeper."""
         try:
-            return cls.model_validate_json(json.dumps(resolved), strict=True)
+            kind = kind_named(resolved.get("task"))
+        except SettingError as error:
+            raise UserError(f"this spec was resolved by another version of sweeper: {error}") from error
+        read = spec_type(kind.name)
+        try:
+            return read.model_validate_json(json.dumps(resolved), strict=True)
         except ValidationError as error:
-            messages = "\n".join(problem.message for problem in from_validation(error, resolved, cls))
+            messages = "\n".join(problem.message for problem in from_validation(error, resolved, read))
             raise UserError(f"this spec was resolved by another version of sweeper:\n{messages}") from error
+
+
+@cache
+def spec_type(task: str) -> type[Spec]:
+    """Return what a spec of this task is read as: its own settings, and those of every sweep."""
+    bases: Any = (kind_named(task).settings, Spec)
+    read: type[Spec] = create_model(f"{task.title()}Spec", __base__=bases, __doc__=Spec.__doc__)
+    return read
 
 
 def load_spec(path: Path | str, overrides: Sequence[str] = ()) -> Spec:
@@ -192,18 +292,22 @@ def load_spec(path: Path | str, overrides: Sequence[str] = ()) -> Spec:
     data = absolute_paths(document.data, Path(path).parent.absolute())
     if "name" not in data:
         data["name"] = re.sub(r"[^a-z0-9._-]+", "-", Path(path).stem.lower()).strip("._-")
+    try:
+        kind = kind_named(data.get("task"))
+    except SettingError as error:
+        raise UserError("\n".join(_lines([Problem(("task",), f"`task`: {error}")], document))) from error
     problems = model_problems(data.get("model", {}))
     if isinstance(data.get("sets"), dict):
         problems += [problem for name, raw in data["sets"].items() for problem in set_problems(name, raw)]
     spec = None
     try:
         context = {"embed_dim": embedding_width(data.get("model", {}))}
-        spec = Spec.model_validate_json(json.dumps(data), strict=True, context=context)
+        spec = spec_type(kind.name).model_validate_json(json.dumps(data), strict=True, context=context)
     except ValidationError as error:
-        problems += from_validation(error, data, Spec)
+        problems += from_validation(error, data, spec_type(kind.name))
     if spec is not None and not problems:
         problems += class_problems(spec.train, spec.sets[spec.train.set.partition("/")[0]])
-        problems += _paint_problems(spec, context["embed_dim"])
+        problems += _baseline_problems(spec, context["embed_dim"])
         if not any(override.partition("=")[0].strip() == "search.trials" for override in overrides):
             problems += _plan_problems(spec) + _confirm_problems(spec)
     if problems:
@@ -226,16 +330,23 @@ def spec_difference(old: Spec, new: Spec) -> list[str]:
 
 def schema() -> dict[str, Any]:
     """Return the JSON Schema of a spec, for editors."""
-    described = Spec.model_json_schema()
-    described["required"].remove("name")
-    return described
+    definitions: dict[str, Any] = {}
+    of_tasks = []
+    for kind in KINDS:
+        described = spec_type(kind.name).model_json_schema()
+        described["required"].remove("name")
+        definitions |= described.pop("$defs", {})
+        of_tasks.append(described)
+    return {"anyOf": of_tasks, "$defs": definitions}
 
 
-def _paint_problems(spec: Spec, embed_dim: int | None) -> list[Problem]:
-    rank = spec.paint.rank if spec.paint is not None else None
-    if rank is None or embed_dim is None or rank <= embed_dim:
-        return []
-    return [Problem(("paint", "rank"), f"`paint.rank`: {rank} is above {embed_dim}, the model's embedding width")]
+def _baseline_problems(spec: Spec, embed_dim: int | None) -> list[Problem]:
+    ranks = {baseline.name: baseline.parameters.get("rank") for baseline in spec.baselines()}
+    return [
+        Problem((name, "rank"), f"`{name}.rank`: {rank} is above {embed_dim}, the model's embedding width")
+        for name, rank in ranks.items()
+        if rank is not None and embed_dim is not None and rank > embed_dim
+    ]
 
 
 def _plan_problems(spec: Spec) -> list[Problem]:

@@ -245,7 +245,7 @@ class Projection:
         batch.status = ("running", event.time_ms)
         self.client.log_dict(parent.run_id, event.spec, "spec.resolved.json")
         self._upload(parent.run_id, self.folder / "spec.yaml")
-        for key, view in self._runs(parent).views().items():
+        for key, view in self._runs(parent).views(list(event.spec["goals"])).items():
             self.client.set_experiment_tag(self.experiment_id, key, view)
 
     def _gather_trial_start(self, event: TrialStarted, batches: dict[str, _Batch]) -> None:

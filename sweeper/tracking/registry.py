@@ -9,7 +9,6 @@ from typing import Any
 
 from sweeper.errors import UnavailableError, UserError
 from sweeper.front.export_record import ExportRecord
-from sweeper.records import GOALS
 from sweeper.storage.sweep_folder import SweepFolder
 from sweeper.tracking.projection import create_store, mlflow_environment
 from sweeper.tracking.runs import Runs, Store, find_runs, find_store
@@ -77,7 +76,7 @@ def _add_version(
     from mlflow.exceptions import MlflowException
 
     try:
-        client.create_registered_model(name, description=f"CLIP tuned against typographic attacks: {record.sweep}")
+        client.create_registered_model(name, description=f"CLIP of the sweep {record.sweep}")
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
@@ -125,5 +124,5 @@ def _tags(record: ExportRecord) -> dict[str, str]:
         "sweeper.strength": str(record.strength),
     }
     for split, values in (("validation", record.validation), ("test", record.test or {})):
-        tags |= {f"{split}.{goal}": f"{values[goal]:.4f}" for goal in GOALS if goal in values}
+        tags |= {f"{split}.{goal}": f"{values[goal]:.4f}" for goal in record.goals if goal in values}
     return tags

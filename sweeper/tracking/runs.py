@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from sweeper.errors import UserError
-from sweeper.records import GOALS
 from sweeper.storage.files import read_if_whole, replace_text
 
 EXPERIMENT = "sweeper"
@@ -89,22 +89,23 @@ class Runs:
     def _view_key(self, name: str) -> str:
         return f"sweeper-{self.sweep_id}-{name}"
 
-    def views(self) -> dict[str, str]:
+    def views(self, goals: Sequence[str]) -> dict[str, str]:
         """Return the experiment's tags that keep the tables of trials behind ``links``: filter, order and columns."""
         trials = f"tags.`sweeper.sweep_id` = '{self.sweep_id}' and tags.`sweeper.trial` != ''"
         filters = {"front": f"{trials} and tags.`sweeper.on_front` = 'true'", "trials": trials}
-        return {f"mlflow.sharedViewState.{self._view_key(name)}": _view(query) for name, query in filters.items()}
+        views = {self._view_key(name): _view(query, goals) for name, query in filters.items()}
+        return {f"mlflow.sharedViewState.{key}": view for key, view in views.items()}
 
 
-def _view(query: str) -> str:
+def _view(query: str, goals: Sequence[str]) -> str:
     """Return the state of the table of runs in MLflow 3.17's pages. All keys are needed."""
-    columns = [f"metrics.`{goal}`" for goal in GOALS] + ["tags.`sweeper.front_name`", "metrics.`duration_s`"]
+    columns = [f"metrics.`{goal}`" for goal in goals] + ["tags.`sweeper.front_name`", "metrics.`duration_s`"]
     columns += [f"params.`{name}`" for name in ("objective", "tune", "beta", "lambda_reg", "learning_rate", "rank")]
     state = {
         "searchFilter": query, "startTime": "ALL", "lifecycleFilter": "Active", "datasetsFilter": [],
         "modelVersionFilter": "All Runs", "selectedColumns": ["attributes.`Created`", *columns],
         # Ordered by anything but time, trials are listed themselves and not folded into their sweep.
-        "orderByKey": "metrics.`clean_accuracy`", "orderByAsc": False,
+        "orderByKey": f"metrics.`{goals[0]}`", "orderByAsc": False,
         "columnOrder": [], "columnWidths": {}, "runsExpanded": {}, "runsPinned": [], "runsHidden": [],
         "runsVisibilityMap": {}, "runsHiddenMode": "FIRST_10_RUNS", "viewMaximized": False, "runListHidden": False,
         "isAccordionReordered": False, "useGroupedValuesInCharts": True, "hideEmptyCharts": True, "groupBy": None,

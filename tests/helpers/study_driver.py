@@ -20,6 +20,7 @@ from sqlalchemy.engine import Engine
 from sweeper.records import TrialRecord
 from sweeper.search.study import Study
 from sweeper.spec.space import Space
+from tests.helpers.goals import DIRECTIONS
 from trainables.records import Point
 
 TRIALS = 10
@@ -65,7 +66,11 @@ def finish(study: Study, trial: TrialRecord) -> None:
 def drive(path: Path, trials: int = TRIALS) -> list[TrialRecord]:
     """Creates or opens the study and goes on to its end, one trial after the other."""
     space = SPACE
-    study = Study.open(path, space) if path.exists() else Study.create(path, space, seed=7, startup_trials=4)
+    study = (
+        Study.open(path, space)
+        if path.exists()
+        else Study.create(path, space, goals=DIRECTIONS, seed=7, startup_trials=4)
+    )
     while True:
         records = study.trials()
         for trial in records:

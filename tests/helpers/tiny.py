@@ -15,6 +15,7 @@ from torch import nn
 from trainables.context.trial_context import TrialContext
 from trainables.settings.parameters import Parameters
 from trainables.settings.task import TaskSettings
+from trainables.settings.typographic import TypographicSettings
 
 TOWERS: dict[str, dict[str, Any]] = {
     "vit": {"image_size": 32, "patch_size": 16, "width": 32, "layers": 3, "head_width": 16},
@@ -52,7 +53,7 @@ def write_images(folder: Path, classes: list[str], count: int, *, side: int = 40
 
 def world_task(model: Path, **training: Any) -> TaskSettings:
     """64 pairs of the generated world for a model folder; two epochs of four steps unless changed."""
-    return TaskSettings.model_validate(
+    return TypographicSettings.model_validate(
         {
             "model": {"architecture": f"local-dir:{model}"},
             "sets": {"world": {"kind": "world", "train": 128, "validation": 60, "test": 40}},

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trainables.context.reference import EMBEDDING_BATCH, ReferenceCache
-from trainables.context.task_data import TaskData
+from trainables.context.task import TaskData
 from trainables.data.cache import digest_of
 from trainables.data.image_set import View
 from trainables.memory import in_batches
@@ -22,6 +22,11 @@ need more, they stay in the host's memory."""
 ACTIVATIONS_LIMIT_BYTES = 2 * 2**30
 """Without a GPU: trunk activations of everything that a trial is shown are kept up to this size; above it the tower
 takes pixels."""
+
+
+def trial_views(data: TaskData) -> list[View]:
+    """Return every view that a trial is shown."""
+    return [data.preferences.kept, data.preferences.shown, *data.searched_views()]
 
 
 class InputCache:
@@ -58,11 +63,11 @@ class InputCache:
 
     def activations_fit(self, blocks: int) -> bool:
         """Return whether the activations of everything that a trial is shown may be kept."""
-        first = self._data.pairs.clean.images[:1]
+        first = self._data.preferences.kept.images[:1]
         return self._fits(f"activations {blocks}", lambda: self._trunk(first, blocks).nbytes)
 
     def _is_searched(self, view: View) -> bool:
-        return any(view.digest == searched.digest for searched in self._data.search_views())
+        return any(view.digest == searched.digest for searched in self._data.searched_views())
 
     def _activations(self, view: View, blocks: int) -> Tensor:
         """Trunk activations of the view (N, ...)."""
@@ -86,7 +91,7 @@ class InputCache:
     def _fits(self, kind: str, row_bytes: Callable[[], int]) -> bool:
         """Decided once for each kind of inputs: what is kept counts against the memory that is left."""
         if kind not in self._fitting:
-            rows = sum(len(view.labels) for view in self._data.trial_views())
+            rows = sum(len(view.labels) for view in trial_views(self._data))
             self._fitting[kind] = rows * row_bytes() <= self._available_bytes()
         return self._fitting[kind]
 

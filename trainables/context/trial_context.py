@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -10,9 +11,10 @@ from torch import Tensor
 from trainables.context.batch_sizes import BatchSizes
 from trainables.context.inputs import InputCache
 from trainables.context.reference import ReferenceCache
-from trainables.context.task_data import TaskData
+from trainables.context.task import Measures, TaskData
+from trainables.context.task_images import TaskImages
 from trainables.data.cache import Store
-from trainables.data.image_set import ImageSet
+from trainables.data.preferences import Prompts
 from trainables.data.source import DataSource
 from trainables.models.clip import load_clip
 from trainables.models.policy import Policy, TowerPolicy, make_policy
@@ -24,14 +26,24 @@ from trainables.settings.task import TaskSettings
 class TrialContext:
     """Built once per process; hands out the policies that trials tune, one at a time."""
 
-    def __init__(self, task: TaskSettings, *, data_seed: int, cache: Path, device: torch.device) -> None:
-        """``cache`` is shared by all processes of a node. Raises ValueError where the model cannot be had."""
-        self.task, self.device = task, device
+    def __init__(
+        self,
+        task: TaskSettings,
+        load: Callable[[TaskSettings, TaskImages], TaskData],
+        measures: Measures,
+        *,
+        data_seed: int,
+        cache: Path,
+        device: torch.device,
+    ) -> None:
+        """For ``trainables.tasks.known.open_context``, which knows the task's data and measures."""
+        self.task, self.measures, self.device = task, measures, device
         self.bf16 = task.training.precision == "bf16" or (task.training.precision == "auto" and device.type == "cuda")
         self.clip = load_clip(task.model).to(device)
         store = Store(cache)
         source = DataSource(store, self.clip.crop, self.clip.image_size, self.clip.geometry)
-        self.data = TaskData(task, source, store, seed=data_seed)
+        self.images = TaskImages(task, source, store, seed=data_seed)
+        self.data = load(task, self.images)
         self.reference = ReferenceCache(self.clip, store, bf16=self.bf16)
         self.inputs = InputCache(self.clip, self.data, self.reference, bf16=self.bf16)
         self.batch_sizes = BatchSizes()
@@ -44,13 +56,13 @@ class TrialContext:
         if isinstance(self.reference.policy, TowerPolicy):
             self.reference.policy.restore()
         # For towers too: the first evaluation of a process would otherwise be timed with it.
-        searched = [self._text_embeddings(validation.images) for validation in self.data.search_sets]
+        searched = [self._text_embeddings(prompts) for prompts in self.data.searched_prompts()]
         embeddings, prompts, from_activations = None, None, False
         if parameters.tune == "transform":
-            pairs, rows = self.data.pairs, self.data.pair_rows(parameters)
-            clean, attacked = self.reference.embeddings(pairs.clean), self.reference.embeddings(pairs.attacked)
-            embeddings = torch.cat([clean[rows[rows < len(clean)]], attacked[rows]])
-            prompts = torch.cat([self._text_embeddings(pairs.images), *searched])
+            data, rows = self.data.preferences, self.data.preference_rows(parameters)
+            kept, shown = self.reference.embeddings(data.kept), self.reference.embeddings(data.shown)
+            embeddings = torch.cat([kept[rows[rows < len(kept)]], shown[rows]])
+            prompts = torch.cat([self._text_embeddings(data.prompts), *searched])
         elif parameters.tune == "last_blocks" and can_split(self.clip.model.visual):
             last_parameters(self.clip.model.visual, parameters.blocks or 0)  # refuses more blocks than the tower has
             from_activations = self.inputs.activations_fit(parameters.blocks or 0)
@@ -71,5 +83,5 @@ class TrialContext:
         if self.reference.policy is policy:
             self.reference.policy = None
 
-    def _text_embeddings(self, images: ImageSet) -> Tensor:
-        return self.reference.text_embeddings(images.class_names, images.templates)
+    def _text_embeddings(self, prompts: Prompts) -> Tensor:
+        return self.reference.text_embeddings(prompts.names, prompts.templates)

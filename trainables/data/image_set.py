@@ -12,6 +12,7 @@ from torch import Tensor
 
 from trainables.attack.rendering import generator
 from trainables.data.cache import Allocate, Store, digest_of
+from trainables.data.readers.class_names import listed
 from trainables.settings.task import TrainSettings
 
 IN_MEMORY_BYTES = 64 * 2**20
@@ -121,3 +122,10 @@ def subset(images: ImageSet, count: int | None, *, seed: int, store: Store | Non
         return images
     index = sorted(generator(seed, "subset", images.name).permutation(len(images.labels))[:count].tolist())
     return images.take(index, images.class_names, images.labels[torch.tensor(index)], store)
+
+
+def without_images(labels: Tensor, class_names: Sequence[str]) -> str:
+    """Return a note on classes without images: folders that only another split has, often misspelt."""
+    with_images = set(labels.tolist())
+    missing = [name for i, name in enumerate(class_names) if i not in with_images]
+    return f", no images of {listed(missing)}" if missing else ""

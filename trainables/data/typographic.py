@@ -14,7 +14,7 @@ from trainables.data.cache import digest_of
 from trainables.data.image_set import ImageSet, View
 from trainables.data.source import DataSource
 from trainables.settings.sets import ImageSetSettings
-from trainables.settings.task import AttackSettings
+from trainables.settings.typographic import AttackSettings
 
 
 @dataclass(frozen=True)

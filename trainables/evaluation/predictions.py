@@ -83,6 +83,15 @@ def image_kl(policy_logits: Tensor, reference_logits: Tensor) -> Tensor:
     return (reference.exp() * (reference - policy)).sum(-1)
 
 
+def image_kl_scores(
+    context: TrialContext, policy: Policy, images: ImageSet, view: View, group: WorkerGroup
+) -> np.ndarray:
+    """Return KL(reference || policy) of each image of a view: (N,) nats."""
+    kl = predict(context, policy, images, view, group, reference_kl=True).reference_kl
+    assert kl is not None
+    return kl
+
+
 def accuracy(predictions: Predictions, images: ImageSet, view: View) -> np.ndarray:
     """Return whether each image of the view was answered right: (N,) bool."""
     words = word_indices(images.class_names)

@@ -23,7 +23,7 @@ from trainables.evaluation.predictions import Predictions, answers_from_indices,
 from trainables.models.clip import Clip
 from trainables.models.policy import mixed_precision, prompt_embeddings
 from trainables.settings.sets import ImageSetSettings, Split, TypographicSet
-from trainables.settings.task import AttackSettings
+from trainables.settings.typographic import AttackSettings
 
 SCORING_BATCH = 64
 CALLABLE_SIDE_PX = 224

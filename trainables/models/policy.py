@@ -63,15 +63,18 @@ class Policy(nn.Module):
         """Return the trained parameters by name."""
         return {name: parameter for name, parameter in self.named_parameters() if name in self._start}
 
-    def forward(self, images: Tensor, prompts: Tensor) -> Tensor:
+    def forward(self, images: Tensor, prompts: Tensor | tuple[Tensor, ...]) -> Tensor:
         """Return logits (B, C).
 
         Args:
             images: embeddings (B, d), trunk activations (B, ...) or uint8 pixels (B, H, W, 3), see ``input_kind``.
             prompts: reference's text embeddings (C, d); token ids (T, C, L) of T templates where
-                ``trains_text``.
+                ``trains_text``. Of several, the logits stand side by side.
         """
-        return self.logits(self.image_embeddings(images), self.text_embeddings(prompts))
+        embedded_images = self.image_embeddings(images)
+        parts = prompts if isinstance(prompts, tuple) else (prompts,)
+        embedded = [self.text_embeddings(part) for part in parts]
+        return self.logits(embedded_images, embedded[0] if len(embedded) == 1 else torch.cat(embedded))
 
     def logits(self, image_embeddings: Tensor, text_embeddings: Tensor) -> Tensor:
         """Normalised (B, r) and (C, r) -> (B, C)."""

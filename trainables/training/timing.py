@@ -39,7 +39,7 @@ def probe_trial(
     """
     group = group or WorkerGroup(device=context.device)
     end_s = time.monotonic() + seconds
-    pairs, training = len(context.data.pair_rows(parameters)), context.task.training
+    pairs, training = len(context.data.preference_rows(parameters)), context.task.training
     steps = training.epochs * math.ceil(pairs / training.global_batch_size)
     evaluations = [step / steps for step in (1, 3) if step < steps]  # the first one also warms up
     for repetition in range(2):  # a trial that ends early is timed again, warm

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from trainables.context.trial_context import TrialContext
 from trainables.distributed import WorkerGroup
-from trainables.evaluation.measure import goal_scores, means
 from trainables.files import StorageError
 from trainables.memory import MicroBatchReduced, halve, run_or_none_on_oom
 from trainables.models.policy import Policy
@@ -122,9 +121,9 @@ class _Trial:
     ) -> None:
         self._context, self._policy, self._parameters, self._seed = context, policy, parameters, seed
         self._folder, self._writer, self._group, self._hooks = folder, writer, group, hooks
-        settings, pairs = context.task.training, context.data.pairs
-        self._settings, self._pairs = settings, pairs
-        self._rows = context.data.pair_rows(parameters)
+        settings, data = context.task.training, context.data.preferences
+        self._settings, self._data = settings, data
+        self._rows = context.data.preference_rows(parameters)
         count = len(self._rows)
         self._steps_per_epoch = math.ceil(count / settings.global_batch_size)
         if count // self._steps_per_epoch < group.world_size:
@@ -154,13 +153,15 @@ class _Trial:
         self._times_s = {"train_s": 0.0, "evaluation_s": 0.0}
         self._values: dict[str, float] = {}
         """Validation metrics at the last evaluation."""
-        names, templates = pairs.images.class_names, pairs.images.templates
-        self._clean_inputs = context.inputs.whole_view(policy, pairs.clean)
-        self._attacked_inputs = context.inputs.whole_view(policy, pairs.attacked)
-        self._prompts = context.inputs.prompts(policy, names, templates)
-        self._reference_clean = context.reference.embeddings(pairs.clean)
-        self._reference_attacked = context.reference.embeddings(pairs.attacked)
-        self._reference_text = context.reference.text_embeddings(names, templates)
+        inputs, reference = context.inputs, context.reference
+        self._kept_inputs = inputs.whole_view(policy, data.kept)
+        self._shown_inputs = inputs.whole_view(policy, data.shown)
+        self._kept_prompts = inputs.prompts(policy, data.kept_prompts.names, data.kept_prompts.templates)
+        self._prompts = inputs.prompts(policy, data.prompts.names, data.prompts.templates)
+        self._kept_reference = reference.embeddings(data.kept)
+        self._shown_reference = reference.embeddings(data.shown)
+        self._kept_text = reference.text_embeddings(data.kept_prompts.names, data.kept_prompts.templates)
+        self._shown_text = reference.text_embeddings(data.prompts.names, data.prompts.templates)
 
     def run(self) -> TrialResult:
         self._resume()
@@ -340,11 +341,11 @@ class _Trial:
         self._optimizer.zero_grad(set_to_none=True)
         for i, micro in enumerate(micros):
             with contextlib.nullcontext() if i == len(micros) - 1 else self._no_sync():
-                attacked, clean = self._logits(self._wrapped, micro)
-                micro_kl = reference_kl(clean, self._reference_logits(self._reference_clean[self._clean_rows(micro)]))
+                shown, kept = self._logits(self._wrapped, micro)
+                micro_kl = reference_kl(kept, self._kept_reference_logits(micro))
                 if parameters.objective == "kto" and z0 is None:
                     z0 = group.sum(micro_kl.detach() * len(micro)) / batch_size
-                micro_preference = self._preference_loss(attacked, micro, z0)
+                micro_preference = self._preference_loss(shown, micro, z0)
                 loss = micro_preference + parameters.lambda_reg * micro_kl
                 # DDP takes the mean of gradients over workers; the loss is the mean over the global batch.
                 share = len(micro) / batch_size * group.world_size
@@ -375,8 +376,8 @@ class _Trial:
 
     def _fits(self, pairs: Tensor) -> bool:
         """Return True, or raise torch.OutOfMemoryError. No gradients are kept, so that no hooks of DDP run."""
-        attacked, clean = self._logits(self._policy, pairs)
-        torch.autograd.grad((attacked.sum(), clean.sum()), list(self._policy.tuned().values()), allow_unused=True)
+        shown, kept = self._logits(self._policy, pairs)
+        torch.autograd.grad((shown.sum(), kept.sum()), list(self._policy.tuned().values()), allow_unused=True)
         return True
 
     def _descend(self) -> None:
@@ -392,41 +393,54 @@ class _Trial:
             return self._wrapped.no_sync()
         return contextlib.nullcontext()
 
-    def _clean_rows(self, pairs: Tensor) -> Tensor:
-        return pairs % len(self._pairs.images.labels)
+    def _logits(self, policy: nn.Module, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, K) of the shown images and (B, C) of the kept ones that belong to them, in one forward pass."""
+        data, count = self._data, len(rows)
+        same_images, same_prompts = data.kept is data.shown, data.kept_prompts == data.prompts
+        images = self._shown_inputs[rows]
+        if not same_images:
+            images = torch.cat([images, self._kept_inputs[data.kept_rows(rows)]])
+        logits = policy(images, self._prompts if same_prompts else (self._prompts, self._kept_prompts))
+        kept = logits if same_images else logits[count:]
+        names = len(data.prompts.names)
+        return (logits[:count], kept) if same_prompts else (logits[:count, :names], kept[:, names:])
 
-    def _logits(self, policy: nn.Module, pairs: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, C) of the attacked images and of their clean originals, in one forward pass."""
-        images = torch.cat([self._attacked_inputs[pairs], self._clean_inputs[self._clean_rows(pairs)]])
-        logits = policy(images, self._prompts)
-        return logits[: len(pairs)], logits[len(pairs) :]
-
-    def _reference_logits(self, embeddings: Tensor) -> Tensor:
-        """(B, d) -> (B, C) of the training classes."""
-        return self._context.reference.logits(embeddings, self._reference_text)
+    def _kept_reference_logits(self, rows: Tensor) -> Tensor:
+        """(B, C) of the kept images that belong to rows of the shown ones (B,)."""
+        return self._context.reference.logits(self._kept_reference[self._data.kept_rows(rows)], self._kept_text)
 
     @torch.no_grad()
     def _global_kl(self, micros: tuple[Tensor, ...], batch_size: int) -> Tensor:
-        """KTO's z0 before micro-batching: KL(reference || policy) over the clean half of the global batch."""
+        """KTO's z0 before micro-batching: KL(reference || policy) over the kept images of the global batch."""
         total = torch.zeros((), device=self._group.device)
         for micro in micros:
-            rows = self._clean_rows(micro)
-            logits = self._policy(self._clean_inputs[rows], self._prompts)
-            total += reference_kl(logits, self._reference_logits(self._reference_clean[rows])) * len(micro)
+            logits = self._policy(self._kept_inputs[self._data.kept_rows(micro)], self._kept_prompts)
+            total += reference_kl(logits, self._kept_reference_logits(micro)) * len(micro)
         return self._group.sum(total) / batch_size
 
-    def _preference_loss(self, attacked: Tensor, pairs: Tensor, z0: Tensor | None) -> Tensor:
-        """Scalar, of the attacked images' logits (B, C)."""
-        chosen = self._pairs.chosen[pairs].to(attacked.device)
-        rejected = self._pairs.rejected[pairs].to(attacked.device)
-        reference = self._reference_logits(self._reference_attacked[pairs])
-        return preference_loss(self._parameters, attacked, reference, chosen, rejected, kl=z0)
+    def _preference_loss(self, shown: Tensor, rows: Tensor, z0: Tensor | None) -> Tensor:
+        """Scalar, of the logits (B, K) of shown images."""
+        data = self._data
+        reference = self._context.reference.logits(self._shown_reference[rows], self._shown_text)
+        if data.candidates is not None:
+            candidates = data.candidates[rows].to(shown.device)
+            shown, reference = shown.gather(1, candidates), reference.gather(1, candidates)
+        chosen, rejected = data.chosen[rows].to(shown.device), data.rejected[rows].to(shown.device)
+        return preference_loss(self._parameters, shown, reference, chosen, rejected, kl=z0)
 
     def _measure(self) -> dict[str, float]:
         """Return the validation metrics of the policy's present weights."""
         started_s = time.monotonic()
         self._hooks.heartbeat()
-        values = means(goal_scores(self._context, self._policy, self._context.data.search_sets, self._group))
+        values = self._context.measures.validation(self._context, self._policy, self._group)
+        self._times_s["evaluation_s"] += time.monotonic() - started_s
+        return values
+
+    def _measure_kept(self) -> dict[str, float]:
+        """Return what a point of the front must keep besides the goals, of the policy's present weights."""
+        started_s = time.monotonic()
+        self._hooks.heartbeat()
+        values = self._context.measures.kept(self._context, self._policy, self._group)
         self._times_s["evaluation_s"] += time.monotonic() - started_s
         return values
 
@@ -448,6 +462,7 @@ class _Trial:
 
     def _finish(self) -> TrialResult:
         last = {name: value.detach().clone() for name, value in self._policy.tuned().items()}
+        self._values = {**self._values, **self._measure_kept()}
         points = [Point(weights="last", strength=1.0, values=self._values)]
         distance = self._policy.identity_distance()
         front = self._context.task.evaluate.front
@@ -456,7 +471,8 @@ class _Trial:
         further += [("averaged", self._average.weights, 1.0)] if front.averaged else []
         for kind, weights, strength in further:
             self._policy.set_weights(weights, strength)
-            points.append(Point(weights=kind, strength=strength, values=self._measure()))
+            values = {**self._measure(), **self._measure_kept()}
+            points.append(Point(weights=kind, strength=strength, values=values))
         result = TrialResult(
             values=self._values,
             points=tuple(points),

@@ -6,9 +6,18 @@ from html import escape
 from typing import Any
 
 from sweeper.front.correlation import lines as proxy_lines
-from sweeper.front.rendering.style import COLOURS, UNTOUCHED_COLOUR, colour, error_bar, label, paint_curve
+from sweeper.front.rendering.style import (
+    BASELINE_TITLES,
+    COLOURS,
+    UNTOUCHED_COLOUR,
+    baseline_curves,
+    colour,
+    error_bar,
+    label,
+)
 from sweeper.front.rendering.table import rows, summary
-from sweeper.records import GOALS, Front, FrontPoint
+from sweeper.records import Front, FrontPoint
+from trainables.records import Goals, goal_values
 
 _STYLE = """
 body { font: 14px/1.45 system-ui, sans-serif; margin: 1.5rem auto; max-width: 1300px; padding: 0 1rem; color: #222; }
@@ -65,33 +74,36 @@ def _chart(front: Front) -> Any:
     members = [point for point in front.points if point.member]
     for name in (*COLOURS, "other"):
         others = [point for point in front.others if _objective(point) == name]
-        _scatter(figure, 1, others, f"{name}, not on the front", "circle", 7, opacity=0.3)
-    curve = paint_curve(front)
-    if curve:
-        _scatter(figure, 1, curve, "PAINT by interpolation", "diamond-open", 8, mode="lines+markers", shade="#444444")
-    line = sorted(members, key=lambda point: point.validation["clean_accuracy"])
-    _scatter(figure, 1, line, "front", "circle", 0, mode="lines", shade="#222222", shape="vh")
+        _scatter(figure, front, 1, others, f"{name}, not on the front", "circle", 7, opacity=0.3)
+    for name, curve in baseline_curves(front).items():
+        title = f"{BASELINE_TITLES[name]} by strength"
+        _scatter(figure, front, 1, curve, title, "diamond-open", 8, mode="lines+markers", shade="#444444")
+    line = sorted(members, key=lambda point: front.oriented(point)[0])
+    _scatter(figure, front, 1, line, "front", "circle", 0, mode="lines", shade="#222222", shape="vh")
     for column in (1, 2) if measured else (1,):
         shown = front.points if column == 1 else measured
         for name in (*COLOURS, "other"):
             drawn = [point for point in shown if point.member and _objective(point) == name and point.trial is not None]
-            _scatter(figure, column, drawn, name, "circle", 12, legend=column == 1)
-        paint = [point for point in shown if point.name == "paint"]
-        _scatter(figure, column, paint, "PAINT", "diamond", 12, shade="#444444", legend=column == 1)
+            _scatter(figure, front, column, drawn, name, "circle", 12, legend=column == 1)
+        for name, title in BASELINE_TITLES.items():
+            baseline = [point for point in shown if point.name == name]
+            _scatter(figure, front, column, baseline, title, "diamond", 12, shade="#444444", legend=column == 1)
         untouched = [point for point in shown if point.trial is None]
-        _scatter(figure, column, untouched, "untouched model", "star", 18, shade=UNTOUCHED_COLOUR, legend=column == 1)
+        _scatter(
+            figure, front, column, untouched, "untouched model", "star", 18, shade=UNTOUCHED_COLOUR, legend=column == 1
+        )
     figure.add_scatter(
         x=[front.reference_point[0]], y=[front.reference_point[1]], mode="markers", name="reference point",
         marker={"symbol": "cross-thin-open", "size": 12, "color": "#222222"}, row=1, col=1,
     )  # fmt: skip
-    figure.update_xaxes(title_text="clean accuracy")
-    figure.update_yaxes(title_text="robust accuracy (attacked images)", col=1)
+    figure.update_xaxes(title_text=front.goals[0].title)
+    figure.update_yaxes(title_text=front.goals[1].title, col=1)
     figure.update_layout(template="plotly_white", height=600, margin={"t": 40, "l": 60, "r": 20, "b": 60})
     return figure
 
 
 def _scatter(
-    figure: Any, column: int, points: list[FrontPoint] | tuple[FrontPoint, ...], name: str, symbol: str, size: int, *,
+    figure: Any, front: Front, column: int, points: list[FrontPoint], name: str, symbol: str, size: int, *,
     mode: str = "markers", shade: str | None = None, opacity: float = 1.0, shape: str = "linear", legend: bool = True,
 ) -> None:  # fmt: skip
     if not points:
@@ -99,16 +111,17 @@ def _scatter(
     values = [point.validation if column == 1 else point.values or {} for point in points]
     bars: dict[str, dict[str, Any]] = {}
     if column == 2:
-        for axis, goal in zip(("error_x", "error_y"), GOALS, strict=True):
+        for axis, goal in zip(("error_x", "error_y"), (goal.metric for goal in front.goals), strict=True):
             reach = [error_bar(point, goal) for point in points]
             bars[axis] = {"array": [above for _, above in reach], "arrayminus": [below for below, _ in reach]}
             bars[axis] |= {"thickness": 1, "width": 3}
+    pairs = [goal_values(of_point, front.goals) for of_point in values]
     figure.add_scatter(
-        x=[value["clean_accuracy"] for value in values], y=[value["robust_accuracy"] for value in values],
-        mode=mode, name=name, legendgroup=name, showlegend=legend, opacity=opacity,
+        x=[first for first, _ in pairs], y=[second for _, second in pairs], mode=mode, name=name,
+         legendgroup=name, showlegend=legend, opacity=opacity,
         marker={"symbol": symbol, "size": size, "color": shade or colour(points[0])},
         line={"color": shade, "width": 1.5, "shape": shape, "dash": "dot" if "markers" in mode else "solid"},
-        text=[_hover(point) for point in points], hoverinfo="skip" if mode == "lines" else "text",
+        text=[_hover(point, front.goals) for point in points], hoverinfo="skip" if mode == "lines" else "text",
         row=1, col=column, **bars,
     )  # fmt: skip
 
@@ -118,18 +131,18 @@ def _objective(point: FrontPoint) -> str:
     return name if name in COLOURS else "other"
 
 
-def _hover(point: FrontPoint) -> str:
+def _hover(point: FrontPoint, goals: Goals) -> str:
     head = label(point) if point.trial is None else f"{label(point)} (trial {point.trial})"
-    lines = [f"<b>{escape(head)}</b>"]
+    lines, metrics = [f"<b>{escape(head)}</b>"], [goal.metric for goal in goals]
     if point.trial is not None:
         lines.append(f"{point.weights} weights at strength {point.strength:g}")
     if point.sweep is not None:
         lines.append(escape(point.sweep))
     for title, values in (("validation", point.validation), ("test", point.values or {})):
-        lines += [f"{title} {escape(key)}: {value:.4f}" for key, value in values.items() if key in GOALS]
+        lines += [f"{title} {escape(key)}: {value:.4f}" for key, value in values.items() if key in metrics]
     if point.confirmation is not None and point.confirmation.values is not None:
         means, seeds = point.confirmation.values, point.confirmation.seeds
-        lines += [f"test {escape(key)} over {seeds} new seeds: {means[key]:.4f}" for key in GOALS]
+        lines += [f"test {escape(key)} over {seeds} new seeds: {means[key]:.4f}" for key in metrics if key in means]
     lines += [
         f"{escape(key)} = {escape(_short(value))}" for key, value in point.parameters.items() if value is not None
     ]

@@ -8,9 +8,20 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from sweeper.front.rendering.style import COLOURS, OTHER_COLOUR, UNTOUCHED_COLOUR, colour, error_bar, label, paint_curve
+from sweeper.front.rendering.style import (
+    BASELINE_TITLES,
+    COLOURS,
+    OTHER_COLOUR,
+    UNTOUCHED_COLOUR,
+    baseline_curves,
+    colour,
+    error_bar,
+    is_baseline,
+    label,
+)
 from sweeper.front.rendering.table import summary
-from sweeper.records import GOALS, Front, FrontPoint, goal_pair
+from sweeper.records import Front, FrontPoint
+from trainables.records import goal_values
 
 _GREY = "#444444"
 _WIDEST_LEGEND = 7
@@ -30,11 +41,11 @@ def plot(front: Front) -> bytes:
     if measured:
         _test(axes[1], front)
     for panel in axes:
-        panel.set_xlabel("clean accuracy")
+        panel.set_xlabel(front.goals[0].title)
         panel.grid(color="#dddddd", linewidth=0.6)
         panel.set_axisbelow(True)
         panel.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel("robust accuracy (attacked images)")
+    axes[0].set_ylabel(front.goals[1].title)
     figure.suptitle(f"Pareto front of {front.sweep}", x=0.02, y=0.975, ha="left", fontsize=15, fontweight="bold")
     far = f"; outside the picture: {outside} point{'' if outside == 1 else 's'}" if outside else ""
     figure.text(0.02, 0.9, summary(front) + far, ha="left", fontsize=9.5, color=_GREY)
@@ -50,50 +61,54 @@ def _validation(axes: Any, front: Front) -> int:
     axes.set_title("validation: every point tried, and the front picked on it", loc="left", fontsize=10.5)
     members = [point for point in front.points if point.member]
     for point in front.others:
-        axes.plot(*point.goals, "o", color=colour(point), alpha=0.25, markersize=4.5, markeredgewidth=0)
-    curve = paint_curve(front)
-    if curve:
-        axes.plot(*zip(*(point.goals for point in curve), strict=True), "--", color=_GREY, linewidth=1)
+        axes.plot(*front.at(point), "o", color=colour(point), alpha=0.25, markersize=4.5, markeredgewidth=0)
+    for curve in baseline_curves(front).values():
+        axes.plot(*zip(*map(front.at, curve), strict=True), "--", color=_GREY, linewidth=1)
         for point in curve[1:]:
-            axes.plot(*point.goals, "D", color="white", markeredgecolor=_GREY, markersize=5)
+            axes.plot(*front.at(point), "D", color="white", markeredgecolor=_GREY, markersize=5)
     reference = front.reference_point
     if members:
-        stairs_x, stairs_y = _stairs([point.goals for point in members], reference)
+        stairs_x, stairs_y = _stairs(front)
         axes.fill_between(stairs_x, stairs_y, reference[1], color="#0072B2", alpha=0.06, linewidth=0)
         axes.plot(stairs_x, stairs_y, color="#222222", linewidth=1.3, zorder=3)
     axes.plot(*reference, "+", color="#222222", markersize=10, zorder=3)
     axes.annotate("reference point", reference, (6, -11), textcoords="offset points", fontsize=8, color=_GREY)
-    _marks(axes, [(point, point.goals) for point in front.points])
+    _marks(axes, [(point, front.at(point)) for point in front.points])
 
-    shown = [point.goals for point in front.points] + [reference]
-    shown += [goal_pair(point.values) for point in front.points if point.values]
+    shown = [front.at(point) for point in front.points] + [reference]
+    shown += [goal_values(point.values, front.goals) for point in front.points if point.values]
     low, high = [[choose(pair[axis] for pair in shown) for axis in (0, 1)] for choose in (min, max)]
     margins = [max(0.02, 0.08 * (high[axis] - low[axis])) for axis in (0, 1)]
     axes.set_xlim(low[0] - margins[0], min(high[0] + 1.6 * margins[0], 1.02))
     axes.set_ylim(low[1] - margins[1], min(high[1] + 1.4 * margins[1], 1.02))
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    inside = [left <= x <= right and bottom <= y <= top for x, y in (point.goals for point in front.others)]
+    inside = [left <= x <= right and bottom <= y <= top for x, y in map(front.at, front.others)]
     return len(inside) - sum(inside)
 
 
-def _stairs(front: Sequence[tuple[float, float]], reference: tuple[float, float]) -> tuple[list[float], list[float]]:
-    """Return x and y of the outline of what the front dominates, from the most robust end to the cleanest."""
-    points = sorted(point for point in front if point[0] > reference[0] and point[1] > reference[1])
+def _stairs(front: Front) -> tuple[list[float], list[float]]:
+    """Return x and y of the outline of what the front dominates, from the best in the second goal to the best in the
+    first."""
+    signs = [1.0 if goal.direction == "maximize" else -1.0 for goal in front.goals]
+    reference = [sign * value for sign, value in zip(signs, front.reference_point, strict=True)]
+    members = (front.oriented(point) for point in front.points if point.member)
+    points = sorted(point for point in members if point[0] > reference[0] and point[1] > reference[1])
     if not points:
         return [], []
     x, y = [reference[0]], [points[0][1]]
     for point, following in zip(points, [*points[1:], None], strict=True):
         x += [point[0], point[0]]
         y += [point[1], following[1] if following else reference[1]]
-    return x, y
+    return [signs[0] * value for value in x], [signs[1] * value for value in y]
 
 
 def _test(axes: Any, front: Front) -> None:
     axes.set_title("test: the same points, measured once, 95 % intervals", loc="left", fontsize=10.5)
     axes.tick_params(labelleft=True)
-    measured = [(point, goal_pair(point.values)) for point in front.points if point.values]
+    metrics = [goal.metric for goal in front.goals]
+    measured = [(point, goal_values(point.values, front.goals)) for point in front.points if point.values]
     for point, (x, y) in measured:
-        bars = [[[reach] for reach in error_bar(point, goal)] for goal in GOALS]
+        bars = [[[reach] for reach in error_bar(point, metric)] for metric in metrics]
         edge = _GREY if point.trial is None or not point.member else colour(point)
         axes.errorbar(x, y, xerr=bars[0], yerr=bars[1], fmt="none", ecolor=edge, elinewidth=1, alpha=0.7, zorder=2)
     _marks(axes, measured)
@@ -104,10 +119,10 @@ def _test(axes: Any, front: Front) -> None:
         means, intervals = confirmation.values, confirmation.intervals
         if means is None or intervals is None:
             continue
-        first, retrained = goal_pair(point.values), goal_pair(means)
+        first, retrained = goal_values(point.values, front.goals), goal_values(means, front.goals)
         axes.plot([first[0], retrained[0]], [first[1], retrained[1]], ":", color=_GREY, linewidth=1.2, zorder=6)
-        bars = [[[max(0.0, means[goal] - intervals[goal][0])],
-                 [max(0.0, intervals[goal][1] - means[goal])]] for goal in GOALS]  # fmt: skip
+        bars = [[[max(0.0, means[metric] - intervals[metric][0])],
+                 [max(0.0, intervals[metric][1] - means[metric])]] for metric in metrics]  # fmt: skip
         axes.errorbar(*retrained, xerr=bars[0], yerr=bars[1], fmt="none", ecolor="#222222", elinewidth=0.8, zorder=6)
         marker = "s" if confirmation.stays else "X"
         axes.plot(*retrained, marker, color="white", markeredgecolor="#222222", markersize=6, zorder=7)
@@ -118,13 +133,13 @@ def _marks(axes: Any, points: Sequence[tuple[FrontPoint, tuple[float, float]]]) 
     for point, xy in points:
         if point.trial is None:
             axes.plot(*xy, "*", color=UNTOUCHED_COLOUR, markersize=17, markeredgecolor="white", zorder=5)
-        elif point.name == "paint":
+        elif is_baseline(point):
             axes.plot(*xy, "D", color=_GREY, markersize=8, markeredgecolor="white", zorder=4)
         elif point.member:
             size = 11 if point.name else 8
             axes.plot(*xy, "o", color=colour(point), markersize=size, markeredgecolor="#222222", zorder=4)
         if point.name or point.trial is None:
-            left = point.name == "paint"
+            left = is_baseline(point)
             offset = (-9, -13) if left else (10, 5 if point.trial is not None else -10)
             axes.annotate(
                 label(point), xy, offset, textcoords="offset points", fontsize=9.5, zorder=6,
@@ -147,10 +162,9 @@ def _legend(figure: Any, front: Front) -> int:
         handles.append(
             Line2D([], [], marker="*", linestyle="", color=UNTOUCHED_COLOUR, markersize=13, label="untouched model")
         )
-    if paint_curve(front):
-        handles.append(
-            Line2D([], [], marker="D", linestyle="--", color=_GREY, markersize=6, label="PAINT (by interpolation)")
-        )
+    for name in baseline_curves(front):
+        title = f"{BASELINE_TITLES[name]} (by strength)"
+        handles.append(Line2D([], [], marker="D", linestyle="--", color=_GREY, markersize=6, label=title))
     if any(point.confirmation for point in front.points):
         shapes = {"s": "mean over new seeds", "X": "the same, does not stay"}
         handles += [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sweeper.records import Front, FrontPoint
+from trainables.tasks.known import KINDS
 
 COLOURS = {"dpo": "#0072B2", "ipo": "#E69F00", "kto": "#009E73", "cross_entropy": "#CC79A7"}
 """Per objective; colours of Okabe and Ito, which colour-blind readers can distinguish."""
@@ -10,10 +11,14 @@ OTHER_COLOUR = "#666666"
 UNTOUCHED_COLOUR = "#D55E00"
 
 
+BASELINE_TITLES = {baseline_name: title for kind in KINDS for baseline_name, title in kind.baseline_titles().items()}
+"""Name of a baseline -> what people call it."""
+
+
 def label(point: FrontPoint) -> str:
     """Return what a point is called: its name, else its trial."""
     if point.name:
-        return "PAINT" if point.name == "paint" else point.name
+        return BASELINE_TITLES.get(point.name, point.name)
     return "untouched" if point.trial is None else f"trial {point.trial}"
 
 
@@ -22,14 +27,20 @@ def colour(point: FrontPoint) -> str:
     return COLOURS.get(str(point.parameters.get("objective")), OTHER_COLOUR)
 
 
-def paint_curve(front: Front) -> list[FrontPoint]:
-    """Return PAINT's validation points by rising strength, the untouched model first; empty without the baseline."""
-    trial = next((point.trial for point in front.points if point.name == "paint"), None)
-    if trial is None:
-        return []
+def is_baseline(point: FrontPoint) -> bool:
+    return point.name in BASELINE_TITLES
+
+
+def baseline_curves(front: Front) -> dict[str, list[FrontPoint]]:
+    """Return by the baseline's name its validation points by rising strength, the untouched model first."""
     untouched = [point for point in front.points if point.trial is None]
-    paint = [point for point in (*front.points, *front.others) if point.trial == trial and point.weights == "last"]
-    return untouched + sorted(paint, key=lambda point: point.strength)
+    curves = {}
+    for shown in (point for point in front.points if is_baseline(point)):
+        of_trial = [
+            point for point in (*front.points, *front.others) if point.trial == shown.trial and point.weights == "last"
+        ]
+        curves[shown.name or ""] = untouched + sorted(of_trial, key=lambda point: point.strength)
+    return curves
 
 
 def error_bar(point: FrontPoint, goal: str) -> tuple[float, float]:

@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 from sweeper.front.correlation import lines as proxy_lines
 from sweeper.front.rendering.style import label
-from sweeper.records import GOALS, Confirmation, Front, FrontPoint
+from sweeper.records import Confirmation, Front, FrontPoint
+from trainables.records import Goals
 
 Format = Literal["table", "json", "csv"]
 
@@ -55,8 +56,8 @@ def rows(front: Front) -> list[dict[str, Any]]:
 
     Where members were trained again, ``confirmed_*`` stands before the parameters.
     """
-    validation = _in_order(key for point in front.points for key in point.validation)
-    test = _in_order(key for point in front.points for key in point.values or {})
+    validation = _in_order(front, (key for point in front.points for key in point.validation))
+    test = _in_order(front, (key for point in front.points for key in point.values or {}))
     bounded = {key for point in front.points for key in point.intervals or {}}
     parameters = list(dict.fromkeys(key for point in front.points for key in point.parameters))
     result = []
@@ -70,17 +71,17 @@ def rows(front: Front) -> list[dict[str, Any]]:
             if key in bounded:
                 row[f"test_{key}_low"], row[f"test_{key}_high"] = (point.intervals or {}).get(key, (None, None))
         if any(shown.confirmation for shown in front.points):
-            row |= _confirmed_row(point.confirmation)
+            row |= _confirmed_row(point.confirmation, front.goals)
         result.append(row | {key: point.parameters.get(key) for key in parameters})
     return result
 
 
-def _confirmed_row(confirmation: Confirmation | None) -> dict[str, Any]:
+def _confirmed_row(confirmation: Confirmation | None, goals: Goals) -> dict[str, Any]:
     if confirmation is None:
-        return dict.fromkeys(_confirmed_row(Confirmation(seeds=0, failed=0, validation=None, stays=False)))
+        return dict.fromkeys(_confirmed_row(Confirmation(seeds=0, failed=0, validation=None, stays=False), goals))
     row: dict[str, Any] = {"confirmed_seeds": confirmation.seeds, "confirmed_failed": confirmation.failed}
     row["confirmed_stays"] = confirmation.stays
-    for goal in GOALS:
+    for goal in (goal.metric for goal in goals):
         row[f"confirmed_validation_{goal}"] = (confirmation.validation or {}).get(goal)
         row[f"confirmed_test_{goal}"] = (confirmation.values or {}).get(goal)
         for bounds, suffix in ((confirmation.intervals, ""), (confirmation.simultaneous, "_simultaneous")):
@@ -91,10 +92,10 @@ def _confirmed_row(confirmation: Confirmation | None) -> dict[str, Any]:
 
 def markdown(front: Front, limit: int) -> str:
     """Return a summary and a table of at most ``limit`` characters, for MLflow's description of a run."""
-    lines = [summary(front), "", "| " + " | ".join(_HEADER) + " |", "|" + " --- |" * len(_HEADER)]
+    lines = [summary(front), "", "| " + " | ".join(_header(front)) + " |", "|" + " --- |" * len(_header(front))]
     length = sum(map(len, lines))
     for shown, point in enumerate(front.points):
-        line = "| " + " | ".join(_cells(point)) + " |"
+        line = "| " + " | ".join(_cells(point, front.goals)) + " |"
         length += len(line) + 1
         if length > limit - 100:
             lines += ["", f"{len(front.points) - shown} more in front/front.csv."]
@@ -110,22 +111,24 @@ def markdown(front: Front, limit: int) -> str:
 def summary(front: Front) -> str:
     """Return in a line how many points, their hypervolume and reference point, how many trials."""
     members = sum(point.member for point in front.points)
-    clean, robust = front.reference_point
+    pairs = zip(front.goals, front.reference_point, strict=True)
+    reference = ", ".join(f"{goal.short} {value:.3f}" for goal, value in pairs)
     return (
         f"{members} point{'' if members == 1 else 's'} on the front, hypervolume {front.hypervolume:.4f} "
-        f"over (clean {clean:.3f}, robust {robust:.3f}), {front.finished} of {front.trials} trials finished"
+        f"over ({reference}), {front.finished} of {front.trials} trials finished"
     )
 
 
-_OF_A_SET = (*GOALS, "text_confusion_rate", "two_way_accuracy", "reference_kl")
-"""Metrics that are measured per test set too, as ``SET/metric``."""
-_HEADER = (
-    "point", "trial", "objective", "tune", "weights", "strength",
-    "validation clean", "validation robust", "test clean (95 %)", "test robust (95 %)",
-)  # fmt: skip
+def _header(front: Front) -> list[str]:
+    return ["point", "trial", "objective", "tune", "weights", "strength", *_goal_columns(front)]
 
 
-def _cells(point: FrontPoint) -> list[str]:
+def _goal_columns(front: Front) -> list[str]:
+    short = [goal.short for goal in front.goals]
+    return [f"validation {name}" for name in short] + [f"test {name} (95 %)" for name in short]
+
+
+def _cells(point: FrontPoint, goals: Goals) -> list[str]:
     trained = point.trial is not None
     return [
         label(point) if point.name or not trained else "",
@@ -134,8 +137,8 @@ def _cells(point: FrontPoint) -> list[str]:
         str(point.parameters.get("tune", "-")),
         point.weights if trained else "-",
         f"{point.strength:g}" if trained else "-",
-        *(_number(point.validation.get(goal)) for goal in GOALS),
-        *(_measured(point, goal) for goal in GOALS),
+        *(_number(point.validation.get(goal.metric)) for goal in goals),
+        *(_measured(point, goal.metric) for goal in goals),
     ]
 
 
@@ -152,10 +155,6 @@ def _number(value: float | None) -> str:
 
 
 _CONFIRMED = "trained again with new seeds: means, and what to expect of a fresh seed on fresh images"
-_CONFIRMED_HEADER = (
-    "point", "trial", "weights", "strength", "seeds",
-    "validation clean", "validation robust", "test clean (95 %)", "test robust (95 %)", "stays",
-)  # fmt: skip
 
 
 def _confirmed_cells(front: Front) -> list[list[str]]:
@@ -165,13 +164,15 @@ def _confirmed_cells(front: Front) -> list[list[str]]:
         confirmation = point.confirmation
         if confirmation is None:
             continue
-        cells = _cells(point)
+        cells = _cells(point, front.goals)
+        metrics = [goal.metric for goal in front.goals]
         seeds = str(confirmation.seeds) + (f" ({confirmation.failed} failed)" if confirmation.failed else "")
-        means = [_number((confirmation.validation or {}).get(goal)) for goal in GOALS]
+        means = [_number((confirmation.validation or {}).get(goal)) for goal in metrics]
         values, intervals = confirmation.values or {}, confirmation.intervals or {}
-        tested = [_bounded(values.get(goal), intervals.get(goal)) for goal in GOALS]
+        tested = [_bounded(values.get(goal), intervals.get(goal)) for goal in metrics]
         lines.append([*cells[:2], *cells[4:6], seeds, *means, *tested, "yes" if confirmation.stays else "no"])
-    return [list(_CONFIRMED_HEADER), *lines] if lines else []
+    header = ["point", "trial", "weights", "strength", "seeds", *_goal_columns(front), "stays"]
+    return [header, *lines] if lines else []
 
 
 def _simultaneous_note(front: Front) -> list[str]:
@@ -184,12 +185,14 @@ def _simultaneous_note(front: Front) -> list[str]:
 
 
 def _text(front: Front) -> str:
-    text = _columns([list(_HEADER), *(_cells(point) for point in front.points)])
-    beside = _in_order(key for point in front.points for key in point.values or {} if key not in GOALS)
-    of_sets = [key for key in beside if key.rpartition("/")[2] in _OF_A_SET and "/" in key]
+    text = _columns([_header(front), *(_cells(point, front.goals) for point in front.points)])
+    goals = [goal.metric for goal in front.goals]
+    beside = [key for key in _in_order(front, (key for point in front.points for key in point.values or {}))
+              if key not in goals]  # fmt: skip
+    of_sets = [key for key in beside if "/" in key and key.partition("/")[0] not in goals]
     general = [key for key in beside if key not in of_sets]
     if general:
-        text += ["", "what it costs and whether it carries over, on test (robust accuracy under unseen attacks):"]
+        text += ["", "what it costs and whether it carries over, on test:"]
         text += _columns(_beside(front, general, {key: key.rpartition("/")[2] for key in general}))
     if of_sets:
         text += ["", "on each test set by itself:"]
@@ -205,7 +208,7 @@ def _beside(front: Front, keys: list[str], names: dict[str, str]) -> list[list[s
     """Return the header and a line per point: point, trial and strength, then its test values under ``keys``."""
     lines = [["point", "trial", "strength", *(names[key].replace("_", " ") for key in keys)]]
     for point in front.points:
-        cells = _cells(point)
+        cells = _cells(point, front.goals)
         lines.append([cells[0], cells[1], cells[5], *(_number((point.values or {}).get(key)) for key in keys)])
     return lines
 
@@ -218,7 +221,7 @@ def _columns(lines: list[list[str]]) -> list[str]:
     return text
 
 
-def _in_order(keys: Iterable[str]) -> list[str]:
+def _in_order(front: Front, keys: Iterable[str]) -> list[str]:
     """Return the keys, goals first, each once."""
-    seen = list(dict.fromkeys(keys))
-    return [goal for goal in GOALS if goal in seen] + [key for key in seen if key not in GOALS]
+    seen, goals = list(dict.fromkeys(keys)), [goal.metric for goal in front.goals]
+    return [goal for goal in goals if goal in seen] + [key for key in seen if key not in goals]

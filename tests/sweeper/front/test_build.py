@@ -13,7 +13,8 @@ from sweeper.errors import UserError
 from sweeper.front.build import LiveFront, build_front, merged
 from sweeper.front.pick import pick
 from sweeper.records import Front, PointName, TrialRecord
-from sweeper.spec.sections import Goals
+from sweeper.spec.bounds import Bounds
+from tests.helpers.goals import TYPOGRAPHIC, floors
 from tests.helpers.reports import make_untouched
 from trainables.records import Measurement, Point
 
@@ -36,13 +37,12 @@ def trial(
     )
 
 
-def front(
-    *trials: TrialRecord, goals: Goals | None = None, measurements: dict[PointName, Measurement] | None = None
-) -> Front:
+def front(*trials: TrialRecord, bounds: Bounds = (), measurements: dict[PointName, Measurement] | None = None) -> Front:
     return build_front(
         "demo",
         trials,
-        goals=goals or Goals(),
+        goals=TYPOGRAPHIC,
+        bounds=bounds,
         untouched=make_untouched(),
         measurements=measurements or {},
         planned=len(trials),
@@ -89,8 +89,8 @@ def test_a_point_no_better_than_the_untouched_model_is_no_member() -> None:
 
 
 def test_a_point_below_a_floor_is_drawn_but_never_a_member() -> None:
-    goals = Goals.model_validate({"clean_accuracy": {"floor": "untouched - 0.05"}})
-    shown = front(trial(0, (0.84, 0.70)), trial(1, (0.86, 0.50)), goals=goals)
+    bounds = floors(clean_accuracy=0.90 - 0.05)
+    shown = front(trial(0, (0.84, 0.70)), trial(1, (0.86, 0.50)), bounds=bounds)
     assert members(shown) == [(1, 1.0)]
     assert [point.trial for point in shown.others] == [0]
     assert shown.reference_point == pytest.approx((0.85, 0.30))
@@ -144,7 +144,7 @@ pairs = st.tuples(accuracies, accuracies)
 @given(st.lists(st.lists(pairs, min_size=1, max_size=4), max_size=6))
 def test_every_point_is_a_member_or_beaten(points: list[list[tuple[float, float]]]) -> None:
     shown = front(*(trial(i, *of_trial) for i, of_trial in enumerate(points)))
-    kept = [point.goals for point in shown.points if point.member]
+    kept = [shown.at(point) for point in shown.points if point.member]
     assert len(set(kept)) == len(kept)
     rivals = [*kept, (0.90, 0.30)]
     for clean, robust in [pair for of_trial in points for pair in of_trial]:

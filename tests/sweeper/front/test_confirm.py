@@ -28,23 +28,24 @@ from sweeper.front.rendering.plot import plot
 from sweeper.front.rendering.table import markdown, table
 from sweeper.jobs import Job, MeasureJob, Outcome, TrainedWeights
 from sweeper.models.export import export_point
-from sweeper.records import GOALS, Confirmation, Front, PointName, Retraining, TrialRecord
+from sweeper.records import Confirmation, Front, PointName, Retraining, TrialRecord
 from sweeper.run.measurements import Measurements
 from sweeper.run.progress import Progress
 from sweeper.run.signals import StopSignal
 from sweeper.search.scheduler import NoLimits, TrialScheduler
 from sweeper.search.study import Study, read_trials
 from sweeper.search.trial_files import FolderTrialFiles
-from sweeper.spec.sections import Confirm, Goals
+from sweeper.spec.sections import Confirm
 from sweeper.spec.spec import Spec, load_spec
 from sweeper.storage.sweep_folder import SweepFolder
 from tests.helpers.finished_sweep import SPEC, SilentChannel, SilentListener, finished_sweep
+from tests.helpers.goals import GOALS, TYPOGRAPHIC, floors
 from tests.helpers.reports import make_untouched
 from tests.paths import ROOT
 from trainables.records import Point
 
 UNTOUCHED = {"clean_accuracy": 0.90, "robust_accuracy": 0.30}
-FLOOR = Goals.model_validate({"clean_accuracy": {"floor": 0.80}})
+FLOOR = floors(clean_accuracy=0.80)
 
 
 def trial(number: int, *points: tuple[float, float], **about: Any) -> TrialRecord:
@@ -69,7 +70,13 @@ SEARCH = (
 
 def front(*trials: TrialRecord) -> Front:
     return build_front(
-        "demo", trials, goals=FLOOR, untouched=make_untouched(goals=UNTOUCHED), measurements={}, planned=5
+        "demo",
+        trials,
+        goals=TYPOGRAPHIC,
+        bounds=FLOOR,
+        untouched=make_untouched(goals=UNTOUCHED),
+        measurements={},
+        planned=5,
     )
 
 
@@ -131,7 +138,7 @@ def hits(rows: int, right: float) -> Hits:
 def confirmed_by(*trainings: TrialRecord, tested: dict[PointName, Hits] | None = None) -> dict[PointName, Confirmation]:
     shown = front(*SEARCH, *trainings)
     assert shown == front(*SEARCH), "what is trained again is no candidate of the front"
-    return confirmations(shown, [*SEARCH, *trainings], tested or {}, goals=FLOOR, untouched_goals=UNTOUCHED)
+    return confirmations(shown, [*SEARCH, *trainings], tested or {}, bounds=FLOOR, untouched_goals=UNTOUCHED)
 
 
 def test_members_stay_by_the_means_of_their_new_seeds_alone() -> None:
@@ -310,7 +317,7 @@ def confirm_session(folder: SweepFolder, spec: Spec, slots: InProcessSlots, *, t
         assert job is not None
         scheduler.on_end(job.key, slots.submit(job).result())
     stop = StopSignal("sweeper resume demo", 30.0)
-    measurements = Measurements(slots.submit, folder, Progress("demo", 2), stop=stop, tick=lambda: None)
+    measurements = Measurements(slots.submit, folder, Progress("demo", 2, TYPOGRAPHIC), stop=stop, tick=lambda: None)
     measurements.confirm(current_front(folder, spec), study.trials(), spec)
     study.close()
 

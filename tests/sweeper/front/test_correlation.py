@@ -9,6 +9,7 @@ from scipy.stats import spearmanr
 
 from sweeper.front.correlation import correlations, lines, spearman
 from sweeper.records import Front, FrontPoint
+from tests.helpers.goals import TYPOGRAPHIC
 
 NUMBERS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=3, max_size=30)
 
@@ -36,7 +37,14 @@ def front(measured: list[tuple[float, float | None]]) -> Front:
             )
         )
     return Front(
-        sweep="s", points=tuple(points), others=(), hypervolume=0.0, reference_point=(0.0, 0.0), finished=1, trials=1
+        goals=TYPOGRAPHIC,
+        sweep="s",
+        points=tuple(points),
+        others=(),
+        hypervolume=0.0,
+        reference_point=(0.0, 0.0),
+        finished=1,
+        trials=1,
     )
 
 

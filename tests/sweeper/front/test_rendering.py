@@ -16,6 +16,7 @@ import pytest
 from sweeper.front.rendering.table import markdown, table
 from sweeper.front.rendering.writer import write_front
 from sweeper.records import Front, FrontPoint
+from tests.helpers.goals import TYPOGRAPHIC
 
 
 def point(trial: int | None, clean: float, robust: float, measured: bool = True, **more: Any) -> FrontPoint:
@@ -30,6 +31,7 @@ def point(trial: int | None, clean: float, robust: float, measured: bool = True,
 
 def front(measured: bool = True, name: str = "demo") -> Front:
     return Front(
+        goals=TYPOGRAPHIC,
         sweep=name,
         points=(
             point(3, 0.9, 0.4, measured, name="cleanest"),
@@ -47,8 +49,15 @@ def front(measured: bool = True, name: str = "demo") -> Front:
 
 
 EMPTY = Front(
-    sweep="empty", points=(), others=(), hypervolume=0.0, reference_point=(0.1, 0.3), finished=0, trials=12
-)  # fmt: skip
+    goals=TYPOGRAPHIC,
+    sweep="empty",
+    points=(),
+    others=(),
+    hypervolume=0.0,
+    reference_point=(0.1, 0.3),
+    finished=0,
+    trials=12,
+)
 
 
 def test_json_is_a_list_that_scripts_can_rely_on() -> None:
@@ -95,9 +104,15 @@ def test_table_lines_up_and_keeps_validation_and_test_apart() -> None:
 
 def test_markdown_keeps_to_its_limit_and_says_what_it_left_out() -> None:
     many = Front(
-        sweep="many", points=tuple(point(number, 0.9, 0.4) for number in range(200)), others=(), hypervolume=0.1,
-        reference_point=(0.8, 0.3), finished=200, trials=200,
-    )  # fmt: skip
+        goals=TYPOGRAPHIC,
+        sweep="many",
+        points=tuple(point(number, 0.9, 0.4) for number in range(200)),
+        others=(),
+        hypervolume=0.1,
+        reference_point=(0.8, 0.3),
+        finished=200,
+        trials=200,
+    )
     text = markdown(many, limit=3000)
     assert len(text) <= 3000
     shown = sum(line.startswith("|") for line in text.splitlines()) - 2

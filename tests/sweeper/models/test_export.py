@@ -265,7 +265,8 @@ def test_schema_takes_the_starter(tmp_path: Path) -> None:
     assert printed.exit_code == 0
     schema = json.loads(printed.stdout)
     starter = yaml.safe_load((ROOT / "sweeper" / "cli" / "starter.yaml").read_text())
-    assert set(starter) <= set(schema["properties"]) and set(schema["required"]) <= set(starter)
+    typographic = schema["anyOf"][0]
+    assert set(starter) <= set(typographic["properties"]) and set(typographic["required"]) <= set(starter)
 
 
 def test_commit_is_that_of_the_folder_and_says_if_files_differ(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from sweeper.spec.spec import Spec, load_spec
 from tests.helpers.tiny import write_clip, write_images
 from trainables.context.trial_context import TrialContext
 from trainables.data.typographic import EvaluationSet
+from trainables.tasks.known import open_context
 
 SPEC = """\
 model: {architecture: "local-dir:clip"}
@@ -62,7 +63,7 @@ def sheet(spec: Spec) -> Preview:
 def context(spec: Spec, tmp_path_factory: pytest.TempPathFactory) -> TrialContext:
     """What a sweep makes of the same spec."""
     cache, cpu = tmp_path_factory.mktemp("cache"), torch.device("cpu")
-    return TrialContext(spec.task_settings(), data_seed=spec.search.seed, cache=cache, device=cpu)
+    return open_context(spec.task_settings(), data_seed=spec.search.seed, cache=cache, device=cpu)
 
 
 def row_of(sheet: Preview, title: str) -> Row:
@@ -123,6 +124,6 @@ def test_nothing_can_be_opened(home: Path) -> None:
 def test_sheet_has_all_images_as_they_are() -> None:
     red, blue = (np.full((48, 48, 3), colour, np.uint8) for colour in ((255, 0, 0), (0, 0, 255)))
     rows = (Row("training", [red, blue], ["cat", "dog"], ["", ""]), Row("test", [blue], ["x" * 300], ["owl"]))
-    sheet = contact_sheet(Preview(rows, ()), "demo " * 100)
+    sheet = contact_sheet(Preview("demo", rows, ()), "demo " * 100)
     colours = {colour: count for count, colour in Image.Image.getcolors(sheet, 10**6) or []}
     assert colours[(255, 0, 0)] == 144**2 and colours[(0, 0, 255)] == 2 * 144**2, "whole multiples, no smoothing"

@@ -14,9 +14,9 @@ from sweeper.preflight.probe import Scope, expected_share, scopes, stopped_cost_
 from sweeper.spec.spec import Spec, load_spec
 from tests.helpers.finished_sweep import SPEC
 from tests.helpers.tiny import write_clip
-from trainables.context.trial_context import TrialContext
 from trainables.records import TrialTiming
 from trainables.settings.parameters import Parameters
+from trainables.tasks.known import open_context
 from trainables.training.timing import probe_trial
 
 SEARCHED = """\
@@ -101,7 +101,7 @@ def test_a_probed_trial_is_timed_and_the_model_is_left_as_it_was(tmp_path: Path,
     spec = load_spec(
         tmp_path / "demo.yaml", ["training.epochs=1000", "sets.world.train=32", "sets.world.validation=40"]
     )
-    context = TrialContext(spec.task_settings(), data_seed=0, cache=tmp_path / "cache", device=torch.device("cpu"))
+    context = open_context(spec.task_settings(), data_seed=0, cache=tmp_path / "cache", device=torch.device("cpu"))
     before = {name: value.clone() for name, value in context.clip.model.state_dict().items()}
     parameters = Parameters(objective="dpo", beta=0.5, learning_rate=1e-3, **scope)
     if parameters.tune == "visual":

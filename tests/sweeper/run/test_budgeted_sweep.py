@@ -20,6 +20,7 @@ from sweeper.search.simulator import MemoryFiles
 from sweeper.search.study import Study
 from sweeper.spec.quantities import Budget
 from sweeper.storage.sweep_folder import SweepFolder
+from tests.helpers.goals import DIRECTIONS
 from tests.helpers.reports import make_result
 from tests.sweeper.search.test_simulator import UNTOUCHED, make_spec
 from trainables.records import Report
@@ -67,7 +68,7 @@ class _Sweep:
 
     def __init__(self, folder: SweepFolder, lengths_s: list[float], slots: int) -> None:
         self.spec = make_spec(search={"trials": TRIALS, "sampler": "random"}, stopping={"kind": "none"})
-        self.study = Study.in_memory(self.spec.parameters, seed=0, startup_trials=4, sampler="random")
+        self.study = Study.in_memory(self.spec.parameters, goals=DIRECTIONS, seed=0, startup_trials=4, sampler="random")
         self.folder, self._lengths_s, self._slots = folder, lengths_s, slots
         self._done_s = [0.0] * TRIALS
         self._now_s = 0.0

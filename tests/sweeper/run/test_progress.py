@@ -10,6 +10,7 @@ import pytest
 
 from sweeper.records import Front, FrontPoint, TrialRecord
 from sweeper.run.progress import Progress, describe
+from tests.helpers.goals import TYPOGRAPHIC
 from tests.helpers.reports import make_report
 from trainables.records import Report
 
@@ -42,6 +43,7 @@ def front() -> Front:
     )  # fmt: skip
     return Front(
         sweep="demo",
+        goals=TYPOGRAPHIC,
         points=(knee,),
         others=(),
         hypervolume=0.05,
@@ -69,7 +71,7 @@ def tell(progress: Progress, clock: Clock) -> None:
 
 def test_elsewhere_every_event_is_one_plain_line() -> None:
     stream, clock = io.StringIO(), Clock()
-    progress = Progress("demo", 4, stream=stream, clock=clock)
+    progress = Progress("demo", 4, TYPOGRAPHIC, stream=stream, clock=clock)
     tell(progress, clock)
     progress.close()
     assert stream.getvalue().splitlines() == [
@@ -85,7 +87,7 @@ def test_elsewhere_every_event_is_one_plain_line() -> None:
 
 def test_a_terminal_shows_progress_running_trials_best_points_and_failures() -> None:
     stream, clock = Terminal(), Clock()
-    progress = Progress("demo", 4, stream=stream, clock=clock)
+    progress = Progress("demo", 4, TYPOGRAPHIC, stream=stream, clock=clock)
     tell(progress, clock)
     progress.trial_started(3, {"objective": "dpo", "tune": "visual"})
     stream.truncate(0)
@@ -102,7 +104,7 @@ def shown_with(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> 
     for variable, value in {"TERM": "xterm-256color", "NO_COLOR": "", **environment}.items():
         monkeypatch.setenv(variable, value)
     stream, clock = Terminal(), Clock()
-    progress = Progress("demo", 4, stream=stream, clock=clock)
+    progress = Progress("demo", 4, TYPOGRAPHIC, stream=stream, clock=clock)
     tell(progress, clock)
     progress.close()
     return stream.getvalue()
@@ -117,7 +119,7 @@ def test_no_color_and_dumb_terminals_are_respected(monkeypatch: pytest.MonkeyPat
 
 def test_trials_of_an_earlier_run_do_not_count_for_the_time_left() -> None:
     stream, clock = io.StringIO(), Clock()
-    progress = Progress("demo", 12, finished=9, stream=stream, clock=clock)
+    progress = Progress("demo", 12, TYPOGRAPHIC, finished=9, stream=stream, clock=clock)
     clock.now_s += 100
     progress.trial_ended(record(9))
     assert stream.getvalue().endswith("(10 of 12, about 3 min left)\n")
@@ -125,7 +127,7 @@ def test_trials_of_an_earlier_run_do_not_count_for_the_time_left() -> None:
 
 def test_what_the_sweep_costs_is_told_once_a_minute_and_its_forecast_is_the_time_left() -> None:
     stream, clock = io.StringIO(), Clock()
-    progress = Progress("demo", 4, stream=stream, clock=clock)
+    progress = Progress("demo", 4, TYPOGRAPHIC, stream=stream, clock=clock)
     progress.charge(lambda: f"{clock.now_s - 1000:g} cpu-h", lambda: 600.0 if clock.now_s > 1100 else None)
     for _ in range(13):
         clock.now_s += 10
@@ -140,7 +142,7 @@ def test_what_the_sweep_costs_is_told_once_a_minute_and_its_forecast_is_the_time
 
 def test_a_terminal_shows_what_the_sweep_costs() -> None:
     stream, clock = Terminal(), Clock()
-    progress = Progress("demo", 4, stream=stream, clock=clock)
+    progress = Progress("demo", 4, TYPOGRAPHIC, stream=stream, clock=clock)
     progress.charge(lambda: "0.42 of 12 cpu-h at 2 CPUs; forecast 0.8 cpu-h in 25 min", lambda: 1500.0)
     progress.close()
     view = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())

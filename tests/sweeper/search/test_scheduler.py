@@ -15,8 +15,9 @@ from sweeper.records import Retraining, TrialRecord
 from sweeper.search.scheduler import TrialScheduler
 from sweeper.search.study import Study
 from sweeper.search.trial_files import FolderTrialFiles
-from sweeper.spec.spec import Spec
+from sweeper.spec.spec import Spec, spec_type
 from sweeper.storage.sweep_folder import SweepFolder, free_name, names
+from tests.helpers.goals import DIRECTIONS
 from tests.helpers.reports import make_report, make_result
 from trainables.records import Measurement, Report
 
@@ -24,7 +25,7 @@ UNTOUCHED = {"clean_accuracy": 0.9, "robust_accuracy": 0.3}
 
 
 def make_spec(**changes: Any) -> Spec:
-    return Spec.model_validate(
+    return spec_type("typographic").model_validate(
         {
             "name": "demo",
             "sets": {"world": {"kind": "world"}},
@@ -65,7 +66,7 @@ class Driver:
         self.folder = SweepFolder(storage, spec.name)
         if not self.folder.exists():
             self.folder.create(spec, "")
-            Study.create(self.folder.study_path, spec.parameters, seed=1, startup_trials=2).close()
+            Study.create(self.folder.study_path, spec.parameters, goals=DIRECTIONS, seed=1, startup_trials=2).close()
         self.study = Study.open(self.folder.study_path, spec.parameters)
         self.log, self.asked = Log(), False
         self.interrupts = self.confirm_phases = 0

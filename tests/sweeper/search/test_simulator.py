@@ -15,7 +15,8 @@ from sweeper.front.pareto import hypervolume
 from sweeper.records import TrialRecord
 from sweeper.search.simulator import MemoryFiles, SimulatedTrial, Simulation
 from sweeper.search.study import Study
-from sweeper.spec.spec import Spec
+from sweeper.spec.spec import Spec, spec_type
+from tests.helpers.goals import DIRECTIONS
 from tests.helpers.reports import make_report, make_result
 
 UNTOUCHED = {"clean_accuracy": 0.9, "robust_accuracy": 0.3}
@@ -23,7 +24,7 @@ EPOCH_S, EVALUATION_S = 1.0, 0.1
 
 
 def make_spec(**changes: Any) -> Spec:
-    return Spec.model_validate(
+    return spec_type("typographic").model_validate(
         {
             "name": "demo",
             "sets": {"world": {"kind": "world"}},
@@ -70,7 +71,7 @@ def course(trial: TrialRecord, rungs: Sequence[float]) -> SimulatedTrial:
 
 
 def make_study(spec: Spec, path: Path | None = None) -> Study:
-    settings: dict[str, Any] = {"seed": spec.search.seed, "startup_trials": spec.search.startup()}
+    settings: dict[str, Any] = {"seed": spec.search.seed, "startup_trials": spec.search.startup(), "goals": DIRECTIONS}
     if path is None:
         return Study.in_memory(spec.parameters, **settings)
     return Study.create(path, spec.parameters, **settings)

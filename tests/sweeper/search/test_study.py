@@ -24,6 +24,7 @@ from sweeper.records import TrialRecord
 from sweeper.search.sampler import PriorTrial, StoppedTrialPolicy
 from sweeper.search.study import LOCK_WAIT_S, Study
 from sweeper.spec.space import Space
+from tests.helpers.goals import DIRECTIONS
 from tests.helpers.study_driver import PAINT, SPACE, START, TRIALS, drive, finish, values_of
 from tests.paths import ROOT
 from trainables.records import Point
@@ -37,7 +38,7 @@ LAMBDA = Space.parse(
 
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
-    return Study.create(tmp_path / "study.db", SPACE, seed=0, startup_trials=4)
+    return Study.create(tmp_path / "study.db", SPACE, goals=DIRECTIONS, seed=0, startup_trials=4)
 
 
 def stopped(study: Study) -> None:
@@ -65,7 +66,7 @@ def test_killed_in_every_write_it_ends_like_the_unkilled_one(tmp_path: Path) -> 
 
 def test_reopened_after_every_step_it_suggests_the_same(tmp_path: Path) -> None:
     def two_at_a_time(path: Path, reopen: bool) -> list[dict[str, Any]]:
-        study = Study.create(path, SPACE, seed=3, startup_trials=3)
+        study = Study.create(path, SPACE, goals=DIRECTIONS, seed=3, startup_trials=3)
         running = [study.ask(), study.ask()]
         suggested = [trial.parameters for trial in running]
         for _ in range(7):
@@ -121,7 +122,8 @@ def test_what_is_asked_is_a_valid_trial_with_a_seed_of_its_own(study: Study) -> 
 
 def test_the_seed_decides(tmp_path: Path) -> None:
     studies = [
-        Study.create(tmp_path / f"{i}.db", SPACE, seed=seed, startup_trials=2) for i, seed in enumerate((0, 0, 1))
+        Study.create(tmp_path / f"{i}.db", SPACE, goals=DIRECTIONS, seed=seed, startup_trials=2)
+        for i, seed in enumerate((0, 0, 1))
     ]
     runs = []
     for study in studies:
@@ -135,7 +137,7 @@ def test_the_seed_decides(tmp_path: Path) -> None:
 def test_the_sampler_learns_after_the_start_up_trials_only(tmp_path: Path) -> None:
     asked = []
     for sign in (1.0, -1.0):
-        study = Study.create(tmp_path / f"{sign}.db", SPACE, seed=0, startup_trials=4)
+        study = Study.create(tmp_path / f"{sign}.db", SPACE, goals=DIRECTIONS, seed=0, startup_trials=4)
         for _ in range(9):
             trial = study.ask()
             value = sign * trial.parameters["lambda_reg"]
@@ -149,7 +151,7 @@ def test_a_random_sampler_never_learns_and_goes_on_after_a_kill(tmp_path: Path) 
     asked = []
     for sign in (1.0, -1.0):
         path = tmp_path / f"{sign}.db"
-        study = Study.create(path, SPACE, seed=0, startup_trials=1, sampler="random")
+        study = Study.create(path, SPACE, goals=DIRECTIONS, seed=0, startup_trials=1, sampler="random")
         for number in range(6):
             trial = study.ask()
             value = sign * trial.parameters["lambda_reg"]
@@ -169,7 +171,7 @@ def test_points_below_a_floor_are_not_preferred(tmp_path: Path) -> None:
     )
     shares = []
     for floor in (None, 0.5):
-        study = Study.create(tmp_path / f"{floor}.db", space, seed=0, startup_trials=6)
+        study = Study.create(tmp_path / f"{floor}.db", space, goals=DIRECTIONS, seed=0, startup_trials=6)
         for _ in range(20):
             trial = study.ask()
             x = trial.parameters["lambda_reg"]
@@ -186,7 +188,7 @@ def test_points_below_a_floor_are_not_preferred(tmp_path: Path) -> None:
 @pytest.mark.parametrize("good", [0.0, 1.0])
 def test_a_baseline_outside_the_space_tells_the_sampler_nothing(tmp_path: Path, good: float) -> None:
     def suggestions(path: Path, value: float) -> list[dict[str, Any]]:
-        study = Study.create(path, SPACE, seed=1, startup_trials=3)
+        study = Study.create(path, SPACE, goals=DIRECTIONS, seed=1, startup_trials=3)
         paint = study.add(PAINT, baseline="paint")
         study.tell(paint.number, {"clean_accuracy": value, "robust_accuracy": value}, [], 1.0, 0)
         for _ in range(8):
@@ -208,7 +210,7 @@ def test_a_baseline_inside_the_space_counts_like_any_trial(study: Study) -> None
 
 def test_starting_points_get_the_fixed_parameters_or_are_refused(tmp_path: Path) -> None:
     space = Space.parse({**SPACE.raw, "weight_decay": 0.1})
-    study = Study.create(tmp_path / "study.db", space, seed=0, startup_trials=4)
+    study = Study.create(tmp_path / "study.db", space, goals=DIRECTIONS, seed=0, startup_trials=4)
     assert study.add(START).parameters == {**START, "weight_decay": 0.1}
     with pytest.raises(ValueError, match="a number from 1e-05 to 0.001, not 1"):
         study.add({**START, "learning_rate": 1})
@@ -280,10 +282,10 @@ def test_files_that_are_no_study_or_in_the_way(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no study at"):
         Study.open(tmp_path / "study.db", SPACE)
     assert list(tmp_path.iterdir()) == []
-    Study.create(tmp_path / "study.db", SPACE, seed=0, startup_trials=1).close()
+    Study.create(tmp_path / "study.db", SPACE, goals=DIRECTIONS, seed=0, startup_trials=1).close()
     assert [path.name for path in tmp_path.iterdir()] == ["study.db"]
     with pytest.raises(UserError, match="exists already; resume its sweep or take another name"):
-        Study.create(tmp_path / "study.db", SPACE, seed=0, startup_trials=1)
+        Study.create(tmp_path / "study.db", SPACE, goals=DIRECTIONS, seed=0, startup_trials=1)
     (tmp_path / "garbage.db").write_text("no database at all, " * 100)
     with pytest.raises(UserError, match="holds no study of a sweep"):
         Study.open(tmp_path / "garbage.db", SPACE)
@@ -300,7 +302,7 @@ def test_a_study_says_nothing(
 def test_what_is_trained_again_is_a_row_that_the_sampler_never_sees(tmp_path: Path) -> None:
     asked = []
     for again in (False, True):
-        study = Study.create(tmp_path / f"{again}.db", SPACE, seed=0, startup_trials=2)
+        study = Study.create(tmp_path / f"{again}.db", SPACE, goals=DIRECTIONS, seed=0, startup_trials=2)
         for _ in range(4):
             told(study, study.ask())
         if again:
@@ -320,7 +322,9 @@ def test_what_the_sampler_hears_of_stopped_trials() -> None:
     values they draw it there."""
     high: dict[StoppedTrialPolicy, float] = {}
     for stopped_trial_policy in STOPPED:
-        study = Study.in_memory(LAMBDA, seed=0, startup_trials=12, stopped_trial_policy=stopped_trial_policy)
+        study = Study.in_memory(
+            LAMBDA, goals=DIRECTIONS, seed=0, startup_trials=12, stopped_trial_policy=stopped_trial_policy
+        )
         for number in range(24):
             trial = study.add({"lambda_reg": number / 24})
             if number < 12:
@@ -342,14 +346,18 @@ def test_a_new_study_learns_from_what_is_known_at_once_and_after_a_kill(tmp_path
         PriorTrial(parameters=point, values=(point["lambda_reg"], point["lambda_reg"]), violation=0.0)
         for point in parameters
     ]
-    study = Study.create(tmp_path / "warm.db", space, seed=0, startup_trials=10, prior_trials=prior_trials)
+    study = Study.create(
+        tmp_path / "warm.db", space, goals=DIRECTIONS, seed=0, startup_trials=10, prior_trials=prior_trials
+    )
     assert study.trials() == []
     first = [float(study.ask().parameters["lambda_reg"]) for _ in range(8)]
     study.close()
     study = Study.open(tmp_path / "warm.db", space)
-    cold = Study.create(tmp_path / "cold.db", space, seed=0, startup_trials=10)
+    cold = Study.create(tmp_path / "cold.db", space, goals=DIRECTIONS, seed=0, startup_trials=10)
     assert sum(first) / 8 > sum(cold.ask().parameters["lambda_reg"] for _ in range(8)) / 8
-    again = Study.create(tmp_path / "again.db", space, seed=0, startup_trials=10, prior_trials=prior_trials)
+    again = Study.create(
+        tmp_path / "again.db", space, goals=DIRECTIONS, seed=0, startup_trials=10, prior_trials=prior_trials
+    )
     for _ in range(8):
         again.ask()
     assert study.ask().parameters == again.ask().parameters
@@ -384,7 +392,7 @@ def check_unchanged_and_going_on(study: Study, path: Path, before: list[TrialRec
 
 def begun(path: Path) -> tuple[Study, TrialRecord, TrialRecord]:
     """A study with a finished trial, another to compare with, and a running one."""
-    study = Study.create(path, SPACE, seed=0, startup_trials=2)
+    study = Study.create(path, SPACE, goals=DIRECTIONS, seed=0, startup_trials=2)
     first = study.ask()
     told(study, first)
     return study, first, study.ask()
@@ -481,18 +489,18 @@ def test_a_full_disk(tmp_path: Path) -> None:
                 write()
             assert str(raised.value) == f"{small / 'study.db'}: database or disk is full"
         with pytest.raises(UnavailableError, match="new.db: database or disk is full"):
-            Study.create(small / "new.db", SPACE, seed=0, startup_trials=2)
+            Study.create(small / "new.db", SPACE, goals=DIRECTIONS, seed=0, startup_trials=2)
         assert sorted(path.name for path in small.iterdir()) == ["filler", "study.db"]
         filler.unlink()
         check_unchanged_and_going_on(study, small / "study.db", before)
-        Study.create(small / "new.db", SPACE, seed=0, startup_trials=2).close()
+        Study.create(small / "new.db", SPACE, goals=DIRECTIONS, seed=0, startup_trials=2).close()
     finally:
         subprocess.run(["umount", "-l", str(small)], check=True)
 
 
 def test_a_study_in_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match=f"^{tmp_path}/gone/study.db: unable to open database file$"):
-        Study.create(tmp_path / "gone" / "study.db", SPACE, seed=0, startup_trials=2)
+        Study.create(tmp_path / "gone" / "study.db", SPACE, goals=DIRECTIONS, seed=0, startup_trials=2)
 
 
 @pytest.mark.parametrize("how", ["empty", "half", "header", "middle", "other"])

@@ -7,8 +7,9 @@ from typing import Any
 from sweeper.records import TrialRecord
 from sweeper.search.sampler import PriorTrial
 from sweeper.search.warm_start import prior_trials
-from sweeper.spec.sections import Goal, Goals
+from sweeper.spec.bounds import Bounds
 from sweeper.spec.space import Space
+from tests.helpers.goals import TYPOGRAPHIC, floors
 from tests.helpers.reports import make_untouched
 
 SPACE = Space.parse(
@@ -40,12 +41,16 @@ def trial(number: int, state: str = "complete", confirms: int | None = None, **p
     )
 
 
-def learned(
-    trials: list[TrialRecord], floors: Goals | None = None, **before: Any
-) -> tuple[list[PriorTrial], list[str]]:
+def learned(trials: list[TrialRecord], bounds: Bounds = (), **before: Any) -> tuple[list[PriorTrial], list[str]]:
     """What a new sweep learns from ``trials``; ``before``: how the earlier sweep's untouched model differs."""
     return prior_trials(
-        "old", trials, space=SPACE, goals=floors or Goals(), untouched=UNTOUCHED, before=make_untouched(**before)
+        "old",
+        trials,
+        space=SPACE,
+        goals=TYPOGRAPHIC,
+        bounds=bounds,
+        untouched=UNTOUCHED,
+        before=make_untouched(**before),
     )
 
 
@@ -89,11 +94,11 @@ def test_what_is_left_behind_is_said_with_the_reason() -> None:
 
 
 def test_goals_count_from_the_untouched_model_of_each_sweep() -> None:
-    floors = Goals(clean_accuracy=Goal(floor="untouched - 0.02"))
+    bounds = floors(clean_accuracy=UNTOUCHED.goals["clean_accuracy"] - 0.02)
     before: dict[str, Any] = {"goals": {"clean_accuracy": 0.8, "robust_accuracy": 0.4}, "weights_digest": "other"}
-    priors, notes = learned([trial(0)], floors, **before)
+    priors, notes = learned([trial(0)], bounds, **before)
     assert [round(value, 9) for value in priors[0].values] == [0.95, 0.4]
     assert priors[0].violation == 0.0
     assert notes[1:] == ["warm start: old had another model; its goals count from its own untouched model"]
-    priors, notes = learned([trial(0)], floors)
+    priors, notes = learned([trial(0)], bounds)
     assert round(priors[0].violation, 9) == 0.03 and len(notes) == 1

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from sweeper.errors import UserError
-from sweeper.spec.sections import Goals
+from sweeper.spec.bounds import keeps, violation
 from sweeper.spec.spec import Spec, load_spec, schema, spec_difference
 from tests.paths import ROOT
 from trainables.settings.parameters import Parameters
@@ -199,19 +199,33 @@ def test_what_a_resumed_sweep_may_change(folder: Path) -> None:
         folder, BASE, "search.seed=1", "parameters.beta.high=9.0", "train.copies=2", "points=[]", "paint=null"
     )
     assert [line.split(":")[0] for line in spec_difference(old, setup_exception)] == [
-        "train.copies", "parameters.beta.high", "points", "paint.objective", "paint.tune", "paint.learning_rate",
-        "paint.lambda_reg", "paint.weight_decay", "paint.rank", "paint.penalty", "paint.blocks", "search.seed", "paint",
+        "train.copies", "parameters.beta.high", "points", "search.seed", "paint.objective", "paint.tune",
+        "paint.learning_rate", "paint.lambda_reg", "paint.weight_decay", "paint.rank", "paint.penalty", "paint.blocks",
+        "paint",
     ]  # fmt: skip
     assert "search.seed: 0 -> 1" in spec_difference(old, setup_exception)
 
 
-def test_floors() -> None:
-    goals = Goals.model_validate({"clean_accuracy": {"floor": "untouched - 0.10"}, "robust_accuracy": {"floor": 0.5}})
+def test_bounds_are_given_by_themselves_or_from_the_untouched_model(folder: Path) -> None:
     untouched = {"clean_accuracy": 0.9, "robust_accuracy": 0.3}
-    assert goals.floors(untouched) == {"clean_accuracy": pytest.approx(0.8), "robust_accuracy": 0.5}
-    assert goals.violation({"clean_accuracy": 0.85, "robust_accuracy": 0.6}, untouched) == 0.0
-    assert goals.violation({"clean_accuracy": 0.7, "robust_accuracy": 0.4}, untouched) == pytest.approx(0.2)
-    assert Goals().floors(untouched) == {} and Goals().violation({}, untouched) == 0.0
+    spec = load(folder, BASE, "goals.clean_accuracy.floor=untouched - 0.10", "goals.robust_accuracy.floor=0.5")
+    bounds = spec.bounds(untouched)
+    assert {bound.metric: bound.value for bound in bounds} == {
+        "clean_accuracy": pytest.approx(0.8), "robust_accuracy": 0.5,
+    }  # fmt: skip
+    assert violation(bounds, {"clean_accuracy": 0.85, "robust_accuracy": 0.6}) == 0.0
+    assert violation(bounds, {"clean_accuracy": 0.7, "robust_accuracy": 0.4}) == pytest.approx(0.2)
+    assert load(folder, BASE, "goals={}").bounds(untouched) == ()
+
+
+def test_a_metric_may_be_kept_above_a_floor_or_below_a_ceiling(folder: Path) -> None:
+    spec = load(folder, BASE, "goals={}", "keep={sign_reading: untouched - 0.10, reference_kl: 0.5}")
+    bounds = spec.bounds({"clean_accuracy": 0.9, "robust_accuracy": 0.3, "sign_reading": 0.95, "reference_kl": 0.0})
+    assert list(map(str, bounds)) == ["sign_reading >= 0.85", "reference_kl <= 0.5"]
+    kept, lost = {"sign_reading": 0.85, "reference_kl": 0.2}, {"sign_reading": 0.80, "reference_kl": 0.7}
+    assert keeps(bounds, kept) and not keeps(bounds, lost)
+    assert violation(bounds, lost) == pytest.approx(0.25)
+    assert load(folder, BASE, "goals={}", "keep={photos/clean_accuracy: 0.6}").keep == {"photos/clean_accuracy": 0.6}
 
 
 def test_the_baseline_is_on_unless_it_is_null(folder: Path) -> None:
@@ -224,8 +238,9 @@ def test_the_baseline_is_on_unless_it_is_null(folder: Path) -> None:
 
 def test_the_schema_describes_the_quickstart() -> None:
     described = schema()
-    assert set(described["required"]) <= {"sets", "train", "evaluate", "parameters"}
-    assert {"model", "goals", "search", "paint"} <= set(described["properties"])
+    typographic = described["anyOf"][0]
+    assert set(typographic["required"]) <= {"sets", "train", "evaluate", "parameters"}
+    assert {"model", "goals", "search", "paint", "keep"} <= set(typographic["properties"])
 
 
 def test_the_quickstart_is_short_and_draws_valid_trials() -> None:

@@ -63,8 +63,8 @@ def test_its_usage_and_its_views(early: SweepFolder) -> None:
 def test_a_trial_that_was_running_goes_on_from_its_checkpoint(early: SweepFolder) -> None:
     import torch
 
-    from trainables.context.trial_context import TrialContext
     from trainables.settings.parameters import Parameters
+    from trainables.tasks.known import open_context
     from trainables.training.trial import run_trial
     from trainables.training.trial_folder import TrialFolder
 
@@ -73,7 +73,7 @@ def test_a_trial_that_was_running_goes_on_from_its_checkpoint(early: SweepFolder
     assert trial.state == "running"
     job = FolderTrialFiles(early, spec).job(trial, rungs=(1 / 9, 1 / 3))
     assert isinstance(job, TrainJob) and job.attempt == 2 and (job.folder / "checkpoint.pt").exists()
-    context = TrialContext(
+    context = open_context(
         spec.task_settings(), data_seed=spec.search.seed, cache=early.cache_path, device=torch.device("cpu")
     )
     files = TrialFolder(job.folder, attempt=job.attempt)

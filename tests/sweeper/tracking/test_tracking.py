@@ -39,6 +39,7 @@ from sweeper.tracking.projection import create_store
 from sweeper.tracking.runs import Store, find_runs, find_store
 from sweeper.tracking.server import free_port, serving, ui
 from sweeper.tracking.tracker import Tracker
+from tests.helpers.goals import DIRECTIONS, TYPOGRAPHIC
 from tests.helpers.reports import make_report
 from tests.paths import ROOT
 from trainables.records import Point, Report
@@ -106,13 +107,13 @@ def front(finished: int, measured: bool = False) -> Front:
     )  # fmt: skip
     return Front(
         sweep="quickstart", points=(member,), others=(), hypervolume=0.01 * finished, reference_point=(0.8, 0.1),
-        finished=finished, trials=4,
+        goals=TYPOGRAPHIC, finished=finished, trials=4,
     )  # fmt: skip
 
 
 def tell_story(tracker: Tracker, folder: Path, trials: int = 3) -> None:
     """Tell a tracker what a driver does, from the sweep's start to its end; drivers that resume it repeat that."""
-    tracker.sweep_started({"name": "quickstart", "trials": trials}, {"mlflow.source.git.commit": "c0ffee"})
+    tracker.sweep_started({"name": "quickstart", "goals": DIRECTIONS, "trials": trials}, {"mlflow.source.git.commit": "c0ffee"})
     for number in range(trials):
         tracker.trial_started(number, parameters(number), 100 + number, 0, {"sweeper.version.torch": "2.14"})
         for epoch in range(1, EPOCHS + 1):
@@ -208,7 +209,7 @@ def test_a_story_is_told_once_however_often_it_is_said(
     client._tracking_client.store._dispose_engine()
     shutil.copy(empty_database, storage / "mlflow.db")  # somebody has lost the store
     again = new_tracker()
-    again.sweep_started({"name": "quickstart"}, {"mlflow.source.git.commit": "c0ffee"})
+    again.sweep_started({"name": "quickstart", "goals": DIRECTIONS}, {"mlflow.source.git.commit": "c0ffee"})
     again.sweep_ended("complete")
     assert again.flush(FLUSH_S), again.problem()
     check_story(create_store(find_store(storage)))
@@ -262,7 +263,7 @@ def test_what_a_kill_or_a_late_answer_leaves_is_mended(storage: Path, new_tracke
     (folder / "tracking.jsonl").write_text('{"time": 1, "kind": "sw\nnot json\n{"time": 1, "ki')
 
     tracker = new_tracker()
-    tracker.sweep_started({"name": "quickstart"}, {})
+    tracker.sweep_started({"name": "quickstart", "goals": DIRECTIONS}, {})
     tracker.trial_started(0, parameters(0), 100, None, {})
     assert tracker.flush(FLUSH_S), tracker.problem()
     tracker.trial_started(0, parameters(1), 100, None, {})  # MLflow's params cannot be changed
@@ -339,7 +340,7 @@ def test_a_torn_line_costs_nothing_but_itself(
 
 
 EVENTS: list[Event] = [
-    SweepStarted(spec={"name": "quickstart"}, tags={"mlflow.user": "me"}),
+    SweepStarted(spec={"name": "quickstart", "goals": DIRECTIONS}, tags={"mlflow.user": "me"}),
     TrialStarted(trial=0, parameters=parameters(0), seed=100, slot=None, tags={}),
     TrialReported(trial=0, report=report(0, 1)),
     TrialEnded(record=record(0), costs={"cost/device_h": 0.5}),

@@ -13,6 +13,7 @@ from trainables.context import inputs
 from trainables.context.trial_context import TrialContext
 from trainables.data.image_set import View
 from trainables.models.policy import TowerPolicy, TransformPolicy
+from trainables.tasks.known import open_context
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def make_context(folder: Path) -> TrialContext:
     task = tiny.world_task(folder / "model")
     train = task.train.model_copy(update={"copies": 3, "images": 16})
     task = task.model_copy(update={"train": train})
-    return TrialContext(task, data_seed=0, cache=folder / "cache", device=torch.device("cpu"))
+    return open_context(task, data_seed=0, cache=folder / "cache", device=torch.device("cpu"))
 
 
 @pytest.fixture
@@ -36,15 +37,15 @@ def context(folder: Path) -> TrialContext:
 def test_smaller_trials_see_a_part_of_what_larger_ones_see(context: TrialContext) -> None:
     images = len(context.data.pairs.clean.labels)
     assert images == 16
-    everything = context.data.pair_rows(tiny.parameters())
+    everything = context.data.preference_rows(tiny.parameters())
     assert torch.equal(everything, torch.arange(3 * images))
-    few, more = (context.data.pair_rows(tiny.parameters(images=count, copies=2)) for count in (5, 11))
+    few, more = (context.data.preference_rows(tiny.parameters(images=count, copies=2)) for count in (5, 11))
     assert len(few) == 10 and len(more) == 22 and set(few.tolist()) < set(more.tolist())
     assert set((few % images).tolist()) == set(few[:5].tolist()), "each image comes with both of its copies"
     with pytest.raises(ValueError, match="copies 4: preference data have 3"):
-        context.data.pair_rows(tiny.parameters(copies=4))
+        context.data.preference_rows(tiny.parameters(copies=4))
     with pytest.raises(ValueError, match="images 17: preference data have 16 images"):
-        context.data.pair_rows(tiny.parameters(images=17))
+        context.data.preference_rows(tiny.parameters(images=17))
 
 
 @pytest.mark.parametrize("tune", ["visual", "all"])

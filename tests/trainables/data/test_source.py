@@ -17,10 +17,13 @@ from trainables.data.cache import Store
 from trainables.data.image_set import preference_classes
 from trainables.data.readers.kinds import list_images
 from trainables.distributed import WorkerGroup
-from trainables.evaluation import measure as evaluation
-from trainables.evaluation.measure import goal_scores, means, measurement, untouched_policy
+from trainables.evaluation import typographic as evaluation
+from trainables.evaluation.measure import means, measurement, untouched_policy
+from trainables.evaluation.typographic import goal_scores
 from trainables.settings.sets import ImageFolderSet
 from trainables.settings.task import TaskSettings, TrainSettings
+from trainables.settings.typographic import TypographicSettings
+from trainables.tasks.known import open_context
 from trainables.training.trial import run_trial
 from trainables.training.trial_folder import TrialFolder
 
@@ -52,7 +55,7 @@ def folder_set(photos: Path, **changes: Any) -> dict[str, Any]:
 
 
 def task(photos: Path, **changes: Any) -> TaskSettings:
-    return TaskSettings.model_validate(
+    return TypographicSettings.model_validate(
         {
             "model": {"architecture": f"local-dir:{photos / 'model'}"},
             "sets": {"mine": folder_set(photos)},
@@ -65,7 +68,7 @@ def task(photos: Path, **changes: Any) -> TaskSettings:
 
 
 def make_context(settings: TaskSettings, cache: Path) -> TrialContext:
-    return TrialContext(settings, data_seed=0, cache=cache, device=torch.device("cpu"))
+    return open_context(settings, data_seed=0, cache=cache, device=torch.device("cpu"))
 
 
 def test_several_folders_are_one_split_and_validation_is_held_back(photos: Path) -> None:

@@ -14,7 +14,7 @@ from tests.helpers import tiny
 from trainables.context.trial_context import TrialContext
 from trainables.data.image_set import ImageSet, View
 from trainables.distributed import WorkerGroup
-from trainables.evaluation import measure as evaluation
+from trainables.evaluation import typographic as evaluation
 from trainables.evaluation.measure import measurement, untouched_policy
 from trainables.evaluation.predictions import (
     Predictions,
@@ -23,7 +23,8 @@ from trainables.evaluation.predictions import (
     image_kl,
     text_confusion,
 )
-from trainables.settings.task import TaskSettings
+from trainables.settings.typographic import TypographicSettings
+from trainables.tasks.known import open_context
 
 CLASSES = ["cat", "dog", "owl", "pen"]
 REAL = [("cat", "taxi"), ("dog", "cat"), ("owl", "pen"), ("pen", "taxi"), ("cat", "dog")]
@@ -52,8 +53,8 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> TrialContext:
         "train": {"set": "mine", "copies": 3},
         "evaluate": {"search": {"sets": ["mine"]}, "test": {"sets": ["mine", "other", "rta"]}},
     }
-    settings = TaskSettings.model_validate(task)
-    return TrialContext(settings, data_seed=0, cache=folder / "cache", device=torch.device("cpu"))
+    settings = TypographicSettings.model_validate(task)
+    return open_context(settings, data_seed=0, cache=folder / "cache", device=torch.device("cpu"))
 
 
 def test_every_set_by_itself_and_transfer_to_those_not_trained_on(context: TrialContext) -> None:

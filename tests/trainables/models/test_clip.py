@@ -17,16 +17,16 @@ from torch import nn
 from sweeper.errors import UserError
 from sweeper.preflight.check import check_model_and_images
 from sweeper.spec.model_checks import model_problems
-from sweeper.spec.spec import Spec
+from sweeper.spec.spec import Spec, spec_type
 from tests.helpers.tiny import parameters, write_clip
 from tests.helpers.tiny_towers import IMAGES, TEXT, VIT, images_for, timm_tower
-from trainables.context.trial_context import TrialContext
 from trainables.evaluation.measure import untouched_policy
 from trainables.models.clip import load_clip
 from trainables.models.export import export_model
 from trainables.models.model_files import preprocessing, started_from
 from trainables.models.policy import make_policy
 from trainables.settings.task import ModelSettings
+from trainables.tasks.known import open_context
 
 
 def write_checkpoint(model: nn.Module, file: Path) -> Path:
@@ -228,11 +228,11 @@ def spec_of(**model: Any) -> Spec:
         "learning_rate": 1e-3,
         "blocks": {"choices": [1, 2]},
     }
-    return Spec.model_validate({**task, "name": "x", "parameters": space})
+    return spec_type("typographic").model_validate({**task, "name": "x", "parameters": space})
 
 
 def test_check_measures_what_the_model_is_expected_to_reach(tmp_path: Path) -> None:
-    context = TrialContext(spec_of().task_settings(), data_seed=0, cache=tmp_path, device=torch.device("cpu"))
+    context = open_context(spec_of().task_settings(), data_seed=0, cache=tmp_path, device=torch.device("cpu"))
     policy, tested = untouched_policy(context), context.data.test_sets[0]
     with torch.no_grad():
         assert tested.clean is not None
@@ -250,7 +250,9 @@ def test_check_refuses_more_blocks_than_the_tower_has() -> None:
     spec = spec_of()
     with pytest.raises(UserError, match=r"parameters.blocks: 99 is above \d+, blocks of the image tower"):
         raw = {**spec.parameters.raw, "blocks": {"choices": [1, 99]}}
-        check_model_and_images(Spec.model_validate({**spec.resolved(), "parameters": raw}), lambda line: None)
+        check_model_and_images(
+            spec_type("typographic").model_validate({**spec.resolved(), "parameters": raw}), lambda line: None
+        )
 
 
 def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:

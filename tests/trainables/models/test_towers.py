@@ -12,12 +12,12 @@ from torch import Tensor
 
 from tests.helpers.tiny import parameters, world_task, write_clip
 from tests.helpers.tiny_towers import MODELS, PROMPTS, build, images_for
-from trainables.context.trial_context import TrialContext
 from trainables.models.clip import Clip
 from trainables.models.export import export_model, largest_logit_difference
 from trainables.models.policy import make_policy
 from trainables.models.towers import can_split, features, last_parameters, shortened, split_blocks, text_features, trunk
 from trainables.models.transform import foldable
+from trainables.tasks.known import open_context
 from trainables.training.trial import run_trial
 from trainables.training.trial_folder import TrialFolder
 
@@ -144,7 +144,7 @@ def test_trained_text_tower_is_all() -> None:
 def test_trial_with_a_trained_text_tower(tmp_path: Path) -> None:
     task = world_task(write_clip(tmp_path / "model", "vit"), epochs=1, gradient_checkpointing=True)
     task = task.model_copy(update={"model": task.model.model_copy(update={"text": "trained"})})
-    context = TrialContext(task, data_seed=0, cache=tmp_path / "cache", device=torch.device("cpu"))
+    context = open_context(task, data_seed=0, cache=tmp_path / "cache", device=torch.device("cpu"))
     choice = parameters(tune="last_blocks", blocks=1, learning_rate=0.003)
     before = {key: value.clone() for key, value in context.clip.model.state_dict().items()}
     run_trial(context, choice, seed=0, folder=TrialFolder(tmp_path / "trial"))

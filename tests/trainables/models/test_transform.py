@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from tests.helpers.tiny import parameters, world_task, write_clip
-from trainables.context.trial_context import TrialContext
 from trainables.models.export import export_model, largest_logit_difference
 from trainables.models.transform import apply_transform, initial_transform, penalty, power
+from trainables.tasks.known import open_context
 from trainables.training.averaging import BetaAverage
 from trainables.training.optimizer import schedule
 from trainables.training.trial import run_trial
@@ -76,7 +76,7 @@ def test_schedule_warms_up_and_ends_near_zero() -> None:
 @pytest.mark.parametrize("tower", ["vit", "resnet"])
 def test_exported_folder_answers_as_the_trial_did(tower: str, tmp_path: Path) -> None:
     task = world_task(write_clip(tmp_path / "model", tower))
-    context = TrialContext(task, data_seed=0, cache=tmp_path / "cache", device=torch.device("cpu"))
+    context = open_context(task, data_seed=0, cache=tmp_path / "cache", device=torch.device("cpu"))
     images = context.data.search_sets[0].attacked.images[:20]
     text = context.clip.tokens([f"a photo of a {name}" for name in context.data.search_sets[0].images.class_names])
     for i, changes in enumerate(

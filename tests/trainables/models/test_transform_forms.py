@@ -15,6 +15,7 @@ from tests.helpers.tiny import parameters, world_task, write_clip
 from trainables.context.trial_context import TrialContext
 from trainables.models.transform import apply_transform, identity_distance, initial_transform, power, residual_transform
 from trainables.settings.parameters import Parameters
+from trainables.tasks.known import open_context
 from trainables.training.trial import run_trial
 from trainables.training.trial_folder import TrialFolder
 
@@ -25,7 +26,7 @@ WIDTH = 24
 def context(tmp_path_factory: pytest.TempPathFactory) -> TrialContext:
     folder = tmp_path_factory.mktemp("transform")
     task = world_task(write_clip(folder / "model", "resnet", embed_dim=WIDTH))
-    return TrialContext(task, data_seed=0, cache=folder / "cache", device=torch.device("cpu"))
+    return open_context(task, data_seed=0, cache=folder / "cache", device=torch.device("cpu"))
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:

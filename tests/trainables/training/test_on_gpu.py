@@ -13,6 +13,7 @@ import torch
 from tests.helpers.tiny import parameters, world_task, write_clip
 from tests.trainables.training.test_trial import one_thread
 from trainables.context.trial_context import TrialContext
+from trainables.tasks.known import open_context
 from trainables.training.hooks import Hooks, TrialInterrupted
 from trainables.training.trial import run_trial
 from trainables.training.trial_folder import TrialFolder
@@ -31,7 +32,7 @@ def cached(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make_context(cached: Path, device: torch.device, **training: Any) -> TrialContext:
     task = world_task(cached / "model", precision="fp32", **training)
-    return TrialContext(task, data_seed=0, cache=cached / "cache", device=device)
+    return open_context(task, data_seed=0, cache=cached / "cache", device=device)
 
 
 @pytest.mark.parametrize("optimizer", ["adamax", "adamw"])

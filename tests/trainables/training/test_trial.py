@@ -20,6 +20,7 @@ from trainables.distributed import WorkerGroup
 from trainables.records import Report, TrialResult
 from trainables.settings.parameters import Parameters
 from trainables.settings.task import TaskSettings
+from trainables.tasks.known import open_context
 from trainables.training.hooks import Hooks, NonFiniteLoss, TrialInterrupted
 from trainables.training.trial import run_trial
 from trainables.training.trial_folder import Superseded, TrialFolder
@@ -55,7 +56,7 @@ def one_thread() -> Iterator[None]:
 
 def make_context(folder: Path, tower: str, **training: Any) -> TrialContext:
     task = world_task(write_clip(folder / "model", tower), **training)
-    return TrialContext(task, data_seed=0, cache=folder / "cache", device=CPU)
+    return open_context(task, data_seed=0, cache=folder / "cache", device=CPU)
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -273,7 +274,7 @@ def _worker(rank: int, port: int, folder: Path, task: TaskSettings, trials: list
     torch.set_num_threads(1)
     address, patience = f"tcp://127.0.0.1:{port}", timedelta(minutes=3)
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2, timeout=patience)
-    context = TrialContext(task, data_seed=0, cache=folder / "cache", device=CPU)
+    context = open_context(task, data_seed=0, cache=folder / "cache", device=CPU)
     group = WorkerGroup(rank=rank, world_size=2, device=CPU)
     for trial in trials:
         run_trial(context, trial, seed=7, folder=TrialFolder(folder / "two" / trial.objective), group=group)

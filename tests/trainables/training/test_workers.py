@@ -26,6 +26,7 @@ from trainables.memory import MicroBatchReduced
 from trainables.records import TrialResult
 from trainables.settings.parameters import Parameters
 from trainables.settings.task import TaskSettings
+from trainables.tasks.known import open_context
 from trainables.training.hooks import Hooks, TrialInterrupted
 from trainables.training.trial import run_trial
 from trainables.training.trial_folder import TrialFolder
@@ -45,7 +46,7 @@ def trial_of(batch: int, **changes: Any) -> Parameters:
 
 
 def make_context(task: TaskSettings, folder: Path) -> TrialContext:
-    return TrialContext(task, data_seed=0, cache=folder / "cache", device=torch.device("cpu"))
+    return open_context(task, data_seed=0, cache=folder / "cache", device=torch.device("cpu"))
 
 
 def train(

@@ -1,0 +1,182 @@
+"""The images of the typographic task: what is trained on, searched on and tested on."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from trainables.attack.rendering import Variant
+from trainables.context.task_images import TaskImages
+from trainables.data.cache import digest_of
+from trainables.data.image_set import ImageSet, View, preference_images, subset, without_images
+from trainables.data.preferences import Preferences, Prompts
+from trainables.data.typographic import (
+    EvaluationSet,
+    PreferencePairs,
+    held_out_variants,
+    pasted_set,
+    preference_pairs,
+    sign_set,
+    trained_attack,
+    typographic_set,
+)
+from trainables.settings.parameters import Parameters
+from trainables.settings.sets import TypographicSet
+from trainables.settings.task import split_of
+from trainables.settings.typographic import TypographicSettings
+
+VARIANT_IMAGES = 2000
+"""Of each test set, under each held-out attack and as signs: evaluating every image of a large set ten times more would
+cost more than it tells (95 % intervals are within 0.022 at this size)."""
+
+
+class TypographicData:
+    """Implements ``TaskData``: preference pairs and evaluation sets."""
+
+    def __init__(self, task: TypographicSettings, images: TaskImages) -> None:
+        self._task, self._images = task, images
+
+    @cached_property
+    def pairs(self) -> PreferencePairs:
+        """Images of the preference classes and their attacked copies."""
+        train, seed, store = self._task.train, self._images.seed, self._images.store
+        loaded = self._images.load(f"{train.set}/train", "train")
+        images = preference_images(loaded, train, seed=seed, store=store)
+        return preference_pairs(self._images.source, images, self._attack, copies=train.copies, seed=seed)
+
+    @cached_property
+    def preferences(self) -> Preferences:
+        """The true class is preferred to the written one; clean images are to be answered as before."""
+        pairs = self.pairs
+        prompts = Prompts(pairs.images.class_names, pairs.images.templates)
+        return Preferences(pairs.attacked, prompts, None, pairs.chosen, pairs.rejected, pairs.clean, prompts)
+
+    def preference_rows(self, parameters: Parameters) -> Tensor:
+        """Return the rows of ``pairs.attacked`` that a trial trains on: the first copies, of the images it may have.
+
+        Raises ValueError where there are fewer copies or images than asked for.
+        """
+        images, most = len(self.pairs.images.labels), self._task.train.copies
+        copies = most if parameters.copies is None else parameters.copies
+        if copies > most:
+            raise ValueError(f"copies {copies}: preference data have {most}; raise train.copies")
+        chosen = self._images.rows_of_trial(parameters, images)
+        return torch.cat([copy * images + chosen for copy in range(copies)])
+
+    @cached_property
+    def search_sets(self) -> list[EvaluationSet]:
+        """Validation: a trial is evaluated on these after each epoch, and its goals are measured on them."""
+        search = self._task.evaluate.search
+        return [self._pasted(self._images.subset(name, "validation", search.images)) for name in search.sets]
+
+    @cached_property
+    def test_sets(self) -> list[EvaluationSet]:
+        """Images that no decision was taken on, with words pasted on them."""
+        return [self._pasted(images) for images in self._test_images]
+
+    @cached_property
+    def typographic_sets(self) -> list[EvaluationSet]:
+        """Test sets of real photographs of written words."""
+        sets = []
+        for reference in self._task.evaluate.test.sets:
+            if self._is_typographic(reference):
+                name, _ = split_of(reference, "test")
+                loaded, most = self._images.load(reference, "test"), self._task.evaluate.test.images
+                images = subset(loaded, most, seed=self._images.seed)
+                sets.append(typographic_set(self._images.source, name, self._images.settings(name), images))
+        return sets
+
+    @cached_property
+    def variant_sets(self) -> dict[str, list[EvaluationSet]]:
+        """``test_sets`` under attacks that preference data never show, by the attack's name; at most
+        ``VARIANT_IMAGES`` of each set."""
+        return {
+            name: [self._pasted(images, attack) for images in self._variant_images]
+            for name, attack in held_out_variants(self._task.attack).items()
+        }
+
+    @cached_property
+    def sign_sets(self) -> list[EvaluationSet]:
+        """Words on images without an object, as attacked views labelled with the word; one per set of ``test_sets``."""
+        return [self._signs(images) for images in self._variant_images]
+
+    @cached_property
+    def search_sign_sets(self) -> list[EvaluationSet]:
+        """As ``sign_sets``, of ``search_sets``."""
+        return [self._signs(self._at_most(searched.images, VARIANT_IMAGES)) for searched in self.search_sets]
+
+    def pasted(self, reference: str) -> EvaluationSet:
+        """Return the validation images of a set with words on them, at most as many as are searched on."""
+        return self._pasted(self._images.subset(reference, "validation", self._task.evaluate.search.images))
+
+    def searched_under(self, variant: str) -> list[EvaluationSet]:
+        """Return ``search_sets`` under an attack that preference data never show; at most ``VARIANT_IMAGES`` each."""
+        attack = held_out_variants(self._task.attack)[variant]
+        return [self._pasted(self._at_most(shown.images, VARIANT_IMAGES), attack) for shown in self.search_sets]
+
+    def searched_prompts(self) -> list[Prompts]:
+        shown = [searched.images for searched in self.search_sets]
+        return [Prompts(images.class_names, images.templates) for images in shown]
+
+    def searched_views(self) -> list[View]:
+        return [view for searched in self.search_sets for view in searched.views()]
+
+    def validation_images(self) -> list[int]:
+        return [len(searched.images.keys) for searched in self.search_sets]
+
+    def chance(self) -> float:
+        chances = [1 / len(searched.images.class_names) for searched in self.search_sets]
+        return sum(chances) / len(chances)
+
+    def described(self) -> list[str]:
+        names, count = self.pairs.images.class_names, len(self.pairs.attacked.labels)
+        without = without_images(self.pairs.images.labels, names)
+        lines = [f"training: {count} preference pairs over {len(names)} classes{without}"]
+        parts = [("validation", searched) for searched in self.search_sets]
+        parts += [("test", tested) for tested in (*self.test_sets, *self.typographic_sets)]
+        for what, evaluated in parts:
+            images, names = evaluated.images, evaluated.images.class_names
+            without = "" if evaluated.clean is None else without_images(evaluated.clean.labels, names)
+            lines.append(f"{what}: {images.name}, {len(images.keys)} images, {len(names)} classes{without}")
+        return lines
+
+    def broken(self) -> dict[str, list[str]]:
+        return self._images.broken()
+
+    def digest(self) -> str:
+        searched = [view.digest for view in self.searched_views()]
+        return digest_of([self.pairs.attacked.digest, self.pairs.clean.digest, *searched])
+
+    def validation_digest(self) -> str:
+        return digest_of([view.digest for view in self.searched_views()])
+
+    def _is_typographic(self, reference: str) -> bool:
+        return isinstance(self._images.settings(reference), TypographicSet)
+
+    @property
+    def _attack(self) -> Variant:
+        return trained_attack(self._task.attack)
+
+    def _pasted(self, images: ImageSet, attack: Variant | None = None) -> EvaluationSet:
+        return pasted_set(self._images.source, images, attack or self._attack, seed=self._images.seed)
+
+    def _signs(self, images: ImageSet) -> EvaluationSet:
+        """Words on as many images without an object."""
+        recipe, settings = self._task.attack.recipe, self._images.settings(images.name)
+        return sign_set(self._images.source, images, recipe, settings, seed=self._images.seed)
+
+    def _at_most(self, images: ImageSet, count: int) -> ImageSet:
+        return subset(images, count, seed=self._images.seed, store=self._images.store)
+
+    @cached_property
+    def _test_images(self) -> list[ImageSet]:
+        """Of the sets on which words are pasted."""
+        test = self._task.evaluate.test
+        pasted_on = [name for name in test.sets if not self._is_typographic(name)]
+        return [self._images.subset(name, "test", test.images) for name in pasted_on]
+
+    @cached_property
+    def _variant_images(self) -> list[ImageSet]:
+        return [self._at_most(images, VARIANT_IMAGES) for images in self._test_images]

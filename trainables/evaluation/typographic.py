@@ -1,0 +1,170 @@
+"""Measuring a policy in the typographic task: goals on validation after each epoch, everything else once on test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from trainables.context.trial_context import TrialContext
+from trainables.context.typographic_data import TypographicData
+from trainables.data.typographic import EvaluationSet
+from trainables.distributed import WorkerGroup
+from trainables.evaluation.answers import ATTACKED, CLEAN, Answers, write_answers
+from trainables.evaluation.measure import Scores, means, measurement
+from trainables.evaluation.metrics import mean_score
+from trainables.evaluation.predictions import (
+    accuracy,
+    answers_from_indices,
+    image_kl_scores,
+    predict,
+    text_confusion,
+)
+from trainables.models.policy import Policy
+from trainables.records import Measurement
+from trainables.settings.task import split_of
+from trainables.settings.typographic import TypographicSettings
+
+VALIDATION_METRICS = ("clean_accuracy", "robust_accuracy", "text_confusion_rate")
+"""What a trial is evaluated on after each epoch; the goals are among them."""
+
+_GOALS = {
+    "clean_accuracy": (CLEAN, "accuracy"),
+    "robust_accuracy": (ATTACKED, "accuracy"),
+    "text_confusion_rate": (ATTACKED, "text_confusion_rate"),
+}
+_ON_TEST = {**_GOALS, "two_way_accuracy": (ATTACKED, "two_way_accuracy"), "reference_kl": (CLEAN, "reference_kl")}
+"""Metric -> (view, measure of its answers)."""
+
+
+class TypographicMeasures:
+    """Implements ``Measures``."""
+
+    def validation(self, context: TrialContext, policy: Policy, group: WorkerGroup) -> dict[str, float]:
+        return means(goal_scores(context, policy, data_of(context).search_sets, group))
+
+    def kept(self, context: TrialContext, policy: Policy, group: WorkerGroup) -> dict[str, float]:
+        further = [metric for metric in context.task.keep if metric not in VALIDATION_METRICS]
+        return {metric: mean_score(kept_scores(context, policy, metric, group)) for metric in further}
+
+    def test(
+        self, context: TrialContext, policy: Policy, group: WorkerGroup, *, variants: bool, answers: Path | None = None
+    ) -> Measurement:
+        of_sets = test_answers(context, policy, group)
+        if answers is not None and group.is_first:
+            write_answers(answers, of_sets)
+        scores = test_scores(context, policy, of_sets, group, variants=variants)
+        return measurement(scores, context.data.broken())
+
+
+def data_of(context: TrialContext) -> TypographicData:
+    assert isinstance(context.data, TypographicData), "the context of a typographic task"
+    return context.data
+
+
+def settings_of(context: TrialContext) -> TypographicSettings:
+    assert isinstance(context.task, TypographicSettings), "the context of a typographic task"
+    return context.task
+
+
+def goal_scores(context: TrialContext, policy: Policy, sets: Sequence[EvaluationSet], group: WorkerGroup) -> Scores:
+    """Return the scores of ``VALIDATION_METRICS`` over all class prompts of each set.
+
+    Workers share the images; every one of them gets all scores. The text-confusion rate counts attacked images answered
+    with the written class; a set without such images has none.
+    """
+    scores: Scores = {metric: [] for metric in VALIDATION_METRICS}
+    for evaluated in sets:
+        images, clean, attacked = evaluated.images, evaluated.clean, evaluated.attacked
+        if clean is not None:
+            predictions = predict(context, policy, images, clean, group)
+            scores["clean_accuracy"].append(accuracy(predictions, images, clean))
+        predictions = predict(context, policy, images, attacked, group)
+        scores["robust_accuracy"].append(accuracy(predictions, images, attacked))
+        confused = text_confusion(predictions, images, attacked)
+        if len(confused):
+            scores["text_confusion_rate"].append(confused)
+    return {metric: of_sets for metric, of_sets in scores.items() if of_sets}
+
+
+def kept_scores(context: TrialContext, policy: Policy, metric: str, group: WorkerGroup) -> list[np.ndarray]:
+    """Return the scores on validation of a metric that ``keep`` may name and ``goal_scores`` does not have."""
+    data = data_of(context)
+    if metric == "sign_reading":
+        return _attacked_accuracy(context, policy, data.search_sign_sets, group)
+    if metric == "reference_kl":
+        shown = [(searched.images, searched.images.view()) for searched in data.search_sets]
+        return [image_kl_scores(context, policy, images, view, group) for images, view in shown]
+    before, _, after = metric.rpartition("/")
+    if before == "robust_accuracy":
+        return _attacked_accuracy(context, policy, data.searched_under(after), group)
+    return goal_scores(context, policy, [data.pasted(before)], group)[after]
+
+
+def test_answers(context: TrialContext, policy: Policy, group: WorkerGroup) -> list[Answers]:
+    """Return what the policy answers on every test set, clean (with KL from the reference) and attacked."""
+    answers, data = [], data_of(context)
+    for tested in (*data.test_sets, *data.typographic_sets):
+        images = tested.images
+        if tested.clean is not None:
+            predictions = predict(context, policy, images, tested.clean, group, reference_kl=True)
+            answers.append(answers_from_indices(images, tested.clean, CLEAN, predictions))
+        predictions = predict(context, policy, images, tested.attacked, group)
+        answers.append(answers_from_indices(images, tested.attacked, ATTACKED, predictions))
+    return answers
+
+
+def test_scores(
+    context: TrialContext, policy: Policy, answers: Sequence[Answers], group: WorkerGroup, *, variants: bool = True
+) -> Scores:
+    """Return the metrics on test that follow from ``test_answers``; with ``variants``, if the task has them, unseen
+    attacks and sign reading too.
+
+    ``clean_accuracy``, ``robust_accuracy`` and so on are over the sets whose words are pasted; ``SET/robust_accuracy``
+    is of one set: always given for real typographic sets, and where there are several. ``transfer/...`` is over the
+    sets that were not trained on, where the training set is tested too. ``robust_accuracy/VARIANT`` is under an attack
+    that preference data never show.
+    """
+    data, task = data_of(context), settings_of(context)
+    pasted = [tested.images.name for tested in data.test_sets]
+    scores = _scores_of(pasted, answers, _ON_TEST)
+    alone = [tested.images.name for tested in data.typographic_sets] + (pasted if len(pasted) > 1 else [])
+    for name in alone:
+        of_set = _scores_of([name], answers, _ON_TEST)
+        scores |= {f"{_short(name, alone)}/{metric}": of_sets for metric, of_sets in of_set.items()}
+    transfer = [name for name in pasted if split_of(name, "test")[0] != task.train.set]
+    if 0 < len(transfer) < len(pasted):
+        of_transfer = _scores_of(transfer, answers, _GOALS)
+        scores |= {f"transfer/{metric}": of_sets for metric, of_sets in of_transfer.items()}
+    if variants and task.evaluate.test.variants:
+        for variant, sets in data.variant_sets.items():
+            scores[f"robust_accuracy/{variant}"] = _attacked_accuracy(context, policy, sets, group)
+        scores["sign_reading"] = _attacked_accuracy(context, policy, data.sign_sets, group)
+    return scores
+
+
+def _attacked_accuracy(
+    context: TrialContext, policy: Policy, sets: Sequence[EvaluationSet], group: WorkerGroup
+) -> list[np.ndarray]:
+    return [
+        accuracy(predict(context, policy, shown.images, shown.attacked, group), shown.images, shown.attacked)
+        for shown in sets
+    ]
+
+
+def _scores_of(names: Sequence[str], answers: Sequence[Answers], metrics: Mapping[str, tuple[str, str]]) -> Scores:
+    """Each metric over the answers of its view on the sets called ``names``; left out where none of them has it."""
+    measured = [(of_view.view, of_view.measures()) for of_view in answers if of_view.set in names]
+    scores: Scores = {}
+    for metric, (view, measure) in metrics.items():
+        of_sets = [measures[measure] for name, measures in measured if name == view and measure in measures]
+        if of_sets:
+            scores[metric] = of_sets
+    return scores
+
+
+def _short(name: str, names: Sequence[str]) -> str:
+    """``in100/test`` -> ``in100``, unless another split of the set is measured too."""
+    short = name.partition("/")[0]
+    return short if sum(other.partition("/")[0] == short for other in names) == 1 else name.replace("/", "-")

@@ -1,0 +1,79 @@
+"""Settings of the typographic task: words on images that lie about what is in them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from trainables.settings.parameters import Parameters, Positive, Tune
+from trainables.settings.sets import SettingError, Settings, TypographicSet
+from trainables.settings.task import EvaluateSettings, HeldOutEvaluation, TaskSettings, TrainSettings, split_of
+
+
+class AttackSettings(Settings):
+    """How words are written on images: ``sign`` (a boxed word) or ``defense_prefix`` (coloured, outlined letters)."""
+
+    recipe: Literal["sign", "defense_prefix"] = "defense_prefix"
+
+
+class AttackedTrainSettings(TrainSettings):
+    copies: Annotated[int, Field(ge=1)] = 1
+    """Attacked copies per image, each with its own word and place (the paper's num_typo)."""
+
+
+class AttackedTestSettings(HeldOutEvaluation):
+    variants: bool = True
+    """Also report unseen fonts, positions and words, two words, and the reading of words on images without object, on
+    at most 2000 images of each set."""
+
+
+class AttackedEvaluateSettings(EvaluateSettings):
+    test: AttackedTestSettings
+
+
+class Paint(Settings):
+    """The baseline that every front shows: cross-entropy on attacked images, its weights interpolated with the
+    untouched ones (PAINT, arXiv 2208.05592)."""
+
+    objective: Literal["cross_entropy"] = "cross_entropy"
+    tune: Tune = "visual"
+    learning_rate: Positive = 2e-5
+    lambda_reg: Annotated[float, Field(ge=0.0)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    rank: Annotated[int, Field(ge=1)] | None = None
+    penalty: Annotated[float, Field(ge=0.0)] = 0.0
+    blocks: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _is_a_trial(self) -> Self:
+        try:
+            Parameters.model_validate(self.parameters())
+        except ValidationError as error:
+            # Each field alone was checked as a field of Paint, so that this is the check over all of them.
+            raise error.errors()[0]["ctx"]["error"] from error
+        return self
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the parameters of the baseline's trial, without those that are None."""
+        return self.model_dump(exclude_none=True)
+
+
+class TypographicSettings(TaskSettings):
+    task: Literal["typographic"] = "typographic"
+    train: AttackedTrainSettings
+    attack: AttackSettings = AttackSettings()
+    evaluate: AttackedEvaluateSettings
+    paint: Paint | None = Paint()
+    """The first trial of a sweep, unless null."""
+
+    @model_validator(mode="after")
+    def _clean_accuracy_can_be_tested(self) -> Self:
+        tested = [self.sets[split_of(name, "test")[0]] for name in self.evaluate.test.sets]
+        if all(isinstance(settings, TypographicSet) for settings in tested):
+            message = "evaluate.test.sets names only photographs of written words; clean accuracy needs a set without"
+            raise SettingError(message, "evaluate", "test", "sets")
+        return self
+
+    def most(self) -> dict[str, int | None]:
+        return {**super().most(), "copies": self.train.copies}

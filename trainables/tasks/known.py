@@ -1,0 +1,74 @@
+"""The tasks that a spec may name, and what depends on which of them it names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field, create_model
+
+from trainables.settings.parameters import Parameters
+from trainables.settings.sets import SettingError, Settings
+from trainables.settings.task import TaskSettings
+from trainables.tasks.kind import TaskKind
+from trainables.tasks.typographic import TypographicKind
+
+if TYPE_CHECKING:
+    import torch
+
+    from trainables.context.trial_context import TrialContext
+
+KINDS: tuple[TaskKind, ...] = (TypographicKind(),)
+"""The first one is meant where a spec names none."""
+
+
+def kind_named(name: object) -> TaskKind:
+    """Return the task of this name; None stands for the first. Raise SettingError where there is none."""
+    if name is None:
+        return KINDS[0]
+    kind = next((kind for kind in KINDS if kind.name == name), None)
+    if kind is None:
+        known = ", ".join(kind.name for kind in KINDS)
+        raise SettingError(f"task {name!r} is not known; there are {known}", "task")
+    return kind
+
+
+def kind_of(settings: TaskSettings) -> TaskKind:
+    """Return the task of some settings."""
+    return kind_named(settings.task)
+
+
+class TrialSettings(Settings):
+    """Settings of a trial that ``python -m trainables`` runs alone."""
+
+    task: TaskSettings
+    parameters: Parameters
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the trial: order of the batches."""
+    data_seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the sweep, the same for all its trials: attacks and subsets."""
+
+
+def read_trial_settings(raw: Mapping[str, Any]) -> TrialSettings:
+    """Return the settings of a trial from parsed YAML or JSON. Raise ValueError, pydantic's or SettingError."""
+    task = raw.get("task")
+    kind = kind_named(task.get("task") if isinstance(task, Mapping) else None)
+    return _trial_type(kind.name).model_validate(raw)
+
+
+@cache
+def _trial_type(task: str) -> type[TrialSettings]:
+    return create_model("TrialSettings", __base__=TrialSettings, task=(kind_named(task).settings, ...))
+
+
+def open_context(settings: TaskSettings, *, data_seed: int, cache: Path, device: torch.device) -> TrialContext:
+    """Return what a process keeps between trials of a task.
+
+    ``cache`` is shared by all processes of a node. Raise ValueError where the model cannot be had.
+    """
+    from trainables.context.trial_context import TrialContext
+
+    kind = kind_of(settings)
+    return TrialContext(settings, kind.load, kind.measures(), data_seed=data_seed, cache=cache, device=device)
