@@ -7,6 +7,8 @@ owns the runs, the dispatcher (one actor with the job queue of all slots) and th
 from __future__ import annotations
 
 import itertools
+import logging
+import os
 import shutil
 import threading
 import time
@@ -39,6 +41,12 @@ GUARD_S = 1.0
 """Between looks at the slots, and at the actor that holds the job queue."""
 ANSWER_S = 15.0
 """The job queue's actor is lost when it leaves two calls in a row unanswered for so long."""
+WORKER_ANSWER_S = 60.0
+"""A worker that waits so long for an answer ends itself, and Train starts another one. The queue answers every call
+within ``worker.POLL_S``, or the driver ends the sweep: such an answer is lost, for instance because the worker had no
+memory when it came, and ``ray.get`` would wait for it without end (Ray 2.60)."""
+
+_logger = logging.getLogger(__name__)
 
 WorkerGroupCallback, ControllerCallback = ray_private.group_callbacks()
 
@@ -108,7 +116,7 @@ def run_worker(config: dict[str, SlotSettings]) -> None:
         device=str(device),
         slot=settings.slot,
     )
-    worker = Worker(worker_context, group.id.hex(), settings.dispatcher, ray.get, settings.limits)
+    worker = Worker(worker_context, group.id.hex(), settings.dispatcher, answer, settings.limits)
     threads = max(1, int(settings.cpus_per_worker)) if device.type == "cpu" else torch.get_num_threads()
     # A RayActorError: the driver has ended, and its dispatcher with it.
     with suppress(RayActorError), flushed_denormals(), thread_count(threads):
@@ -116,6 +124,15 @@ def run_worker(config: dict[str, SlotSettings]) -> None:
         # reserved until the driver ends, because nobody removes it without the dashboard's State API (Ray 2.60).
         ray.get(settings.dispatcher.register_placement_group.remote(settings.slot, group))
         worker.worker_loop(settings.make_runner, ray.get_runtime_context().current_actor)
+
+
+def answer(reference: Any) -> Any:
+    """Return the answer to a worker's call. Does not return where it is lost: the process ends."""
+    try:
+        return ray.get(reference, timeout=WORKER_ANSWER_S)
+    except GetTimeoutError:
+        _logger.error("no answer from the job queue within %g s: this worker ends", WORKER_ANSWER_S)
+        os._exit(1)
 
 
 class SlotPool:

@@ -358,3 +358,26 @@ def test_a_killed_driver_leaves_no_processes(tmp_path: Path) -> None:
     with patience(60, "all processes of the killed driver to end") as again:
         while alive() and again():
             pass
+
+
+def test_a_worker_whose_answer_is_lost_ends_instead_of_waiting_for_it() -> None:
+    import ray
+    from ray.exceptions import WorkerCrashedError
+
+    @ray.remote(num_cpus=0)
+    def never() -> None:
+        time.sleep(3600)
+
+    @ray.remote(num_cpus=0, max_retries=0)
+    def waits(references: list[Any]) -> None:
+        from sweeper.execution import slots
+
+        slots.WORKER_ANSWER_S = 0.5
+        slots.answer(references[0])
+
+    unanswered = never.remote()
+    try:
+        with pytest.raises(WorkerCrashedError):
+            ray.get(waits.remote([unanswered]))
+    finally:
+        ray.cancel(unanswered, force=True)
