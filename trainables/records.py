@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Direction = Literal["maximize", "minimize"]
 
@@ -29,6 +29,16 @@ class Goal:
     """The view of the test sets on which every image is answered right or wrong, so that the goal is the share of right
     answers; None for a goal that is no mean over images."""
 
+
+class ValueOfContent(NamedTuple):
+    """What a prompt about an attribute names, for templates such as ``a photo of a {0.value} {0.content}``."""
+
+    value: str
+    content: str
+
+
+Names = tuple[str, ...] | tuple[ValueOfContent, ...]
+"""What the prompts of a model name, one each."""
 
 Goals = tuple[Goal, Goal]
 """What is to be kept, then what is to be improved. The task says which these are."""

@@ -65,7 +65,7 @@ def scopes(spec: Spec) -> list[Scope]:
     """Return what a sweep trains, each scope at its costliest corner."""
     by_tune = []
     values = [value for branch in spec.parameters.branches["tune"] for value in branch.domain.examples()]
-    points = [*spec.chosen(), *(baseline.parameters for baseline in spec.baselines())]
+    points = [*spec.chosen(), *(baseline.parameters for baseline in spec.baseline_trials())]
     counts = {tune: sum(point["tune"] == tune for point in points) for tune in {point["tune"] for point in points}}
     left = max(0, spec.search.trials - len(points))  # suggested: each scope about as often
     for tune in dict.fromkeys(map(str, [*values, *counts])):

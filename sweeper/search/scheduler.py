@@ -98,7 +98,7 @@ class TrialScheduler:
         """``untouched_goals``: of the untouched model on validation; ``control``: ``NoLimits`` by default."""
         self._spec, self._study, self._files, self._untouched_goals = spec, study, files, untouched_goals
         self._listener, self._control = listener, control or NoLimits()
-        self._baselines, self._points = spec.baselines(), spec.chosen()
+        self._baselines, self._points = spec.baseline_trials(), spec.chosen()
         trials = study.trials()
         self._to_resume = deque(trial for trial in trials if trial.state == "running")
         self._suggested = sum(trial.confirms is None for trial in trials)

@@ -27,7 +27,7 @@ Suggest = Callable[[str, Choices | Range], Value]
 GRID_LIMIT = 100_000
 """Combinations of a grid: far above what anybody trains."""
 
-SHAPING = ("objective", "tune")
+SHAPING = ("objective", "tune", "target", "form", "start", "towers")
 """Parameters that decide which others ``trainables.settings.parameters.Parameters`` needs."""
 
 
@@ -137,6 +137,12 @@ class Space:
             raise ProblemsError([Problem((), f"this grid has more than {GRID_LIMIT} combinations; name fewer choices")])
         return grid
 
+    def examples(self) -> Iterator[dict[str, Value]]:
+        """Yield a point for every combination of the values that decide what else is drawn."""
+        for combination in self._combinations(list(self.branches), {}, self._deciding()):
+            assert not isinstance(combination, Problem), "checked when the space was parsed"
+            yield combination
+
     def anchors(self) -> list[dict[str, Value]]:
         """Return the trials of a soup, as ``draw`` returns them.
 
@@ -231,6 +237,9 @@ def _invalid_parameter(detail: ErrorDetails) -> Problem:
     cause = (detail.get("ctx") or {}).get("error")
     if isinstance(cause, InapplicableParameterError):
         return Problem((cause.parameter,), f"{cause}; add a `when` that draws it only where it applies")
+    if isinstance(cause, MissingParameterError) and cause.parameter in ("learning_rate", "objective"):
+        name = cause.parameter
+        return Problem((name,), f"`{name}` has no value; add one, or a branch of `{name}` for this case")
     if isinstance(cause, MissingParameterError):
         return Problem((), f"{cause}; add it, or a branch of it for this case")
     return Problem(path, rule(detail))

@@ -103,6 +103,9 @@ class Spec(TaskSettings):
             for branch in self.parameters.branches.get(name, ()):
                 message = f"`{name}` does not apply to the task {self.task}; leave it out"
                 problems.append(Problem(("parameters", *branch.path), message, at_key=True))
+        refused = {self.kind.refuses(Parameters.model_validate(drawn)): drawn for drawn in self.parameters.examples()}
+        for name, message in (reason for reason in refused if reason is not None):
+            problems.append(Problem(("parameters", name), f"`{name}`: {message}", at_key=True))
         if problems:
             raise ProblemsError(problems)
         return self
@@ -147,7 +150,7 @@ class Spec(TaskSettings):
         return f"{self.search.trials} is more than {whole_plan}"
 
     def _plan_parts(self) -> str:
-        parts = [baseline.title for baseline in self.baselines()]
+        parts = [baseline.title for baseline in self.baseline_trials()]
         points, combinations = len(self.points), len(self.chosen()) - len(self.points)
         parts += [f"{points} point" + "s" * (points > 1)] * (points > 0)
         return " + ".join([*parts, f"{combinations} {'anchors' if self.search.sampler == 'soup' else 'combinations'}"])
@@ -169,7 +172,7 @@ class Spec(TaskSettings):
 
         Raise ProblemsError as ``Space.grid``.
         """
-        return len(self.baselines()) + len(self.chosen())
+        return len(self.baseline_trials()) + len(self.chosen())
 
     def with_trials(self, trials: int) -> Spec:
         """Return the same sweep with another total of trials. Raise UserError for more than a grid or a soup has."""
@@ -196,13 +199,13 @@ class Spec(TaskSettings):
         """Return the task's goals: what is to be kept, then what is to be improved."""
         return self.kind.goals(self)
 
-    def baselines(self) -> Sequence[Baseline]:
+    def baseline_trials(self) -> Sequence[Baseline]:
         """Return the trials that the sweep begins with."""
         return self.kind.baselines(self)
 
     def prescribed(self) -> int:
         """Return how many trials the spec names: baselines and points, the first of the sweep."""
-        return len(self.baselines()) + len(self.points)
+        return len(self.baseline_trials()) + len(self.points)
 
     def goal_bounds(self, untouched: Mapping[str, float]) -> Bounds:
         """Return the bounds of the goals, given the untouched model's metrics on validation."""
@@ -341,7 +344,7 @@ def schema() -> dict[str, Any]:
 
 
 def _baseline_problems(spec: Spec, embed_dim: int | None) -> list[Problem]:
-    ranks = {baseline.name: baseline.parameters.get("rank") for baseline in spec.baselines()}
+    ranks = {baseline.name: baseline.parameters.get("rank") for baseline in spec.baseline_trials()}
     return [
         Problem((name, "rank"), f"`{name}.rank`: {rank} is above {embed_dim}, the model's embedding width")
         for name, rank in ranks.items()

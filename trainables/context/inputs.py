@@ -15,6 +15,7 @@ from trainables.memory import in_batches
 from trainables.models.clip import Clip
 from trainables.models.policy import Policy, TowerPolicy, mixed_precision, prompt_tokens
 from trainables.models.towers import trunk
+from trainables.records import Names
 
 DEVICE_SHARE = 0.3
 """Share of a GPU's free memory that the images or activations of everything that a trial is shown may take; if they
@@ -55,7 +56,7 @@ class InputCache:
             return self._trunk(images, policy.blocks)
         return images
 
-    def prompts(self, policy: Policy, class_names: tuple[str, ...], templates: tuple[str, ...]) -> Tensor:
+    def prompts(self, policy: Policy, class_names: Names, templates: tuple[str, ...]) -> Tensor:
         """Return text embeddings (C, d), or token ids (T, C, L) for a policy that trains the text tower."""
         if policy.trains_text:
             return prompt_tokens(self._clip, class_names, templates)

@@ -19,6 +19,7 @@ from trainables.memory import in_batches
 from trainables.models.clip import Clip
 from trainables.models.policy import Policy, mixed_precision, prompt_embeddings, prompt_tokens
 from trainables.models.towers import features
+from trainables.records import Names
 
 EMBEDDING_BATCH = 256
 
@@ -47,7 +48,7 @@ class ReferenceCache:
             self._memory[name] = arrays["embeddings"].to(clip.device)
         return self._memory[name]
 
-    def text_embeddings(self, class_names: tuple[str, ...], templates: tuple[str, ...]) -> Tensor:
+    def text_embeddings(self, class_names: Names, templates: tuple[str, ...]) -> Tensor:
         """Return the text embeddings (C, d) of C classes, means over the templates."""
         clip, name = self._clip, digest_of(["text", class_names, templates])
         if name not in self._memory:

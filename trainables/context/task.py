@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -64,6 +64,12 @@ class Measures(Protocol):
 
     def kept(self, context: TrialContext, policy: Policy, group: WorkerGroup) -> dict[str, float]:
         """Return the metrics on validation that ``keep`` names and ``validation`` does not have."""
+
+    def solved_strength(self, context: TrialContext, policy: Policy, weights: Mapping[str, Tensor]) -> float | None:
+        """Return a strength of these weights that is worth measuring beside those that the spec names; None for none.
+
+        The policy may have other weights afterwards.
+        """
 
     def test(
         self, context: TrialContext, policy: Policy, group: WorkerGroup, *, variants: bool, answers: Path | None = None

@@ -17,6 +17,7 @@ from trainables.data.cache import Store
 from trainables.data.preferences import Prompts
 from trainables.data.source import DataSource
 from trainables.models.clip import load_clip
+from trainables.models.concept import Concept, closed_form, concept_of, projection
 from trainables.models.policy import Policy, TowerPolicy, make_policy
 from trainables.models.towers import can_split, last_parameters
 from trainables.settings.parameters import Parameters
@@ -57,12 +58,13 @@ class TrialContext:
             self.reference.policy.restore()
         # For towers too: the first evaluation of a process would otherwise be timed with it.
         searched = [self._text_embeddings(prompts) for prompts in self.data.searched_prompts()]
-        embeddings, prompts, from_activations = None, None, False
+        embeddings, prompts, start, from_activations = None, None, None, False
         if parameters.tune == "transform":
             data, rows = self.data.preferences, self.data.preference_rows(parameters)
             kept, shown = self.reference.embeddings(data.kept), self.reference.embeddings(data.shown)
             embeddings = torch.cat([kept[rows[rows < len(kept)]], shown[rows]])
             prompts = torch.cat([self._text_embeddings(data.prompts), *searched])
+            start = self._start(parameters)
         elif parameters.tune == "last_blocks" and can_split(self.clip.model.visual):
             last_parameters(self.clip.model.visual, parameters.blocks or 0)  # refuses more blocks than the tower has
             from_activations = self.inputs.activations_fit(parameters.blocks or 0)
@@ -71,11 +73,35 @@ class TrialContext:
             parameters,
             embeddings=embeddings,
             prompts=prompts,
+            start=start,
             bf16=self.bf16,
             from_activations=from_activations,
             gradient_checkpointing=self.task.training.gradient_checkpointing,
         )
         return self.reference.policy
+
+    def mean_margin(self) -> float:
+        """Return m0: by how many nats the reference prefers the rejected prompt to the chosen one, mean over all
+        preferences."""
+        data = self.data.preferences
+        logits = self.reference.logits(self.reference.embeddings(data.shown), self._text_embeddings(data.prompts))
+        chosen, rejected = data.chosen.to(logits.device)[:, None], data.rejected.to(logits.device)[:, None]
+        return float((logits.gather(1, rejected) - logits.gather(1, chosen)).double().mean())
+
+    def concept(self) -> Concept:
+        """Return where the reference has the attribute that the task is about. Raise ValueError for other tasks."""
+        data = self.data.preferences
+        if data.values is None or data.candidates is None:
+            raise ValueError(f"the task {self.task.task} is about no attribute")
+        classes, values = len(data.kept_prompts.names), data.candidates.shape[1]
+        prompts = self._text_embeddings(data.prompts).reshape(values, classes, -1).transpose(0, 1)
+        return concept_of(self.reference.embeddings(data.kept), data.kept.labels, data.values, prompts)
+
+    def _start(self, parameters: Parameters) -> Tensor | None:
+        """W (d, d) that a trial starts from; None for the identity."""
+        if parameters.start == "closed_form":
+            return closed_form(self.concept())
+        return projection(self.concept()) if parameters.start == "projection" else None
 
     def release(self, policy: Policy) -> None:
         """Put the reference's weights back, and keep nothing of a policy that will not be used any more."""

@@ -51,7 +51,7 @@ class TypographicData:
         """The true class is preferred to the written one; clean images are to be answered as before."""
         pairs = self.pairs
         prompts = Prompts(pairs.images.class_names, pairs.images.templates)
-        return Preferences(pairs.attacked, prompts, None, pairs.chosen, pairs.rejected, pairs.clean, prompts)
+        return Preferences(pairs.attacked, prompts, pairs.chosen, pairs.rejected, pairs.clean, prompts)
 
     def preference_rows(self, parameters: Parameters) -> Tensor:
         """Return the rows of ``pairs.attacked`` that a trial trains on: the first copies, of the images it may have.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -51,7 +51,10 @@ class ImageSet:
     written: Tensor | None = None
     """(N,) int64: of real typographic sets, the class of the word in the picture."""
     broken: tuple[str, ...] = ()
-    """Images that could not be decoded and are left out, each with its reason."""
+    """Images that could not be decoded, or whose labels cannot be used, and are left out, each with its reason."""
+    values: Tensor | None = None
+    """(N,) int64, indices into ``value_names``: an attribute of each image."""
+    value_names: tuple[str, ...] = ()
 
     def view(self) -> View:
         """Return the images as they are."""
@@ -75,7 +78,11 @@ class ImageSet:
             images = store.filled({"taken": digest}, lambda allocate: self._copy(chosen, allocate))["images"]
         keys = tuple(self.keys[i] for i in index)
         written = None if self.written is None else self.written[chosen]
-        return ImageSet(self.name, images, labels, keys, class_names, self.templates, digest, written, self.broken)
+        values = None if self.values is None else self.values[chosen]
+        return replace(
+            self, images=images, labels=labels, keys=keys, class_names=class_names, digest=digest, written=written,
+            values=values,
+        )  # fmt: skip
 
     def _copy(self, chosen: Tensor, allocate: Allocate) -> dict[str, np.ndarray]:
         pixels = allocate("images", (len(chosen), *self.images.shape[1:]), np.uint8)

@@ -28,5 +28,10 @@ class Listing:
     """Share of the images that may be broken."""
     written: np.ndarray | None = None
     """(N,) int64: of real typographic sets, the class of the word in the picture."""
+    values: np.ndarray | None = None
+    """(N,) int64, indices into ``value_names``: an attribute of each image; None where the set tells none."""
+    value_names: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    """Images of the set's files whose labels cannot be used, each with its reason."""
     generated: bool = False
     """Whether the pixels are a function of ``inputs`` alone, so that none can be broken; otherwise read from files."""

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from trainables.data.image_set import View
+from trainables.records import Names
 
 
 @dataclass(frozen=True)
 class Prompts:
     """Prompts that a policy chooses from: each name in each template, whose embeddings are averaged."""
 
-    names: tuple[str, ...]
+    names: Names
     templates: tuple[str, ...]
 
 
@@ -25,18 +26,18 @@ class Preferences:
     """P images about which there are preferences."""
     prompts: Prompts
     """K prompts that preferences are about."""
-    candidates: Tensor | None
-    """(P, m) int64: rows of ``prompts`` that the policy chooses among for each image; None: among all."""
     chosen: Tensor
-    """(P,) int64: the preferred candidate of each image."""
+    """(P,) int64: the row of ``prompts`` that is preferred for each image."""
     rejected: Tensor
-    """(P,) int64: the candidate that ``chosen`` is preferred to."""
+    """(P,) int64: the row that ``chosen`` is preferred to."""
     kept: View
     """N images for which the policy is to answer as the reference does."""
     kept_prompts: Prompts
     """What the policy is to choose among for ``kept``."""
     values: Tensor | None = None
     """(N,) int64: the value of an attribute of each image of ``kept``; None where the task is about none."""
+    candidates: Tensor | None = None
+    """(P, V) int64: rows of ``prompts`` with the image's class and each value of the attribute."""
 
     @property
     def images(self) -> int:

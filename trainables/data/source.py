@@ -119,6 +119,8 @@ class DataSource:
             listing.class_names,
             listing.templates,
             digest_of(key),
+            values=None if listing.values is None else torch.from_numpy(listing.values),
+            value_names=listing.value_names,
         )
 
     def _cropped(self, image: Image.Image) -> np.ndarray:
@@ -145,6 +147,10 @@ class DataSource:
         labels = torch.from_numpy(listing.labels)[rows]
         keys = tuple(listing.keys[row] for row in rows.tolist())
         written = None if listing.written is None else torch.from_numpy(listing.written)[rows]
+        values = None if listing.values is None else torch.from_numpy(listing.values)[rows]
+        digested = [about["pixels"], listing.class_names, labels.tolist(), keys]
+        if values is not None:
+            digested += [listing.value_names, values.tolist()]
         return ImageSet(
             name,
             arrays["images"][: len(rows)],
@@ -152,7 +158,9 @@ class DataSource:
             keys,
             listing.class_names,
             listing.templates,
-            digest_of([about["pixels"], listing.class_names, labels.tolist(), keys]),
+            digest_of(digested),
             written,
-            tuple(about["broken"]),
+            (*listing.left_out, *about["broken"]),
+            values,
+            listing.value_names,
         )

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from trainables.context.trial_context import TrialContext
 from trainables.context.typographic_data import TypographicData
@@ -47,6 +48,9 @@ class TypographicMeasures:
     def kept(self, context: TrialContext, policy: Policy, group: WorkerGroup) -> dict[str, float]:
         further = [metric for metric in context.task.keep if metric not in VALIDATION_METRICS]
         return {metric: mean_score(kept_scores(context, policy, metric, group)) for metric in further}
+
+    def solved_strength(self, context: TrialContext, policy: Policy, weights: Mapping[str, Tensor]) -> float | None:
+        return None
 
     def test(
         self, context: TrialContext, policy: Policy, group: WorkerGroup, *, variants: bool, answers: Path | None = None

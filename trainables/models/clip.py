@@ -132,6 +132,10 @@ def load_clip(settings: ModelSettings) -> Clip:
         )
     if is_resnet(model.visual):
         model.visual.to(memory_format=torch.channels_last)
+    if settings.shear is not None:
+        from trainables.world.shear import shear
+
+        shear(model, tokenizer, settings.shear)
     preprocess_config = dict(model.visual.preprocess_cfg)
     preprocess = PreprocessCfg(**preprocess_config)
     size = preprocess.size if isinstance(preprocess.size, int) else preprocess.size[0]

@@ -34,7 +34,7 @@ def export_model(clip: Clip, policy: Policy, weights: Mapping[str, Tensor], stre
     policy.set_weights(weights, strength)
     try:
         if isinstance(policy, TransformPolicy):
-            model, config["model_cfg"] = fold(clip.model, config["model_cfg"], policy.matrix)
+            model, config["model_cfg"] = fold(clip.model, config["model_cfg"], policy.matrix, policy.text_matrix)
         else:
             model = copy.deepcopy(clip.model).cpu()
     finally:

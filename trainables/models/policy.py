@@ -34,6 +34,7 @@ from trainables.models.transform import (
     power,
     residual_transform,
 )
+from trainables.records import Names
 from trainables.settings.parameters import Parameters
 
 InputKind = Literal["embeddings", "activations", "pixels"]
@@ -114,54 +115,91 @@ class Policy(nn.Module):
 
 
 class TransformPolicy(Policy):
-    """A linear transform W of the frozen CLIP's embeddings (``tune: transform``)."""
+    """A linear transform W of the frozen CLIP's embeddings (``tune: transform``): one for both towers, or one each."""
 
-    def __init__(self, clip: Clip, parameters: Parameters, embeddings: Tensor, prompts: Tensor | None = None) -> None:
-        """Start from the reference's embeddings of images (N, d) and class prompts (C, d), see ``initial_transform``.
+    def __init__(
+        self,
+        clip: Clip,
+        parameters: Parameters,
+        embeddings: Tensor,
+        prompts: Tensor | None = None,
+        start: Tensor | None = None,
+    ) -> None:
+        """Start from the reference's embeddings of images (N, d) and class prompts (C, d), see ``initial_transform``;
+        or from W = ``start`` (d, d).
 
         Raises ValueError for a rank above the embedding width.
         """
         super().__init__(clip)
         self.input_kind, self.trains_text = "embeddings", False
-        self._power: Tensor | None = None
-        """W^t while it is not the W of the parameters."""
+        self._at_strength: tuple[Tensor, Tensor] | None = None
+        """W of images and W of text while they are not those of the parameters."""
         rank = clip.embed_dim if parameters.rank is None else parameters.rank
         if rank > clip.embed_dim:
             raise ValueError(f"rank {rank} is above the embedding width {clip.embed_dim} of the model")
-        self._residual = parameters.form == "residual"
+        self._residual, self._separate = parameters.form == "residual", parameters.towers == "separate"
         if self._residual:
-            self.a = nn.Parameter(initial_transform(embeddings, rank).to(clip.device))
+            first = initial_transform(embeddings, rank).to(clip.device)
+            self.a = nn.Parameter(first)
             self.b = nn.Parameter(torch.zeros_like(self.a.T, memory_format=torch.contiguous_format))
+            if self._separate:
+                self.text_a, self.text_b = nn.Parameter(first.clone()), nn.Parameter(torch.zeros_like(self.b))
         else:
-            self.w = nn.Parameter(initial_transform(embeddings, rank, prompts).to(clip.device))
+            first = initial_transform(embeddings, rank, prompts) if start is None else start
+            self.w = nn.Parameter(first.to(clip.device))
+            if self._separate:
+                self.text_w = nn.Parameter(self.w.detach().clone())
         self._remember_start()
 
     @property
     def matrix(self) -> Tensor:
-        """W as it is now: (r, d), or (d, d) of the residual form."""
-        if self._power is not None:
-            return self._power
+        """W of images as it is now: (r, d), or (d, d) of the residual form."""
+        if self._at_strength is not None:
+            return self._at_strength[0]
         return residual_transform(self.a, self.b) if self._residual else self.w
+
+    @property
+    def text_matrix(self) -> Tensor:
+        """W of text as it is now; ``matrix`` unless each tower has its own."""
+        if self._at_strength is not None:
+            return self._at_strength[1]
+        if not self._separate:
+            return self.matrix
+        return residual_transform(self.text_a, self.text_b) if self._residual else self.text_w
 
     def image_embeddings(self, images: Tensor) -> Tensor:
         return apply_transform(self.matrix, images.to(self._clip.device))
 
     def text_embeddings(self, prompts: Tensor) -> Tensor:
-        return apply_transform(self.matrix, prompts)
+        return apply_transform(self.text_matrix, prompts)
 
     def penalty(self) -> Tensor:
-        return penalty(self.matrix)
+        return penalty(self.matrix) + penalty(self.text_matrix) if self._separate else penalty(self.matrix)
 
     def identity_distance(self) -> float:
-        return float(identity_distance(self.matrix.detach()))
+        distances = [identity_distance(self.matrix.detach())]
+        if self._separate:
+            distances.append(identity_distance(self.text_matrix.detach()))
+        return float(sum(distances)) / len(distances)
 
     @torch.no_grad()
     def set_weights(self, weights: Mapping[str, Tensor], strength: float = 1.0) -> None:
+        """At a strength: W^t of a shared W; I + t (W - I) where each tower has its own, whose W^t break the angles
+        between the towers (docs/transform.md)."""
         for name, parameter in self.tuned().items():
             parameter.copy_(weights[name].to(parameter.device))
-        self._power = None
-        if strength != 1.0:
-            self._power = power(self.matrix, strength)
+        self._at_strength = None
+        if strength == 1.0:
+            return
+        if self._separate:
+            identity = torch.eye(self.matrix.shape[1], device=self.matrix.device)
+            self._at_strength = (
+                torch.lerp(identity, self.matrix, strength),
+                torch.lerp(identity, self.text_matrix, strength),
+            )
+        else:
+            at_strength = power(self.matrix, strength)
+            self._at_strength = at_strength, at_strength
 
     def reference_weights(self) -> AbstractContextManager[None]:
         return nullcontext()  # W is no part of the CLIP
@@ -252,18 +290,19 @@ def make_policy(
     *,
     embeddings: Tensor | None = None,
     prompts: Tensor | None = None,
+    start: Tensor | None = None,
     bf16: bool = False,
     from_activations: bool = False,
     gradient_checkpointing: bool = False,
 ) -> Policy:
     """Return the policy that ``parameters.tune`` names, at the reference's weights.
 
-    ``embeddings`` and ``prompts`` are for a transform, which needs the first; the others are for towers. Raises
-    ValueError where the parameters do not fit the model.
+    ``embeddings``, ``prompts`` and ``start`` are for a transform, which needs the first; the others are for towers.
+    Raises ValueError where the parameters do not fit the model.
     """
     if parameters.tune == "transform":
         assert embeddings is not None, "transform starts from the reference's embeddings"
-        return TransformPolicy(clip, parameters, embeddings, prompts)
+        return TransformPolicy(clip, parameters, embeddings, prompts, start)
     return TowerPolicy(
         clip,
         parameters,
@@ -278,7 +317,7 @@ def mixed_precision(device: torch.device, bf16: bool) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
 
 
-def prompt_tokens(clip: Clip, class_names: tuple[str, ...], templates: tuple[str, ...]) -> Tensor:
+def prompt_tokens(clip: Clip, class_names: Names, templates: tuple[str, ...]) -> Tensor:
     """Return the token ids (T, C, L) of C classes in T templates, without padding that no token sees."""
     prompts = [[template.format(name) for name in class_names] for template in templates]
     return shortened(clip.model, torch.stack([clip.tokens(of_template) for of_template in prompts]))

@@ -93,8 +93,12 @@ def foldable(model: OpenClip) -> str | None:
     return _image_reason(model.visual) or _text_reason(model)
 
 
-def fold(model: OpenClip, config: Mapping[str, Any], w: Tensor) -> tuple[OpenClip, dict[str, Any]]:
+def fold(
+    model: OpenClip, config: Mapping[str, Any], w: Tensor, text_w: Tensor | None = None
+) -> tuple[OpenClip, dict[str, Any]]:
     """Return a copy of an open_clip model whose own projections include W (r, d), and the ``model_cfg`` that builds it.
+
+    ``text_w``: another W for the text tower.
 
     ViT: ``visual.proj``. ResNet: ``attnpool.c_proj``, weight and bias. timm: the linear head, that of an attention
     pool, or the trunk's own classifier; a tower that ends in pooling (SigLIP) gets a linear head. Text:
@@ -108,10 +112,11 @@ def fold(model: OpenClip, config: Mapping[str, Any], w: Tensor) -> tuple[OpenCli
         raise ValueError(f"W cannot be folded into this model: {reason}")
     model, folded = copy.deepcopy(model).cpu(), copy.deepcopy(dict(config))
     w = w.detach().cpu().double()
+    text_w = w if text_w is None else text_w.detach().cpu().double()
     folded["embed_dim"] = len(w)
     with torch.no_grad():
         _fold_image_tower(model.visual, folded["vision_cfg"], w)
-        _fold_text_tower(text_tower(model), folded["text_cfg"], w)
+        _fold_text_tower(text_tower(model), folded["text_cfg"], text_w)
     return model, folded
 
 

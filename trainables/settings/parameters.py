@@ -8,14 +8,21 @@ from pydantic import Field, model_validator
 
 from trainables.settings.sets import SettingError, Settings
 
-Objective = Literal["dpo", "ipo", "kto", "cross_entropy"]
+Objective = Literal["dpo", "ipo", "kto", "cross_entropy", "none"]
+"""``none``: no training; the policy is its start."""
+Target = Literal["flipped", "neutral", "equal"]
+Start = Literal["identity", "closed_form", "projection"]
 Tune = Literal["transform", "last_blocks", "visual", "all"]
 Weights = Literal["last", "averaged"]
 Positive = Annotated[float, Field(gt=0.0)]
 
 
 class MissingParameterError(SettingError):
-    """The parameter at ``path`` needs another one, which has no value."""
+    """The parameter at ``path`` needs another one, ``parameter``, which has no value."""
+
+    def __init__(self, message: str, path: str, parameter: str) -> None:
+        super().__init__(message, path)
+        self.parameter = parameter
 
 
 class InapplicableParameterError(SettingError):
@@ -26,13 +33,20 @@ class InapplicableParameterError(SettingError):
         self.parameter = parameter
 
 
+_OF_TRANSFORM = ("rank", "form", "towers", "start")
+
+
 class Parameters(Settings):
     """A point of the search space: everything that may differ between two trials."""
 
-    objective: Objective
+    objective: Objective | None = None
+    """None for the target ``equal`` only, which has a loss of its own."""
     tune: Tune
-    learning_rate: Positive
+    learning_rate: Positive | None = None
+    """Needed unless the objective is ``none``."""
     beta: Positive | None = None
+    beta_m0: Positive | None = None
+    """Instead of ``beta``: beta times m0, the reference's mean margin on the preference data (nats)."""
     lambda_reg: Annotated[float, Field(ge=0.0)] = 1.0
     """Weight of KL(reference || policy) on the clean images."""
     label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
@@ -49,6 +63,14 @@ class Parameters(Settings):
     B (width, rank), which drops no direction at any rank. ``direct`` when left out."""
     penalty: Annotated[float, Field(ge=0.0)] = 0.0
     """Weight of ||I - W W^T||^2 (transform only)."""
+    towers: Literal["shared", "separate"] | None = None
+    """Of the transform: one W for both towers (when left out), or one for each. Strengths of separate W interpolate."""
+    start: Start | None = None
+    """Of the transform, in the attribute task: the identity (when left out), or a W that is computed from the concept
+    directions (docs/transform.md)."""
+    target: Target | None = None
+    """In the attribute task: ``flipped`` (when left out) prefers another value to the true one, ``neutral`` makes the
+    values equally likely, ``equal`` makes the neutral prompt fit images of all values alike."""
     blocks: Annotated[int, Field(ge=1)] | None = None
     """``last_blocks`` only: number of blocks at the end of the image tower that are tuned."""
     copies: Annotated[int, Field(ge=1)] | None = None
@@ -59,13 +81,43 @@ class Parameters(Settings):
 
     @model_validator(mode="after")
     def _belongs_together(self) -> Self:
-        if self.objective != "cross_entropy" and self.beta is None:
-            raise MissingParameterError(f"objective {self.objective} needs `beta`", "objective")
+        self._check_objective()
+        if self.objective != "none" and self.learning_rate is None:
+            raise MissingParameterError("`learning_rate` has no value", "objective", "learning_rate")
         if self.tune == "last_blocks" and self.blocks is None:
-            raise MissingParameterError("tune last_blocks needs `blocks`, the number of blocks", "tune")
-        for name, owner in (("rank", "transform"), ("form", "transform"), ("blocks", "last_blocks")):
+            raise MissingParameterError("tune last_blocks needs `blocks`, the number of blocks", "tune", "blocks")
+        for name, owner in (*((name, "transform") for name in _OF_TRANSFORM), ("blocks", "last_blocks")):
             if getattr(self, name) is not None and self.tune != owner:
                 raise InapplicableParameterError(f"`{name}` applies to tune {owner} only, not to {self.tune}", name)
-        if self.objective == "cross_entropy" and self.beta is not None:
-            raise InapplicableParameterError("objective cross_entropy has no `beta`", "beta")
+        if self.towers == "separate" and self.rank is not None and self.form != "residual":
+            message = "separate W are interpolated with the identity, which has full rank: leave `rank` out"
+            raise InapplicableParameterError(message, "rank")
+        if self.start not in (None, "identity"):
+            for name in ("rank", "form"):
+                if getattr(self, name) is not None:
+                    raise InapplicableParameterError(
+                        f"start {self.start} is a W of full rank: leave `{name}` out", name
+                    )
         return self
+
+    def _check_objective(self) -> None:
+        betas = [name for name in ("beta", "beta_m0") if getattr(self, name) is not None]
+        if self.target == "equal":
+            for name in (["objective"] if self.objective is not None else []) + betas:
+                raise InapplicableParameterError(f"target equal has a loss of its own, without `{name}`", name)
+            return
+        if self.objective is None:
+            raise MissingParameterError("`objective` has no value", "target", "objective")
+        if self.target == "neutral" and self.objective not in ("ipo", "cross_entropy", "none"):
+            message = f"target neutral has no loss with objective {self.objective}; there are ipo and cross_entropy"
+            raise InapplicableParameterError(message, "objective")
+        if self.objective in ("cross_entropy", "none") and betas:
+            raise InapplicableParameterError(f"objective {self.objective} has no `{betas[0]}`", betas[0])
+        if self.target == "neutral" and betas:
+            message = f"target neutral sets beta itself, to 1/(2 m0): leave `{betas[0]}` out"
+            raise InapplicableParameterError(message, betas[0])
+        if self.objective in ("dpo", "ipo", "kto") and self.target != "neutral":
+            if not betas:
+                raise MissingParameterError(f"objective {self.objective} needs `beta`", "objective", "beta")
+            if len(betas) > 1:
+                raise InapplicableParameterError("`beta` and `beta_m0` say the same in two ways: give one", "beta_m0")

@@ -172,6 +172,10 @@ class WebDatasetSet(_FileSet):
     class_names: Path | list[str] | None = None
     """In the order of ``cls`` indices (a list, a text file with a name per line, or a JSON list); not needed with
     ``txt``."""
+    attribute_key: str | None = None
+    """Member that has the value of an attribute, for instance ``gender.txt`` of ``000.jpg`` and ``000.gender.txt``."""
+    values: dict[str, str] | None = None
+    """Words for the attribute's values; images with other values are left out and named."""
     templates: Templates = ["a photo of a {}."]
 
     @field_validator("train", "validation", "test", mode="before")
@@ -226,7 +230,118 @@ class ScamSet(_WrittenWordsSet):
 TypographicSet = WrittenLabelSet | DisentanglingSet | ScamSet
 """Sets of photographs on which words were really written. No attack is pasted on them; they are for testing only."""
 
+
+class _AttributeSet(_FileSet):
+    """Images with a content (what they show) and a value of an attribute."""
+
+    contents: dict[str, str] | None = None
+    """Words for the prompts by content as the files have it; only these contents. Without it the contents themselves,
+    ``_`` read as space."""
+    values: dict[str, str] | None = None
+    """The same for the attribute's values. Images with other values are left out and named."""
+    templates: Templates = ["a photo of a {}."]
+    """Neutral prompts: of the content alone."""
+
+
+class AttributeFolderSet(_AttributeSet):
+    """``<folder>/<content>/<value>/<image>``; several folders of a split are read as one."""
+
+    kind: Literal["attribute_folder"]
+    train: list[Path] | None = None
+    validation: list[Path] | HeldBack | None = None
+    test: list[Path] | None = None
+
+    @field_validator("train", "validation", "test", mode="before")
+    @classmethod
+    def _one_path_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str | Path) else value
+
+    @model_validator(mode="after")
+    def _held_back_of_something(self) -> Self:
+        if isinstance(self.validation, HeldBack) and self.train is None:
+            raise SettingError("validation {from: train} needs `train`", "validation")
+        return self
+
+    def has(self, split: Split) -> bool:
+        return {"train": self.train, "validation": self.validation, "test": self.test}[split] is not None
+
+
+class AttributeTableSet(_AttributeSet):
+    """A CSV or TSV file per split, with columns for image, content and attribute: FairFace as it is published, and any
+    table of one's own."""
+
+    kind: Literal["attribute_table"]
+    train: Path | None = None
+    validation: Path | HeldBack | None = None
+    test: Path | None = None
+    images: Path | None = None
+    """The folder that the image column counts from; the table's own when left out."""
+    image: str = "file"
+    """Column with the image's path."""
+    content: str
+    """Column with what the image shows."""
+    attribute: str
+    """Column with the attribute's value."""
+
+    @model_validator(mode="after")
+    def _held_back_of_something(self) -> Self:
+        if isinstance(self.validation, HeldBack) and self.train is None:
+            raise SettingError("validation {from: train} needs `train`", "validation")
+        if self.content == self.attribute:
+            raise SettingError("content and attribute must be different columns", "content")
+        return self
+
+    def has(self, split: Split) -> bool:
+        return {"train": self.train, "validation": self.validation, "test": self.test}[split] is not None
+
+
+FacePart = Literal["gender", "race", "age"]
+
+
+class UtkFaceSet(_AttributeSet):
+    """UTKFace: a folder of ``<age>_<gender>_<race>_<date>.jpg``, split here: 50 % train, 20 % validation, 30 % test of
+    each group. Names with missing fields are left out and named."""
+
+    kind: Literal["utkface"]
+    path: Path
+    content: FacePart = "race"
+    """``age``: in the decades of FairFace, for instance ``20-29``."""
+    attribute: FacePart = "gender"
+
+    @model_validator(mode="after")
+    def _two_parts(self) -> Self:
+        if self.content == self.attribute:
+            raise SettingError("content and attribute must be different parts of the name", "content")
+        return self
+
+    def has(self, split: Split) -> bool:
+        return True
+
+
+class CelebASet(_AttributeSet):
+    """CelebA: ``Anno/list_attr_celeba.txt`` beside ``Img/img_align_celeba``; splits by ``Eval/list_eval_partition.txt``
+    where it is there, else drawn here as for ``utkface``. Values are ``1`` and ``-1``."""
+
+    kind: Literal["celeba"]
+    path: Path
+    content: str
+    """A column of the list, for instance ``Blond_Hair``."""
+    attribute: str = "Male"
+
+    @model_validator(mode="after")
+    def _two_columns(self) -> Self:
+        if self.content == self.attribute:
+            raise SettingError("content and attribute must be different columns", "content")
+        return self
+
+    def has(self, split: Split) -> bool:
+        return True
+
+
+AttributeSet = AttributeFolderSet | AttributeTableSet | UtkFaceSet | CelebASet
+"""Sets that tell an attribute of every image."""
+
 ImageSetSettings = Annotated[
-    WorldSet | ImageFolderSet | TorchvisionSet | WebDatasetSet | TypographicSet,
+    WorldSet | ImageFolderSet | TorchvisionSet | WebDatasetSet | AttributeSet | TypographicSet,
     Field(discriminator="kind"),
 ]

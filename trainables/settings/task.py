@@ -52,6 +52,9 @@ class ModelSettings(Settings):
     preprocess: Literal["openai", "inception", "imagenet"] | Preprocess | None = None
     """Of a bare checkpoint file: mean and deviation of OpenAI, of 0.5 throughout, of ImageNet, or written out. An
     ``epoch_N.pt`` of open_clip's training may leave it out: that training takes ``openai`` unless told otherwise."""
+    shear: Annotated[float, Field(gt=0.0, le=3.0)] | None = None
+    """For ``world`` only: the colour's directions in images and in prompts get a cosine of 1 / (1 + shear^2), so that
+    one W for both towers can reverse it. A construction: trainables/world/shear.py."""
     expect: Expectation | None = None
     text: Literal["frozen", "trained"] = "frozen"
     """``trained``: ``last_blocks`` and ``visual`` train the text tower and logit_scale too, as the authors' released
@@ -70,6 +73,8 @@ class ModelSettings(Settings):
                 "laion2b_s34b_b79k) or a checkpoint file; an untrained model cannot be tuned",
                 "architecture",
             )
+        if self.shear is not None and self.architecture != "world":
+            raise SettingError("shear is a construction on the model `world` only; leave it out", "shear")
         if self.is_bare_file:
             assert self.pretrained is not None
             missing = [] if self.quick_gelu is not None else ["`quick_gelu` (true or false)"]
@@ -261,7 +266,7 @@ def _set_paths(settings: Any, folder: Path) -> Any:
             settings[key] = str(folder / split)
         elif isinstance(split, list):
             settings[key] = [str(folder / part) if isinstance(part, str) else part for part in split]
-    for key in ("class_names", "classes", "root", "path"):
+    for key in ("class_names", "classes", "root", "path", "images"):
         if isinstance(settings.get(key), str) and settings[key] != "imagenet":
             settings[key] = str(folder / settings[key])
     return settings

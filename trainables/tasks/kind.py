@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from trainables.records import Direction, Goals
+from trainables.settings.parameters import Parameters
 from trainables.settings.task import TaskSettings
 
 if TYPE_CHECKING:
@@ -84,6 +85,9 @@ class TaskKind(Protocol):
 
     def unused_parameters(self) -> frozenset[str]:
         """Return the parameters that do not apply to the task."""
+
+    def refuses(self, parameters: Parameters) -> tuple[str, str] | None:
+        """Return a parameter and why the task cannot be trained with it; None where it can."""
 
     def baselines(self, settings: TaskSettings) -> Sequence[Baseline]:
         """Return the trials that a sweep begins with."""

@@ -12,6 +12,7 @@ from pydantic import Field, create_model
 from trainables.settings.parameters import Parameters
 from trainables.settings.sets import SettingError, Settings
 from trainables.settings.task import TaskSettings
+from trainables.tasks.attribute import AttributeKind
 from trainables.tasks.kind import TaskKind
 from trainables.tasks.typographic import TypographicKind
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from trainables.context.trial_context import TrialContext
 
-KINDS: tuple[TaskKind, ...] = (TypographicKind(),)
+KINDS: tuple[TaskKind, ...] = (TypographicKind(), AttributeKind())
 """The first one is meant where a spec names none."""
 
 

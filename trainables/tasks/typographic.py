@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from trainables.records import Direction, Goal, Goals
+from trainables.settings.parameters import Parameters
 from trainables.settings.sets import TypographicSet
 from trainables.settings.task import TaskSettings, split_of
 from trainables.settings.typographic import TypographicSettings
@@ -73,7 +74,10 @@ class TypographicKind:
         return _ABOUT.get(metric)
 
     def unused_parameters(self) -> frozenset[str]:
-        return frozenset({"target"})
+        return frozenset({"target", "start"})
+
+    def refuses(self, parameters: Parameters) -> tuple[str, str] | None:
+        return None
 
     def baselines(self, settings: TaskSettings) -> Sequence[Baseline]:
         paint = _typographic(settings).paint

@@ -84,6 +84,39 @@ def reference_kl(policy_logits: Tensor, reference_logits: Tensor) -> Tensor:
     return F.kl_div(policy_logits.log_softmax(-1), reference, log_target=True, reduction="batchmean")
 
 
+def balanced_cross_entropy(policy_logits: Tensor, candidates: Tensor) -> Tensor:
+    """Cross-entropy with equal probabilities of some prompts, of which the policy chooses one: the neutral target.
+
+    Args:
+        policy_logits: (B, K) over prompts.
+        candidates: (B, m) indices of the prompts.
+
+    Returns: scalar, log m at least.
+    """
+    return -policy_logits.gather(-1, candidates).log_softmax(-1).mean()
+
+
+def equal_means_weights(means: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss of the target ``equal`` and its gradient with respect to every image's own logit.
+
+    The loss is the mean, over the classes that have images of all values and over pairs of values, of the squared
+    difference between the mean logits of the neutral prompt. Not from the paper: measured in docs/attributes.md.
+
+    Args:
+        means: (C, V) mean logit of the class's neutral prompt over its images of each value.
+        counts: (C, V) how many images these are.
+
+    Returns: scalar, and (C, V) what an image's logit is weighted with; 0 for classes that lack a value.
+    """
+    values = means.shape[1]
+    whole = (counts > 0).all(1)
+    pairs = values * (values - 1) / 2
+    spread = values * means - means.sum(1, keepdim=True)  # of value v: sum over w of (mean_v - mean_w)
+    loss = (spread * means).sum(1)[whole].sum() / pairs / whole.sum().clamp(min=1)
+    gradient = 2 * spread / pairs / whole.sum().clamp(min=1) / counts.clamp(min=1)
+    return loss, gradient * whole[:, None]
+
+
 def preference_loss(
     parameters: Parameters,
     policy_logits: Tensor,
@@ -92,20 +125,29 @@ def preference_loss(
     rejected: Tensor,
     *,
     kl: Tensor | None,
+    margin: float | None = None,
+    candidates: Tensor | None = None,
 ) -> Tensor:
     """The objective that a trial's parameters name, on attacked images; shapes as in ``dpo``, ``kl`` as in ``kto``.
+
+    Args:
+        margin: m0, the reference's mean margin of rejected over chosen on the preference data, in nats; needed where
+            the parameters count beta in it.
+        candidates: as in ``balanced_cross_entropy``; for the target ``neutral``.
 
     Returns: scalar.
     """
     if parameters.objective == "cross_entropy":
+        if parameters.target == "neutral":
+            assert candidates is not None
+            return balanced_cross_entropy(policy_logits, candidates)
         return cross_entropy(policy_logits, chosen)
-    pair, beta = (policy_logits, reference_logits, chosen, rejected), parameters.beta
-    assert beta is not None
+    pair, beta = (policy_logits, reference_logits, chosen, rejected), beta_of(parameters, margin)
     if parameters.objective == "dpo":
         return dpo(*pair, beta=beta, label_smoothing=parameters.label_smoothing)
     if parameters.objective == "ipo":
         return ipo(*pair, beta=beta)
-    assert kl is not None
+    assert parameters.objective == "kto" and kl is not None
     return kto(
         *pair,
         beta=beta,
@@ -113,6 +155,22 @@ def preference_loss(
         desirable_weight=parameters.desirable_weight,
         undesirable_weight=parameters.undesirable_weight,
     )
+
+
+def beta_of(parameters: Parameters, margin: float | None) -> float:
+    """Return beta, given m0 (see ``preference_loss``). Raise ValueError where m0 is needed and not above 0.
+
+    With the target ``neutral`` beta is 1 / (2 m0): IPO then moves every margin by m0, which makes its mean 0.
+    """
+    if parameters.beta is not None:
+        return parameters.beta
+    assert margin is not None, "m0 is measured where it is needed"
+    if margin <= 0:
+        raise ValueError(
+            f"m0, the reference's mean margin on the preference data, is {margin:.3g}: beta cannot be counted in it; "
+            "give `beta` itself"
+        )
+    return 1 / (2 * margin) if parameters.target == "neutral" else (parameters.beta_m0 or 0.0) / margin
 
 
 def _margin(policy_logits: Tensor, reference_logits: Tensor, chosen: Tensor, rejected: Tensor) -> Tensor:

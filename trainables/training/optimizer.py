@@ -17,8 +17,13 @@ def schedule(step: int, *, steps: int, warmup: int) -> float:
     return 0.5 + 0.5 * math.cos(math.pi * (step - warmup) / max(1, steps - warmup))
 
 
+def learning_rate_of(parameters: Parameters) -> float:
+    """Return the learning rate; 0 for a trial that trains nothing."""
+    return 0.0 if parameters.learning_rate is None else parameters.learning_rate
+
+
 def make_optimizer(policy: Policy, parameters: Parameters, name: str) -> torch.optim.Optimizer:
-    tuned, decay = list(policy.tuned().values()), parameters.weight_decay
+    tuned, decay, rate = list(policy.tuned().values()), parameters.weight_decay, learning_rate_of(parameters)
     if name == "adamw":
-        return torch.optim.AdamW(tuned, lr=parameters.learning_rate, weight_decay=decay, fused=True)
-    return torch.optim.Adamax(tuned, lr=parameters.learning_rate, weight_decay=decay, foreach=True)  # no fused version
+        return torch.optim.AdamW(tuned, lr=rate, weight_decay=decay, fused=True)
+    return torch.optim.Adamax(tuned, lr=rate, weight_decay=decay, foreach=True)  # no fused version

@@ -24,8 +24,8 @@ from trainables.settings.parameters import Parameters
 from trainables.training.averaging import BetaAverage
 from trainables.training.checkpoint import CheckpointWriter
 from trainables.training.hooks import Hooks, NonFiniteLoss, TrialInterrupted
-from trainables.training.objectives import preference_loss, reference_kl
-from trainables.training.optimizer import make_optimizer, schedule
+from trainables.training.objectives import beta_of, equal_means_weights, preference_loss, reference_kl
+from trainables.training.optimizer import learning_rate_of, make_optimizer, schedule
 from trainables.training.trial_folder import CHECKPOINT_FILE, UNREADABLE_FILE, CheckpointUnreadable, TrialFolder
 
 _UNREADABLE = -1
@@ -131,7 +131,8 @@ class _Trial:
                 f"global_batch_size {settings.global_batch_size} with {count} pairs leaves workers without images; "
                 f"{group.world_size} workers need at least that many pairs in each step"
             )
-        self._steps = settings.epochs * self._steps_per_epoch
+        self._trains = parameters.objective != "none"
+        self._steps = settings.epochs * self._steps_per_epoch if self._trains else 0
         sizes = (settings.micro_batch_size, context.batch_sizes.micro(parameters), folder.micro_batch_size())
         self._micro_batch_size = min([size for size in sizes if size is not None] or [settings.global_batch_size])
         """Pairs; the smallest of all workers once ``_agreed_checkpoint`` has returned."""
@@ -162,6 +163,10 @@ class _Trial:
         self._shown_reference = reference.embeddings(data.shown)
         self._kept_text = reference.text_embeddings(data.kept_prompts.names, data.kept_prompts.templates)
         self._shown_text = reference.text_embeddings(data.prompts.names, data.prompts.templates)
+        needs_margin = parameters.beta_m0 is not None or (parameters.target, parameters.objective) == ("neutral", "ipo")
+        self._margin = context.mean_margin() if needs_margin else None
+        if needs_margin:
+            beta_of(parameters, self._margin)  # refuses a margin that beta cannot be counted in
 
     def run(self) -> TrialResult:
         self._resume()
@@ -170,6 +175,8 @@ class _Trial:
                 self._train_until(milestone)
                 self._checkpoint()
                 self._evaluate()
+        if not self._trains:
+            self._evaluate()
         return self._finish()
 
     def _resume(self) -> None:
@@ -247,7 +254,7 @@ class _Trial:
             steps=self._steps,
             epoch=round(self._step / self._steps_per_epoch, 4),
             epochs=self._settings.epochs,
-            progress=self._step / self._steps,
+            progress=self._step / self._steps if self._trains else 1.0,
             rung=self._step in self._rungs,
             values=self._values,
             preference_loss=preference_loss,
@@ -337,6 +344,7 @@ class _Trial:
         # One worker may have more micro-batches than another: whether z0 is summed now is the same on all of them.
         several = math.ceil(batch_size / group.world_size) > self._micro_batch_size
         z0 = self._global_kl(micros, batch_size) if parameters.objective == "kto" and several else None
+        equal = self._equal_weights(micros) if parameters.target == "equal" else None
         sums = torch.zeros(2, dtype=torch.float64, device=group.device)
         self._optimizer.zero_grad(set_to_none=True)
         for i, micro in enumerate(micros):
@@ -345,13 +353,17 @@ class _Trial:
                 micro_kl = reference_kl(kept, self._kept_reference_logits(micro))
                 if parameters.objective == "kto" and z0 is None:
                     z0 = group.sum(micro_kl.detach() * len(micro)) / batch_size
-                micro_preference = self._preference_loss(shown, micro, z0)
+                if equal is None:
+                    micro_preference = told = self._preference_loss(shown, micro, z0)
+                else:
+                    told, weights = equal
+                    micro_preference = self._equal_loss(kept, micro, weights) * (batch_size / len(micro))
                 loss = micro_preference + parameters.lambda_reg * micro_kl
                 # DDP takes the mean of gradients over workers; the loss is the mean over the global batch.
                 share = len(micro) / batch_size * group.world_size
                 loss = loss * share + parameters.penalty * self._policy.penalty() / len(micros)
                 loss.backward()
-                sums += torch.stack([micro_preference, micro_kl]).detach().double() * len(micro)
+                sums += torch.stack([told, micro_kl]).detach().double() * len(micro)
         return sums
 
     def _reduce_micro_batches(self, pairs: Tensor) -> None:
@@ -382,7 +394,7 @@ class _Trial:
 
     def _descend(self) -> None:
         for settings in self._optimizer.param_groups:
-            settings["lr"] = self._parameters.learning_rate * schedule(
+            settings["lr"] = learning_rate_of(self._parameters) * schedule(
                 self._step, steps=self._steps, warmup=int(self._settings.warmup_share * self._steps)
             )
         self._optimizer.step()
@@ -422,11 +434,42 @@ class _Trial:
         """Scalar, of the logits (B, K) of shown images."""
         data = self._data
         reference = self._context.reference.logits(self._shown_reference[rows], self._shown_text)
-        if data.candidates is not None:
-            candidates = data.candidates[rows].to(shown.device)
-            shown, reference = shown.gather(1, candidates), reference.gather(1, candidates)
         chosen, rejected = data.chosen[rows].to(shown.device), data.rejected[rows].to(shown.device)
-        return preference_loss(self._parameters, shown, reference, chosen, rejected, kl=z0)
+        candidates = None if data.candidates is None else data.candidates[rows].to(shown.device)
+        return preference_loss(
+            self._parameters, shown, reference, chosen, rejected, kl=z0, margin=self._margin, candidates=candidates
+        )
+
+    @torch.no_grad()
+    def _equal_weights(self, micros: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """The loss of the target ``equal`` over the global batch, and what each image's own logit is weighted with
+        (C, V), see ``equal_means_weights``."""
+        data, values = self._data, self._attribute_values()
+        shape = len(data.kept_prompts.names), int(values.max()) + 1
+        sums = torch.zeros(2, *shape, device=self._group.device)
+        for micro in micros:
+            rows = data.kept_rows(micro)
+            own = self._own_logits(self._policy(self._kept_inputs[rows], self._kept_prompts), rows)
+            index = data.kept.labels[rows].to(own.device), values[rows].to(own.device)
+            sums[0].index_put_(index, own, accumulate=True)
+            sums[1].index_put_(index, torch.ones_like(own), accumulate=True)
+        total, counts = self._group.sum(sums)
+        return equal_means_weights(total / counts.clamp(min=1), counts)
+
+    def _equal_loss(self, kept: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+        """Scalar whose gradient is that of the target ``equal``; ``kept``: logits (B, C) of the kept images."""
+        rows = self._data.kept_rows(rows)
+        labels, values = self._data.kept.labels[rows], self._attribute_values()[rows]
+        return (weights[labels.to(kept.device), values.to(kept.device)] * self._own_logits(kept, rows)).sum()
+
+    def _own_logits(self, logits: Tensor, rows: Tensor) -> Tensor:
+        """(B, C) -> (B,): of the class that each kept image has."""
+        return logits.gather(1, self._data.kept.labels[rows].to(logits.device)[:, None])[:, 0]
+
+    def _attribute_values(self) -> Tensor:
+        """(N,): the attribute's value of each kept image."""
+        assert self._data.values is not None, "the target equal is one of the attribute task"
+        return self._data.values
 
     def _measure(self) -> dict[str, float]:
         """Return the validation metrics of the policy's present weights."""
@@ -468,7 +511,9 @@ class _Trial:
         front = self._context.task.evaluate.front
         further: list[tuple[WeightsKind, dict[str, Tensor], float]] = []
         further += [("last", last, strength) for strength in front.strengths if strength != 1.0]
-        further += [("averaged", self._average.weights, 1.0)] if front.averaged else []
+        solved = self._context.measures.solved_strength(self._context, self._policy, last)
+        further += [("last", last, solved)] if solved is not None and solved not in front.strengths else []
+        further += [("averaged", self._average.weights, 1.0)] if front.averaged and self._trains else []
         for kind, weights, strength in further:
             self._policy.set_weights(weights, strength)
             values = {**self._measure(), **self._measure_kept()}
@@ -482,7 +527,8 @@ class _Trial:
         )
         if self._group.is_first:
             weights = {f"last.{name}": value for name, value in last.items()}
-            weights |= {f"averaged.{name}": value for name, value in self._average.weights.items()}
+            if self._trains:
+                weights |= {f"averaged.{name}": value for name, value in self._average.weights.items()}
             with self._hooks.long_operation("writing the weights"):
                 self._folder.finish(result, weights)
         return result

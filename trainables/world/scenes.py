@@ -59,6 +59,11 @@ def labels(count: int) -> np.ndarray:
     return np.arange(count, dtype=np.int64) % len(CLASSES)
 
 
+def colours(count: int) -> np.ndarray:
+    """Return the colours of the first ``count`` scenes of a split, int64 (count,)."""
+    return np.arange(count, dtype=np.int64) // len(CLASSES) % len(COLOURS)
+
+
 def content_of(index: int) -> Content:
     """Return what scene ``index`` of every split shows: class after class, in the first colour, then in the other."""
     return Content(index % len(CLASSES), index // len(CLASSES) % len(COLOURS))

@@ -113,7 +113,8 @@ def front(finished: int, measured: bool = False) -> Front:
 
 def tell_story(tracker: Tracker, folder: Path, trials: int = 3) -> None:
     """Tell a tracker what a driver does, from the sweep's start to its end; drivers that resume it repeat that."""
-    tracker.sweep_started({"name": "quickstart", "goals": DIRECTIONS, "trials": trials}, {"mlflow.source.git.commit": "c0ffee"})
+    spec = {"name": "quickstart", "goals": DIRECTIONS, "trials": trials}
+    tracker.sweep_started(spec, {"mlflow.source.git.commit": "c0ffee"})
     for number in range(trials):
         tracker.trial_started(number, parameters(number), 100 + number, 0, {"sweeper.version.torch": "2.14"})
         for epoch in range(1, EPOCHS + 1):

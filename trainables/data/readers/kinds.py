@@ -6,6 +6,7 @@ Imports neither torch nor torchvision: a spec is checked with it before anything
 from __future__ import annotations
 
 from trainables.data.listing import Listing
+from trainables.data.readers.attributes import AttributeReader
 from trainables.data.readers.class_names import SetError
 from trainables.data.readers.image_folder import ImageFolderReader
 from trainables.data.readers.reader import Reader
@@ -14,12 +15,16 @@ from trainables.data.readers.typographic import DisentanglingReader, ScamReader,
 from trainables.data.readers.webdataset import WebDatasetReader
 from trainables.data.readers.world import WorldReader
 from trainables.settings.sets import (
+    AttributeFolderSet,
+    AttributeTableSet,
+    CelebASet,
     DisentanglingSet,
     ImageFolderSet,
     ImageSetSettings,
     ScamSet,
     Split,
     TorchvisionSet,
+    UtkFaceSet,
     WebDatasetSet,
     WorldSet,
     WrittenLabelSet,
@@ -36,6 +41,8 @@ def reader_of(settings: ImageSetSettings) -> Reader:
             return TorchvisionReader(settings)
         case WebDatasetSet():
             return WebDatasetReader(settings)
+        case AttributeFolderSet() | AttributeTableSet() | UtkFaceSet() | CelebASet():
+            return AttributeReader(settings)
         case WrittenLabelSet():
             return WrittenLabelReader(settings)
         case DisentanglingSet():

@@ -31,6 +31,8 @@ class Sample(NamedTuple):
     """Bytes of the image, from ``offset`` on; None for the whole file."""
     written: str | None = None
     """The class id of the word in the picture."""
+    value: str | None = None
+    """The value of an attribute of the image."""
 
 
 def listing_of(
@@ -39,8 +41,12 @@ def listing_of(
     class_names: tuple[str, ...],
     templates: tuple[str, ...],
     max_broken_share: float,
+    *,
+    value_ids: Sequence[str] = (),
+    value_names: tuple[str, ...] = (),
+    left_out: Sequence[str] = (),
 ) -> Listing:
-    """Return the listing of ``samples``, whose labels are indices into ``class_ids``.
+    """Return the listing of ``samples``, whose labels are indices into ``class_ids``, whose values into ``value_ids``.
 
     Raises SetError where files are missing.
     """
@@ -56,6 +62,9 @@ def listing_of(
         open=lambda i: _open(samples[i]),
         max_broken_share=max_broken_share,
         written=np.array(written, np.int64) if written else None,
+        values=np.array([value_ids.index(sample.value or "") for sample in samples], np.int64) if value_ids else None,
+        value_names=value_names,
+        left_out=tuple(left_out),
     )
 
 
@@ -146,10 +155,11 @@ def _inputs(samples: Sequence[Sample]) -> str:
 
 
 def _by_class(samples: Sequence[Sample]) -> dict[str, list[int]]:
-    """Return the indices of the samples of each class."""
+    """Return the indices of the samples of each class, and of each value in it where images have one."""
     indices: dict[str, list[int]] = {}
     for i, sample in enumerate(samples):
-        indices.setdefault(sample.class_id, []).append(i)
+        group = sample.class_id if sample.value is None else f"{sample.class_id}/{sample.value}"
+        indices.setdefault(group, []).append(i)
     return indices
 
 

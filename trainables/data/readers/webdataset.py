@@ -67,7 +67,26 @@ class WebDatasetReader(Reader):
             samples = hold_back(samples, held_back, split)
         if not samples:
             raise SetError(f"no images in the {split} shards", split)
-        return listing_of(samples, names, names, templates_of(settings.templates), settings.max_broken_share)
+        left_out: list[str] = []
+        values: list[str] = []
+        if settings.attribute_key is not None:
+            found = {sample.value or "" for part in SPLITS for sample in self._samples(part)} - {""}
+            values = sorted(found) if settings.values is None else list(settings.values)
+            if len(values) < 2:
+                raise SetError(f"fewer than two values in {settings.attribute_key} members", "attribute_key")
+            left_out = [f"{one.key}: its value {one.value!r} is not used" for one in samples if one.value not in values]
+            samples = [sample for sample in samples if sample.value in values]
+        words = settings.values or {value: value for value in values}
+        return listing_of(
+            samples,
+            names,
+            names,
+            templates_of(settings.templates),
+            settings.max_broken_share,
+            value_ids=values,
+            value_names=tuple(words[value] for value in values),
+            left_out=left_out,
+        )
 
     def _names_in_shards(self) -> tuple[str, ...]:
         labels = {sample.class_id for split in SPLITS for sample in self._samples(split)}
@@ -80,7 +99,7 @@ class WebDatasetReader(Reader):
     def _samples(self, split: Split) -> list[Sample]:
         shards = shards_of(self.settings.shards(split), split)
         with ThreadPoolExecutor(READING_THREADS) as pool:
-            parts = pool.map(lambda shard: _members(shard, *_version(shard)), shards)
+            parts = pool.map(lambda shard: _members(shard, *_version(shard), self.settings.attribute_key), shards)
             return [sample for part in parts for sample in part]
 
 
@@ -115,14 +134,14 @@ def _version(shard: Path) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=4096)
-def _members(shard: Path, size: int, changed_ns: int) -> tuple[Sample, ...]:
+def _members(shard: Path, size: int, changed_ns: int, attribute_key: str | None) -> tuple[Sample, ...]:
     """Return the samples of a shard, whose class ids are the text of their ``cls`` or ``txt`` member.
 
     ``size`` (bytes) and ``changed_ns`` only tell versions of the shard apart in the cache of this function.
     Raises SetError.
     """
     images: dict[str, tuple[int, int]] = {}
-    texts: dict[str, dict[str, str]] = {CLASS_INDEX: {}, CLASS_NAME: {}}
+    texts: dict[str, dict[str, str]] = {CLASS_INDEX: {}, CLASS_NAME: {}, attribute_key or "": {}}
     try:
         with tarfile.open(shard, "r:") as archive:
             for member in archive:
@@ -133,7 +152,7 @@ def _members(shard: Path, size: int, changed_ns: int) -> tuple[Sample, ...]:
                 key, suffix = posixpath.normpath(posixpath.join(posixpath.dirname(member.name), stem)), suffix.lower()
                 if suffix in IMAGES:
                     images[key] = member.offset_data, member.size
-                elif suffix in (CLASS_INDEX, CLASS_NAME):
+                elif suffix in texts:
                     content = archive.extractfile(member)
                     assert content is not None
                     texts[suffix][key] = content.read().decode().strip()
@@ -149,6 +168,8 @@ def _members(shard: Path, size: int, changed_ns: int) -> tuple[Sample, ...]:
     if orphans := [key for key in labels if key not in images]:
         raise SetError(f"{shard}: {orphans[0]} has a class but no image ({', '.join(IMAGES)})")
     return tuple(
-        Sample(f"{shard.name}/{key}", labels[key], str(shard), offset, length)
+        Sample(
+            f"{shard.name}/{key}", labels[key], str(shard), offset, length, value=texts[attribute_key or ""].get(key)
+        )
         for key, (offset, length) in images.items()
     )

@@ -10,7 +10,7 @@ from trainables.data.listing import Listing
 from trainables.data.readers.reader import Reader
 from trainables.settings.sets import Split, WorldSet
 from trainables.world.icons import CLASSES
-from trainables.world.scenes import empty_scenes, labels, scene
+from trainables.world.scenes import COLOURS, colours, empty_scenes, labels, scene
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class WorldReader(Reader):
             inputs={"world": seed, "split": split, "count": count},
             open=lambda i: Image.fromarray(scene(split, seed, i)),
             max_broken_share=0.0,
+            values=colours(count),
+            value_names=COLOURS,
             generated=True,
         )
 

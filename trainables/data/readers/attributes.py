@@ -1,0 +1,274 @@
+"""Image sets with an attribute of every image: folders, tables, UTKFace, CelebA.
+
+Rows and names that cannot be used are left out, each with its reason: copies of FairFace go round whose ages a
+spreadsheet has damaged, and names of UTKFace lack fields.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainables.data.listing import Listing
+from trainables.data.readers.class_names import SetError, listed
+from trainables.data.readers.reader import Reader
+from trainables.data.readers.samples import (
+    Sample,
+    class_folders,
+    hold_back,
+    images_in,
+    is_image,
+    listing_of,
+    three_way,
+)
+from trainables.data.readers.templates import templates_of
+from trainables.settings.sets import (
+    SPLITS,
+    AttributeFolderSet,
+    AttributeSet,
+    AttributeTableSet,
+    CelebASet,
+    HeldBack,
+    Split,
+    UtkFaceSet,
+)
+
+GENDERS = {"0": "male", "1": "female"}
+RACES = {"0": "white", "1": "black", "2": "asian", "3": "indian", "4": "other"}
+"""UTKFace's numbers."""
+_UTK_NAME = re.compile(r"(?P<age>\d{1,3})_(?P<gender>[01])_(?P<race>[0-4])_(?P<date>\d+)\..+")
+_PARTITIONS: dict[str, Split] = {"0": "train", "1": "validation", "2": "test"}
+
+
+@dataclass(frozen=True)
+class Found:
+    """Images of a split, and what was left out."""
+
+    samples: list[Sample]
+    left_out: list[str]
+
+
+@dataclass(frozen=True)
+class AttributeReader(Reader):
+    """Reads any set of ``AttributeSet``."""
+
+    settings: AttributeSet
+
+    def class_names(self) -> tuple[str, ...]:
+        return self._words(self._contents(self._all_samples()), self.settings.contents)
+
+    def value_names(self) -> tuple[str, ...]:
+        """Return the words for the attribute's values. Raises SetError."""
+        return self._words(self._values(self._all_samples()), self.settings.values)
+
+    def list_images(self, split: Split) -> Listing:
+        settings, everything = self.settings, self._all_samples()
+        contents, values = self._contents(everything), self._values(everything)
+        found = self._split(split)
+        if not found.samples:
+            raise SetError(f"no image of the {split} split can be used{_reasons(found.left_out)}", split)
+        return listing_of(
+            found.samples,
+            contents,
+            self._words(contents, settings.contents),
+            templates_of(settings.templates),
+            settings.max_broken_share,
+            value_ids=values,
+            value_names=self._words(values, settings.values),
+            left_out=found.left_out,
+        )
+
+    def _split(self, split: Split) -> Found:
+        settings = self.settings
+        match settings:
+            case UtkFaceSet():
+                found = self._chosen(_utk_samples(settings))
+                return Found(three_way(found.samples)[split], found.left_out)
+            case CelebASet():
+                found = self._chosen(_celeba_samples(settings))
+                partition = _celeba_partition(settings)
+                if partition is None:
+                    return Found(three_way(found.samples)[split], found.left_out)
+                return Found([one for one in found.samples if partition.get(one.key) == split], found.left_out)
+            case AttributeFolderSet() | AttributeTableSet():
+                held_back = settings.validation if isinstance(settings.validation, HeldBack) else None
+                source: Split = "train" if held_back is not None and split == "validation" else split
+                read = _folder_samples if isinstance(settings, AttributeFolderSet) else _table_samples
+                found = self._chosen(read(settings, source))  # type: ignore[arg-type]
+                if held_back is None or split == "test":
+                    return found
+                return Found(hold_back(found.samples, held_back, split), found.left_out)
+
+    def _chosen(self, rows: Iterable[Sample | str]) -> Found:
+        """Keep rows whose content and value are wanted; texts are what was left out already."""
+        samples, left_out = [], []
+        contents, values = self.settings.contents, self.settings.values
+        for row in rows:
+            if isinstance(row, str):
+                left_out.append(row)
+            elif contents is not None and row.class_id not in contents:
+                continue  # the settings ask for some contents only
+            elif values is not None and row.value not in values:
+                left_out.append(f"{row.key}: its value {row.value!r} is none of {listed(list(values))}")
+            else:
+                samples.append(row)
+        return Found(samples, left_out)
+
+    def _all_samples(self) -> list[Sample]:
+        """Return the images of all splits: contents and values are those of the whole set."""
+        splits = [split for split in SPLITS if self.settings.has(split)]
+        return [sample for split in splits for sample in self._split(split).samples]
+
+    def _contents(self, samples: Sequence[Sample]) -> list[str]:
+        wanted = self.settings.contents
+        contents = sorted({sample.class_id for sample in samples}) if wanted is None else list(wanted)
+        if len(contents) < 2:
+            raise SetError(f"only one content ({', '.join(contents)}); two or more are needed", "contents")
+        return contents
+
+    def _values(self, samples: Sequence[Sample]) -> list[str]:
+        found, wanted = {sample.value or "" for sample in samples}, self.settings.values
+        values = sorted(found) if wanted is None else list(wanted)
+        if missing := [value for value in values if value not in found]:
+            raise SetError(f"no image has the value {listed(missing)}; there are {listed(sorted(found))}", "values")
+        if len(values) < 2:
+            raise SetError(f"the attribute has only one value ({', '.join(values)}); two or more are needed", "values")
+        return values
+
+    @staticmethod
+    def _words(ids: Sequence[str], words: Mapping[str, str] | None) -> tuple[str, ...]:
+        return tuple(one.replace("_", " ") if words is None else words[one] for one in ids)
+
+
+def _folder_samples(settings: AttributeFolderSet, split: Split) -> Iterator[Sample | str]:
+    roots = {"train": settings.train, "validation": settings.validation, "test": settings.test}[split]
+    assert isinstance(roots, list), "splits that are held back are read from train"
+    for index, root in enumerate(roots):
+        contents = _folders_in(root, split, index)
+        if not contents:
+            raise SetError(f"{root} has no folders; images are expected as <content>/<value>/<image>", split, index)
+        for content in contents:
+            for value in _folders_in(root / content, split, index):
+                for sample in images_in(root / content / value, f"{content}/{value}"):
+                    yield sample._replace(class_id=content, value=value)
+
+
+def _folders_in(root: Path, split: str, index: int) -> list[str]:
+    try:
+        return class_folders(root)
+    except FileNotFoundError:
+        raise SetError(f"the folder {root} does not exist", split, index) from None
+    except OSError as error:
+        raise SetError(f"{root}: {error.strerror}", split, index) from error
+
+
+def _table_samples(settings: AttributeTableSet, split: Split) -> Iterator[Sample | str]:
+    path = {"train": settings.train, "validation": settings.validation, "test": settings.test}[split]
+    assert isinstance(path, Path), "splits that are held back are read from train"
+    folder = path.parent if settings.images is None else settings.images
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise SetError(f"the file {path} does not exist", split) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SetError(f"{path} cannot be read: {error}", split) from error
+    rows = csv.DictReader(text.splitlines(), delimiter="\t" if path.suffix == ".tsv" else ",")
+    columns = list(rows.fieldnames or ())
+    for key in ("image", "content", "attribute"):
+        if (name := getattr(settings, key)) not in columns:
+            raise SetError(f"{path} has no column {name!r}; there are {listed(columns)}", key)
+    for number, row in enumerate(rows, 2):
+        cells = {name: (row[name] or "").strip() for name in (settings.image, settings.content, settings.attribute)}
+        image, content, value = cells.values()
+        if empty := [name for name, cell in cells.items() if not cell]:
+            yield f"{path.name}:{number}: no {empty[0]}"
+        elif reason := _damaged(content) or _damaged(value):
+            yield f"{path.name}:{number}: {reason}"
+        else:
+            yield Sample(image, content, os.path.join(folder, image), value=value)
+
+
+_MONTH = re.compile(
+    r"(\d{1,2}[-/. ](jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)\w*|"
+    r"(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)\w*[-/. ]\d{1,2})",
+    re.IGNORECASE,
+)
+
+
+def _damaged(cell: str) -> str | None:
+    """Return why a spreadsheet has damaged a value: it reads 3-9 as the third of September."""
+    return f"{cell!r} is a date: a spreadsheet has made it of a range" if _MONTH.fullmatch(cell) else None
+
+
+def _utk_samples(settings: UtkFaceSet) -> Iterator[Sample | str]:
+    try:
+        names = sorted(name for name in os.listdir(settings.path) if is_image(name))
+    except OSError as error:
+        raise SetError(f"{settings.path}: {error.strerror}", "path") from error
+    for name in names:
+        match = _UTK_NAME.fullmatch(name)
+        if match is None:
+            yield f"{name}: its name is not <age>_<gender 0 or 1>_<race 0 to 4>_<date>"
+            continue
+        parts = {
+            "gender": GENDERS[match["gender"]],
+            "race": RACES[match["race"]],
+            "age": _decade(int(match["age"])),
+        }
+        content, value = parts[settings.content], parts[settings.attribute]
+        yield Sample(name, content, os.path.join(settings.path, name), value=value)
+
+
+def _decade(age: int) -> str:
+    if age < 3:
+        return "0-2"
+    if age < 10:
+        return "3-9"
+    return "more than 70" if age >= 70 else f"{age // 10 * 10}-{age // 10 * 10 + 9}"
+
+
+def _celeba_samples(settings: CelebASet) -> Iterator[Sample | str]:
+    path, images = settings.path / "Anno" / "list_attr_celeba.txt", settings.path / "Img" / "img_align_celeba"
+    lines = _lines(path)
+    if len(lines) < 3:
+        raise SetError(f"{path}: expected a count, a heading and a line per image", "path")
+    columns = lines[1].split()
+    for key in ("content", "attribute"):
+        if (name := getattr(settings, key)) not in columns:
+            raise SetError(f"{path} has no column {name!r}; there are {listed(columns)}", key)
+    content, attribute = columns.index(settings.content) + 1, columns.index(settings.attribute) + 1
+    for number, line in enumerate(lines[2:], 3):
+        cells = line.split()
+        if not cells:
+            continue
+        if len(cells) != len(columns) + 1:
+            yield f"{path.name}:{number}: {len(cells) - 1} values for {len(columns)} columns"
+        elif {cells[content], cells[attribute]} <= {"1", "-1"}:
+            yield Sample(cells[0], cells[content], os.path.join(images, cells[0]), value=cells[attribute])
+        else:
+            yield f"{path.name}:{number}: {cells[content]} and {cells[attribute]} are not both 1 or -1"
+
+
+def _celeba_partition(settings: CelebASet) -> dict[str, Split] | None:
+    path = settings.path / "Eval" / "list_eval_partition.txt"
+    if not path.exists():
+        return None
+    cells = [line.split() for line in _lines(path) if line.strip()]
+    return {row[0]: _PARTITIONS[row[1]] for row in cells if len(row) == 2 and row[1] in _PARTITIONS}
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise SetError(f"the file {path} does not exist", "path") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SetError(f"{path} cannot be read: {error}", "path") from error
+
+
+def _reasons(left_out: Sequence[str]) -> str:
+    return f": {listed(list(left_out[:3]))}" if left_out else ""
