@@ -16,7 +16,6 @@ from sweeper.search.study import Study
 from sweeper.search.trial_files import FolderTrialFiles
 from sweeper.spec.spec import Spec, load_spec
 from sweeper.storage.sweep_folder import SweepFolder
-from tests.helpers.goals import DIRECTIONS
 from tests.helpers.tiny import write_clip
 from trainables.records import Measurement, Report
 
@@ -78,7 +77,8 @@ def finished_sweep(home: Path, spec_text: str = SPEC) -> tuple[SweepFolder, Spec
     untouched = runner(UntouchedJob(key=1), channel)
     assert isinstance(untouched, UntouchedModel)
     folder.write_untouched(untouched)
-    study = Study.create(folder.study_path, spec.parameters, goals=DIRECTIONS, seed=0, startup_trials=4)
+    goals = {goal.metric: goal.direction for goal in spec.task_goals()}
+    study = Study.create(folder.study_path, spec.parameters, goals=goals, seed=0, startup_trials=4)
     scheduler = TrialScheduler(spec, study, FolderTrialFiles(folder, spec), untouched.goals, SilentListener())
     while (job := scheduler.next_job()) is not None:
         scheduler.on_end(job.key, Outcome(kind="complete", result=runner(job, channel), slot=0, attempt=1))
