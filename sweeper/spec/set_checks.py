@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from sweeper.spec.problems import Problem, closest, did_you_mean
+from trainables.data.readers.attributes import AttributeReader
 from trainables.data.readers.class_names import SetError, chosen, listed, words_for
 from trainables.data.readers.kinds import reader_of
 from trainables.data.readers.samples import class_folders, is_image
@@ -65,8 +66,11 @@ def class_problems(train: TrainSettings, settings: ImageSetSettings) -> list[Pro
 
 def _listing_problems(settings: ImageSetSettings) -> Iterator[Problem]:
     """Yield what is wrong with the class names of a set and the files that list its images, relative to the set."""
+    reader = reader_of(settings)
     try:
-        reader_of(settings).class_names()
+        reader.class_names()
+        if isinstance(reader, AttributeReader):
+            reader.value_names()
     except SetError as error:
         yield Problem(error.where, str(error))
 

@@ -54,7 +54,8 @@ def snapshot(sweep: Sweep) -> Snapshot:
     moment_s, phase = time.monotonic() - sweep.drivers[0].started_s, sweep.phase()
     study = trials(sweep)
     begun = [trial["number"] for trial in study if trial["state"] == "running" and _has_begun(sweep, trial["number"])]
-    running = {number: _unfinished(sweep.trial(number), now_s) for number in begun}
+    session_s = now_s - (time.monotonic() - sweep.drivers[-1].started_s)
+    running = {number: _unfinished(sweep.trial(number), now_s, session_s) for number in begun}
     ended = [trial for trial in study if trial["state"] != "running"]
     return Snapshot(moment_s=moment_s, phase=phase, ended=ended, running=running)
 
@@ -99,7 +100,8 @@ def _has_begun(sweep: Sweep, number: int) -> bool:
     return (folder / "attempt").exists() and not (folder / "result.json").exists()
 
 
-def _unfinished(folder: Path, now_s: float) -> Unfinished:
+def _unfinished(folder: Path, now_s: float, session_s: float) -> Unfinished:
+    """``session_s``: when the driver of this session began; a trial that it has not begun has nothing undone."""
     reports = [line for line in lines(folder / "metrics.jsonl") if "step" in line]
     checkpoint = folder / "checkpoint.pt"
     kept_s = [_modified_s(path) for path in (folder / "attempt", checkpoint, folder / "metrics.jsonl")]
@@ -107,7 +109,7 @@ def _unfinished(folder: Path, now_s: float) -> Unfinished:
     return Unfinished(
         attempt=_attempt(folder),
         kept_step=checkpoint_step(checkpoint),
-        undone_s=max(0.0, now_s - max(kept_s)),
+        undone_s=max(0.0, now_s - max(kept_s)) if max(kept_s) >= session_s else 0.0,
         step_s=step_s,
         evaluation_s=reports[-1]["evaluation_s"] / len(reports) if reports else 0.0,
     )

@@ -38,7 +38,9 @@ def run_drill(name: str, seed: int, slots: int, place: Place) -> Result:
     finally:
         processes.end_all(scene.sweep.mark)
         scene.held.close()
-    took_s = sum(driver.took_s or 0.0 for driver in scene.sweep.drivers)
+    drivers = scene.sweep.drivers
+    ends_s = [driver.started_s + (driver.took_s or 0.0) for driver in drivers]
+    took_s = max(ends_s) - drivers[0].started_s if drivers else 0.0
     return Result(
         drill=name,
         seed=seed,

@@ -120,8 +120,11 @@ class AttributeReader(Reader):
 
     def _all_samples(self) -> list[Sample]:
         """Return the images of all splits: contents and values are those of the whole set."""
-        splits = [split for split in SPLITS if self.settings.has(split)]
-        return [sample for split in splits for sample in self._split(split).samples]
+        found = [self._split(split) for split in SPLITS if self.settings.has(split)]
+        samples = [sample for of_split in found for sample in of_split.samples]
+        if not samples:
+            raise SetError(f"no image can be used{_reasons([reason for one in found for reason in one.left_out])}")
+        return samples
 
     def _contents(self, samples: Sequence[Sample]) -> list[str]:
         wanted = self.settings.contents
