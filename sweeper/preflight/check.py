@@ -90,7 +90,7 @@ def check_model_and_images(spec: Spec, echo: Callable[[str], None]) -> None:
                 spec.task_settings(), data_seed=spec.search.seed, cache=Path(scratch), device=torch.device("cpu")
             )
             _check_model(spec, context.clip, echo)
-            for line in context.data.described():
+            for line in [*context.data.described(), *context.measures.findings(context)]:
                 echo(line)
             for split, broken in context.data.broken().items():
                 echo(f"{split}: {len(broken)} images cannot be read and are left out, first {broken[0]}")

@@ -83,7 +83,7 @@ class _Sheet:
         from trainables.models.clip import load_clip
 
         clip = load_clip(spec.model)
-        self._spec, self._count, self._seed = spec, count, spec.search.seed
+        self._spec, self._count, self._seed, self._scratch = spec, count, spec.search.seed, scratch
         self._crop = clip.crop
         self._source: DataSource = DataSource(Store(scratch), clip.crop, clip.image_size, None)
         self._lines: list[str] = []
@@ -98,7 +98,18 @@ class _Sheet:
             rows.append(self._clean("validation", self._sample(reference, "validation")))
         for reference in spec.evaluate.test.sets:
             rows.append(self._clean("test", self._sample(reference, "test")))
-        return Preview(f"{spec.name}: images and labels", tuple(rows), tuple(self._lines))
+        lines = [*self._lines, *self._findings()]
+        return Preview(f"{spec.name}: images and labels", tuple(rows), tuple(lines))
+
+    def _findings(self) -> list[str]:
+        """Return what the untouched model tells of the training data, which are all embedded for it."""
+        import torch
+
+        from trainables.tasks.known import open_context
+
+        settings, device = self._spec.task_settings(), torch.device("cpu")
+        context = open_context(settings, data_seed=self._seed, cache=self._scratch / "context", device=device)
+        return context.measures.findings(context)
 
     def _typographic_rows(self, spec: TypographicSettings) -> Preview:
         from trainables.data.typographic import held_out_variants, trained_attack

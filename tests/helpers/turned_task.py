@@ -90,6 +90,9 @@ class TurnedData:
 
 
 class TurnedMeasures:
+    def findings(self, context: TrialContext) -> list[str]:
+        return []
+
     def validation(self, context: TrialContext, policy: Policy, group: WorkerGroup) -> dict[str, float]:
         return means(self._scores(context, policy, self._data(context).searched, group))
 

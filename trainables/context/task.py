@@ -59,6 +59,9 @@ class TaskData(Protocol):
 class Measures(Protocol):
     """Measures policies. Workers share the images; every one of them gets all values."""
 
+    def findings(self, context: TrialContext) -> list[str]:
+        """Return what the untouched model and the training data tell before any training, a line each."""
+
     def validation(self, context: TrialContext, policy: Policy, group: WorkerGroup) -> dict[str, float]:
         """Return the metrics on validation that are measured again and again during a trial: the goals and more."""
 

@@ -20,6 +20,7 @@ from trainables.evaluation.metrics import bootstrap_interval, mean_score
 from trainables.evaluation.predictions import accuracy as accuracy_of
 from trainables.evaluation.predictions import image_kl, predict, word_indices
 from trainables.memory import in_batches
+from trainables.models.concept import needed_ratio
 from trainables.models.policy import Policy, TransformPolicy
 from trainables.records import Measurement
 from trainables.settings.attribute import AttributeSettings
@@ -29,6 +30,8 @@ RESAMPLES = 400
 """Of the images, for intervals of skew."""
 FOLDS = 10
 """Random halves of the images, as SEM and BendVLM take them."""
+HIGHEST_RATIO = 5.0
+"""Above it reversals were measured to cost content: docs/attributes.md."""
 LARGEST_STRENGTH = 1.25
 """The neutral strength is looked for from 0 to here."""
 
@@ -49,6 +52,26 @@ class Looked:
 
 class AttributeMeasures:
     """Implements ``Measures``."""
+
+    def findings(self, context: TrialContext) -> list[str]:
+        """Return whether one W can reverse the attribute, and m0."""
+        name, concept, margin = settings_of(context).attribute.name, context.concept(), context.mean_margin()
+        cosine, by_class = concept.cosine(), [one for one in concept.class_cosines() if np.isfinite(one)]
+        ratio = needed_ratio(cosine)
+        lines = [
+            f"{name}: its directions in images and in prompts have a cosine of {cosine:.3f} "
+            f"({min(by_class):.3f} to {max(by_class):.3f} by content)",
+            f"{name}: to reverse it, one W for both towers needs singular values of a ratio of {ratio:.2f}",
+            f"{name}: m0, the reference's mean margin between true and other values, is {margin:.2f} nats",
+        ]
+        if ratio > HIGHEST_RATIO:
+            lines.append(
+                f"{name}: it cannot be reversed with one W without losing content; write towers: separate, or the "
+                "targets neutral and equal"
+            )
+        if len(data_of(context).search_sets[0].images.value_names) > 2:
+            lines.append(f"{name}: of its values, these are about the first two")
+        return lines
 
     def validation(self, context: TrialContext, policy: Policy, group: WorkerGroup) -> dict[str, float]:
         of_sets = [

@@ -42,6 +42,9 @@ _ON_TEST = {**_GOALS, "two_way_accuracy": (ATTACKED, "two_way_accuracy"), "refer
 class TypographicMeasures:
     """Implements ``Measures``."""
 
+    def findings(self, context: TrialContext) -> list[str]:
+        return []
+
     def validation(self, context: TrialContext, policy: Policy, group: WorkerGroup) -> dict[str, float]:
         return means(goal_scores(context, policy, data_of(context).search_sets, group))
 
