@@ -14,7 +14,7 @@ from sweeper.cli.tables import Format, print_rows
 from sweeper.errors import UserError
 
 if TYPE_CHECKING:
-    from sweeper.models.evaluate import Data
+    from sweeper.models.evaluate import Data, Weights
     from trainables.evaluation.answers import Answers
 
 MODEL_HELP = (
@@ -59,6 +59,8 @@ def evaluate(
 ) -> None:
     """Measure models, made by sweeper or not, on clean and attacked images.
 
+    With data that name an `attribute:` the bias about it is measured: accuracies, and skew of retrievals.
+
     A set and a view a line: accuracy over all classes, two-way accuracy (true class against written one), share
     answered with the written word, each with its 95 % interval. Whole sets are scored. NAME:knee and other points of a
     sweep are shown as they were measured on its test images.
@@ -76,6 +78,9 @@ def evaluate(
         recorded = _of_sweep(model, storage)
         if recorded is not None and given is not None:
             raise UserError(f"{model} is a point of a sweep: export it to show it other images than those of its test")
+        if given is not None and given.attribute is not None:
+            table += _bias(model, given, weights, output, images=images, seed=seed, device=device, storage=storage)
+            continue
         answers = recorded or answers_of(
             model,
             given,
@@ -89,14 +94,44 @@ def evaluate(
             device=device,
         )
         if output is not None:
-            from trainables.evaluation.answers import write_answers
-
-            try:
-                write_answers(output, answers)
-            except OSError as error:
-                raise UserError(f"--output {output}: {error.strerror or error}") from error
+            _write(output, answers)
         table += [{"model": model, **row} for row in rows(answers)]
+    if given is not None and given.attribute is not None:
+        from sweeper.models.bias import rows_for_people as bias_for_people
+
+        print_rows(bias_for_people(table) if format is Format.table else table, format, empty="nothing was measured")
+        return
     print_rows(rows_for_people(table) if format is Format.table else table, format, empty="nothing was answered")
+
+
+def _bias(
+    model: str,
+    given: Data,
+    weights: Weights,
+    output: Path | None,
+    *,
+    images: int | None,
+    seed: int,
+    device: str | None,
+    storage: Path | None,
+) -> list[dict[str, object]]:
+    """Measure a model's bias about the attribute that the data name."""
+    from sweeper.models.bias import answers_in, rows, seen_by
+
+    cache = _cache(storage)
+    seen = seen_by(model, given, weights=weights, cache=cache, echo=_echo, count=images, seed=seed, device=device)
+    if output is not None:
+        _write(output, answers_in(seen))
+    return [{"model": model, **row} for row in rows(given, seen)]
+
+
+def _write(output: Path, answers: list[Answers]) -> None:
+    from trainables.evaluation.answers import write_answers
+
+    try:
+        write_answers(output, answers)
+    except OSError as error:
+        raise UserError(f"--output {output}: {error.strerror or error}") from error
 
 
 def compare(
@@ -128,7 +163,18 @@ def compare(
             model, given, weights=Weights(), cache=cache, echo=_echo, count=images, seed=seed, device=device
         )
 
-    comparisons, notes = compared(answers(first), answers(second))
+    if given is not None and given.attribute is not None:
+        from sweeper.models.bias import answers_in, seen_by, skew_comparisons
+
+        cache = _cache(storage)
+        seen = [
+            seen_by(model, given, weights=Weights(), cache=cache, echo=_echo, count=images, seed=seed, device=device)
+            for model in (first, second)
+        ]
+        comparisons, notes = compared(answers_in(seen[0]), answers_in(seen[1]))
+        comparisons += skew_comparisons(given, seen[0], seen[1])
+    else:
+        comparisons, notes = compared(answers(first), answers(second))
     for note in notes:
         _echo(note)
     if format is Format.json:
@@ -177,7 +223,11 @@ def _of_sweep(text: str, storage: Path | None) -> list[Answers] | None:
 
 def _is_point(choice: str) -> bool:
     """Return whether a choice is a point of a front: no tag of open_clip and no function has such a name."""
-    return choice.isdigit() or choice in ("knee", "cleanest", "most robust", "untouched", "paint")
+    from trainables.tasks.known import KINDS
+
+    baselines = {name for kind in KINDS for name in kind.baseline_titles()}
+    extremes = {"cleanest", "most robust", "most accurate", "least biased"}
+    return choice.isdigit() or choice in ("knee", "untouched") or choice in baselines | extremes
 
 
 def _data(given: list[str] | None, attack: str | None) -> Data | None:

@@ -17,6 +17,7 @@ from sweeper.spec.model_checks import model_problems
 from sweeper.spec.problems import from_validation
 from sweeper.spec.set_checks import set_problems
 from sweeper.spec.yaml_document import Document
+from trainables.settings.attribute import AttributeSection
 from trainables.settings.sets import ImageSetSettings, Settings, Split, TorchvisionName
 from trainables.settings.task import ModelSettings, absolute_paths, split_of
 from trainables.settings.typographic import AttackSettings
@@ -54,11 +55,14 @@ class Data:
     sets: dict[str, tuple[SetSettings, Split]]
     """By the name they are shown under."""
     attack: AttackSettings
+    attribute: AttributeSection | None = None
+    """Then bias about it is measured, and no words are pasted."""
 
 
 class _DataFile(Settings):
     sets: dict[str, ImageSetSettings]
     attack: AttackSettings = AttackSettings()
+    attribute: AttributeSection | None = None
 
 
 def answers_of(
@@ -115,8 +119,8 @@ def _scored(
     from trainables.data.cache import Store
     from trainables.evaluation.scoring import score_set
 
-    scorer = _scorer(model, weights, device)
-    reference_scorer = None if reference is None else _scorer(reference, Weights(), device)
+    scorer = scorer_of(model, weights, device)
+    reference_scorer = None if reference is None else scorer_of(reference, Weights(), device)
     if reference_scorer is not None and reference_scorer.geometry != scorer.geometry:
         raise UserError(f"--reference {reference} takes images of another size or cropping than {model}")
     all_answers: list[Answers] = []
@@ -140,7 +144,8 @@ def _scored(
     return all_answers
 
 
-def _scorer(model: str, weights: Weights, device: str | None) -> Scorer:
+def scorer_of(model: str, weights: Weights, device: str | None) -> Scorer:
+    """Return the model, ready to be asked. Raise UserError or ValueError where it cannot be had."""
     from trainables.evaluation.scoring import ClipScorer, load_callable
     from trainables.models.clip import load_clip
 
@@ -181,16 +186,19 @@ def read_data(given: Sequence[str], attack: str | None) -> Data:
     """
     sets: dict[str, tuple[SetSettings, Split]] = {}
     recipes: list[AttackSettings] = []
+    attributes: list[AttributeSection | None] = []
     for argument in given:
         named: dict[str, tuple[SetSettings, Split]]
         if argument.endswith((".yaml", ".yml")):
             file, chosen = _from_file(Path(argument))
             recipes.append(file.attack)
+            attributes.append(file.attribute)
             named = {reference: (file.sets[name], split) for reference, (name, split) in chosen.items()}
         else:
             kind, settings = _from_argument(argument)
             recipes.append(AttackSettings(recipe="sign" if kind == "world" else "defense_prefix"))
             named = {kind: (settings, "test")}
+            attributes.append(None)
         for name, entry in named.items():
             number, free = 1, name
             while free in sets:
@@ -200,7 +208,9 @@ def read_data(given: Sequence[str], attack: str | None) -> Data:
         recipes = [AttackSettings.model_validate({"recipe": attack})]
     if len({recipe.recipe for recipe in recipes}) > 1:
         raise UserError("these sets are attacked in different ways by default; choose one with --attack")
-    return Data(sets=sets, attack=recipes[0])
+    if any(attribute != attributes[0] for attribute in attributes):
+        raise UserError("these data do not all name the same attribute; measure them one after the other")
+    return Data(sets=sets, attack=recipes[0], attribute=attributes[0])
 
 
 def _from_argument(text: str) -> tuple[str, SetSettings]:
@@ -231,7 +241,7 @@ def _from_file(path: Path) -> tuple[_DataFile, dict[str, tuple[str, Split]]]:
     data = absolute_paths(document.data, path.parent.absolute())
     if not isinstance(data.get("sets"), dict):
         raise UserError(f"{path}: has no `sets:`, the image sets by name")
-    sections = {key: data[key] for key in ("sets", "attack") if key in data}
+    sections = {key: data[key] for key in ("sets", "attack", "attribute") if key in data}
     problems = [problem for name, raw in sections["sets"].items() for problem in set_problems(name, raw)]
     file = None
     try:

@@ -14,7 +14,7 @@ from trainables.data.cache import digest_of
 from trainables.data.image_set import ImageSet, View, preference_images, without_images
 from trainables.data.preferences import Preferences, Prompts
 from trainables.records import ValueOfContent
-from trainables.settings.attribute import AttributeSettings
+from trainables.settings.attribute import AttributeSection, AttributeSettings
 from trainables.settings.parameters import Parameters
 from trainables.settings.sets import Split
 
@@ -40,6 +40,17 @@ class LabelledSet:
     @property
     def prompts(self) -> tuple[Prompts, Prompts, Prompts]:
         return self.neutral, self.of_values, self.queries
+
+
+def labelled_set(images: ImageSet, section: AttributeSection) -> LabelledSet:
+    """Return a set with its prompts; ``images`` have values."""
+    templates = tuple(
+        template.replace("{value}", "{0.value}").replace("{content}", "{0.content}") for template in section.prompts
+    )
+    names = tuple(ValueOfContent(value, content) for value in images.value_names for content in images.class_names)
+    neutral = Prompts(images.class_names, images.templates)
+    queries = neutral if section.queries is None else Prompts(tuple(section.queries), ("{}",))
+    return LabelledSet(images, neutral, Prompts(names, templates), queries)
 
 
 class AttributeData:
@@ -129,14 +140,7 @@ class AttributeData:
         )
 
     def _labelled(self, images: ImageSet) -> LabelledSet:
-        section = self._task.attribute
-        templates = tuple(
-            template.replace("{value}", "{0.value}").replace("{content}", "{0.content}") for template in section.prompts
-        )
-        names = tuple(ValueOfContent(value, content) for value in images.value_names for content in images.class_names)
-        neutral = Prompts(images.class_names, images.templates)
-        queries = neutral if section.queries is None else Prompts(tuple(section.queries), ("{}",))
-        return LabelledSet(images, neutral, Prompts(names, templates), queries)
+        return labelled_set(images, self._task.attribute)
 
     def _other_values(self, images: ImageSet, values: Tensor) -> Tensor:
         """(N,): another value for each image: the other one, or of several one drawn for the image's key."""

@@ -23,7 +23,7 @@ from trainables.memory import in_batches
 from trainables.models.concept import needed_ratio
 from trainables.models.policy import Policy, TransformPolicy
 from trainables.records import Measurement
-from trainables.settings.attribute import AttributeSettings
+from trainables.settings.attribute import AttributeSection, AttributeSettings
 
 ATTRIBUTE_VIEW = "attribute"
 RESAMPLES = 400
@@ -75,7 +75,7 @@ class AttributeMeasures:
 
     def validation(self, context: TrialContext, policy: Policy, group: WorkerGroup) -> dict[str, float]:
         of_sets = [
-            values_of(settings_of(context), searched, look(context, policy, searched, group))
+            values_of(settings_of(context).attribute, searched, look(context, policy, searched, group))
             for searched in data_of(context).search_sets
         ]
         return {metric: float(np.mean([values[metric] for values in of_sets])) for metric in of_sets[0]}
@@ -93,14 +93,15 @@ class AttributeMeasures:
         self, context: TrialContext, policy: Policy, group: WorkerGroup, *, variants: bool, answers: Path | None = None
     ) -> Measurement:
         data, settings = data_of(context), settings_of(context)
+        section = settings.attribute
         looked = [(tested, look(context, policy, tested, group)) for tested in data.test_sets]
         if answers is not None and group.is_first:
             write_answers(answers, [told for tested, seen in looked for told in answers_of(tested, seen)])
         of_sets = [
-            values_of(settings, tested, seen) | further_values_of(settings, tested, seen) for tested, seen in looked
+            values_of(section, tested, seen) | further_values_of(section, tested, seen) for tested, seen in looked
         ]
         values = {metric: float(np.mean([of_set[metric] for of_set in of_sets])) for metric in of_sets[0]}
-        intervals = intervals_of(settings, looked)
+        intervals = intervals_of(section, looked)
         if len(looked) > 1:
             for (tested, _), of_set in zip(looked, of_sets, strict=True):
                 values |= {f"{tested.images.name.partition('/')[0]}/{metric}": of_set[metric] for metric in of_set}
@@ -177,14 +178,14 @@ def attribute_hits(labelled: LabelledSet, seen: Looked) -> np.ndarray:
     return np.asarray(seen.value_logits.argmax(1) == labelled.values.numpy())
 
 
-def values_of(settings: AttributeSettings, labelled: LabelledSet, seen: Looked) -> dict[str, float]:
+def values_of(section: AttributeSection, labelled: LabelledSet, seen: Looked) -> dict[str, float]:
     """Return the metrics that every evaluation has."""
     content, attribute, of_images = (
         content_hits(labelled, seen),
         attribute_hits(labelled, seen),
         labelled.values.numpy(),
     )
-    count_v, top = len(labelled.images.value_names), min(settings.attribute.top, len(of_images))
+    count_v, top = len(labelled.images.value_names), min(section.top, len(of_images))
     probabilities = torch.from_numpy(seen.value_logits).softmax(1).numpy()
     groups = labelled.images.labels.numpy() * count_v + of_images
     ranked = of_images[retrieval.rankings(seen.similarities, top)]
@@ -196,20 +197,20 @@ def values_of(settings: AttributeSettings, labelled: LabelledSet, seen: Looked) 
         "attribute_gap": abs(float(attribute.mean()) - 1 / count_v),
         "attribute_certainty": float((count_v * probabilities.max(1) - 1).mean() / (count_v - 1)),
         "worst_group_accuracy": min(float(content[groups == one].mean()) for one in np.unique(groups)),
-        skew_name(settings): float(skew),
+        skew_name(section): float(skew),
         "reference_kl": float(seen.reference_kl.mean()),
     }
 
 
-def further_values_of(settings: AttributeSettings, labelled: LabelledSet, seen: Looked) -> dict[str, float]:
+def further_values_of(section: AttributeSection, labelled: LabelledSet, seen: Looked) -> dict[str, float]:
     """Return the metrics that are measured on test besides: variants of skew as published code has them, and groups."""
-    of_images, top = labelled.values.numpy(), min(settings.attribute.top, len(labelled.values))
+    of_images, top = labelled.values.numpy(), min(section.top, len(labelled.values))
     count_v = len(labelled.images.value_names)
     ranked = of_images[retrieval.rankings(seen.similarities, top)]
     shares = retrieval.top_shares(ranked, top, count_v)
     equal, of_set = retrieval.equal_target(count_v), retrieval.set_target(of_images, count_v)
     sem_skew, sem_kl = retrieval.folded_max_skew(seen.similarities, of_images, top, count_v, folds=FOLDS)
-    at = settings.attribute.top
+    at = section.top
     values = {
         f"kl_at_{at}": float(retrieval.kl(shares, equal).mean()),
         f"ndkl_at_{at}": float(retrieval.ndkl(ranked, equal).mean()),
@@ -226,7 +227,7 @@ def further_values_of(settings: AttributeSettings, labelled: LabelledSet, seen: 
 
 
 def intervals_of(
-    settings: AttributeSettings, looked: Sequence[tuple[LabelledSet, Looked]]
+    section: AttributeSection, looked: Sequence[tuple[LabelledSet, Looked]]
 ) -> dict[str, tuple[float, float]]:
     """Return 95 % bootstrap intervals over the images of accuracies, KL and skew, means over sets."""
     content = [content_hits(tested, seen) for tested, seen in looked]
@@ -240,23 +241,22 @@ def intervals_of(
     chance = mean_score([np.full(1, 1 / len(tested.images.value_names)) for tested, _ in looked])
     ends = abs(low - chance), abs(high - chance)
     intervals["attribute_gap"] = (0.0 if low <= chance <= high else min(ends), max(ends))
-    resampled = [
-        retrieval.resampled_max_skew(
-            seen.similarities,
-            tested.values.numpy(),
-            settings.attribute.top,
-            retrieval.equal_target(len(tested.images.value_names)),
-            resamples=RESAMPLES,
-        )
-        for tested, seen in looked
-    ]
-    intervals[skew_name(settings)] = retrieval.mean_interval(np.mean(resampled, axis=0))
+    resampled = np.mean([resampled_skew(section, tested, seen) for tested, seen in looked], axis=0)
+    value = float(np.mean([values_of(section, tested, seen)[skew_name(section)] for tested, seen in looked]))
+    intervals[skew_name(section)] = retrieval.shifted_interval(resampled, value)
     return intervals
 
 
-def skew_name(settings: AttributeSettings) -> str:
+def resampled_skew(section: AttributeSection, labelled: LabelledSet, seen: Looked) -> np.ndarray:
+    """Return MaxSkew of bootstrap resamples of the images (RESAMPLES,): the same resamples for every model."""
+    target = retrieval.equal_target(len(labelled.images.value_names))
+    of_images = labelled.values.numpy()
+    return retrieval.resampled_max_skew(seen.similarities, of_images, section.top, target, resamples=RESAMPLES)
+
+
+def skew_name(section: AttributeSection) -> str:
     """Return the name of MaxSkew among so many retrievals, against equal shares, a share of zero counted as 1 / K."""
-    return f"max_skew_at_{settings.attribute.top}"
+    return f"max_skew_at_{section.top}"
 
 
 def answers_of(labelled: LabelledSet, seen: Looked) -> list[Answers]:

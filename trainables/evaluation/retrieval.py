@@ -6,8 +6,6 @@ SEM (arXiv 2603.19028) have them; the variants differ in what a share of zero co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 SEM_ZERO = 1e-10
@@ -110,8 +108,12 @@ def folded_max_skew(
     return float(np.mean(skews)), float(np.mean(divergences))
 
 
-def mean_interval(samples: Sequence[float] | np.ndarray, *, level: float = 0.95) -> tuple[float, float]:
-    """Return the percentile interval of bootstrap samples."""
+def shifted_interval(samples: np.ndarray, value: float, *, level: float = 0.95) -> tuple[float, float]:
+    """Return the percentile interval of bootstrap samples, shifted so that their mean is the measured value.
+
+    A maximum over shares grows with noise, and a resample has more of it than the images themselves: unshifted, the
+    interval would lie above what was measured.
+    """
     tail = 50 * (1 - level)
-    low, high = np.percentile(np.asarray(samples), [tail, 100 - tail])
-    return float(low), float(high)
+    low, high = np.percentile(samples - samples.mean() + value, [tail, 100 - tail])
+    return max(0.0, float(low)), float(high)

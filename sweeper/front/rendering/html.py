@@ -14,6 +14,7 @@ from sweeper.front.rendering.style import (
     colour,
     error_bar,
     label,
+    objective_of,
 )
 from sweeper.front.rendering.table import rows, summary
 from sweeper.records import Front, FrontPoint
@@ -127,7 +128,7 @@ def _scatter(
 
 
 def _objective(point: FrontPoint) -> str:
-    name = str(point.parameters.get("objective"))
+    name = objective_of(point)
     return name if name in COLOURS else "other"
 
 

@@ -18,6 +18,7 @@ from sweeper.front.rendering.style import (
     error_bar,
     is_baseline,
     label,
+    objective_of,
 )
 from sweeper.front.rendering.table import summary
 from sweeper.records import Front, FrontPoint
@@ -151,7 +152,7 @@ def _legend(figure: Any, front: Front) -> int:
     """Draw the legend; return how many lines it takes."""
     from matplotlib.lines import Line2D
 
-    used = {str(point.parameters.get("objective")) for point in (*front.points, *front.others)}
+    used = {objective_of(point) for point in (*front.points, *front.others)}
     handles = [
         Line2D([], [], marker="o", linestyle="", color=shade, markeredgecolor="#222222", markersize=8, label=name)
         for name, shade in COLOURS.items()

@@ -5,8 +5,16 @@ from __future__ import annotations
 from sweeper.records import Front, FrontPoint
 from trainables.tasks.known import KINDS
 
-COLOURS = {"dpo": "#0072B2", "ipo": "#E69F00", "kto": "#009E73", "cross_entropy": "#CC79A7"}
-"""Per objective; colours of Okabe and Ito, which colour-blind readers can distinguish."""
+COLOURS = {
+    "dpo": "#0072B2",
+    "ipo": "#E69F00",
+    "kto": "#009E73",
+    "cross_entropy": "#CC79A7",
+    "equal": "#56B4E9",
+    "none": "#999999",
+}
+"""Per objective, and the target that has a loss of its own; colours of Okabe and Ito, which colour-blind readers can
+distinguish."""
 OTHER_COLOUR = "#666666"
 UNTOUCHED_COLOUR = "#D55E00"
 
@@ -24,7 +32,12 @@ def label(point: FrontPoint) -> str:
 
 def colour(point: FrontPoint) -> str:
     """Return the colour of the point's objective."""
-    return COLOURS.get(str(point.parameters.get("objective")), OTHER_COLOUR)
+    return COLOURS.get(objective_of(point), OTHER_COLOUR)
+
+
+def objective_of(point: FrontPoint) -> str:
+    """Return the objective; the target where that has a loss of its own."""
+    return str(point.parameters.get("objective") or point.parameters.get("target"))
 
 
 def is_baseline(point: FrontPoint) -> bool:

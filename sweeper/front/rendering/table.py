@@ -133,13 +133,19 @@ def _cells(point: FrontPoint, goals: Goals) -> list[str]:
     return [
         label(point) if point.name or not trained else "",
         (f"{point.sweep}/{point.trial}" if point.sweep else str(point.trial)) if trained else "-",
-        str(point.parameters.get("objective", "-")),
+        _objective(point),
         str(point.parameters.get("tune", "-")),
         point.weights if trained else "-",
         f"{point.strength:g}" if trained else "-",
         *(_number(point.validation.get(goal.metric)) for goal in goals),
         *(_measured(point, goal.metric) for goal in goals),
     ]
+
+
+def _objective(point: FrontPoint) -> str:
+    """Return the objective, with the target where it is not that of every trial."""
+    words = [str(point.parameters[name]) for name in ("objective", "target") if point.parameters.get(name) is not None]
+    return " ".join(word for word in words if word != "flipped") or "-"
 
 
 def _measured(point: FrontPoint, goal: str) -> str:
@@ -189,11 +195,12 @@ def _text(front: Front) -> str:
     goals = [goal.metric for goal in front.goals]
     beside = [key for key in _in_order(front, (key for point in front.points for key in point.values or {}))
               if key not in goals]  # fmt: skip
-    of_sets = [key for key in beside if "/" in key and key.partition("/")[0] not in goals]
+    alone = {key for key in (*goals, *beside) if "/" not in key}
+    of_sets = [key for key in beside if "/" in key and key.rpartition("/")[2] in alone]
     general = [key for key in beside if key not in of_sets]
     if general:
         text += ["", "what it costs and whether it carries over, on test:"]
-        text += _columns(_beside(front, general, {key: key.rpartition("/")[2] for key in general}))
+        text += _columns(_beside(front, general, {key: _short_name(key, goals[1]) for key in general}))
     if of_sets:
         text += ["", "on each test set by itself:"]
         text += _columns(_beside(front, of_sets, {key: key.replace("/", ": ") for key in of_sets}))
@@ -202,6 +209,12 @@ def _text(front: Front) -> str:
         text += ["", f"{_CONFIRMED}:", *_columns(confirmed), *_simultaneous_note(front)]
     correlated = proxy_lines(front)
     return "\n".join([*text, *([""] if correlated else []), *correlated, "", summary(front)]) + "\n"
+
+
+def _short_name(key: str, goal: str) -> str:
+    """``robust_accuracy/unseen_font`` -> ``unseen_font``; other metrics keep what they are of."""
+    first, slash, last = key.partition("/")
+    return last if slash and first == goal else key.replace("/", ": ")
 
 
 def _beside(front: Front, keys: list[str], names: dict[str, str]) -> list[list[str]]:

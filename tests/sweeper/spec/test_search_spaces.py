@@ -27,12 +27,13 @@ LEARNING_TO = {"dpo": 1.0, "ipo": 0.01, "kto": 1.5}
 def read(path: Path) -> Spec:
     """A spec as far as it can be read without the images it names."""
     data = absolute_paths({"name": path.stem, **Document(path).data}, path.parent)
-    return spec_type("typographic").model_validate_json(json.dumps(data), strict=True, context={"embed_dim": 512})
+    read = spec_type(data.get("task", "typographic"))
+    return read.model_validate_json(json.dumps(data), strict=True, context={"embed_dim": 512})
 
 
 def test_every_spec_can_be_read() -> None:
     files = sorted(FOLDER.rglob("*.yaml"))
-    assert {file.stem for file in files} == {"quickstart", "typo", *SWEEPS}
+    assert {file.stem for file in files} == {"quickstart", "typo", "attribute_quickstart", "gender", *SWEEPS}
     assert {file.stem for file in (FOLDER / "reduced").iterdir()} == {"typo", *SWEEPS}
     for file in files:
         spec = read(file)

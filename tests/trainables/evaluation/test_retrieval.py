@@ -84,7 +84,7 @@ def test_intervals_hold_the_skew_of_the_gallery_and_narrow_with_it() -> None:
         resampled = retrieval.resampled_max_skew(similarities, of_images, top, EQUAL, resamples=200)
         ranked = of_images[retrieval.rankings(similarities, top)]
         value = retrieval.max_skew(retrieval.top_shares(ranked, top, 2), EQUAL, zero=1 / top).mean()
-        return (value, *retrieval.mean_interval(resampled))
+        return (value, *retrieval.shifted_interval(resampled, value))
 
     small, large = interval(200), interval(3200)
     assert small[1] <= small[0] <= small[2] and large[1] <= large[0] <= large[2]
