@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from trainables.records import Goals, Point, WeightsKind, goal_values, oriented
@@ -168,6 +168,10 @@ class Front:
     """(bound of the first goal or its value by guessing, second goal of the untouched model)."""
     finished: int
     trials: int
+    kept: Mapping[str, str] = field(default_factory=dict)
+    """What every member keeps besides the goals: metric -> its bound in words, ``sign_reading >= 0.854``."""
+    curves: tuple[str, ...] = ()
+    """Metrics on validation whose course over the strength is drawn."""
 
     def at(self, point: FrontPoint) -> tuple[float, float]:
         """Return both goals of a point on validation, as they were measured."""

@@ -20,12 +20,14 @@ def build_front(
     untouched: UntouchedModel,
     measurements: Mapping[PointName, Measurement],
     planned: int,
+    curves: Sequence[str] = (),
 ) -> Front:
     """Return the front. Everything is decided on validation; ``measurements`` (test) are only shown beside it.
 
     Args:
         bounds: what every member must keep.
         planned: trials of the sweep.
+        curves: metrics whose course over the strength is drawn.
     """
     candidates = [
         _tested(
@@ -73,6 +75,8 @@ def build_front(
         reference_point=reference_point,
         finished=sum(trial.state != "running" and trial.confirms is None for trial in trials),
         trials=planned,
+        curves=tuple(curves),
+        kept={bound.metric: str(bound) for bound in bounds if bound.metric not in (first, second)},
     )
 
 
@@ -143,6 +147,8 @@ def merged(fronts: Sequence[Front]) -> Front:
         reference_point=reference_point,
         finished=sum(front.finished for front in fronts),
         trials=sum(front.trials for front in fronts),
+        curves=fronts[0].curves,
+        kept={metric: words for front in fronts for metric, words in front.kept.items()},
     )
 
 

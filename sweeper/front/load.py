@@ -31,6 +31,7 @@ def front_of(folder: SweepFolder, spec: Spec, untouched: UntouchedModel, trials:
         untouched=untouched,
         measurements=folder.measurements(),
         planned=spec.search.trials,
+        curves=spec.kind.curves(spec),
     )
     return confirmed(front, folder.confirmations())
 

@@ -55,6 +55,7 @@ def model_card(record: ExportRecord, spec: Spec, folder: str, merges: str | None
         "The point was picked on validation, as the best of many: its values there are too good. Test was measured "
         "afterwards, once, and decided nothing. In brackets 95 % bootstrap intervals over images.",
         *([] if record.confirmation is None else [_retraining(record.confirmation)]),
+        *_kept(record, spec),
         "\n".join(_metrics(record, spec)),
         "## How it was trained",
         "\n".join(_training(record, spec, text)),
@@ -80,6 +81,18 @@ model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{{folde
 model.eval()
 tokenizer = open_clip.get_tokenizer(f"local-dir:{{folder}}"{bpe})
 ```"""
+
+
+def _kept(record: ExportRecord, spec: Spec) -> list[str]:
+    """Return a sentence about what points of the front had to keep; none where that was nothing."""
+    bounds = spec.bounds(record.untouched.validation)
+    if not bounds:
+        return []
+    missed = [
+        str(bound) for bound in bounds if bound.metric in record.validation and bound.missed_by(record.validation)
+    ]
+    told = f"Points of the front had to keep, on validation, {', '.join(map(str, bounds))}"
+    return [f"{told}; this point does not keep {', '.join(missed)}." if missed else f"{told}; this point does."]
 
 
 def _metrics(record: ExportRecord, spec: Spec) -> list[str]:

@@ -152,6 +152,9 @@ class TurnedKind:
             "turned_error": Metric(direction="minimize", about="wrong answers on images upside down"),
         }
 
+    def curves(self, settings: TaskSettings) -> Sequence[str]:
+        return "upright_accuracy", "turned_error"
+
     def about(self, metric: str) -> str | None:
         return None
 

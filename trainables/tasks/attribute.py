@@ -62,6 +62,9 @@ class AttributeKind:
             for name in names
         }
 
+    def curves(self, settings: TaskSettings) -> Sequence[str]:
+        return "content_accuracy", "attribute_accuracy", _skew(_attribute(settings))
+
     def about(self, metric: str) -> str | None:
         if metric.endswith("/zero_shot_accuracy"):
             return "zero-shot accuracy on a set that was not trained on"

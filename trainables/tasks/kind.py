@@ -80,6 +80,9 @@ class TaskKind(Protocol):
     def metrics(self, settings: TaskSettings) -> Mapping[str, Metric]:
         """Return what can be measured on validation, the goals among it: ``keep`` may name any of these."""
 
+    def curves(self, settings: TaskSettings) -> Sequence[str]:
+        """Return the metrics on validation whose course over the strength is drawn."""
+
     def about(self, metric: str) -> str | None:
         """Return in a few words what a metric on test is; None where its name says it."""
 

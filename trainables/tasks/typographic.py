@@ -68,6 +68,9 @@ class TypographicKind:
         names += [f"{name}/{metric}" for name in own for metric in ("clean_accuracy", "robust_accuracy")]
         return {name: Metric(direction=_direction(name), about=self.about(name) or "") for name in names}
 
+    def curves(self, settings: TaskSettings) -> Sequence[str]:
+        return "clean_accuracy", "robust_accuracy"
+
     def about(self, metric: str) -> str | None:
         if metric.startswith("robust_accuracy/"):
             return "`robust_accuracy` under an attack that was never trained on"

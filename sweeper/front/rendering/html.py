@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from html import escape
 from typing import Any
 
@@ -47,8 +48,11 @@ document.querySelectorAll("th").forEach((head, column) => head.addEventListener(
 """
 
 
-def html_page(front: Front) -> str:
-    """Return an HTML document with plotly inside (5 MB): the points with their parameters, and a sortable table."""
+def html_page(front: Front, over_strength: bytes | None = None) -> str:
+    """Return an HTML document with plotly inside (5 MB): the points with their parameters, and a sortable table.
+
+    ``over_strength``: a PNG of the named trials over the strength.
+    """
     chart = _chart(front).to_html(full_html=False, include_plotlyjs=True, config={"displaylogo": False})
     title = escape(f"Pareto front of {front.sweep}")
     return f"""<!doctype html>
@@ -58,9 +62,18 @@ def html_page(front: Front) -> str:
 click an entry of the legend to hide it, a column to sort by it.</p>
 {"".join(f"<p>{escape(line)}</p>" for line in proxy_lines(front))}
 {chart}
+{_image(over_strength)}
 <div class="scroll">{_table(front)}</div>
 <script>{_SORT}</script></body></html>
 """
+
+
+def _image(png: bytes | None) -> str:
+    if png is None:
+        return ""
+    text = "Over the strength of the weights: the untouched model at 0, the trained weights at 1."
+    data = base64.b64encode(png).decode()
+    return f'<p>{text}</p><img alt="{text}" style="max-width: 100%" src="data:image/png;base64,{data}">'
 
 
 def _chart(front: Front) -> Any:

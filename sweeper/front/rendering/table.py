@@ -116,6 +116,7 @@ def summary(front: Front) -> str:
     return (
         f"{members} point{'' if members == 1 else 's'} on the front, hypervolume {front.hypervolume:.4f} "
         f"over ({reference}), {front.finished} of {front.trials} trials finished"
+        + (f"; kept: {', '.join(front.kept.values())}" if front.kept else "")
     )
 
 
@@ -192,6 +193,14 @@ def _simultaneous_note(front: Front) -> list[str]:
 
 def _text(front: Front) -> str:
     text = _columns([_header(front), *(_cells(point, front.goals) for point in front.points)])
+    if front.kept:
+        text += ["", f"what must be kept, on validation ({', '.join(front.kept.values())}):"]
+        lines = [["point", "trial", "strength", *(metric.replace("_", " ") for metric in front.kept)]]
+        for point in front.points:
+            cells = _cells(point, front.goals)
+            kept = [_number(point.validation.get(metric)) for metric in front.kept]
+            lines.append([cells[0], cells[1], cells[5], *kept])
+        text += _columns(lines)
     goals = [goal.metric for goal in front.goals]
     beside = [key for key in _in_order(front, (key for point in front.points for key in point.values or {}))
               if key not in goals]  # fmt: skip

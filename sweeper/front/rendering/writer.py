@@ -72,11 +72,12 @@ class FrontFiles:
 
 
 def write_front(front: Front, folder: Path) -> None:
-    """Write front.json, front.csv, front.png, front.html and proxy.json (rank correlations of the search goal with
-    the test sets) into ``folder``, each replaced in one step.
+    """Write front.json, front.csv, front.png, curves.png, front.html and proxy.json (rank correlations of the search
+    goal with the test sets) into ``folder``, each replaced in one step.
 
     Takes about a second (several the first time, when matplotlib and plotly are imported). Raise OSError.
     """
+    from sweeper.front.rendering.curves import curves
     from sweeper.front.rendering.html import html_page
     from sweeper.front.rendering.plot import plot
 
@@ -84,5 +85,8 @@ def write_front(front: Front, folder: Path) -> None:
     write_text(folder / "front.json", table(front, "json"))
     write_text(folder / "front.csv", table(front, "csv"))
     write_bytes(folder / "front.png", plot(front))
-    write_text(folder / "front.html", html_page(front))
+    over_strength = curves(front)
+    if over_strength is not None:
+        write_bytes(folder / "curves.png", over_strength)
+    write_text(folder / "front.html", html_page(front, over_strength))
     write_text(folder / "proxy.json", json.dumps(rank_correlations, indent=2) + "\n")
