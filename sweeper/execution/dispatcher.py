@@ -106,6 +106,8 @@ class Dispatcher:
         groups = queue.groups_to_kill(time.monotonic())
         hung = [handle for place, handle in self._workers.items() if (place.slot, place.group) in groups]
         hung += [self._followers[name] for name in queue.hung_followers(time.monotonic()) if name in self._followers]
+        unstarted = queue.unstarted_slots(time.monotonic())
+        hung += [self._controllers[slot] for slot in unstarted if slot in self._controllers]
         notes = list(queue.notes)
         queue.notes.clear()
         return SlotsState(
@@ -122,6 +124,9 @@ class Dispatcher:
 
     async def register_controller(self, slot: int, controller: Any) -> None:
         self._controllers[slot] = controller
+
+    async def group_starting(self, slot: int) -> None:
+        self._queue.group_starting(slot, time.monotonic())
 
     async def register_placement_group(self, slot: int, group: Any) -> None:
         self._groups[slot] = group

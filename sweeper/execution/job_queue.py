@@ -107,6 +107,8 @@ class SlotState:
         """Rank -> when its last heartbeat came."""
         self.progress_s: dict[int, float] = {}
         """Rank -> when the present job last made progress on it."""
+        self.starting_s: float | None = None
+        """Since when worker processes are being started; None once all have said that they run."""
         self.hung_groups: set[str] = set()
         """Groups that were replaced because they hung: what they still send is dropped."""
         self.setup_failures = 0
@@ -244,6 +246,8 @@ class JobQueue:
         for state in self.slot_states:
             state.heartbeats_s = {rank: beat_s + gap_s for rank, beat_s in state.heartbeats_s.items()}
             state.progress_s = {rank: beat_s + gap_s for rank, beat_s in state.progress_s.items()}
+            if state.starting_s is not None:
+                state.starting_s += gap_s
             if state.queued is not None:
                 state.queued.cancelled_s += gap_s
         for queued in self.queued_jobs.values():
@@ -253,6 +257,16 @@ class JobQueue:
     def groups_to_kill(self, now: float) -> list[tuple[int, str]]:
         """Return the groups that hang and whose time has come, until they are lost: an answer may not arrive."""
         return [group for group, kill_s in self.hung_groups.items() if now >= kill_s]
+
+    def unstarted_slots(self, now: float) -> list[int]:
+        """Return the slots whose worker processes did not all say in time that they run: one of them hangs, and Train's
+        controller waits for it. They are named until the next start begins."""
+        limit_s = max(self.limits.stall_s, SETUP_SILENCE_S)
+        return [
+            state.slot
+            for state in self.slot_states
+            if state.starting_s is not None and now - state.starting_s > limit_s and not self.closed
+        ]
 
     def set_aside(self) -> dict[int, SetupError]:
         """Return the slots that do no job any more, and why."""
@@ -282,6 +296,10 @@ class JobQueue:
             state.group, state.setup_reason = group, None
             self.touched_slots.add(slot)
 
+    def group_starting(self, slot: int, now: float) -> None:
+        """Note that Train starts worker processes for a slot."""
+        self.slot_states[slot].starting_s = now
+
     def heartbeat(
         self, slot: int, group: str, rank: int, attempt: AttemptName | None, idle_s: float, now: float
     ) -> bool:
@@ -293,6 +311,8 @@ class JobQueue:
         if group != state.group:
             return self.closed or state.setup_error is not None
         state.heartbeats_s[rank] = now
+        if len(state.heartbeats_s) == state.workers:
+            state.starting_s = None
         if state.queued is not None and attempt == state.queued.attempt_name:
             state.progress_s[rank] = now - idle_s
         return True

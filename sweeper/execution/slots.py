@@ -52,7 +52,7 @@ WorkerGroupCallback, ControllerCallback = ray_private.group_callbacks()
 
 
 class _GroupObserver(WorkerGroupCallback, ControllerCallback):  # type: ignore[misc, valid-type]
-    """Tells the dispatcher, from Train's controller, when a slot's worker group is lost and why it failed."""
+    """Tells the dispatcher, from Train's controller, when a slot's worker group is started or lost, and why it failed."""
 
     def __init__(self, dispatcher: Any, slot: int) -> None:
         self._dispatcher = dispatcher
@@ -60,6 +60,9 @@ class _GroupObserver(WorkerGroupCallback, ControllerCallback):  # type: ignore[m
 
     def after_controller_start(self, train_run_context: Any) -> None:
         self._dispatcher.register_controller.remote(self._slot, ray.get_runtime_context().current_actor)
+
+    def before_worker_group_start(self, worker_group_context: Any) -> None:
+        self._dispatcher.group_starting.remote(self._slot)
 
     def before_worker_group_shutdown(self, worker_group: Any) -> None:
         self._dispatcher.group_lost.remote(self._slot)

@@ -168,7 +168,7 @@ def run_sweep(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Option
             trials = [] if search is None else search.study.trials()
         front = None if search is None else load_front(folder, spec, trials)
         if front is not None:
-            write_front(front, folder.front_path)
+            write_front(front, folder.front_path, folder.retrieved_path)
             tracker.front_updated(front)
         tracker.sweep_ended(state, usage.totals())
         sent = tracker.flush(MLFLOW_FLUSH_S, stop.impatience(TAIL_S))

@@ -69,6 +69,11 @@ class SweepFolder:
         name = "untouched" if trial is None else f"{trial:05d}-{weights}-{strength:g}"
         return self.path / "answers" / f"{name}.csv.gz"
 
+    def retrieved_path(self, point: PointName) -> Path:
+        """Return the file of what is drawn of a point, where its task draws retrievals."""
+        answers = self.answers_path(point)
+        return answers.with_name(answers.name.removesuffix(".csv.gz") + ".retrieved.npz")
+
     def exists(self) -> bool:
         return (self.path / SPEC_FILE).exists()
 

@@ -27,7 +27,7 @@ from sweeper.tracking.events import (
 from sweeper.tracking.runs import EXPERIMENT, Runs, Store, save_runs
 from trainables.records import Point, Report
 
-_FRONT_FILES = ("front.png", "curves.png", "front.html", "front.json", "front.csv", "proxy.json")
+_FRONT_FILES = ("front.png", "curves.png", "concept.png", "front.html", "front.json", "front.csv", "proxy.json")
 _METRICS_PER_CALL = 800
 """MLflow takes 1000 metrics, params and tags together in a call."""
 _TAG_LENGTH = 7900

@@ -94,7 +94,7 @@ def finished_sweep(home: Path, spec_text: str = SPEC) -> tuple[SweepFolder, Spec
                 weights=point.weights,
                 strength=point.strength,
             )
-        job = MeasureJob(key=index, point=weights, answers=folder.path / f"{index}.csv", variants=True)
+        job = MeasureJob(key=index, point=weights, answers=folder.answers_path(point.point_name), variants=True)
         measured = runner(job, channel)
         assert isinstance(measured, Measurement)
         folder.append_measurement(point.point_name, measured)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from trainables.context.attribute_data import AttributeData, LabelledSet
@@ -19,8 +20,9 @@ from trainables.evaluation.answers import CLEAN, Answers, write_answers
 from trainables.evaluation.metrics import bootstrap_interval, mean_score
 from trainables.evaluation.predictions import accuracy as accuracy_of
 from trainables.evaluation.predictions import image_kl, predict, word_indices
+from trainables.evaluation.retrieved import BEST, QUERIES, SIDE_PX, SUFFIX, Retrieved
 from trainables.memory import in_batches
-from trainables.models.concept import needed_ratio
+from trainables.models.concept import Concept, needed_ratio
 from trainables.models.policy import Policy, TransformPolicy
 from trainables.records import Measurement
 from trainables.settings.attribute import AttributeSection, AttributeSettings
@@ -97,6 +99,9 @@ class AttributeMeasures:
         looked = [(tested, look(context, policy, tested, group)) for tested in data.test_sets]
         if answers is not None and group.is_first:
             write_answers(answers, [told for tested, seen in looked for told in answers_of(tested, seen)])
+            tested, seen = looked[0]
+            drawn = retrieved(tested, seen.similarities, policy, context.concept())
+            drawn.write(answers.with_name(answers.name.partition(".csv")[0] + SUFFIX))
         of_sets = [
             values_of(section, tested, seen) | further_values_of(section, tested, seen) for tested, seen in looked
         ]
@@ -283,6 +288,28 @@ def answers_of(labelled: LabelledSet, seen: Looked) -> list[Answers]:
             answer=tuple(values[i] for i in seen.value_logits.argmax(1).tolist()),
         ),
     ]
+
+
+def retrieved(labelled: LabelledSet, similarities: np.ndarray, policy: Policy, concept: Concept) -> Retrieved:
+    """Return what is drawn. ``similarities``: (N, Q) of images and queries."""
+    prompts = labelled.queries
+    rows = np.argsort(-similarities[:, :QUERIES], axis=0, kind="stable")[:BEST].T
+    best = labelled.images.images[torch.from_numpy(rows.copy()).flatten()].float().permute(0, 3, 1, 2)
+    small = F.interpolate(best, size=(SIDE_PX, SIDE_PX), mode="area").permute(0, 2, 3, 1).round().to(torch.uint8)
+    values, shares = np.zeros(0), np.zeros(0)
+    if isinstance(policy, TransformPolicy):
+        _, of_w, directions = torch.linalg.svd(policy.matrix.detach().double().cpu(), full_matrices=False)
+        both = torch.stack([concept.image_direction, concept.text_direction]).double().cpu()
+        values = of_w.numpy()
+        shares = (F.normalize(both, dim=1) @ directions.T).square().mean(0).numpy()
+    return Retrieved(
+        queries=tuple(prompts.templates[0].format(name) for name in prompts.names[: rows.shape[0]]),
+        value_names=labelled.images.value_names,
+        images=small.reshape(*rows.shape, SIDE_PX, SIDE_PX, 3).numpy(),
+        values=labelled.values.numpy()[rows],
+        singular_values=values,
+        concept_shares=shares,
+    )
 
 
 @torch.no_grad()

@@ -32,6 +32,12 @@ th.test, td.test { background: #fbf6ee; } th.confirmed, td.confirmed { backgroun
 tr.member td { font-weight: 600; }
 """
 
+_OVER_STRENGTH = "Over the strength of the weights: the untouched model at 0, the trained weights at 1."
+_RETRIEVED = (
+    "What fits queries best, before and after, each image framed by its value; singular values of W, each dot as large "
+    "as the concept's share in its direction."
+)
+
 _SORT = """
 document.querySelectorAll("th").forEach((head, column) => head.addEventListener("click", () => {
   const body = document.querySelector("tbody"), up = head.dataset.up !== "1";
@@ -48,10 +54,12 @@ document.querySelectorAll("th").forEach((head, column) => head.addEventListener(
 """
 
 
-def html_page(front: Front, over_strength: bytes | None = None) -> str:
+def html_page(front: Front, over_strength: bytes | None = None, drawn: bytes | None = None) -> str:
     """Return an HTML document with plotly inside (5 MB): the points with their parameters, and a sortable table.
 
-    ``over_strength``: a PNG of the named trials over the strength.
+    Args:
+        over_strength: a PNG of the named trials over the strength.
+        drawn: a PNG of retrievals and singular values.
     """
     chart = _chart(front).to_html(full_html=False, include_plotlyjs=True, config={"displaylogo": False})
     title = escape(f"Pareto front of {front.sweep}")
@@ -62,16 +70,16 @@ def html_page(front: Front, over_strength: bytes | None = None) -> str:
 click an entry of the legend to hide it, a column to sort by it.</p>
 {"".join(f"<p>{escape(line)}</p>" for line in proxy_lines(front))}
 {chart}
-{_image(over_strength)}
+{_image(over_strength, _OVER_STRENGTH)}
+{_image(drawn, _RETRIEVED)}
 <div class="scroll">{_table(front)}</div>
 <script>{_SORT}</script></body></html>
 """
 
 
-def _image(png: bytes | None) -> str:
+def _image(png: bytes | None, text: str) -> str:
     if png is None:
         return ""
-    text = "Over the strength of the weights: the untouched model at 0, the trained weights at 1."
     data = base64.b64encode(png).decode()
     return f'<p>{text}</p><img alt="{text}" style="max-width: 100%" src="data:image/png;base64,{data}">'
 

@@ -9,12 +9,17 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sweeper.errors import UnavailableError
 from sweeper.front.correlation import correlations
+from sweeper.front.rendering.concept import shown_points
 from sweeper.front.rendering.table import table
-from sweeper.records import Front
+from sweeper.records import Front, PointName
 from sweeper.storage.files import write_bytes, write_text
+
+if TYPE_CHECKING:
+    from trainables.evaluation.retrieved import Retrieved
 
 SHARE_OF_TIME = 0.05
 """At most this share of the driver's time goes into drawing; plot and HTML page take about a second."""
@@ -71,12 +76,15 @@ class FrontFiles:
                 time.sleep(0.2)
 
 
-def write_front(front: Front, folder: Path) -> None:
+def write_front(front: Front, folder: Path, retrieved_path: Callable[[PointName], Path] | None = None) -> None:
     """Write front.json, front.csv, front.png, curves.png, front.html and proxy.json (rank correlations of the search
-    goal with the test sets) into ``folder``, each replaced in one step.
+    goal with the test sets) into ``folder``, each replaced in one step; concept.png where retrievals are drawn.
+
+    ``retrieved_path``: where what is drawn of a point's retrievals lies, if its task draws them.
 
     Takes about a second (several the first time, when matplotlib and plotly are imported). Raise OSError.
     """
+    from sweeper.front.rendering.concept import concept
     from sweeper.front.rendering.curves import curves
     from sweeper.front.rendering.html import html_page
     from sweeper.front.rendering.plot import plot
@@ -88,5 +96,20 @@ def write_front(front: Front, folder: Path) -> None:
     over_strength = curves(front)
     if over_strength is not None:
         write_bytes(folder / "curves.png", over_strength)
-    write_text(folder / "front.html", html_page(front, over_strength))
+    drawn = None if retrieved_path is None else concept(front, _retrieved(front, retrieved_path))
+    if drawn is not None:
+        write_bytes(folder / "concept.png", drawn)
+    write_text(folder / "front.html", html_page(front, over_strength, drawn))
     write_text(folder / "proxy.json", json.dumps(rank_correlations, indent=2) + "\n")
+
+
+def _retrieved(front: Front, path_of: Callable[[PointName], Path]) -> dict[PointName, Retrieved]:
+    """Return what is drawn of retrievals, of the points that have such a file."""
+    from trainables.evaluation.retrieved import Retrieved
+
+    found = {}
+    for point in shown_points(front):
+        path = path_of(point.point_name)
+        if path.exists():
+            found[point.point_name] = Retrieved.read(path)
+    return found

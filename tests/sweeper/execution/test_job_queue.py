@@ -529,3 +529,22 @@ class AnyOrder(RuleBasedStateMachine):
 
 AnyOrder.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 test_any_order = AnyOrder.TestCase
+
+
+def test_a_worker_that_hangs_before_it_says_that_it_runs_is_noticed() -> None:
+    queue = JobQueue(2, 2, JobLimits(stall_s=9.0))
+    for slot in (0, 1):
+        queue.group_starting(slot, 10.0)
+    for slot, ranks in ((0, (0, 1)), (1, (0,))):
+        for rank in ranks:
+            queue.worker_started(slot, f"g{slot}", 12.0)
+            queue.heartbeat(slot, f"g{slot}", rank, None, 0.0, 12.0)
+    assert queue.unstarted_slots(10.0 + SETUP_SILENCE_S) == []
+    assert queue.unstarted_slots(11.0 + SETUP_SILENCE_S) == [1], "one of its two workers never came"
+    queue.forgive(50.0)
+    assert queue.unstarted_slots(11.0 + SETUP_SILENCE_S) == []
+    queue.group_starting(1, 200.0)
+    assert queue.unstarted_slots(201.0) == []
+    slow = JobQueue(1, 1, JobLimits(stall_s=1800.0))
+    slow.group_starting(0, 0.0)
+    assert slow.unstarted_slots(1800.0) == [] and slow.unstarted_slots(1801.0) == [0]

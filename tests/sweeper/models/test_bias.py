@@ -24,6 +24,7 @@ from sweeper.storage.sweep_folder import SweepFolder
 from tests.helpers.finished_sweep import finished_sweep
 from trainables.distributed import WorkerGroup
 from trainables.evaluation.measure import untouched_policy
+from trainables.evaluation.retrieved import Retrieved
 from trainables.tasks.known import open_context
 
 SPEC = """\
@@ -93,11 +94,14 @@ def test_a_point_is_picked_by_a_rule_in_the_direction_of_its_goal(finished: Fini
 
 
 def test_table_and_files_speak_of_the_goals_of_the_task(finished: Finished, tmp_path: Path) -> None:
-    _, _, front = finished
+    folder, _, front = finished
     text = table(front, "table")
     assert "validation content" in text and "test skew (95 %)" in text and "equal" in text and "projection" in text
     assert "over (content" in text and "skew" in text.splitlines()[-1]
-    write_front(front, tmp_path)
+    write_front(front, tmp_path, folder.retrieved_path)
+    for name in ("curves.png", "concept.png"):
+        assert (tmp_path / name).stat().st_size > 10_000
+    assert (tmp_path / "front.html").read_text().count("<img alt=") == 2
     assert "MaxSkew among the best 10 retrievals" in (tmp_path / "front.html").read_text()
     assert (tmp_path / "front.png").stat().st_size > 10_000
 
@@ -159,3 +163,16 @@ def test_sets_without_the_attribute_are_refused(tmp_path: Path) -> None:
     )
     done = CliRunner().invoke(app, ["evaluate", "world", "--data", str(tmp_path / "data.yaml")])
     assert isinstance(done.exception, UserError)
+
+
+def test_what_is_drawn_of_a_point(finished: Finished) -> None:
+    folder, _, front = finished
+    untouched = next(point for point in front.points if point.trial is None)
+    projected = next(point for point in front.points if point.parameters.get("start") == "projection")
+    before, after = (Retrieved.read(folder.retrieved_path(point.point_name)) for point in (untouched, projected))
+    assert before.images.shape == (4, 12, 48, 48, 3) and before.value_names == ("red", "blue")
+    assert before.queries[0] == "a photo of a star"
+    assert np.allclose(before.singular_values, 1, atol=1e-5), "the untouched model is W = I"
+    assert before.concept_shares.sum() == pytest.approx(1, abs=1e-4)
+    assert after.singular_values[-1] < 1e-3 < 0.99 < after.singular_values[-2], "one direction is gone"
+    assert after.concept_shares[-1] > 0.5, "and it is the concept's"
