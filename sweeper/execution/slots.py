@@ -52,7 +52,7 @@ WorkerGroupCallback, ControllerCallback = ray_private.group_callbacks()
 
 
 class _GroupObserver(WorkerGroupCallback, ControllerCallback):  # type: ignore[misc, valid-type]
-    """Tells the dispatcher, from Train's controller, when a slot's worker group is started or lost, and why it failed."""
+    """Tells the dispatcher, from Train's controller, when a slot's worker group starts, is lost, and why it failed."""
 
     def __init__(self, dispatcher: Any, slot: int) -> None:
         self._dispatcher = dispatcher

@@ -57,6 +57,7 @@ MODEL = {
 }
 
 PLAIN_ATTACK = Variant(style=RECIPES["sign"])
+CHECK_SCENES = 2000
 CHECK_SEED = 20_250_101
 """Seed of the scenes that the finished model is measured on; neither pretraining nor the default of world sets uses
 it."""
@@ -71,6 +72,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=WORLD_MODEL_FOLDER, help="folder for the model [%(default)s]")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=STEPS, help=f"of {BATCH_SIZE} images with captions [%(default)s]")
+    parser.add_argument(
+        "--scenes", type=int, default=CHECK_SCENES, help="that the model is measured on at the end [%(default)s]"
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -80,7 +84,7 @@ def main() -> None:
         folder = Path(name)
         write_merges(folder / MERGES_FILE, vocabulary())
         save(pretrain(folder, arguments.seed, arguments.steps, arguments.threads), folder)
-        values = measure(folder, processes=arguments.threads)
+        values = measure(folder, arguments.scenes, processes=arguments.threads)
         log.info("measured on fresh scenes: %s", _format(values))
         try:
             check(values)
@@ -160,7 +164,7 @@ def save(model: CLIP, folder: Path) -> None:
 
 def measure(
     folder: Path,
-    count: int = 2000,
+    count: int = CHECK_SCENES,
     *,
     seed: int = CHECK_SEED,
     variant: Variant = PLAIN_ATTACK,

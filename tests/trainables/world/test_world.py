@@ -114,7 +114,7 @@ def test_reduced_tokenizer_cuts_words_as_the_full_one(tmp_path: Path) -> None:
 def test_pretraining_refuses_the_unfinished(tmp_path: Path) -> None:
     target = tmp_path / "model"
     command = [sys.executable, "-m", "trainables.world.pretrain", "--output", str(target), "--steps", "2"]
-    done = subprocess.run([*command, "--threads", "1"], capture_output=True, text=True)
+    done = subprocess.run([*command, "--threads", "1", "--scenes", "200"], capture_output=True, text=True)
     assert done.returncode == 1
     assert "step 2 of 2" in done.stderr and "reads in [0.85, 1.0]" in done.stderr.splitlines()[-1]
     assert not target.exists()
