@@ -16,12 +16,12 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from sweeper.front.build import front_hypervolume
-from sweeper.front.intervals import LEVEL, interval
+from sweeper.front.intervals import LEVEL, interval, interval_of_values
 from sweeper.front.pareto import non_dominated
 from sweeper.records import Confirmation, Front, PointName, Retraining, TrialRecord
 from sweeper.spec.bounds import Bounds, keeps
 from sweeper.spec.sections import Confirm
-from trainables.records import Goals, oriented
+from trainables.records import Goals, Measurement, oriented
 
 if TYPE_CHECKING:
     import numpy as np
@@ -116,6 +116,7 @@ def confirmations(
     *,
     bounds: Bounds,
     untouched_goals: Mapping[str, float],
+    measurements: Mapping[PointName, Measurement] | None = None,
 ) -> dict[PointName, Confirmation]:
     """Return the confirmations of members that were trained again, by the retrainings that have ended.
 
@@ -125,6 +126,7 @@ def confirmations(
     Args:
         hits: of the re-trained weights, under (number of the re-training, weights, strength).
         untouched_goals: of the untouched model on validation.
+        measurements: on test, under the same names, for goals that are no shares of right answers.
     """
     by_member, metrics = retrained(front, trials), [goal.metric for goal in front.goals]
     confirmed: dict[PointName, Confirmation] = {}
@@ -142,7 +144,12 @@ def confirmations(
             failed=sum(retraining.state == "failed" for retraining in retrainings),
             validation=_mean_values([point.values for point in points], metrics, bounds) if points else None,
             stays=False,
-            **_measured([hits[name] for name in names if name in hits], metrics, among=len(by_member)),
+            **_measured(
+                [hits[name] for name in names if name in hits],
+                [measurements[name] for name in names if measurements is not None and name in measurements],
+                metrics,
+                among=len(by_member),
+            ),
         )
     sound = {
         member: confirmation.validation
@@ -161,16 +168,25 @@ def _mean_values(of_seeds: Sequence[Mapping[str, float]], metrics: Sequence[str]
     return {name: fmean(values[name] for values in of_seeds) for name in names}
 
 
-def _measured(tested: Sequence[Hits], metrics: Sequence[str], among: int) -> dict[str, Any]:
+def _measured(
+    tested: Sequence[Hits], measured: Sequence[Measurement], metrics: Sequence[str], among: int
+) -> dict[str, Any]:
     """Return means and intervals on test as fields of ``Confirmation``; ``simultaneous``: Bonferroni over ``among``."""
     import numpy as np
 
     if len(tested) < 2:
         return {}
     values, intervals, simultaneous = {}, {}, {}
-    for goal in (metric for metric in metrics if metric in tested[0]):
-        sets = [np.stack(of_seeds) for of_seeds in zip(*(hits[goal] for hits in tested), strict=True)]
-        values[goal] = float(np.mean([of_set.mean() for of_set in sets]))
-        intervals[goal] = interval(sets)
-        simultaneous[goal] = interval(sets, level=1 - (1 - LEVEL) / among)
+    for goal in metrics:
+        if goal in tested[0]:
+            sets = [np.stack(of_seeds) for of_seeds in zip(*(hits[goal] for hits in tested), strict=True)]
+            values[goal] = float(np.mean([of_set.mean() for of_set in sets]))
+            intervals[goal] = interval(sets)
+            simultaneous[goal] = interval(sets, level=1 - (1 - LEVEL) / among)
+        elif len(measured) == len(tested):
+            of_seeds = [of_seed.values[goal] for of_seed in measured]
+            over_images = [of_seed.intervals[goal] for of_seed in measured]
+            values[goal] = float(np.mean(of_seeds))
+            intervals[goal] = interval_of_values(of_seeds, over_images)
+            simultaneous[goal] = interval_of_values(of_seeds, over_images, level=1 - (1 - LEVEL) / among)
     return {"values": values, "intervals": intervals, "simultaneous": simultaneous}

@@ -49,6 +49,28 @@ def interval(sets: Sequence[np.ndarray], *, level: float = LEVEL) -> tuple[float
     return max(0.0, centre - reach), min(1.0, centre + reach)
 
 
+def interval_of_values(
+    values: Sequence[float], image_intervals: Sequence[tuple[float, float]], *, level: float = LEVEL
+) -> tuple[float, float]:
+    """Return the interval of a metric to expect of a recipe, as ``interval``, for one that is no mean over images.
+
+    The part of the images is taken from their bootstrap intervals (95 %), as of a normal distribution; every seed is
+    measured on the same images, so that it does not shrink with the seeds. Metrics are never below 0.
+
+    Args:
+        values: of each of k >= 2 seeds, with the interval over images of each.
+    """
+    import numpy as np
+    from scipy.special import ndtri, stdtrit
+
+    seeds, mean = len(values), float(np.mean(values))
+    of_seeds = float(np.var(values, ddof=1)) / seeds
+    of_images = float(np.mean([((high - low) / (2 * ndtri(0.975))) ** 2 for low, high in image_intervals]))
+    t_seeds, z_images = float(stdtrit(seeds - 1, (1 + level) / 2)), float(ndtri((1 + level) / 2))
+    reach = math.sqrt(t_seeds**2 * of_seeds + z_images**2 * of_images)
+    return max(0.0, mean - reach), mean + reach
+
+
 def _image_variance(scores: np.ndarray) -> float:
     """Return the variance of the mean that is due to the images' difficulty: (k, N) -> variance component over N."""
     seeds, images = scores.shape

@@ -87,7 +87,14 @@ class Measurements:
             self.on_test(missing, variants=False)
         sets, bounds = spec.kind.goal_sets(spec), spec.bounds(untouched.goals)
         hits = {point: read_hits(self._folder.answers_path(point), sets, front.goals) for point in points}
-        confirmed = confirmations(front, trials, hits, bounds=bounds, untouched_goals=untouched.goals)
+        confirmed = confirmations(
+            front,
+            trials,
+            hits,
+            bounds=bounds,
+            untouched_goals=untouched.goals,
+            measurements=self._folder.measurements(),
+        )
         self._folder.write_confirmations(confirmed)
         staying = sum(confirmation.stays for confirmation in confirmed.values())
         self._progress.line(

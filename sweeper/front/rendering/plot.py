@@ -118,7 +118,7 @@ def _test(axes: Any, front: Front) -> None:
         if confirmation is None or point.values is None:
             continue
         means, intervals = confirmation.values, confirmation.intervals
-        if means is None or intervals is None:
+        if means is None or intervals is None or not set(metrics) <= set(means):
             continue
         first, retrained = goal_values(point.values, front.goals), goal_values(means, front.goals)
         axes.plot([first[0], retrained[0]], [first[1], retrained[1]], ":", color=_GREY, linewidth=1.2, zorder=6)

@@ -22,7 +22,7 @@ from sweeper.execution.runner import make_runner
 from sweeper.execution.worker import Channel, WorkerContext
 from sweeper.front.build import build_front, confirmed
 from sweeper.front.confirm import Hits, confirm_seed, confirmations, plan, ranked_trials
-from sweeper.front.intervals import interval
+from sweeper.front.intervals import interval, interval_of_values
 from sweeper.front.load import load_front
 from sweeper.front.rendering.plot import plot
 from sweeper.front.rendering.table import markdown, table
@@ -42,7 +42,7 @@ from tests.helpers.finished_sweep import SPEC, SilentChannel, SilentListener, fi
 from tests.helpers.goals import GOALS, TYPOGRAPHIC, floors
 from tests.helpers.reports import make_untouched
 from tests.paths import ROOT
-from trainables.records import Point
+from trainables.records import Goal, Measurement, Point
 
 UNTOUCHED = {"clean_accuracy": 0.90, "robust_accuracy": 0.30}
 FLOOR = floors(clean_accuracy=0.80)
@@ -377,3 +377,49 @@ def test_what_was_confirmed_is_in_every_view_of_the_front() -> None:
     entry = next(entry for entry in json.loads(table(after, "json")) if entry["trial"] == 2)
     assert entry["confirmation"]["intervals"]["clean_accuracy"] == [low, high]
     assert plot(after).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("of_seeds", "of_images"), [(0.03, 0.01), (0.01, 0.03), (0.02, 0.02)])
+def test_intervals_of_a_goal_that_is_no_mean_cover_what_a_fresh_recipe_reaches(
+    of_seeds: float, of_images: float
+) -> None:
+    rng, covered = np.random.default_rng(0), 0
+    for _ in range(2000):
+        shared = rng.normal(0, of_images)  # every seed is measured on the same images
+        values = [0.4 + shared + rng.normal(0, of_seeds) for _ in range(3)]
+        low, high = interval_of_values(
+            values, [(value - 1.96 * of_images, value + 1.96 * of_images) for value in values]
+        )
+        covered += low <= 0.4 <= high
+    assert covered / 2000 >= 0.945
+
+
+def test_a_goal_that_is_no_mean_is_confirmed_by_its_measurements() -> None:
+    skew = Goal(metric="skew", direction="minimize", short="skew", title="skew", best="least biased", view=None)
+    goals = (TYPOGRAPHIC[0], skew)
+
+    def with_skew(number: int, clean: float, value: float, **about: Any) -> TrialRecord:
+        point = Point(weights="last", strength=1.0, values={"clean_accuracy": clean, "skew": value})
+        return TrialRecord(number=number, state="complete", parameters={}, seed=number, points=(point,), **about)
+
+    searched = [with_skew(0, 0.9, 0.3)]
+    again = [with_skew(number, 0.88, 0.3 + 0.02 * number, confirms=0) for number in (1, 2)]
+    untouched = {"clean_accuracy": 0.9, "skew": 0.5}
+    shown = build_front(
+        "demo", searched, goals=goals, bounds=(), untouched=make_untouched(goals=untouched), measurements={}, planned=1
+    )
+    names: list[PointName] = [(number, "last", 1.0) for number in (1, 2)]
+    hits = {name: {"clean_accuracy": [np.arange(100) < 88]} for name in names}
+    measured = {
+        name: Measurement(
+            values={"clean_accuracy": 0.88, "skew": value}, intervals={"skew": (value - 0.04, value + 0.04)}, images=100
+        )
+        for name, value in zip(names, (0.30, 0.34), strict=True)
+    }
+    ((_, confirmation),) = confirmations(
+        shown, [*searched, *again], hits, bounds=(), untouched_goals=untouched, measurements=measured
+    ).items()
+    assert confirmation.values is not None and confirmation.intervals is not None
+    assert confirmation.values == {"clean_accuracy": pytest.approx(0.88), "skew": pytest.approx(0.32)}
+    low, high = confirmation.intervals["skew"]
+    assert low < 0.30 and high > 0.34 and confirmation.stays
