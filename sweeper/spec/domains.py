@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeGuard, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -219,7 +220,8 @@ def field_problem(parameter: str, value: object) -> str | None:
 def legal_values(parameter: str) -> list[Value]:
     """Return the values of a field of Parameters that has a choice of them, none for any other field."""
     annotation = Parameters.model_fields[parameter].annotation
-    return list(get_args(annotation)) if get_origin(annotation) is Literal else []
+    forms = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)  # X | None
+    return [value for form in forms if get_origin(form) is Literal for value in get_args(form)]
 
 
 def _is_number(value: object) -> TypeGuard[int | float]:

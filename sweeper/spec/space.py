@@ -202,7 +202,12 @@ class Space:
             yield from self._combinations(rest, {**drawn, name: value}, deciding)
 
     def _described(self, combination: Mapping[str, Value], deciding: set[str]) -> str:
-        return ", ".join(f"{name} {value}" for name, value in combination.items() if name in deciding) or "any value"
+        searched = {
+            name
+            for name in deciding & set(self.branches)
+            if name in ("objective", "tune") or any(not isinstance(one.domain, Fixed) for one in self.branches[name])
+        }
+        return ", ".join(f"{name} {value}" for name, value in combination.items() if name in searched) or "any value"
 
 
 def _anchor_value(name: str, domain: Choices | Range, *, tune: Value, position: float) -> Value:

@@ -156,13 +156,14 @@ class SweepFolder:
 
     def _check_free(self) -> None:
         """Raise NameTakenError where something else has the place of a new sweep."""
+        if not os.path.lexists(self.path) or (self.path.is_dir() and not any(self.path.iterdir())):
+            return
+        # Asked in this order: another process's sweep appears whole, but may do so between two questions.
         if self.exists():
             raise NameTakenError(
                 f"a sweep {self.name!r} exists in {self.storage}; go on with `sweeper resume {self.name}`, "
                 "or start another with --name OTHER (--new takes the next free name)"
             )
-        if not os.path.lexists(self.path) or (self.path.is_dir() and not any(self.path.iterdir())):
-            return
         if self.path.is_dir() and {path.name for path in self.path.glob("[!.]*")} <= {"spec.yaml", ABOUT_FILE}:
             raise NameTakenError(
                 f"{self.path} was begun by an earlier version of sweeper, which was killed: it is no sweep yet. Delete "

@@ -512,6 +512,8 @@ class _Trial:
         further: list[tuple[WeightsKind, dict[str, Tensor], float]] = []
         further += [("last", last, strength) for strength in front.strengths if strength != 1.0]
         solved = self._context.measures.solved_strength(self._context, self._policy, last)
+        # Rounding may differ between workers, and which points are measured decides on the collectives.
+        solved = self._group.from_first(solved)
         further += [("last", last, solved)] if solved is not None and solved not in front.strengths else []
         further += [("averaged", self._average.weights, 1.0)] if front.averaged and self._trains else []
         for kind, weights, strength in further:

@@ -128,7 +128,8 @@ class _Cells(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = dict(attrs)
-        self.outside += [str(values[key]) for key in ("src", "href") if key in values]
+        linked = [str(values[key]) for key in ("src", "href") if key in values]
+        self.outside += [address for address in linked if not address.startswith("data:")]
         if tag == "tr":
             self.rows.append([])
         if tag == "td":
@@ -153,7 +154,8 @@ def test_page_is_self_contained_and_harmless(tmp_path: Path) -> None:
 def test_all_files_are_written_whatever_there_is_to_show(shown: Front, tmp_path: Path) -> None:
     write_front(shown, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "front.csv", "front.html", "front.json", "front.png", "proxy.json"
+        *(["curves.png"] if shown.points else []),
+        "front.csv", "front.html", "front.json", "front.png", "proxy.json",
     ]  # fmt: skip
     png = (tmp_path / "front.png").read_bytes()
     assert png.startswith(b"\x89PNG\r\n\x1a\n")
