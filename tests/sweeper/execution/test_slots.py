@@ -332,6 +332,7 @@ slots.submit(runners.ScriptedJob(key=0, do="wait", folder=Path({folder!r}))).res
 """
 
 
+@pytest.mark.drill
 def test_a_killed_driver_leaves_no_processes(tmp_path: Path) -> None:
     mark, root = uuid.uuid4().hex, str(ROOT)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
