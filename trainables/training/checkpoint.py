@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import threading
+import _thread
 from typing import Any
 
 from torch import Tensor
 
 from trainables.training.trial_folder import TrialFolder
+
+START_S = 10.0
+"""A write that is not done by then, and that its thread has not begun, is done by the thread that waits for it."""
 
 
 class CheckpointWriter:
@@ -15,14 +18,14 @@ class CheckpointWriter:
 
     def __init__(self, folder: TrialFolder) -> None:
         self._folder = folder
-        self._thread: threading.Thread | None = None
+        self._write: _Write | None = None
         self._error: BaseException | None = None
 
     def save(self, state: dict[str, Any]) -> None:
         """Return once ``state`` is copied to the host's memory: training may go on. Raises as ``wait``."""
         self.wait()
-        self._thread = threading.Thread(target=self._write, args=(_on_host(state),), name="checkpoint")
-        self._thread.start()
+        self._write = _Write(self._folder, _on_host(state))
+        self._write.begin()
 
     def wait(self) -> None:
         """Return once the last checkpoint is on disk. Raises what writing it raised."""
@@ -33,15 +36,44 @@ class CheckpointWriter:
 
     def close(self) -> None:
         """Wait for the last checkpoint without raising: the trial has an error of its own to report."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        if self._write is not None:
+            self._write.wait()
+            self._error, self._write = self._write.error, None
 
-    def _write(self, state: dict[str, Any]) -> None:
+
+class _Write:
+    """One checkpoint on its way to the disk.
+
+    ``threading.Thread.start`` waits without end where the new thread finds no memory to begin with (CPython 3.11; seen
+    in a drill): so the thread is started below it, and whoever waits does the write where no thread has begun it.
+    """
+
+    def __init__(self, folder: TrialFolder, state: dict[str, Any]) -> None:
+        self._folder, self._state = folder, state
+        self.error: BaseException | None = None
+        self._begun, self._done = _thread.allocate_lock(), _thread.allocate_lock()
+        self._done.acquire()
+
+    def begin(self) -> None:
         try:
-            self._folder.save_checkpoint(state)
+            _thread.start_new_thread(self._run, ())
+        except RuntimeError:  # no thread can be started
+            self._run()
+
+    def wait(self) -> None:
+        if not self._done.acquire(timeout=START_S):
+            self._run()
+            self._done.acquire()
+
+    def _run(self) -> None:
+        if not self._begun.acquire(blocking=False):
+            return
+        try:
+            self._folder.save_checkpoint(self._state)
         except BaseException as error:  # raised again in the trial's thread
-            self._error = error
+            self.error = error
+        finally:
+            self._done.release()
 
 
 def _on_host(value: Any) -> Any:

@@ -280,3 +280,27 @@ def test_an_attempt_removes_what_killed_writers_left(tmp_path: Path) -> None:
     (tmp_path / ".checkpoint.pt.123.part").write_bytes(b"half")
     TrialFolder(tmp_path).claim()
     assert {path.name for path in tmp_path.iterdir()} == {"attempt"}
+
+
+@pytest.mark.parametrize("start", ["dies before it begins", "cannot be started"])
+def test_a_checkpoint_is_written_though_no_thread_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str
+) -> None:
+    """Where memory runs out, a new thread may end before its first line, and nobody is told (CPython 3.11)."""
+    from trainables.training import checkpoint
+
+    def no_thread(function: object, arguments: tuple[object, ...]) -> int:
+        if start == "cannot be started":
+            raise RuntimeError("can't start new thread")
+        return 0
+
+    monkeypatch.setattr(checkpoint._thread, "start_new_thread", no_thread)
+    monkeypatch.setattr(checkpoint, "START_S", 0.05)
+    folder = TrialFolder(tmp_path)
+    folder.claim()
+    writer = checkpoint.CheckpointWriter(folder)
+    for step in (1, 2):
+        writer.save({"step": step})
+    writer.wait()
+    state = folder.load_checkpoint()
+    assert state is not None and state["step"] == 2
