@@ -41,6 +41,8 @@ class Row:
     true: Sequence[str]
     written: Sequence[str]
     """Empty where nothing is written."""
+    values: Sequence[str] = ()
+    """Of the attribute; none where the images have none."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class _Sheet:
         for reference in spec.evaluate.test.sets:
             rows.append(self._clean("test", self._sample(reference, "test")))
         lines = [*self._lines, *self._findings()]
-        return Preview(f"{spec.name}: images and labels", tuple(rows), tuple(lines))
+        return Preview(f"{spec.name}: images, their contents and values", tuple(rows), tuple(lines))
 
     def _findings(self) -> list[str]:
         """Return what the untouched model tells of the training data, which are all embedded for it."""
@@ -192,7 +194,8 @@ class _Sheet:
         prompt = images.templates[0].format(images.class_names[int(images.labels[0])])
         more = f" and {len(images.templates) - 1} more" if len(images.templates) > 1 else ""
         title = f'{what}: {images.name}, clean, prompt "{prompt}"{more}'
-        return Row(title, list(images.images.numpy()), _true(images), [""] * len(images.labels))
+        values = [] if images.values is None else [images.value_names[value] for value in images.values.tolist()]
+        return Row(title, list(images.images.numpy()), _true(images), [""] * len(images.labels), values)
 
     def _attacked(self, what: str, sample: _Sample, attack: Variant, copies: int = 1) -> list[Row]:
         """Return a row per copy."""
@@ -245,7 +248,11 @@ def _row_numbers(name: str, listing: Listing) -> ImageSet:
     numbers = torch.arange(len(listing.keys)).view(-1, 1, 1, 1)
     labels = torch.from_numpy(np.asarray(listing.labels, np.int64))
     written = None if listing.written is None else torch.from_numpy(listing.written)
-    return ImageSet(name, numbers, labels, listing.keys, listing.class_names, listing.templates, name, written)
+    values = None if listing.values is None else torch.from_numpy(listing.values)
+    return ImageSet(
+        name, numbers, labels, listing.keys, listing.class_names, listing.templates, name, written,
+        values=values, value_names=listing.value_names,
+    )  # fmt: skip
 
 
 def _with_pixels(drawn: ImageSet, rows: Sequence[int], pixels: Sequence[np.ndarray]) -> ImageSet:
@@ -284,6 +291,8 @@ def contact_sheet(preview: Preview, heading: str) -> Image.Image:
             draw.text((left, below), _fitted(true, cell), fill=_INK, font=_font())
             if written:
                 draw.text((left, below + _LINE_PX), _fitted("-> " + written, cell), fill=_WRITTEN_INK, font=_font())
+            if row.values:
+                draw.text((left, below + _LINE_PX), _fitted(row.values[column], cell), fill=_INK, font=_font())
     return sheet
 
 

@@ -127,3 +127,38 @@ def test_sheet_has_all_images_as_they_are() -> None:
     sheet = contact_sheet(Preview("demo", rows, ()), "demo " * 100)
     colours = {colour: count for count, colour in Image.Image.getcolors(sheet, 10**6) or []}
     assert colours[(255, 0, 0)] == 144**2 and colours[(0, 0, 255)] == 2 * 144**2, "whole multiples, no smoothing"
+
+
+FACES = """\
+task: attribute
+model: {architecture: "local-dir:clip"}
+sets:
+  faces:
+    kind: attribute_folder
+    train: faces/train
+    validation: faces/train
+    test: faces/test
+    templates: ["a photo of a {}"]
+train: {set: faces}
+attribute: {name: hair, prompts: ["a {content} with {value} hair"], top: 4}
+evaluate: {search: {sets: [faces]}, test: {sets: [faces]}}
+parameters: {target: flipped, objective: kto, beta: 1.0, tune: transform, learning_rate: {low: 0.01, high: 0.1}}
+"""
+
+
+def test_the_value_of_each_image_is_shown(home: Path) -> None:
+    groups = {0: ("doctor", "dark"), 80: ("doctor", "fair"), 160: ("nurse", "dark"), 240: ("nurse", "fair")}
+    for shade, (content, value) in groups.items():
+        for split in ("train", "test"):
+            folder = home / "faces" / split / content / value
+            folder.mkdir(parents=True)
+            for number in range(3):
+                Image.new("L", (40, 40), shade).save(folder / f"{number}.png")
+    (home / "faces.yaml").write_text(FACES)
+    sheet = preview(load_spec(home / "faces.yaml"), 4)
+    assert [row.title.split(":")[0] for row in sheet.rows] == ["training", "validation", "test"]
+    for row in sheet.rows:
+        told = list(zip(row.true, row.values, strict=True))
+        assert told == [groups[int(image.max())] for image in row.images]
+        assert set(told) == set(groups.values()) and not any(row.written)
+    assert contact_sheet(sheet, "demo").height > 0
