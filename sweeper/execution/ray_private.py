@@ -84,3 +84,20 @@ def token_authentication() -> Any:
     from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 
     return maybe_enable_token_auth_if_token_available
+
+
+def placement_groups_of(actor: Any) -> list[Any]:
+    """Without the creator in the table of placement groups, a Train controller that dies before its workers have said
+    anything leaves what it reserved for them until the driver ends: its slot would never start again."""
+    from ray._private.state import state
+    from ray._raylet import PlacementGroupID
+    from ray.core.generated import gcs_pb2
+    from ray.util.placement_group import PlacementGroup
+
+    table = state._connect_and_get_accessor().get_placement_group_table()
+    groups = [gcs_pb2.PlacementGroupTableData.FromString(row) for row in table]
+    return [
+        PlacementGroup(PlacementGroupID(group.placement_group_id))
+        for group in groups
+        if group.creator_actor_id == actor._actor_id.binary() and group.state != gcs_pb2.PlacementGroupTableData.REMOVED
+    ]

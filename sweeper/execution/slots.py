@@ -266,8 +266,8 @@ class SlotPool:
             for controller in self._controllers.values():
                 with suppress(RayError):
                     ray.kill(controller)  # first: it would start another group
-        for slot in list(self._groups):
-            self._remove_group(slot)
+        for slot in {*self._groups, *self._controllers}:
+            self._remove_groups(slot)
         self._closed.set()
         if self._guard_thread.is_alive():
             self._guard_thread.join()
@@ -338,14 +338,16 @@ class SlotPool:
             if slot in self._controllers:
                 with suppress(RayError, ValueError):
                     ray.kill(self._controllers[slot])
-            self._remove_group(slot)
+            self._remove_groups(slot)
 
-    def _remove_group(self, slot: int) -> None:
+    def _remove_groups(self, slot: int) -> None:
+        """Free what a slot's Train run, which has ended, reserved: also where no worker has come to say so."""
         with self._lock:
-            group = self._groups.pop(slot, None)
-        if group is not None:
-            with suppress(RayError):
-                remove_placement_group(group)
+            group, controller = self._groups.pop(slot, None), self._controllers.get(slot)
+        with suppress(RayError):
+            created = [] if controller is None else ray_private.placement_groups_of(controller)
+            for one in created if group is None else [group, *created]:
+                remove_placement_group(one)
 
     def _run(self, slot: int) -> None:
         """One slot's Train runs, from start to close: another one where Train's controller dies."""
@@ -356,7 +358,7 @@ class SlotPool:
             except BaseException as error:
                 if self._closing.is_set() or slot in self._given_up:
                     return
-                self._remove_group(slot)
+                self._remove_groups(slot)
                 self.dispatcher.group_lost.remote(slot)
                 self.dispatcher.record_failure.remote(slot, str(error).strip().split("\n")[0])
             self._closing.wait(2 * GUARD_S)  # until a slot that failed too often is given up

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sweeper.front.rendering.style import label
@@ -33,6 +33,7 @@ def concept(front: Front, retrieved: Mapping[PointName, Retrieved]) -> bytes | N
 
     figure = Figure(figsize=(10.8, 0.5 + 2.1 * len(points)), dpi=100, facecolor="white")
     panels = figure.subplots(len(points), 2, squeeze=False, gridspec_kw={"width_ratios": [3, 1]})
+    limits = _limits([retrieved[point.point_name].singular_values for point in points])
     for (strip, spectrum), point in zip(panels, points, strict=True):
         of_point = retrieved[point.point_name]
         strip.imshow(_sheet(of_point))
@@ -41,7 +42,7 @@ def concept(front: Front, retrieved: Mapping[PointName, Retrieved]) -> bytes | N
         strip.set_yticks([side * (row + 0.5) for row in range(len(of_point.queries))], of_point.queries, fontsize=8)
         strip.set_xticks([])
         strip.spines[:].set_visible(False)
-        _spectrum(spectrum, of_point)
+        _spectrum(spectrum, of_point, limits)
     from matplotlib.patches import Patch
 
     names = retrieved[points[0].point_name].value_names
@@ -73,8 +74,16 @@ def _sheet(of_point: Retrieved) -> Any:
     return sheet
 
 
-def _spectrum(axes: Any, of_point: Retrieved) -> None:
+def _limits(spectra: Sequence[Any]) -> tuple[float, float]:
+    """Return one range for the singular values of all points."""
+    values = [value for spectrum in spectra for value in spectrum.clip(min=_LOWEST).tolist()]
+    return 0.7 * min(values, default=_LOWEST), 1.4 * max(values, default=1.0)
+
+
+def _spectrum(axes: Any, of_point: Retrieved, limits: tuple[float, float]) -> None:
     """Draw the singular values, each marked as large as the concept's share in its direction."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
     values, shares = of_point.singular_values, of_point.concept_shares
     if not len(values):
         axes.set_visible(False)
@@ -83,7 +92,10 @@ def _spectrum(axes: Any, of_point: Retrieved) -> None:
     axes.plot(range(len(values)), values, "-", color="#999999", linewidth=1)
     axes.scatter(range(len(values)), values, s=4 + 250 * shares, color="#0072B2", alpha=0.7)
     axes.set_yscale("log")
-    axes.set_ylim(bottom=max(_LOWEST, 0.8 * values.min()))
+    axes.set_ylim(limits)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_title("singular values of W", loc="left", fontsize=9)
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)

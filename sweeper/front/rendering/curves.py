@@ -31,7 +31,9 @@ def curves(front: Front) -> bytes | None:
         solved = [point.strength for point in points if round(point.strength, 2) != point.strength]
         for strength in solved:  # solved for, not named in a spec
             panel.axvline(strength, color="#444444", linestyle=":", linewidth=1)
-            panel.annotate(f"t = {strength:.3f}", (strength, 1.0), (3, -8), textcoords="offset points", fontsize=8)
+            panel.annotate(
+                f"t = {strength:.3f}", (strength, 0.0), (-3, 3), textcoords="offset points", ha="right", fontsize=8
+            )
         panel.set_title(title, loc="left", fontsize=10)
         panel.set_xlabel("strength t")
         panel.grid(color="#dddddd", linewidth=0.6)

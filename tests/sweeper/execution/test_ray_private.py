@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sweeper.execution import ray_private
+from tests.helpers.runners import patience
 from tests.paths import ROOT
 
 FUNCTIONS = [function for _, function in inspect.getmembers(ray_private, inspect.isfunction)]
@@ -47,10 +48,44 @@ def test_free_resources_are_told_node_by_node() -> None:
     assert [set(resources) >= {"CPU"} for resources in per_node.values()] == [True]
 
 
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_what_a_killed_actor_has_reserved_is_found_and_freed() -> None:
+    import ray
+    from ray.util.placement_group import placement_group, remove_placement_group
+
+    @ray.remote(num_cpus=0)
+    class Reserving:
+        def reserve(self) -> str:
+            group = placement_group([{"CPU": 1}])
+            ray.get(group.ready())
+            return str(group.id.hex())
+
+    def free_cpus() -> float:
+        return float(ray.available_resources().get("CPU", 0.0))
+
+    before = free_cpus()
+    actor, other = Reserving.remote(), Reserving.options(name="other").remote()
+    reserved = ray.get(actor.reserve.remote())
+    assert says_what_breaks(lambda: ray_private.placement_groups_of(other)) == []
+    ray.kill(actor)
+    left = ray_private.placement_groups_of(actor)
+    assert [group.id.hex() for group in left] == [reserved]
+    remove_placement_group(left[0])
+    with patience(30, "the CPU to be free") as again:
+        while free_cpus() < before and again():
+            pass
+    assert ray_private.placement_groups_of(actor) == []
+
+
 def test_the_callbacks_have_the_methods_that_slots_override() -> None:
     worker_group, controller = says_what_breaks(ray_private.group_callbacks)
     overridden = {
-        worker_group: ("before_worker_group_shutdown", "before_worker_group_abort"),
+        worker_group: (
+            "before_worker_group_start",
+            "before_worker_group_shutdown",
+            "before_worker_group_abort",
+        ),
         controller: ("after_controller_start", "after_controller_state_update"),
     }
     for callback, methods in overridden.items():
