@@ -165,7 +165,7 @@ def measure(home: Path, spec: Spec, slots: int, at: list[int], peer: Connection 
     files = FrontFiles(folder.front_path, tracker.front_updated)
 
     session = Session(started_s=time.time(), device="cpu", slots=slots, devices_per_slot=1.0, wall_s=0.0)
-    usage = UsageMeter(folder, session, [], planned=search.trials)
+    usage = UsageMeter(folder, session, [], planned=search.trials, epochs=spec.training.epochs)
     build = partial(front_of, folder, spec, UNTOUCHED)
     observer = Observer(
         progress,

@@ -149,7 +149,8 @@ def _training(record: ExportRecord, spec: Spec, text: CardText) -> list[str]:
     rows |= {name: str(value) for name, value in {**regularised, **record.parameters}.items()}
     if spec.model.text == "trained" and record.parameters["tune"] in ("last_blocks", "visual"):
         rows["text tower"] = "trained too"
-    rows |= {"epochs": str(training.epochs), "global batch size": str(training.global_batch_size)}
+    rows |= {"epochs": str(record.parameters.get("epochs", training.epochs))}
+    rows |= {"global batch size": str(training.global_batch_size)}
     rows |= {"optimizer": training.optimizer, "precision": training.precision}
     rows |= {"seed of the trial": str(record.seed), "seed of the data": str(record.data_seed)}
     lines = ["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows.items())]

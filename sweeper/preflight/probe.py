@@ -29,7 +29,7 @@ CLOSE_S = 10.0
 CONTEXT_BYTES = 700 * 2**20
 """Of a GPU's memory, for a process's CUDA context and kernels."""
 MEMORY_SLACK = 1.1
-_LARGEST = ("blocks", "rank", "copies", "images")
+_LARGEST = ("blocks", "rank", "copies", "images", "epochs")
 """Parameters that cost memory or steps; the others are probed at their lowest."""
 _OBJECTIVES = ("kto", "dpo", "ipo", "cross_entropy")
 """Those that need more memory first."""
@@ -49,12 +49,24 @@ class Scope:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """What a space draws for a parameter that is a whole number."""
+
+    least: int
+    mean: float
+    """Of draws at random."""
+    most: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrialCost:
     """Seconds of a slot."""
 
     train_s: float
     evaluation_s: float
     """At epochs and rungs, and of the points at the end."""
+    end_s: float
+    """The part of ``evaluation_s`` that comes after the last step."""
 
     @property
     def whole_s(self) -> float:
@@ -79,11 +91,25 @@ def scopes(spec: Spec) -> list[Scope]:
     return by_tune
 
 
-def trial_cost(spec: Spec, scope: Scope, timing: TrialTiming) -> TrialCost:
-    """Return the cost of an average trial that is not stopped, from the timing of the probed one."""
+def epochs_of(spec: Spec, scope: Scope) -> Drawn:
+    """Return how many epochs the trials of a scope have."""
+    probed = scope.parameters.get("epochs")
+    if probed is None:
+        return Drawn(least=spec.training.epochs, mean=spec.training.epochs, most=spec.training.epochs)
+    drawn = _drawn(spec, "epochs", scope.parameters)
+    assert drawn is not None, "the probed trial has what the space draws"
+    return drawn
+
+
+def trial_cost(spec: Spec, scope: Scope, timing: TrialTiming, epochs: float | None = None) -> TrialCost:
+    """Return the cost of a trial of so many epochs that is not stopped, else average, from the timing of the probed
+    trial. ``epochs`` None: as many as the mean trial of the scope has."""
+    drawn = epochs_of(spec, scope)
+    epochs = drawn.mean if epochs is None else epochs
     return TrialCost(
-        train_s=timing.steps * scope.pairs_share * timing.step_s,
-        evaluation_s=(_evaluations(spec) + _end_points(spec)) * timing.evaluation_s,
+        train_s=timing.steps * scope.pairs_share * epochs / drawn.most * timing.step_s,
+        evaluation_s=(_evaluations(spec, epochs) + _end_points(spec)) * timing.evaluation_s,
+        end_s=_end_points(spec) * timing.evaluation_s,
     )
 
 
@@ -104,8 +130,7 @@ def stopped_cost_s(spec: Spec, cost: TrialCost) -> float:
         return cost.whole_s
     rungs, factor = spec.stopping.shares(), spec.stopping.reduction_factor
     share, to_the_end = expected_share(rungs, factor), factor ** -len(rungs)
-    evaluation_s = cost.evaluation_s / (_evaluations(spec) + _end_points(spec))
-    return share * (cost.train_s + _evaluations(spec) * evaluation_s) + to_the_end * _end_points(spec) * evaluation_s
+    return share * (cost.whole_s - cost.end_s) + to_the_end * cost.end_s
 
 
 def probe_sweep(
@@ -142,7 +167,7 @@ def probe_sweep(
             time.sleep(0.1)
         warm_s = time.monotonic() - started_s
         echo(f"probe: warm after {duration(warm_s)} (a cache that is there already makes it shorter)")
-        costs: list[tuple[Scope, TrialCost]] = []
+        timed: list[tuple[Scope, TrialTiming]] = []
         for number, scope in enumerate(probed):
             folder, share_s = scratch / scope.tune, seconds / len(probed)
             outcome = _wait(slots, ProbeJob(key=number, folder=folder, parameters=scope.parameters, seconds=share_s))
@@ -152,9 +177,9 @@ def probe_sweep(
                 continue
             for line in _scope_lines(spec, scope, timing, plan):
                 echo(line)
-            costs.append((scope, trial_cost(spec, scope, timing)))
-        if len(costs) == len(probed):
-            for line in _forecast_lines(spec, costs, plan, warm_s):
+            timed.append((scope, timing))
+        if len(timed) == len(probed):
+            for line in _forecast_lines(spec, timed, plan, warm_s):
                 echo(line)
         else:
             echo("forecast: none, because not every scope can be trained")
@@ -189,9 +214,9 @@ def _why(outcome: Outcome) -> str:
     return reason
 
 
-def _evaluations(spec: Spec) -> int:
-    """Return how often a trial is evaluated until its last step."""
-    return spec.training.epochs + (len(spec.stopping.shares()) if spec.stops else 0)
+def _evaluations(spec: Spec, epochs: float) -> float:
+    """Return how often a trial of so many epochs is evaluated until its last step."""
+    return epochs + (len(spec.stopping.shares()) if spec.stops else 0)
 
 
 def _end_points(spec: Spec) -> int:
@@ -224,27 +249,38 @@ def _average_pairs_share(spec: Spec, corner: Mapping[str, Value]) -> float:
     """Return the pairs of a trial with average copies and images, as a share of the corner's pairs."""
     share = 1.0
     for name in ("copies", "images"):
-        values = [
-            float(value)
-            for branch in spec.parameters.branches.get(name, ())
-            if branch.applies(corner)
-            for value in branch.domain.examples()
-        ]
-        if values:
-            share *= sum(values) / len(values) / max(values)
+        drawn = _drawn(spec, name, corner)
+        if drawn is not None:
+            share *= drawn.mean / drawn.most
     return share
 
 
+def _drawn(spec: Spec, name: str, corner: Mapping[str, Value]) -> Drawn | None:
+    """Return what the space draws for a parameter that is a whole number, with the corner's other parameters; None
+    where it draws nothing."""
+    domain = next((branch.domain for branch in spec.parameters.branches.get(name, ()) if branch.applies(corner)), None)
+    if domain is None:
+        return None
+    values = [int(value) for value in domain.examples()]
+    mean = sum(values) / len(values)
+    if isinstance(domain, Range) and domain.log:
+        # Optuna draws from half below the range to half above it, uniformly in the logarithm, and rounds.
+        low, high = domain.low - 0.5, domain.high + 0.5
+        mean = (high - low) / math.log(high / low)
+    return Drawn(least=min(values), mean=mean, most=max(values))
+
+
 def _scope_lines(spec: Spec, scope: Scope, timing: TrialTiming, plan: SlotPlan) -> list[str]:
-    cost = trial_cost(spec, scope, timing)
+    cost, epochs = trial_cost(spec, scope, timing), epochs_of(spec, scope)
     costly = ", ".join(f"{name} {scope.parameters[name]}" for name in _LARGEST if name in scope.parameters)
-    steps = math.ceil(timing.steps * scope.pairs_share)
+    steps = math.ceil(timing.steps * scope.pairs_share * epochs.mean / epochs.most)
     lines = [
         f"{scope.tune} ({scope.parameters['objective']}{', ' + costly if costly else ''}): "
         f"{_small(timing.step_s)} a step, {timing.images_per_step / timing.step_s:.4g} images/s, "
         f"{steps} steps a trial; {_small(timing.evaluation_s)} an evaluation, "
-        f"{_evaluations(spec) + _end_points(spec)} a trial: {100 * cost.evaluation_s / cost.whole_s:.0f} % of its "
-        f"{duration(cost.whole_s)}"
+        f"{round(_evaluations(spec, epochs.mean) + _end_points(spec), 1):g} a trial: "
+        f"{100 * cost.evaluation_s / cost.whole_s:.0f} % of its {duration(cost.whole_s)}"
+        + _epochs_text(spec, [(scope, timing)])
     ]
     if timing.micro_batch_size is not None:
         lines.append(f"  memory holds micro-batches of {timing.micro_batch_size} pairs, not more")
@@ -266,7 +302,22 @@ def _scope_lines(spec: Spec, scope: Scope, timing: TrialTiming, plan: SlotPlan) 
     return [*lines, text]
 
 
-def _forecast_lines(spec: Spec, costs: Sequence[tuple[Scope, TrialCost]], plan: SlotPlan, warm_s: float) -> list[str]:
+def _epochs_text(spec: Spec, timed: Sequence[tuple[Scope, TrialTiming]]) -> str:
+    """Return the times of the shortest and the longest whole trial; empty where all have the same number of epochs."""
+    ends = [
+        (epochs, trial_cost(spec, scope, timing, epochs).whole_s)
+        for scope, timing in timed
+        for epochs in (epochs_of(spec, scope).least, epochs_of(spec, scope).most)
+    ]
+    fewest, most = min(epochs for epochs, _ in ends), max(epochs for epochs, _ in ends)
+    if fewest == most:
+        return ""
+    times_s = [whole_s for _, whole_s in ends]
+    return f" on average ({fewest} to {most} epochs: {duration(min(times_s))} to {duration(max(times_s))})"
+
+
+def _forecast_lines(spec: Spec, timed: Sequence[tuple[Scope, TrialTiming]], plan: SlotPlan, warm_s: float) -> list[str]:
+    costs = [(scope, trial_cost(spec, scope, timing)) for scope, timing in timed]
     total = sum(scope.share for scope, _ in costs)
     whole_s = sum(scope.share * cost.whole_s for scope, cost in costs) / total
     trial_s = sum(scope.share * stopped_cost_s(spec, cost) for scope, cost in costs) / total
@@ -281,7 +332,7 @@ def _forecast_lines(spec: Spec, costs: Sequence[tuple[Scope, TrialCost]], plan: 
             "trials; the first ones go further)"
         )
     lines = [
-        f"forecast, an estimate: {trials} trials of {duration(whole_s)} each{stopping}"
+        f"forecast, an estimate: {trials} trials of {duration(whole_s)}{_epochs_text(spec, timed) or ' each'}{stopping}"
         + (f", and {retrainings} whole ones that confirm the front" if retrainings else "")
         + f", {slots} at once: about {duration(wall_s)} and {hours(device_h)} {session.device}-h, warm-up included, "
         "test of the front not"

@@ -127,11 +127,24 @@ class UnfinishedWork:
     """A budget that should hold them; None where the budget is not the limit."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class EndedTrial:
+    """What an ended trial says about the cost of others."""
+
+    cost_s: float
+    """Slot seconds."""
+    epochs: int
+    """Of the whole trial, whether or not it was stopped."""
+
+
 class BudgetLedger:
     """What one session uses on top of earlier ones, and whether another trial may begin.
 
     Idle slots are charged like busy ones, so whatever still runs costs nothing further while another trial runs beside
     it: what is left holds one more trial if it holds the mean trial's time on all slots.
+
+    Trials of few epochs end first. So that these do not pass for the mean trial, costs are compared per epoch, and the
+    mean trial has the mean number of epochs of all trials that have begun.
     """
 
     def __init__(
@@ -143,19 +156,20 @@ class BudgetLedger:
         before_device_s: float = 0.0,
         budget: Budget | None = None,
         time_s: float | None = None,
-        ended_s: Sequence[float] = (),
+        ended: Sequence[EndedTrial] = (),
     ) -> None:
         """The session begins at ``now_s``.
 
         Args:
             before_device_s: used by earlier sessions.
             time_s: how long this session may take.
-            ended_s: costs of the trials that ended in earlier sessions.
+            ended: the trials that ended in earlier sessions.
         """
         self._slots, self._devices = slots, slots * devices_per_slot
         self._started_s, self._before_device_s = now_s, before_device_s
         self._budget, self._time_s = budget, time_s
-        self._ended_sum_s, self._ended = float(sum(ended_s)), len(ended_s)
+        self._ended_s, self._ended_epochs = sum(trial.cost_s for trial in ended), sum(trial.epochs for trial in ended)
+        self._ended = len(ended)
         self._running: dict[int, _RunningTrial] = {}
 
     def used_device_s(self, now_s: float) -> float:
@@ -189,35 +203,38 @@ class BudgetLedger:
 
     @property
     def mean_s(self) -> float | None:
-        """Mean cost of the trials that have ended."""
-        return self._ended_sum_s / self._ended if self._ended else None
+        """Expected cost of a further trial; None before any has ended."""
+        return self._ended_s / self._ended_epochs * self._mean_epochs() if self._ended else None
 
-    def trial_started(self, number: int, now_s: float) -> None:
-        self._running[number] = _RunningTrial(now_s)
+    def trial_started(self, number: int, now_s: float, epochs: int) -> None:
+        """``epochs``: of the whole trial."""
+        self._running[number] = _RunningTrial(now_s, epochs)
 
     def trial_reported(self, number: int, progress: float, spent_s: float, now_s: float) -> None:
         """``spent_s``: on training and evaluation so far, over all attempts."""
         if number in self._running and progress > 0:
             self._running[number].expect(spent_s / progress, spent_s, now_s)
 
-    def trial_ended(self, number: int, cost_s: float | None) -> None:
+    def trial_ended(self, number: int, cost_s: float | None, epochs: int) -> None:
         """``cost_s`` None: the trial did not end, but was interrupted."""
         self._running.pop(number, None)
         if cost_s is not None:
-            self._ended_sum_s, self._ended = self._ended_sum_s + cost_s, self._ended + 1
+            self._ended_s, self._ended_epochs = self._ended_s + cost_s, self._ended_epochs + epochs
+            self._ended += 1
 
     def forecast(self, now_s: float, waiting: int) -> Forecast | None:
         """Return how the sweep goes on; None before anything is known of what a trial costs.
 
         ``waiting``: trials that have not begun.
         """
-        mean_s = self.mean_s
-        if mean_s is None:
-            whole = [running.whole_s for running in self._running.values() if running.whole_s is not None]
-            mean_s = sum(whole) / len(whole) if whole else None
-        if mean_s is None:
+        known = [(self._ended_s, self._ended_epochs)] if self._ended else []
+        if not known:
+            known = [(trial.whole_s, trial.epochs) for trial in self._running.values() if trial.whole_s is not None]
+        if not known:
             return None
-        rests_s = sorted((running.rest_s(now_s, mean_s) for running in self._running.values()), reverse=True)
+        epoch_s = sum(cost_s for cost_s, _ in known) / sum(epochs for _, epochs in known)
+        mean_s = epoch_s * self._mean_epochs()
+        rests_s = sorted((running.rest_s(now_s, epoch_s) for running in self._running.values()), reverse=True)
         free_s = [*rests_s, *[0.0] * (self._slots - len(rests_s))]
         heapq.heapify(free_s)
         for _ in range(waiting):
@@ -230,6 +247,11 @@ class BudgetLedger:
             all_trials=wanted_s <= allowed_s,
         )
 
+    def _mean_epochs(self) -> float:
+        """Return the mean number of epochs of the trials that have begun, ended or not."""
+        epochs = self._ended_epochs + sum(running.epochs for running in self._running.values())
+        return epochs / (self._ended + len(self._running))
+
     def _left_of_budget_s(self, now_s: float, share: float) -> float:
         if self._budget is None:
             return float("inf")
@@ -237,8 +259,8 @@ class BudgetLedger:
 
 
 class _RunningTrial:
-    def __init__(self, now_s: float) -> None:
-        self._started_s = now_s
+    def __init__(self, now_s: float, epochs: int) -> None:
+        self._started_s, self.epochs = now_s, epochs
         self.whole_s: float | None = None
         """Cost of the whole trial at its pace; None before its first report."""
         self._ends_s = now_s
@@ -246,7 +268,8 @@ class _RunningTrial:
     def expect(self, whole_s: float, spent_s: float, now_s: float) -> None:
         self.whole_s, self._ends_s = whole_s, now_s + whole_s - spent_s
 
-    def rest_s(self, now_s: float, mean_s: float) -> float:
-        """Return the seconds until the trial ends: by its own pace once it has reported, else by the mean trial's."""
-        ends_s = self._started_s + mean_s if self.whole_s is None else self._ends_s
+    def rest_s(self, now_s: float, epoch_s: float) -> float:
+        """Return the seconds until the trial ends: by its own pace once it has reported, else by ``epoch_s``, what the
+        other trials cost per epoch."""
+        ends_s = self._started_s + epoch_s * self.epochs if self.whole_s is None else self._ends_s
         return max(0.0, ends_s - now_s)

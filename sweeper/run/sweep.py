@@ -118,6 +118,7 @@ def run_sweep(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Option
                 new_session(plan),
                 trials_before,
                 planned=spec.search.trials,
+                epochs=spec.training.epochs,
                 confirming=most_retrainings(spec),
                 budget=None if spec.limits.budget is None else parse_budget(spec.limits.budget),
                 time_s=options.time_s,

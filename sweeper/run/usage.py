@@ -9,7 +9,16 @@ from dataclasses import replace
 from sweeper.errors import UserError
 from sweeper.execution.capacity import SlotPlan
 from sweeper.records import TrialRecord
-from sweeper.run.budget import BudgetLedger, Forecast, Session, UnfinishedWork, Usage, time_saved_s, used_device_s
+from sweeper.run.budget import (
+    BudgetLedger,
+    EndedTrial,
+    Forecast,
+    Session,
+    UnfinishedWork,
+    Usage,
+    time_saved_s,
+    used_device_s,
+)
 from sweeper.run.resume_command import resume_command
 from sweeper.run.usage_file import read_usage, write_usage
 from sweeper.run.usage_text import resume_options, unfinished_line, usage_line
@@ -32,6 +41,7 @@ class UsageMeter:
         trials: Sequence[TrialRecord],
         *,
         planned: int,
+        epochs: int,
         confirming: int = 0,
         budget: Budget | None = None,
         time_s: float | None = None,
@@ -42,6 +52,7 @@ class UsageMeter:
         Args:
             trials: of the study so far.
             planned: trials of the whole search.
+            epochs: of a trial without the parameter ``epochs``.
             confirming: retrainings of the confirm phase.
             time_s: how long this session may take.
 
@@ -51,7 +62,7 @@ class UsageMeter:
         self.planned, self.confirming = planned, confirming
         self.budget = budget
         self._folder, self._session, self._clock = folder, session, clock
-        self._time_s = time_s
+        self._time_s, self._epochs = time_s, epochs
         self._start_s = self._saved_s = clock()
         self._closed_s: float | None = None
         self._earlier = read_usage(folder).sessions
@@ -65,7 +76,11 @@ class UsageMeter:
             before_device_s=used_device_s(self._earlier, session.device),
             budget=budget,
             time_s=time_s,
-            ended_s=[trial.cost_s for trial in self._ended.values() if trial.cost_s is not None],
+            ended=[
+                EndedTrial(cost_s=trial.cost_s, epochs=self._epochs_of(trial))
+                for trial in self._ended.values()
+                if trial.cost_s is not None
+            ],
         )
 
     def check(self) -> None:
@@ -79,7 +94,7 @@ class UsageMeter:
 
     def started(self, trial: TrialRecord) -> None:
         self._running[trial.number] = trial
-        self._ledger.trial_started(trial.number, self._now_s())
+        self._ledger.trial_started(trial.number, self._now_s(), self._epochs_of(trial))
 
     def reported(self, trial: TrialRecord, report: Report) -> None:
         self._ledger.trial_reported(trial.number, report.progress, report.spent_s, self._now_s())
@@ -87,7 +102,7 @@ class UsageMeter:
     def ended(self, trial: TrialRecord) -> None:
         self._running.pop(trial.number, None)
         self._ended[trial.number] = trial
-        self._ledger.trial_ended(trial.number, trial.cost_s)
+        self._ledger.trial_ended(trial.number, trial.cost_s, self._epochs_of(trial))
 
     def may_start(self, share: float = 1.0) -> bool:
         """Return whether another trial may begin within ``share`` of the budget, and within the time."""
@@ -170,6 +185,10 @@ class UsageMeter:
     def totals(self) -> dict[str, float]:
         """Return the costs of the sweep so far in device hours, by their name in MLflow."""
         return {f"cost/{name}": value for name, value in self.usage().device_hours(self._ended.values()).items()}
+
+    def _epochs_of(self, trial: TrialRecord) -> int:
+        epochs: int = trial.parameters.get("epochs", self._epochs)
+        return epochs
 
     def _now_s(self) -> float:
         return self._clock() if self._closed_s is None else self._closed_s

@@ -30,6 +30,12 @@ class MultiObjectiveAsha:
     more than that share of them rank before it: the first one at a rung always goes on, and a decision is never taken
     back. What it answers depends on nothing but the reports so far and their order: a rule made anew and given the same
     reports answers the same.
+
+    A rung is a share of each trial's own steps. Where trials differ in length (``epochs``, ``copies``, ``images``),
+    those compared there are at the same place of their learning-rate schedules, but the longer ones have trained more
+    steps: a short trial is judged by less training than a long one beside it, where the published rule compares after
+    equal numbers of steps. In return every trial has all rungs, and one that is stopped has spent the same share of its
+    own cost.
     """
 
     def __init__(
@@ -67,7 +73,7 @@ class MultiObjectiveAsha:
 
         A report counts for the highest rung that it has reached. Where the trial has been recorded there before (later
         in the trial, or again after a resume) it answers what it answered then. A rung that a trial has passed without
-        a report is left out for it: at a later report it would be compared with trials that had trained less. A
+        a report is left out for it: at a later report it would be compared with trials that had done a smaller share. A
         finished trial (progress 1) is never stopped.
 
         Raises ValueError for another number of values than goals and for values or progress that are not finite.

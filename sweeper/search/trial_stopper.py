@@ -20,7 +20,7 @@ class TrialStopper:
         """By trial: its last report at a rung."""
 
     def rungs(self, trial: TrialRecord) -> tuple[float, ...]:
-        """Return the shares of its steps after which a trial is to wait for a decision."""
+        """Return the shares of its own steps after which a trial is to wait for a decision."""
         return self._rule.rungs if self._rule is not None and self._may_be_stopped(trial) else ()
 
     def decide(self, trial: TrialRecord, report: Report) -> bool:

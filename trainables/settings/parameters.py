@@ -78,6 +78,9 @@ class Parameters(Settings):
     images: Annotated[int, Field(ge=1)] | None = None
     """Training images, a subset of those of ``train``; all of them when left out. Smaller subsets are parts of larger
     ones."""
+    epochs: Annotated[int, Field(ge=1)] | None = None
+    """Of the trial's training, fewer or more than ``training.epochs``; as many as that when left out. Not for the
+    objective ``none``."""
 
     @model_validator(mode="after")
     def _belongs_together(self) -> Self:
@@ -111,6 +114,8 @@ class Parameters(Settings):
         if self.target == "neutral" and self.objective not in ("ipo", "cross_entropy", "none"):
             message = f"target neutral has no loss with objective {self.objective}; there are ipo and cross_entropy"
             raise InapplicableParameterError(message, "objective")
+        if self.objective == "none" and self.epochs is not None:
+            raise InapplicableParameterError("objective none has no `epochs`: nothing is trained", "epochs")
         if self.objective in ("cross_entropy", "none") and betas:
             raise InapplicableParameterError(f"objective {self.objective} has no `{betas[0]}`", betas[0])
         if self.target == "neutral" and betas:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self, cast, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from trainables.settings.parameters import Positive
+from trainables.settings.parameters import Parameters, Positive
 from trainables.settings.sets import ImageSetSettings, SettingError, Settings, Share, Split
 
 WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
@@ -154,6 +154,7 @@ class TrainingSettings(Settings):
     """How every trial is trained."""
 
     epochs: Annotated[int, Field(ge=1)] = 3
+    """Of a trial without the parameter ``epochs``."""
     global_batch_size: Annotated[int, Field(ge=1)] = 512
     """Pairs (clean image, attacked copy) per step over all workers of the trial."""
     micro_batch_size: Annotated[int, Field(ge=1)] | None = None
@@ -168,6 +169,10 @@ class TrainingSettings(Settings):
     """The authors' moving average weighs step i of n by the Beta(b, b) density at i / n."""
     checkpoint_every_s: Positive = 600.0
     """Within long epochs; every epoch ends with a checkpoint anyway."""
+
+    def epochs_of(self, parameters: Parameters) -> int:
+        """Return how many epochs a trial trains."""
+        return self.epochs if parameters.epochs is None else parameters.epochs
 
 
 Bound = float | str

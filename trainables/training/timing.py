@@ -40,7 +40,8 @@ def probe_trial(
     group = group or WorkerGroup(device=context.device)
     end_s = time.monotonic() + seconds
     pairs, training = len(context.data.preference_rows(parameters)), context.task.training
-    steps = training.epochs * math.ceil(pairs / training.global_batch_size)
+    epochs = training.epochs_of(parameters)
+    steps = epochs * math.ceil(pairs / training.global_batch_size)
     evaluations = [step / steps for step in (1, 3) if step < steps]  # the first one also warms up
     for repetition in range(2):  # a trial that ends early is timed again, warm
         timer = _Timer(context.device, end_s)
@@ -57,7 +58,7 @@ def probe_trial(
             break
     return TrialTiming(
         steps=steps,
-        images_per_step=2 * training.epochs * pairs / steps,
+        images_per_step=2 * epochs * pairs / steps,
         step_s=timer.step_s(),
         evaluation_s=timer.evaluation_s(),
         micro_batch_size=context.batch_sizes.micro(parameters),

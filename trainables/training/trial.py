@@ -132,7 +132,8 @@ class _Trial:
                 f"{group.world_size} workers need at least that many pairs in each step"
             )
         self._trains = parameters.objective != "none"
-        self._steps = settings.epochs * self._steps_per_epoch if self._trains else 0
+        self._epochs = settings.epochs_of(parameters)
+        self._steps = self._epochs * self._steps_per_epoch if self._trains else 0
         sizes = (settings.micro_batch_size, context.batch_sizes.micro(parameters), folder.micro_batch_size())
         self._micro_batch_size = min([size for size in sizes if size is not None] or [settings.global_batch_size])
         """Pairs; the smallest of all workers once ``_agreed_checkpoint`` has returned."""
@@ -253,7 +254,7 @@ class _Trial:
             step=self._step,
             steps=self._steps,
             epoch=round(self._step / self._steps_per_epoch, 4),
-            epochs=self._settings.epochs,
+            epochs=self._epochs,
             progress=self._step / self._steps if self._trains else 1.0,
             rung=self._step in self._rungs,
             values=self._values,
@@ -523,7 +524,7 @@ class _Trial:
         result = TrialResult(
             values=self._values,
             points=tuple(points),
-            epochs=self._settings.epochs,
+            epochs=self._epochs,
             identity_distance=distance,
             **{name: round(seconds, 4) for name, seconds in self._times_s.items()},
         )

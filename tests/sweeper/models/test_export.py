@@ -31,7 +31,7 @@ from sweeper.tracking.events import TrialStarted
 from sweeper.tracking.projection import Projection, create_store
 from sweeper.tracking.registry import check_names, default_alias, register
 from sweeper.tracking.runs import Runs, find_runs, find_store, save_runs
-from tests.helpers.finished_sweep import finished_sweep
+from tests.helpers.finished_sweep import SPEC, finished_sweep
 from tests.paths import ROOT
 from trainables.__main__ import main as run_alone
 
@@ -249,6 +249,22 @@ class TestAgain:
             rerun_trial(*sweep, 9, seeds=0, device="cpu", echo=print)
         with pytest.raises(UserError, match="--device gpu"):
             rerun_trial(*sweep, 1, seeds=0, device="gpu", echo=print)
+
+
+def test_a_trial_of_its_own_length_is_shown_run_again_and_exported_as_such(tmp_path: Path) -> None:
+    sweep = finished_sweep(tmp_path, SPEC.replace("  rank: 12\n", "  rank: 12\n  epochs: {choices: [3]}\n"))
+    folder, spec = sweep
+    assert spec.training.epochs == 1
+    arguments = ["show", folder.name, "1", "--spec", "--storage", str(folder.storage)]
+    shown = json.loads(CliRunner().invoke(app, arguments).stdout)
+    assert shown["parameters"]["epochs"] == 3
+    said: list[str] = []
+    rerun = rerun_trial(*sweep, 1, seeds=0, device="cpu", echo=said.append)
+    assert rerun.again == rerun.recorded
+    assert [line.split("  ")[1] for line in said if line.startswith("seed")] == [f"epoch {n}.0/3" for n in (1, 2, 3)]
+    for trial, epochs in ((0, 1), (1, 3)):
+        exported(sweep, tmp_path / str(trial), trial=trial)
+        assert f"| epochs | {epochs} |\n" in (tmp_path / str(trial) / "README.md").read_text()
 
 
 def test_starter_is_a_spec_that_is_never_written_over_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeper.preflight.probe import Scope, expected_share, scopes, stopped_cost_s, trial_cost
+from sweeper.preflight.probe import Scope, epochs_of, expected_share, scopes, stopped_cost_s, trial_cost
+from sweeper.search.sampler import Suggester
 from sweeper.spec.spec import Spec, load_spec
 from tests.helpers.finished_sweep import SPEC
 from tests.helpers.tiny import write_clip
@@ -56,10 +57,10 @@ def test_each_scope_is_probed_at_its_costliest_corner_and_weighs_what_it_will(tm
     assert [scope.pairs_share for scope in (transform, last_blocks, visual)] == pytest.approx([2 / 3, 2 / 3, 1])
 
 
-def test_what_a_trial_costs_with_and_without_stopping(tmp_path: Path) -> None:
-    scope = Scope(tune="visual", share=1.0, parameters={}, pairs_share=0.5)
-    timing = TrialTiming(
-        steps=100,
+def timed(steps: int) -> TrialTiming:
+    """Two seconds a step, five an evaluation."""
+    return TrialTiming(
+        steps=steps,
         images_per_step=32.0,
         step_s=2.0,
         evaluation_s=5.0,
@@ -67,6 +68,11 @@ def test_what_a_trial_costs_with_and_without_stopping(tmp_path: Path) -> None:
         peak_bytes=1,
         total_bytes=2,
     )
+
+
+def test_what_a_trial_costs_with_and_without_stopping(tmp_path: Path) -> None:
+    scope = Scope(tune="visual", share=1.0, parameters={}, pairs_share=0.5)
+    timing = timed(steps=100)
     plain = trial_cost(searched(tmp_path), scope, timing)
     assert (plain.train_s, plain.evaluation_s) == (100.0, 5.0 * (3 + 2))  # epochs; strength 0.5 and averaged
     assert stopped_cost_s(searched(tmp_path), plain) == 125.0
@@ -75,6 +81,42 @@ def test_what_a_trial_costs_with_and_without_stopping(tmp_path: Path) -> None:
     assert cost.evaluation_s == 5.0 * (3 + 2 + 2)
     share = 1 / 9 + (2 / 9) / 2 + (2 / 3) / 4
     assert stopped_cost_s(stopped, cost) == pytest.approx(share * (100.0 + 25.0) + 10.0 / 4)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "least", "mean", "most"),
+    [
+        ("{choices: [1, 3, 9]}", 1, 13 / 3, 9),
+        ("{low: 2, high: 10}", 2, 6.0, 10),
+        ("[{when: {tune: transform}, choices: [1, 2]}, {when: {tune: last_blocks}, value: 8}]", 1, 1.5, 2),
+        ("{value: 7, when: {tune: transform}}", 7, 7.0, 7),
+        ("{value: 7, when: {tune: last_blocks}}", 3, 3.0, 3),
+    ],
+)
+def test_epochs_are_probed_at_their_most_and_forecast_at_their_mean(
+    tmp_path: Path, epochs: str, least: int, mean: float, most: int
+) -> None:
+    spec = searched(tmp_path, f"parameters.epochs={epochs}", "stopping.kind=moasha")
+    transform, _, visual = scopes(spec)
+    assert transform.parameters.get("epochs", 3) == most
+    drawn = epochs_of(spec, transform)
+    assert (drawn.least, drawn.mean, drawn.most) == (least, pytest.approx(mean), most)
+    assert epochs_of(spec, visual).mean == 3, "PAINT has the epochs of the spec"
+    cost = trial_cost(spec, transform, timed(steps=4 * most))
+    assert cost.train_s == pytest.approx(4 * mean * 2.0 * 2 / 3)  # two thirds of the pairs
+    assert cost.evaluation_s == pytest.approx((mean + 2 + 2) * 5.0)
+    shortest, longest = (trial_cost(spec, transform, timed(steps=4 * most), number) for number in (least, most))
+    assert longest.train_s / shortest.train_s == pytest.approx(most / least)
+    assert shortest.evaluation_s == (least + 2 + 2) * 5.0
+    share = 1 / 9 + (2 / 9) / 2 + (2 / 3) / 4
+    assert stopped_cost_s(spec, cost) == pytest.approx(share * (cost.train_s + (mean + 2) * 5.0) + 10.0 / 4)
+
+
+def test_the_mean_of_a_logarithmic_range_is_that_of_what_is_drawn_at_random(tmp_path: Path) -> None:
+    spec = searched(tmp_path, "parameters.epochs={low: 1, high: 27, log: true}")
+    suggester = Suggester(spec.parameters, directions=["maximize"] * 2, sampler="random", startup_trials=1)
+    drawn = [int(suggester.suggest(seed).parameters["epochs"]) for seed in range(1000)]
+    assert epochs_of(spec, scopes(spec)[0]).mean == pytest.approx(sum(drawn) / len(drawn), rel=0.1)
 
 
 def test_expected_share_of_two_rungs() -> None:
@@ -94,12 +136,13 @@ def out_of_memory_above_20_images(module: torch.nn.Module, inputs: tuple[torch.T
         raise torch.OutOfMemoryError("pretended")
 
 
-@pytest.mark.parametrize("scope", [{"tune": "transform", "rank": 12}, {"tune": "visual"}])
+@pytest.mark.parametrize("scope", [{"tune": "transform", "rank": 12, "epochs": 1000}, {"tune": "visual"}])
 def test_a_probed_trial_is_timed_and_the_model_is_left_as_it_was(tmp_path: Path, scope: dict[str, Any]) -> None:
     write_clip(tmp_path / "clip", "vit")
     (tmp_path / "demo.yaml").write_text(SPEC)
     spec = load_spec(
-        tmp_path / "demo.yaml", ["training.epochs=1000", "sets.world.train=32", "sets.world.validation=40"]
+        tmp_path / "demo.yaml",
+        [f"training.epochs={1 if 'epochs' in scope else 1000}", "sets.world.train=32", "sets.world.validation=40"],
     )
     context = open_context(spec.task_settings(), data_seed=0, cache=tmp_path / "cache", device=torch.device("cpu"))
     before = {name: value.clone() for name, value in context.clip.model.state_dict().items()}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sweeper.cli.options import option_seconds, with_budget
 from sweeper.errors import UserError
 from sweeper.records import TrialRecord
-from sweeper.run.budget import BudgetLedger, Forecast, Session, Usage, time_saved_s, trial_costs
+from sweeper.run.budget import BudgetLedger, EndedTrial, Forecast, Session, Usage, time_saved_s, trial_costs
 from sweeper.run.usage import SAVE_S, UsageMeter
 from sweeper.run.usage_file import read_usage
 from sweeper.run.usage_text import live_line, usage_line
@@ -27,7 +27,7 @@ seconds = st.floats(0, 1e5, allow_subnormal=False)
 
 
 def trial(number: int, state: Any = "complete", cost_s: float | None = None, **about: Any) -> TrialRecord:
-    return TrialRecord(number=number, state=state, parameters={}, seed=0, cost_s=cost_s, **about)
+    return TrialRecord(**{"number": number, "state": state, "parameters": {}, "seed": 0, "cost_s": cost_s, **about})
 
 
 @pytest.mark.parametrize(
@@ -77,6 +77,11 @@ def ledger_of(**about: Any) -> BudgetLedger:
     return BudgetLedger(**{"slots": 4, "devices_per_slot": 0.5, "now_s": 1000.0, **about})
 
 
+def ended(*costs_s: float) -> list[EndedTrial]:
+    """Return trials of one epoch."""
+    return [EndedTrial(cost_s=cost_s, epochs=1) for cost_s in costs_s]
+
+
 def test_slots_are_charged_from_the_start_idle_or_not() -> None:
     taken = ledger_of(before_device_s=100.0)
     assert taken.used_device_s(1000.0) == 100.0
@@ -84,11 +89,13 @@ def test_slots_are_charged_from_the_start_idle_or_not() -> None:
 
 
 def test_a_trial_begins_only_if_a_mean_one_fits() -> None:
-    ledger = ledger_of(budget=Budget(1.0, "gpu"), ended_s=[600.0, 200.0])  # a mean of 400 s; 2 GPUs use it up in 1800 s
+    ledger = ledger_of(
+        budget=Budget(1.0, "gpu"), ended=ended(600.0, 200.0)
+    )  # a mean of 400 s; 2 GPUs use it up in 1800 s
     assert ledger.may_start(1000.0 + 1400)
     assert not ledger.may_start(1000.0 + 1401)
-    ledger.trial_started(2, 1000.0)
-    ledger.trial_ended(2, 100.0)  # a mean of 300 s
+    ledger.trial_started(2, 1000.0, epochs=1)
+    ledger.trial_ended(2, 100.0, epochs=1)  # a mean of 300 s
     assert ledger.may_start(1000.0 + 1401)
     assert not ledger.used_up(1000.0 + 1799.9)
     assert ledger.used_up(1000.0 + 1800)
@@ -109,8 +116,8 @@ def test_before_any_trial_has_ended_one_begins_while_anything_is_left() -> None:
 
 def test_an_interrupted_trial_does_not_count_as_the_cost_of_one() -> None:
     ledger = ledger_of()
-    ledger.trial_started(0, 1000.0)
-    ledger.trial_ended(0, None)
+    ledger.trial_started(0, 1000.0, epochs=1)
+    ledger.trial_ended(0, None, epochs=1)
     assert ledger.mean_s is None
 
 
@@ -152,7 +159,7 @@ def test_however_often_a_sweep_is_resumed_it_is_interrupted_when_its_budget_is_u
 def test_what_may_not_begin_now_may_not_begin_later(
     ended_s: list[float], hours: float, elapsed_s: float, later_s: float
 ) -> None:
-    ledger = ledger_of(now_s=0.0, budget=Budget(hours, "gpu"), ended_s=ended_s)
+    ledger = ledger_of(now_s=0.0, budget=Budget(hours, "gpu"), ended=ended(*ended_s))
     assert ledger.may_start(elapsed_s) or not ledger.may_start(elapsed_s + later_s)
     if ledger.may_start(elapsed_s):
         assert not ledger.used_up(elapsed_s)
@@ -161,22 +168,45 @@ def test_what_may_not_begin_now_may_not_begin_later(
 
 
 def test_forecast_packs_what_is_left_on_the_slots() -> None:
-    ledger = ledger_of(slots=2, devices_per_slot=1.0, ended_s=[100.0])
+    ledger = ledger_of(slots=2, devices_per_slot=1.0, ended=ended(100.0))
     assert ledger_of().forecast(1000.0, waiting=3) is None
-    ledger.trial_started(1, 1000.0)
-    ledger.trial_started(2, 1000.0)
+    ledger.trial_started(1, 1000.0, epochs=1)
+    ledger.trial_started(2, 1000.0, epochs=1)
     ledger.trial_reported(2, progress=0.5, spent_s=30.0, now_s=1040.0)  # 30 s more at its pace, until 1070
     # Slot A: trial 1 until 1100, then one until 1200. Slot B: trial 2 until 1070, then 1170, then 1270.
     assert ledger.forecast(1050.0, waiting=3) == Forecast(left_s=220.0, device_s=2 * 270.0, all_trials=True)
-    short = ledger_of(slots=2, devices_per_slot=1.0, ended_s=[100.0], budget=Budget(0.1, "gpu"))
+    short = ledger_of(slots=2, devices_per_slot=1.0, ended=ended(100.0), budget=Budget(0.1, "gpu"))
     assert short.forecast(1000.0, waiting=4) == Forecast(left_s=180.0, device_s=360.0, all_trials=False)
 
 
 def test_a_forecast_can_be_made_of_trials_that_have_not_ended() -> None:
     ledger = ledger_of(slots=1, devices_per_slot=1.0)
-    ledger.trial_started(0, 1000.0)
+    ledger.trial_started(0, 1000.0, epochs=1)
     ledger.trial_reported(0, progress=0.25, spent_s=10.0, now_s=1010.0)
     assert ledger.forecast(1020.0, waiting=1) == Forecast(left_s=60.0, device_s=80.0, all_trials=True)
+
+
+def test_short_trials_do_not_pass_for_the_mean_one_because_they_end_first() -> None:
+    """Ten seconds an epoch: one trial of one epoch has ended, one of nine runs and has not reported."""
+    budget = Budget(100 / HOUR_S, "gpu")
+    ledger = ledger_of(slots=1, devices_per_slot=1.0, ended=[EndedTrial(cost_s=10.0, epochs=1)], budget=budget)
+    assert ledger.mean_s == 10.0
+    ledger.trial_started(1, 1000.0, epochs=9)
+    assert ledger.mean_s == 50.0
+    forecast = ledger.forecast(1000.0, waiting=2)
+    assert forecast == Forecast(left_s=100.0, device_s=100.0, all_trials=False), "90 s, then 50 s for each that waits"
+    assert ledger.may_start(1050.0) and not ledger.may_start(1051.0)
+    ledger.trial_ended(1, 90.0, epochs=9)
+    assert ledger.mean_s == 50.0
+
+
+def test_before_any_has_ended_a_forecast_compares_costs_per_epoch() -> None:
+    ledger = ledger_of(slots=2, devices_per_slot=1.0)
+    ledger.trial_started(0, 1000.0, epochs=1)
+    ledger.trial_started(1, 1000.0, epochs=3)
+    ledger.trial_reported(0, progress=0.5, spent_s=5.0, now_s=1005.0)  # 10 s an epoch
+    # Slot A: trial 0 until 1010, then one of two epochs until 1030. Slot B: trial 1 until 1030.
+    assert ledger.forecast(1005.0, waiting=1) == Forecast(left_s=25.0, device_s=60.0, all_trials=True)
 
 
 @given(
@@ -189,10 +219,10 @@ def test_a_forecast_lies_between_perfect_packing_and_one_trial_more(
     slots: int, waiting: int, mean_s: float, running: list[float]
 ) -> None:
     """Graham's bounds of list scheduling."""
-    ledger = ledger_of(slots=slots, devices_per_slot=1.0, now_s=0.0, ended_s=[mean_s])
+    ledger = ledger_of(slots=slots, devices_per_slot=1.0, now_s=0.0, ended=ended(mean_s))
     running = running[:slots]
     for number, elapsed_s in enumerate(running):
-        ledger.trial_started(number, 2000.0 - elapsed_s)
+        ledger.trial_started(number, 2000.0 - elapsed_s, epochs=1)
     rests_s = [max(0.0, mean_s - elapsed_s) for elapsed_s in running]
     forecast = ledger.forecast(2000.0, waiting)
     assert forecast is not None
@@ -220,7 +250,7 @@ SESSION = Session(started_s=0.0, device="gpu", slots=4, devices_per_slot=0.5, wa
 
 
 def meter(folder: SweepFolder, clock: Clock, trials: list[TrialRecord] | None = None, **about: Any) -> UsageMeter:
-    return UsageMeter(folder, SESSION, trials or [], planned=6, clock=clock, **about)
+    return UsageMeter(folder, SESSION, trials or [], planned=6, epochs=3, clock=clock, **about)
 
 
 def test_a_kill_loses_the_last_seconds_of_the_usage_only(tmp_path: Path) -> None:
@@ -264,6 +294,20 @@ def test_the_usage_in_words_and_numbers(tmp_path: Path) -> None:
     assert line == "0.2 of 2 gpu-h, 0.0556 more saved by stopping, at 2 GPUs; forecast 0.478 gpu-h in 8 min"
     usage.save()
     assert usage_line(read_usage(folder), [stopped], None) == "0.2 gpu-h, 0.0556 more saved by stopping"
+
+
+def test_a_trial_is_forecast_by_its_own_epochs_else_by_those_of_the_spec(tmp_path: Path) -> None:
+    folder, clock = SweepFolder(tmp_path, "demo"), Clock()
+    folder.path.mkdir()
+    before = [trial(0, "complete", 30.0), trial(1, "complete", 90.0, parameters={"epochs": 9})]  # 10 s an epoch
+    usage = meter(folder, clock, before)
+    for number in (2, 3, 4, 5):
+        usage.started(trial(number, "running", parameters={"epochs": 18}))
+    assert usage.left_s() == pytest.approx(180.0)
+    usage.ended(trial(2, "complete", 180.0, parameters={"epochs": 18}))
+    usage.ended(trial(3, "stopped", 20.0, parameters={"epochs": 18}, stopped_at=1 / 9))
+    # 320 s over 3 + 9 + 18 + 18 epochs; trials 4 and 5 are left.
+    assert usage.left_s() == pytest.approx(18 * 320 / 48)
 
 
 def test_hours_of_the_other_device_are_refused_and_not_added_up(tmp_path: Path) -> None:

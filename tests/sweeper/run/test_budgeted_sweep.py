@@ -81,6 +81,7 @@ class _Sweep:
             session,
             self.study.trials(),
             planned=TRIALS,
+            epochs=self.spec.training.epochs,
             budget=budget,
             time_s=time_s,
             clock=lambda: self._now_s,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,31 @@ def test_a_sweep_with_stopping_costs_less_and_ends_its_trials(slots: int) -> Non
     assert stopped.ended_trials[-1].spent_s < 0.6 * whole.ended_trials[-1].spent_s
     wall_s = stopped.ended_trials[-1].now_s
     assert stopped.ended_trials[-1].spent_s <= slots * wall_s * (1 + 1e-9)
+
+
+def test_trials_of_different_length_are_compared_at_shares_of_their_own_steps() -> None:
+    parameters = {**make_spec().parameters.raw, "epochs": {"choices": [1, 9]}}
+    spec = make_spec(parameters=parameters, search={"trials": 48, "seed": 1, "sampler": "random"})
+
+    def course_of_length(trial: TrialRecord, rungs: Sequence[float]) -> SimulatedTrial:
+        length, simulated = trial.parameters["epochs"] / 9, course(trial, rungs)
+        reports = [replace(report, train_s=report.train_s * length) for report in simulated.reports]
+        return SimulatedTrial(
+            reports=reports, result=replace(simulated.result, train_s=simulated.result.train_s * length)
+        )
+
+    simulation = Simulation(spec, make_study(spec), course_of_length, untouched_goals=UNTOUCHED)
+    simulation.run()
+    alike = Simulation(spec, make_study(spec), course, untouched_goals=UNTOUCHED)
+    alike.run()
+    assert [told(end.trial) for end in simulation.ended_trials] == [told(end.trial) for end in alike.ended_trials]
+    for epochs in (1, 9):
+        trials = [end.trial for end in simulation.ended_trials if end.trial.parameters["epochs"] == epochs]
+        assert {trial.state for trial in trials} == {"stopped", "complete"}
+        for trial in trials:
+            share = trial.stopped_at or 1.0
+            evaluations = {1 / 9: 1, 1 / 3: 2, 1.0: 3}[share]
+            assert trial.cost_s == pytest.approx(epochs * EPOCH_S * share + evaluations * EVALUATION_S, abs=2e-3)
 
 
 def test_virtual_slots_work_side_by_side() -> None:

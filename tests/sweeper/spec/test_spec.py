@@ -172,6 +172,18 @@ def test_overrides_win_and_are_named_in_complaints(folder: Path) -> None:
         assert complaints(folder, BASE, wrong)[0].startswith(f"--set {wrong}: ")
 
 
+@pytest.mark.parametrize("epochs", ["{choices: [1, 3, 9]}", "{low: 1, high: 90, log: true}", "9"])
+def test_epochs_may_be_searched_or_fixed_beyond_those_of_training(folder: Path, epochs: str) -> None:
+    text = BASE.replace("  rank", f"  epochs: {epochs}\n  rank").replace("1e-4}", "1e-4, epochs: 9}")
+    spec = load(folder, text + "training: {epochs: 3}\n")
+    drawn = [Parameters.model_validate(parameters) for parameters in spec.parameters.examples()]
+    assert {spec.training.epochs_of(parameters) for parameters in drawn} <= {1, 9}
+    assert spec.chosen()[0]["epochs"] == 9, "the point's"
+    (paint,) = spec.baseline_trials()
+    assert spec.training.epochs_of(Parameters.model_validate(paint.parameters)) == 3
+    assert Spec.from_resolved(spec.resolved()) == spec
+
+
 def test_a_spec_without_a_name_is_called_like_its_file(folder: Path) -> None:
     (folder / "My Sweep.yaml").write_text(BASE.removeprefix("name: base\n"))
     assert load_spec(folder / "My Sweep.yaml").name == "my-sweep"
@@ -241,6 +253,7 @@ def test_the_schema_describes_the_quickstart() -> None:
     typographic = described["anyOf"][0]
     assert set(typographic["required"]) <= {"sets", "train", "evaluate", "parameters"}
     assert {"model", "goals", "search", "paint", "keep"} <= set(typographic["properties"])
+    assert {"copies", "images", "epochs"} <= set(typographic["properties"]["parameters"]["propertyNames"]["enum"])
 
 
 def test_the_quickstart_is_short_and_draws_valid_trials() -> None:

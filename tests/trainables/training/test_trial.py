@@ -213,6 +213,60 @@ def test_a_trial_stopped_at_a_rung_goes_on_from_there_and_says_it_again(context:
     assert without_times(resumed) == without_times(whole)
 
 
+@pytest.mark.parametrize(
+    ("epochs", "expected"),
+    [
+        (1, [(1, 0.25, True), (2, 0.5, True), (4, 1.0, False)]),
+        (3, [(2, 0.5, True), (4, 1.0, True), (8, 2.0, False), (12, 3.0, False)]),
+    ],
+)
+def test_a_trial_has_its_own_epochs_and_rungs_at_shares_of_its_own_steps(
+    context: TrialContext, epochs: int, expected: list[tuple[int, float, bool]], tmp_path: Path
+) -> None:
+    """The task says two epochs of four steps."""
+    reports: list[Report] = []
+    result = run_trial(
+        context,
+        parameters(epochs=epochs),
+        seed=5,
+        folder=TrialFolder(tmp_path),
+        hooks=Hooks(report=reports.append),
+        rungs=(1 / 9, 1 / 3),
+    )
+    assert [(report.step, report.epoch, report.rung) for report in reports] == expected
+    assert {(report.steps, report.epochs) for report in reports} == {(4 * epochs, epochs)}
+    assert [report.progress for report in reports] == [step / (4 * epochs) for step, _, _ in expected]
+    assert result.epochs == epochs
+
+
+@pytest.mark.parametrize("epochs", [2, 3])
+def test_epochs_of_the_trial_are_as_those_of_the_task(epochs: int, tmp_path: Path) -> None:
+    """Order of the images, warm-up, schedule and Beta average included: to the bit."""
+    own = make_context(tmp_path / "own", "vit", warmup_share=0.3)
+    of_task = make_context(tmp_path / "task", "vit", warmup_share=0.3, epochs=epochs)
+    run_trial(own, parameters(epochs=epochs), seed=5, folder=TrialFolder(tmp_path / "a"))
+    run_trial(of_task, parameters(), seed=5, folder=TrialFolder(tmp_path / "b"))
+    first, second = tensors(tmp_path / "a"), tensors(tmp_path / "b")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    lines = [list(TrialFolder(tmp_path / name).reports().values()) for name in "ab"]
+    times = {"train_s": 0.0, "evaluation_s": 0.0, "time_s": 0.0}
+    assert [replace(line, **times) for line in lines[0]] == [replace(line, **times) for line in lines[1]]
+
+
+def test_a_trial_of_its_own_length_resumes_to_that_length(context: TrialContext, tmp_path: Path) -> None:
+    whole = run_trial(context, parameters(epochs=3), seed=5, folder=TrialFolder(tmp_path / "whole"))
+    asked = iter(range(1, 100))
+    hooks = Hooks(interrupted=lambda: next(asked) == 10)  # after the task's two epochs
+    folder = tmp_path / "stopped"
+    with pytest.raises(TrialInterrupted, match="step 10 of 12"):
+        run_trial(context, parameters(epochs=3), seed=5, folder=TrialFolder(folder), hooks=hooks)
+    resumed = run_trial(context, parameters(epochs=3), seed=5, folder=TrialFolder(folder, attempt=2))
+    assert without_times(resumed) == without_times(whole)
+    assert list(TrialFolder(folder).reports()) == [4, 8, 12]
+    first, second = tensors(tmp_path / "whole"), tensors(folder)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
 def test_finished_trial_is_not_trained_again(context: TrialContext, tmp_path: Path) -> None:
     result = run_trial(context, parameters(), seed=5, folder=TrialFolder(tmp_path))
     reports: list[Report] = []
