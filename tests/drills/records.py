@@ -101,15 +101,17 @@ def _has_begun(sweep: Sweep, number: int) -> bool:
 
 
 def _unfinished(folder: Path, now_s: float, session_s: float) -> Unfinished:
-    """``session_s``: when the driver of this session began; a trial that it has not begun has nothing undone."""
+    """``session_s``: when the driver of this session began. A trial that it has not begun has nothing undone: workers of
+    an earlier session may have written a checkpoint and lines after that."""
     reports = [line for line in lines(folder / "metrics.jsonl") if "step" in line]
     checkpoint = folder / "checkpoint.pt"
-    kept_s = [_modified_s(path) for path in (folder / "attempt", checkpoint, folder / "metrics.jsonl")]
+    begun_s = _modified_s(folder / "attempt")
+    kept_s = max(begun_s, _modified_s(checkpoint), _modified_s(folder / "metrics.jsonl"))
     step_s = reports[-1]["train_s"] / max(1, reports[-1]["step"]) if reports else None
     return Unfinished(
         attempt=_attempt(folder),
         kept_step=checkpoint_step(checkpoint),
-        undone_s=max(0.0, now_s - max(kept_s)) if max(kept_s) >= session_s else 0.0,
+        undone_s=max(0.0, now_s - kept_s) if begun_s >= session_s else 0.0,
         step_s=step_s,
         evaluation_s=reports[-1]["evaluation_s"] / len(reports) if reports else 0.0,
     )
