@@ -101,8 +101,8 @@ def _has_begun(sweep: Sweep, number: int) -> bool:
 
 
 def _unfinished(folder: Path, now_s: float, session_s: float) -> Unfinished:
-    """``session_s``: when the driver of this session began. A trial that it has not begun has nothing undone: workers of
-    an earlier session may have written a checkpoint and lines after that."""
+    """``session_s``: when the driver of this session began. A trial that it has not begun has nothing undone: workers
+    of an earlier session may have written a checkpoint and lines after that."""
     reports = [line for line in lines(folder / "metrics.jsonl") if "step" in line]
     checkpoint = folder / "checkpoint.pt"
     begun_s = _modified_s(folder / "attempt")
