@@ -33,8 +33,9 @@ def front_of(folder: SweepFolder, spec: Spec, untouched: UntouchedModel, trials:
         by_search = {point.point_name for point in front.points if point.member}
         front = _front(folder, spec, untouched, trials, looks.points)
         members = {point.point_name for point in front.points if point.member}
+        searched = {trial.number for trial in trials if trial.confirms is None}
         looked = LookedAt(
-            points=len(looks.points.keys() - {UNTOUCHED}),
+            points=sum(number in searched for number, _, _ in looks.points),
             images=sum(looks.points[UNTOUCHED].images),
             new=len(members - by_search),
         )

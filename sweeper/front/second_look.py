@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sweeper.front.pareto import non_dominated
@@ -16,7 +17,7 @@ from sweeper.records import FrontPoint, LookedAt, PointName, SecondLooks, TrialR
 from sweeper.spec.bounds import Bounds, keeps
 from sweeper.spec.quantities import counted
 from sweeper.spec.spec import Spec
-from trainables.records import Goals, SecondLook, oriented
+from trainables.records import Goals, Point, SecondLook, oriented
 
 UNTOUCHED: PointName = (None, "last", 1.0)
 ENOUGH_IMAGES = 2000
@@ -90,6 +91,18 @@ def pooled(values: Mapping[str, float], seen: Sequence[int], looked: SecondLook)
     }
 
 
+def with_second_looks(
+    trials: Sequence[TrialRecord], seen: Sequence[int], looks: Mapping[PointName, SecondLook]
+) -> list[TrialRecord]:
+    """Return the trials, with the values by both measurements at every point that has a second look."""
+
+    def both(trial: TrialRecord, point: Point) -> Point:
+        looked = looks.get((trial.number, point.weights, point.strength))
+        return point if looked is None else replace(point, values=pooled(point.values, seen, looked))
+
+    return [replace(trial, points=tuple(both(trial, point) for point in trial.points)) for trial in trials]
+
+
 def images_behind(point: FrontPoint, untouched: UntouchedModel) -> list[int]:
     """Return how many images of each validation set are behind a point's values; empty where that is not known."""
     seen = untouched.validation_images
@@ -104,9 +117,13 @@ def is_possible(unseen: Sequence[int] | None) -> bool:
 
 
 def looked_text(looked: LookedAt, members: int) -> str:
-    """Return in a line what the second look has changed."""
-    new = f"{looked.new} of {members} members {'is' if looked.new == 1 else 'are'} new"
-    return f"second look: {about_text(looked.points, looked.images)}; {new}"
+    """Return in a line what was looked at and what that has changed."""
+    return f"second look: {about_text(looked.points, looked.images)}; {new_text(looked, members)}"
+
+
+def new_text(looked: LookedAt, members: int) -> str:
+    """Return ``3 of 7 members are new``."""
+    return f"{looked.new} of {members} members {'is' if looked.new == 1 else 'are'} new"
 
 
 def about_text(points: int, images: int) -> str:

@@ -10,7 +10,16 @@ from typing import Any
 from sweeper.errors import UnavailableError
 from sweeper.front.confirm import confirmations, read_hits, retrained
 from sweeper.front.load import load_front, missing_looks
-from sweeper.front.second_look import UNTOUCHED, about_text, complete_trials, covers, is_possible, looked_text
+from sweeper.front.second_look import (
+    UNTOUCHED,
+    about_text,
+    complete_trials,
+    covers,
+    is_possible,
+    new_text,
+    pooled,
+    with_second_looks,
+)
 from sweeper.jobs import Job, JobResult, MeasureJob, Outcome, SecondLookJob, TrainedWeights, UntouchedJob
 from sweeper.records import Front, PointName, TrialRecord, UntouchedModel
 from sweeper.run.progress import Progress
@@ -85,22 +94,8 @@ class Measurements:
                 self._end_look(trials, spec)
                 return True
             assert untouched.unseen_images is not None, "a second look is possible"
-            points = len(missing.keys() - {UNTOUCHED})
-            self._progress.line(f"second look: {about_text(points, sum(untouched.unseen_images))}")
-            self._looks = {
-                point: self._submit_job(SecondLookJob(key=self._next_key(), point=self._weights(point, parameters)))
-                for point, parameters in missing.items()
-            }
-            self._looks_wanted, self._look_told_s = len(missing), self._clock()
-        wait(self._looks.values(), timeout=0.1, return_when=FIRST_COMPLETED)
-        for point in [point for point, future in self._looks.items() if future.done()]:
-            looked = self._result(self._looks.pop(point))
-            assert isinstance(looked, SecondLook)
-            self._folder.append_second_look(point, looked)
-        if self._looks and self._clock() - self._look_told_s >= LOOK_LINE_S:
-            self._look_told_s = self._clock()
-            done = self._looks_wanted - len(self._looks)
-            self._progress.line(f"second look: {done} of {self._looks_wanted} points")
+            self._begin_looks(missing, untouched.unseen_images)
+        self._go_on_looking()
         return False
 
     def second_look(self, trials: Sequence[TrialRecord], spec: Spec) -> None:
@@ -108,6 +103,26 @@ class Measurements:
         while not self.look_again(trials, spec):
             self._stop.check()
             self._tick()
+
+    def _begin_looks(self, points: Mapping[PointName, Mapping[str, Any]], images: Sequence[int]) -> None:
+        self._looks_wanted = len(points.keys() - {UNTOUCHED})
+        self._progress.line(f"second look: {about_text(self._looks_wanted, sum(images))}")
+        self._looks = {
+            point: self._submit_job(SecondLookJob(key=self._next_key(), point=self._weights(point, parameters)))
+            for point, parameters in points.items()
+        }
+        self._look_told_s = self._clock()
+
+    def _go_on_looking(self) -> None:
+        wait(self._looks.values(), timeout=0.1, return_when=FIRST_COMPLETED)
+        for point in [point for point, future in self._looks.items() if future.done()]:
+            looked = self._result(self._looks.pop(point))
+            assert isinstance(looked, SecondLook)
+            self._folder.append_second_look(point, looked)
+        if self._looks and self._clock() - self._look_told_s >= LOOK_LINE_S:
+            self._look_told_s = self._clock()
+            done = self._looks_wanted - len(self._looks.keys() - {UNTOUCHED})
+            self._progress.line(f"second look: {done} of {self._looks_wanted} points")
 
     def _end_look(self, trials: Sequence[TrialRecord], spec: Spec) -> None:
         looks = self._folder.second_looks()
@@ -117,7 +132,7 @@ class Measurements:
         front = load_front(self._folder, spec, trials)
         assert front is not None and front.second_look is not None, "it has just ended"
         members = sum(point.member for point in front.points)
-        self._progress.line(looked_text(front.second_look, members))
+        self._progress.line(f"second look: {new_text(front.second_look, members)}")
         self._progress.front_updated(front)
 
     def on_test(self, points: Mapping[PointName, Mapping[str, Any]], *, variants: bool) -> None:
@@ -153,14 +168,18 @@ class Measurements:
         if missing:
             self._progress.line(f"measuring on test: {len(missing)} points of what was trained again")
             self.on_test(missing, variants=False)
-        sets, bounds = spec.kind.goal_sets(spec), spec.bounds(untouched.goals)
+        goals = untouched.goals
+        if front.second_look is not None and untouched.unseen_images is not None:
+            trials = self._looked_at(points, untouched, untouched.unseen_images, trials)
+            goals = pooled(goals, untouched.validation_images, self._folder.second_looks().points[UNTOUCHED])
+        sets, bounds = spec.kind.goal_sets(spec), spec.bounds(goals)
         hits = {point: read_hits(self._folder.answers_path(point), sets, front.goals) for point in points}
         confirmed = confirmations(
             front,
             trials,
             hits,
             bounds=bounds,
-            untouched_goals=untouched.goals,
+            untouched_goals=goals,
             measurements=self._folder.measurements(),
         )
         self._folder.write_confirmations(confirmed)
@@ -168,6 +187,24 @@ class Measurements:
         self._progress.line(
             f"confirmed: {staying} of {len(confirmed)} members that were trained again stay on the front"
         )
+
+    def _looked_at(
+        self,
+        points: Mapping[PointName, Mapping[str, Any]],
+        untouched: UntouchedModel,
+        images: Sequence[int],
+        trials: Sequence[TrialRecord],
+    ) -> list[TrialRecord]:
+        """Have points of retrainings measured as those of the search were; return trials with what both say."""
+        looks = self._folder.second_looks().points
+        missing = {point: parameters for point, parameters in points.items() if point not in looks}
+        if missing:
+            self._begin_looks(missing, images)
+        while self._looks:
+            self._stop.check()
+            self._tick()
+            self._go_on_looking()
+        return with_second_looks(trials, untouched.validation_images, self._folder.second_looks().points)
 
     def _measure_job(self, point: PointName, parameters: Mapping[str, Any], variants: bool) -> MeasureJob:
         return MeasureJob(

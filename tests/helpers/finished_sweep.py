@@ -16,7 +16,7 @@ from sweeper.records import TrialRecord, UntouchedModel
 from sweeper.run.measurements import Measurements
 from sweeper.run.progress import Progress
 from sweeper.run.signals import StopSignal
-from sweeper.search.scheduler import TrialScheduler
+from sweeper.search.scheduler import SweepControl, TrialScheduler
 from sweeper.search.study import Study
 from sweeper.search.trial_files import FolderTrialFiles
 from sweeper.spec.spec import Spec, load_spec
@@ -92,7 +92,9 @@ def measurements_of(folder: SweepFolder, spec: Spec, slots: InProcessSlots, told
     return Measurements(slots.submit, folder, progress, stop=stop, tick=lambda: None)
 
 
-def search(folder: SweepFolder, spec: Spec, slots: InProcessSlots) -> list[TrialRecord]:
+def search(
+    folder: SweepFolder, spec: Spec, slots: InProcessSlots, control: SweepControl | None = None
+) -> list[TrialRecord]:
     """Run what is left of a search whose untouched model is measured; return all trials."""
     untouched = folder.untouched()
     assert untouched is not None
@@ -101,9 +103,11 @@ def search(folder: SweepFolder, spec: Spec, slots: InProcessSlots) -> list[Trial
         study = Study.open(folder.study_path, spec.parameters)
     else:
         study = Study.create(folder.study_path, spec.parameters, goals=goals, seed=0, startup_trials=4)
-    scheduler = TrialScheduler(spec, study, FolderTrialFiles(folder, spec), untouched.goals, SilentListener())
-    while (job := scheduler.next_job()) is not None:
-        scheduler.on_end(job.key, slots.submit(job).result())
+    scheduler = TrialScheduler(spec, study, FolderTrialFiles(folder, spec), untouched.goals, SilentListener(), control)
+    while not scheduler.exhausted():
+        job = scheduler.next_job()
+        if job is not None:
+            scheduler.on_end(job.key, slots.submit(job).result())
     trials = study.trials()
     study.close()
     return trials

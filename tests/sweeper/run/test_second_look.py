@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
+from sweeper.front.confirm import plan
 from sweeper.front.load import load_front
 from sweeper.front.rendering.table import summary
 from sweeper.front.second_look import UNTOUCHED, pooled
 from sweeper.jobs import Job, Outcome, SecondLookJob
 from sweeper.models.export import export_point
-from sweeper.records import Front
+from sweeper.records import Front, Retraining, TrialRecord
+from sweeper.run.measurements import Measurements
 from sweeper.run.signals import SessionInterrupted
+from sweeper.search.scheduler import NoLimits
 from sweeper.search.study import read_trials
 from sweeper.spec.spec import Spec, load_spec
 from sweeper.storage.sweep_folder import SweepFolder
@@ -74,7 +78,9 @@ def test_points_near_the_front_are_measured_once_on_images_that_the_search_did_n
     assert looked is not None and looked.images == 70
     assert looked.points == len(looked_at(slots)) - 1, "and the untouched model"
     assert f"second look: {looked.points} points on 70 further validation images" in told.getvalue()
-    assert summary(after).endswith(told.getvalue().partition("\n")[2].partition("] ")[2].splitlines()[0])
+    members = sum(point.member for point in after.points)
+    new = f"{looked.new} of {members} members {'is' if looked.new == 1 else 'are'} new"
+    assert f"second look: {new}\n" in told.getvalue() and summary(after).endswith(new)
     *of_points, end = lines(folder)
     assert end == {"complete_trials": 4}
     assert all(line["images"] == [70] for line in of_points)
@@ -187,6 +193,52 @@ def test_further_trials_have_a_further_second_look_of_what_is_missing(tmp_path: 
     assert [line for line in lines(folder) if "complete_trials" in line] == [
         {"complete_trials": 4}, {"complete_trials": 6},
     ]  # fmt: skip
+
+
+class LookThenConfirm(NoLimits):
+    """The control of a sweep without limits that has a confirm phase of one member."""
+
+    def __init__(self, folder: SweepFolder, spec: Spec, measurements: Measurements) -> None:
+        self._folder, self._spec, self._measurements = folder, spec, measurements
+        self.asked = 0
+
+    def plan_retrainings(self, trials: Sequence[TrialRecord]) -> Sequence[Retraining] | None:
+        self.asked += 1
+        if not self._measurements.look_again(trials, self._spec):
+            return None
+        front, confirm = read(self._folder, self._spec), self._spec.confirm
+        assert front.second_look is not None and confirm is not None
+        return plan(front, trials, confirm, seed=0, most=2).missing
+
+
+def test_members_that_are_trained_again_were_looked_at_and_so_are_their_retrainings(tmp_path: Path) -> None:
+    folder, spec, slots = begun_sweep(tmp_path, LOOKED + "confirm: {members: 1, seeds: 2, share: 0.4}\n")
+    measurements = measurements_of(folder, spec, slots)
+    control = LookThenConfirm(folder, spec, measurements)
+    trials = search(folder, spec, slots, control)
+    assert control.asked > 1, "the confirm phase waits for the second look"
+    retrainings = [trial for trial in trials if trial.confirms is not None]
+    assert len(retrainings) == 2
+    front = read(folder, spec)
+    before = folder.second_looks().points.keys()
+    measurements.confirm(front, trials, spec)
+    after = read(folder, spec)
+    assert after.second_look == front.second_look, "retrainings are no points of the front"
+    looks, confirmed = folder.second_looks().points, [point for point in after.points if point.confirmation]
+    assert {number for number, _, _ in looks.keys() - before} == {trial.number for trial in retrainings}
+    for point in confirmed:
+        of_seeds = [
+            pooled(of_trial.values, [60], looks[trial.number, of_trial.weights, of_trial.strength])
+            for trial in retrainings
+            for of_trial in trial.points
+            if (of_trial.weights, of_trial.strength) == (point.weights, point.strength)
+        ]
+        assert point.confirmation is not None and point.confirmation.validation is not None
+        for goal, value in point.confirmation.validation.items():
+            assert value == pytest.approx(sum(values[goal] for values in of_seeds) / 2)
+    count = len(looked_at(slots))
+    measurements.confirm(front, trials, spec)
+    assert len(looked_at(slots)) == count == len(looks)
 
 
 @pytest.mark.parametrize("without", ["images: 150}", "images: 60}, second_look: null"])
