@@ -16,6 +16,7 @@ from sweeper.front.rendering.table import summary
 from sweeper.front.second_look import UNTOUCHED, pooled
 from sweeper.jobs import Job, Outcome, SecondLookJob
 from sweeper.models.export import export_point
+from sweeper.preflight.check import check_model_and_images
 from sweeper.records import Front, Retraining, TrialRecord
 from sweeper.run.measurements import Measurements
 from sweeper.run.signals import SessionInterrupted
@@ -24,6 +25,7 @@ from sweeper.search.study import read_trials
 from sweeper.spec.spec import Spec, load_spec
 from sweeper.storage.sweep_folder import SweepFolder
 from tests.helpers.finished_sweep import SPEC, InProcessSlots, begun_sweep, measurements_of, search
+from tests.helpers.tiny import write_clip
 from trainables.distributed import WorkerGroup
 from trainables.evaluation.measure import untouched_policy
 from trainables.records import SecondLook
@@ -252,6 +254,22 @@ def test_without_further_images_there_is_none(tmp_path: Path, without: str) -> N
     measurements_of(folder, spec, slots).second_look(trials, spec)
     assert not looked_at(slots) and not (folder.path / "second_look.jsonl").exists()
     assert read(folder, spec).second_look is None
+
+
+def test_check_says_what_the_choice_will_rest_on(tmp_path: Path) -> None:
+    write_clip(tmp_path / "clip", "vit")
+    (tmp_path / "demo.yaml").write_text(LOOKED)
+
+    def told(*changes: str) -> str:
+        lines: list[str] = []
+        check_model_and_images(load_spec(tmp_path / "demo.yaml", changes), lines.append)
+        return "\n".join(lines)
+
+    assert "second look: 70 further validation images" in told() and "noise" not in told()
+    without = told("evaluate.search.images=150")
+    assert "no second look: the search sees all 150 validation images of world; for one, have more" in without
+    assert "150 validation images and no second look: more than 72 % of what the search gains late" in without
+    assert "no second look: evaluate.second_look is null" in told("evaluate.second_look=null")
 
 
 def test_a_sweep_of_an_earlier_version_has_none(tmp_path: Path) -> None:
