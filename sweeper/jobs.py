@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from sweeper.records import UntouchedModel
-from trainables.records import Measurement, TrialResult, TrialTiming, WeightsKind
+from trainables.records import Measurement, SecondLook, TrialResult, TrialTiming, WeightsKind
 
 OutcomeKind = Literal["complete", "stopped", "failed", "interrupted", "storage"]
 """``storage``: a file could not be written or read; that is the sweep's failure and not the job's."""
@@ -89,6 +89,14 @@ class MeasureJob(Job):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SecondLookJob(Job):
+    """Measure a point on the validation images that the search does not see. Ends with a ``SecondLook``."""
+
+    point: TrainedWeights | None
+    """None: the untouched model."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ProbeJob(Job):
     """Time the beginning of a trial. Ends with a ``TrialTiming``."""
 
@@ -98,7 +106,7 @@ class ProbeJob(Job):
     seconds: float
 
 
-JobResult = TrialResult | UntouchedModel | Measurement | TrialTiming
+JobResult = TrialResult | UntouchedModel | Measurement | SecondLook | TrialTiming
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from trainables.records import Goals, Point, WeightsKind, goal_values, oriented
+from trainables.records import Goals, Point, SecondLook, WeightsKind, goal_values, oriented
 
 TrialState = Literal["running", "complete", "stopped", "failed"]
 PointName = tuple[int | None, WeightsKind, float]
@@ -67,6 +67,9 @@ class UntouchedModel:
     versions: dict[str, str]
     """Package -> version on the worker."""
     device: str | None
+    unseen_images: list[int] | None = None
+    """How many images of each validation set a second look takes; 0 where the search sees all of them. None for sweeps
+    that began before there was a second look: they have none."""
 
     def to_json(self) -> dict[str, Any]:
         record = asdict(self)
@@ -86,6 +89,7 @@ class UntouchedModel:
             assumed=record.get("assumed"),
             versions=record.get("versions", {}),
             device=record.get("device"),
+            unseen_images=record.get("unseen_images"),
         )
 
 
@@ -117,6 +121,16 @@ class Confirmation:
         return cls(**fields)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SecondLooks:
+    """What a sweep has measured of points on validation images that the search did not see."""
+
+    points: Mapping[PointName, SecondLook] = field(default_factory=dict)
+    trials: int = 0
+    """Complete trials of the search at the end of the last second look: with more of them the front is of the search
+    alone, until the next second look has ended."""
+
+
 def goals_among(values: Mapping[str, float], goals: Goals) -> dict[str, float]:
     """Return the goals among some metrics."""
     return {goal.metric: values[goal.metric] for goal in goals}
@@ -139,6 +153,8 @@ class FrontPoint:
     """95 % bootstrap intervals of ``values``."""
     name: str | None = None
     """``knee``, what the best in each goal is called (``cleanest``, ``most robust``), ``untouched``, or a baseline."""
+    images: int | None = None
+    """How many validation images are behind ``validation``; None where that is not known."""
     member: bool = True
     """Whether it is non-dominated on validation (and above every floor)."""
     sweep: str | None = None
@@ -150,6 +166,18 @@ class FrontPoint:
     def point_name(self) -> PointName:
         """What the point is measured and confirmed under."""
         return self.trial, self.weights, self.strength
+
+
+@dataclass(frozen=True, kw_only=True)
+class LookedAt:
+    """The second look that a front was chosen with."""
+
+    points: int
+    """Points of trials that were measured again."""
+    images: int
+    """Validation images that the search did not see."""
+    new: int
+    """Members that would be none by the search alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +200,8 @@ class Front:
     """What every member keeps besides the goals: metric -> its bound in words, ``sign_reading >= 0.854``."""
     curves: tuple[str, ...] = ()
     """Metrics on validation whose course over the strength is drawn."""
+    second_look: LookedAt | None = None
+    """None: chosen on the validation images of the search alone."""
 
     def at(self, point: FrontPoint) -> tuple[float, float]:
         """Return both goals of a point on validation, as they were measured."""

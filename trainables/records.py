@@ -197,6 +197,23 @@ class Measurement:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SecondLook:
+    """Validation metrics of one point on images that the search did not see, measured once."""
+
+    values: dict[str, float]
+    """Metric -> mean over the validation sets."""
+    images: list[int]
+    """How many of each validation set."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> SecondLook:
+        return cls(values=dict(record["values"]), images=list(record["images"]))
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrialTiming:
     """How fast a trial is and what memory it takes."""
 
@@ -213,3 +230,5 @@ class TrialTiming:
     """Of the device's memory; on CPU of the process's."""
     total_bytes: int
     """That the device, or the machine, has."""
+    unseen_share: float = 0.0
+    """Images of a second look, as a share of those of an evaluation; 0 where there is no second look."""

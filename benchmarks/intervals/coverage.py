@@ -29,7 +29,7 @@ from scipy.stats import binomtest
 from benchmarks.common.goals import GOALS
 from benchmarks.common.machine import publish
 from benchmarks.intervals.pool import PAIRS, TEST, VALIDATION, Draw
-from benchmarks.intervals.small_sweep import FRESH, PICKS, TRUTH_SEEDS, SmallSweep, spec
+from benchmarks.intervals.small_sweep import PICKS, TRUTH_SEEDS, SmallSweep, fresh_images, spec
 from trainables.tasks.known import open_context
 
 
@@ -37,39 +37,45 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--sweeps", type=int, default=100, help="number of sweeps; default 100")
     parser.add_argument(
+        "--second-look", type=int, default=0, metavar="IMAGES", help="further validation images that the front is "
+        "chosen on; default 0: no second look",
+    )  # fmt: skip
+    parser.add_argument(
         "--keep", type=Path, help="file with a JSON line per finished sweep; an interrupted run is continued"
     )
     parser.add_argument("--cache", type=Path, help="folder that keeps prepared images and embeddings for the next run")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/calibration.md"))
     options = parser.parse_args(arguments)
     torch.set_flush_denormal(True)  # as the workers of a sweep do
-    started_s, kept = time.process_time(), _kept(options.keep)
+    unseen = options.second_look
+    started_s, kept = time.process_time(), _kept(options.keep, unseen)
     with tempfile.TemporaryDirectory() as scratch:
-        sweeps = _sweeps(options.sweeps, options.keep, options.cache or Path(scratch) / "cache")
+        sweeps = _sweeps(options.sweeps, options.keep, options.cache or Path(scratch) / "cache", unseen)
     made = sum(sweep["seed"] not in kept for sweep in sweeps)
     taken = (
         f"{len(sweeps)} sweeps, {made} of them in this run ({time.process_time() - started_s:.0f} s of one processor)"
     )
-    publish(f"{heading(taken)}\n\n{report(sweeps)}\n", options.output)
+    publish(f"{heading(taken, unseen)}\n\n{report(sweeps)}\n", options.output)
     return 0
 
 
-def _kept(keep: Path | None) -> dict[int, dict[str, Any]]:
+def _kept(keep: Path | None, unseen: int) -> dict[int, dict[str, Any]]:
     if keep is None or not keep.exists():
         return {}
-    return {line["seed"]: line for line in map(json.loads, keep.read_text().splitlines())}
+    lines = map(json.loads, keep.read_text().splitlines())
+    return {line["seed"]: line for line in lines if line.get("unseen", 0) == unseen}
 
 
-def _sweeps(count: int, keep: Path | None, cache: Path) -> list[dict[str, Any]]:
-    """Return the kept sweeps, and further ones until ``count`` is reached."""
-    known, seed, pool = _kept(keep), 0, None
+def _sweeps(count: int, keep: Path | None, cache: Path, unseen: int) -> list[dict[str, Any]]:
+    """Return the kept sweeps, and further ones until ``count`` is reached; ``unseen``: images of their second look."""
+    known, seed, pool = _kept(keep, unseen), 0, None
     while len(known) < count:
         if seed not in known:
             if pool is None:
                 task = spec(0).task_settings()
                 pool = open_context(task, data_seed=0, cache=cache, device=torch.device("cpu"))
             with tempfile.TemporaryDirectory() as folder:
-                known[seed] = SmallSweep(Draw(pool, cache, seed), seed, Path(folder)).run()
+                known[seed] = SmallSweep(Draw(pool, cache, seed, unseen), seed, Path(folder)).run()
             if keep is not None:
                 with keep.open("a") as file:
                     file.write(json.dumps(known[seed]) + "\n")
@@ -112,7 +118,8 @@ def checks(sweeps: Sequence[Mapping[str, Any]], pick: str, goal: str, kind: str)
         of_weights = kind in ("validation", "test")
         seeds = values["seeds"]
         truth = values["fresh"] if of_weights else fmean(seeds)
-        variance = truth * (1 - truth) / FRESH + (0.0 if of_weights else stdev(seeds) ** 2 / len(seeds))
+        fresh = fresh_images(sweep.get("unseen", 0))
+        variance = truth * (1 - truth) / fresh + (0.0 if of_weights else stdev(seeds) ** 2 / len(seeds))
         value, low, high = values[kind]
         results.append(Check(value, low, high, truth, variance**0.5))
     return results
@@ -189,21 +196,24 @@ def spread(sweeps: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def heading(taken: str) -> str:
+def heading(taken: str, unseen: int) -> str:
     settings = spec(0)
     confirm = settings.confirm
     assert confirm is not None
     versions = f"torch {torch.__version__}, numpy {np.__version__}, Python {platform.python_version()}"
     threads = f"{torch.get_num_threads()} thread(s)"
     points = len(settings.evaluate.front.strengths) + 1
+    fresh = fresh_images(unseen)
+    option = f" --second-look {unseen}" if unseen else ""
+    picked_on = f"these and {unseen} images of a second look" if unseen else "validation"
     return f"""# Calibration of the printed intervals
 
-Made by `python -m benchmarks.intervals.coverage`: {taken}; {platform.machine()}, {threads}; {versions}.
+Made by `python -m benchmarks.intervals.coverage{option}`: {taken}; {platform.machine()}, {threads}; {versions}.
 
 Each sweep: {settings.search.trials} trials of transforms over the embedded world, {points} points each, on {PAIRS}
-preference pairs and {VALIDATION} validation images; picks on validation; {TEST} test images; {confirm.seeds} new
+preference pairs and {VALIDATION} validation images; picks on {picked_on}; {TEST} test images; {confirm.seeds} new
 seeds for the trials of the picks. All images are the sweep's own draw. Truth for an interval of the weights: their
-accuracy on the {FRESH} images of the pool that the sweep has not seen. Truth for an interval of the recipe: the
+accuracy on the {fresh} images of the pool that the sweep has not seen. Truth for an interval of the recipe: the
 same, mean over {TRUTH_SEEDS} further seeds. A truth is measured too, and its standard error is allowed for. The
 validation interval is what a sweep without test images could print: that of a point that nobody picked.
 "highest on test" is what a reader picks who goes by the confirmed members' robust accuracy on test."""

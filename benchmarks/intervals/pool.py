@@ -30,9 +30,11 @@ class Draw(TrialContext):
 
     data: DrawnData
 
-    def __init__(self, pool: TrialContext, cache: Path, seed: int) -> None:
+    def __init__(self, pool: TrialContext, cache: Path, seed: int, unseen: int = 0) -> None:
+        """``unseen``: images of the second look."""
+
         def load(task: TaskSettings, images: TaskImages) -> DrawnData:
-            return DrawnData(pool, images)
+            return DrawnData(pool, images, unseen)
 
         super().__init__(pool.task, load, pool.measures, data_seed=seed, cache=cache, device=pool.device)
         self.reference = DrawnReference(self.clip, self.data, Store(cache), bf16=self.bf16)
@@ -42,8 +44,9 @@ class Draw(TrialContext):
 class DrawnData(TypographicData):
     """Rows of the pool's pairs and of its test images, without pixels: a transform needs none."""
 
-    def __init__(self, pool: TrialContext, images: TaskImages) -> None:
+    def __init__(self, pool: TrialContext, images: TaskImages, unseen: int) -> None:
         super().__init__(settings_of(pool), images)
+        self._unseen = unseen
         self.pool, self._rows = pool, np.random.default_rng([images.seed, 7])
         self.drawn: dict[str, Tensor] = {}
         """Embeddings by the digest of a view."""
@@ -57,17 +60,23 @@ class DrawnData(TypographicData):
 
     @cached_property
     def parts(self) -> dict[str, EvaluationSet]:
-        """Return ``validation``, ``test`` and ``fresh``: a partition of the pool's test images."""
+        """Return a partition of the pool's test images; ``unseen`` is for the second look, ``fresh`` for truths."""
         whole = self.pool.data.test_sets[0]
         order = torch.from_numpy(self._rows.permutation(len(whole.images.keys)))
-        rows = torch.tensor_split(order, [VALIDATION, VALIDATION + TEST])
-        return {
-            name: self._set(whole, part, name) for name, part in zip(("validation", "test", "fresh"), rows, strict=True)
-        }
+        rows = torch.tensor_split(order, [VALIDATION, VALIDATION + TEST, VALIDATION + TEST + self._unseen])
+        names = ("validation", "test", "unseen", "fresh")
+        return {name: self._set(whole, part, name) for name, part in zip(names, rows, strict=True)}
 
     @cached_property
     def search_sets(self) -> list[EvaluationSet]:
         return [self.parts["validation"]]
+
+    @cached_property
+    def unseen_sets(self) -> list[EvaluationSet]:
+        return [self.parts["unseen"]] if self._unseen else []
+
+    def unseen_images(self) -> list[int]:
+        return [self._unseen]
 
     @cached_property
     def test_sets(self) -> list[EvaluationSet]:

@@ -17,18 +17,20 @@ from benchmarks.common.goals import DIRECTIONS, GOALS, TYPOGRAPHIC
 from benchmarks.intervals.pool import PAIRS, POOL, TEST, VALIDATION, Draw
 from sweeper.front.build import build_front, confirmed
 from sweeper.front.confirm import Hits, confirm_seed, confirmations, plan, retrained
+from sweeper.front.second_look import UNTOUCHED, near_front
 from sweeper.jobs import Outcome, TrainJob
 from sweeper.models.model_card import validation_intervals
 from sweeper.records import Front, FrontPoint, PointName, Retraining, TrialRecord, UntouchedModel
 from sweeper.search.scheduler import NoLimits, TrialScheduler
 from sweeper.search.study import Study
+from sweeper.spec.bounds import Bounds
 from sweeper.spec.spec import Spec, spec_type
 from trainables.distributed import WorkerGroup
 from trainables.evaluation.measure import means, untouched_policy
 from trainables.evaluation.metrics import bootstrap_interval
 from trainables.evaluation.typographic import goal_scores
 from trainables.models.policy import Policy
-from trainables.records import Report, TrialResult
+from trainables.records import Report, SecondLook, TrialResult
 from trainables.settings.parameters import Parameters
 from trainables.training.hooks import NonFiniteLoss
 from trainables.training.trial import run_trial
@@ -37,7 +39,11 @@ from trainables.training.trial_folder import TrialFolder
 PICKS = ("knee", "most robust")
 TRUTH_SEEDS = 8
 """Seeds over which the true value of a confirmed pick is averaged."""
-FRESH = POOL["test"] - VALIDATION - TEST
+
+
+def fresh_images(unseen: int) -> int:
+    """Return how many images of the pool a sweep has not seen; ``unseen``: images of its second look."""
+    return POOL["test"] - VALIDATION - TEST - unseen
 
 
 def spec(seed: int) -> Spec:
@@ -118,12 +124,15 @@ class SmallSweep:
 
     def __init__(self, context: Draw, seed: int, folder: Path) -> None:
         self._context, self._spec, self._folder = context, spec(seed), folder
+        (self._unseen,) = context.data.unseen_images()
+        self._looks: dict[PointName, SecondLook] = {}
         self._group = WorkerGroup(device=context.device)
         scores = goal_scores(context, untouched_policy(context), context.data.search_sets, self._group)
         self._untouched = UntouchedModel(
             goals=means(scores),
             chance=1 / len(context.data.parts["test"].images.class_names),
             validation_images=[VALIDATION],
+            unseen_images=context.data.unseen_images(),
             pairs=PAIRS,
             weights_digest="",
             data_digest="",
@@ -151,7 +160,12 @@ class SmallSweep:
         members = [point for point in confirmed(front, by_point).points if point.confirmation is not None]
         truths = self._truths(members)
         lines = [self._line(point, truth) for point, truth in zip(members, truths, strict=True)]
-        return {"seed": self._spec.search.seed, "members": len([p for p in front.points if p.member]), "lines": lines}
+        return {
+            "seed": self._spec.search.seed,
+            "unseen": self._unseen,
+            "members": len([p for p in front.points if p.member]),
+            "lines": lines,
+        }
 
     def _search(self) -> None:
         control, files = OneConfirmPhase(self._spec, self._front), InProcessFiles(self._folder)
@@ -173,15 +187,37 @@ class SmallSweep:
 
     def _front(self) -> Front:
         trials = self._study.trials()
+        bounds = self._spec.bounds(self._untouched.goals)
+        if self._unseen:
+            self._look_again(trials, bounds)
         return build_front(
             "calibration",
             trials,
             goals=TYPOGRAPHIC,
-            bounds=self._spec.bounds(self._untouched.goals),
+            bounds=bounds,
             untouched=self._untouched,
             measurements={},
             planned=len(trials),
+            second_looks=self._looks if self._unseen else None,
         )
+
+    def _look_again(self, trials: Sequence[TrialRecord], bounds: Bounds) -> None:
+        look = self._spec.evaluate.second_look
+        assert look is not None and not bounds, "bounds would be relative to what both say of the untouched model"
+        near = near_front(
+            trials, goals=TYPOGRAPHIC, bounds=bounds, untouched_goals=self._untouched.goals, margin=look.margin
+        )
+        if UNTOUCHED not in self._looks:
+            self._looks[UNTOUCHED] = self._looked(untouched_policy(self._context))
+        for point, parameters in near.items():
+            number, weights, strength = point
+            if point not in self._looks and number is not None:
+                with self._policy(number, parameters, weights, strength) as policy:
+                    self._looks[point] = self._looked(policy)
+
+    def _looked(self, policy: Policy) -> SecondLook:
+        scores = goal_scores(self._context, policy, self._context.data.unseen_sets, self._group)
+        return SecondLook(values=means(scores), images=[self._unseen])
 
     def _hits(self, key: int, parameters: dict[str, Any], weights: str, strength: float) -> dict[str, list[np.ndarray]]:
         with self._policy(key, parameters, weights, strength) as policy:
@@ -229,7 +265,9 @@ class SmallSweep:
         assert point.confirmation is not None and point.trial is not None
         weights = (point.trial, point.parameters, point.weights, point.strength)
         hits, fresh = self._hits(*weights), self._fresh(*weights)
-        validation = validation_intervals({goal: point.validation[goal] for goal in GOALS}, [VALIDATION], TYPOGRAPHIC)
+        validation = validation_intervals(
+            {goal: point.validation[goal] for goal in GOALS}, [VALIDATION + self._unseen], TYPOGRAPHIC
+        )
         confirmation, goals = point.confirmation, {}
         for goal in GOALS:
             assert confirmation.validation and confirmation.values

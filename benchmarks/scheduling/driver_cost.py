@@ -32,7 +32,7 @@ from benchmarks.common.goals import DIRECTIONS, TYPOGRAPHIC
 from benchmarks.common.machine import environment, publish
 from benchmarks.scheduling.optuna_peer import peer_main
 from benchmarks.scheduling.virtual_slots import IMAGES, PROGRESS, STRENGTHS, run_slots
-from sweeper.front.load import front_of
+from sweeper.front.load import front_of, searched_front
 from sweeper.front.rendering.writer import FrontFiles
 from sweeper.records import UntouchedModel
 from sweeper.run.budget import Session
@@ -167,12 +167,14 @@ def measure(home: Path, spec: Spec, slots: int, at: list[int], peer: Connection 
     session = Session(started_s=time.time(), device="cpu", slots=slots, devices_per_slot=1.0, wall_s=0.0)
     usage = UsageMeter(folder, session, [], planned=search.trials, epochs=spec.training.epochs)
     build = partial(front_of, folder, spec, UNTOUCHED)
+    searched = partial(searched_front, folder, spec, UNTOUCHED)
     observer = Observer(
         progress,
         tracker,
         files,
         usage,
-        front=timer.watched("front", build),
+        front=build,
+        searched_front=timer.watched("front", searched),
         trials=study.trials,
         trial_tags={"sweeper.version.torch": "2.14"},
     )

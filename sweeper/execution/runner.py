@@ -6,6 +6,8 @@ Imported on the workers only; the driver hands over ``partial(make_runner, ...)`
 from __future__ import annotations
 
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,9 +19,18 @@ from sweeper.execution.worker import (
     Runner,
     WorkerContext,
 )
-from sweeper.jobs import Job, JobResult, MeasureJob, ProbeJob, TrainJob, UntouchedJob
+from sweeper.jobs import (
+    Job,
+    JobResult,
+    MeasureJob,
+    ProbeJob,
+    SecondLookJob,
+    TrainedWeights,
+    TrainJob,
+    UntouchedJob,
+)
 from sweeper.records import UntouchedModel
-from trainables.records import Measurement, Report, TrialResult, TrialTiming
+from trainables.records import Measurement, Report, SecondLook, TrialResult, TrialTiming
 from trainables.settings.task import TaskSettings
 
 if TYPE_CHECKING:
@@ -60,6 +71,9 @@ class _TrialRunner:
             case MeasureJob():
                 with channel.long_operation("measuring"):
                     return self._measure(job)
+            case SecondLookJob():
+                with channel.long_operation("measuring"):
+                    return self._look_again(job)
             case ProbeJob():
                 channel.heartbeat()
                 return self._probe(job, channel)
@@ -121,6 +135,7 @@ class _TrialRunner:
             goals=values,
             chance=data.chance(),
             validation_images=data.validation_images(),
+            unseen_images=data.unseen_images(),
             pairs=len(data.preferences.shown.labels),
             weights_digest=context.clip.digest,
             data_digest=data.digest(),
@@ -146,20 +161,28 @@ class _TrialRunner:
         )
 
     def _measure(self, job: MeasureJob) -> Measurement:
+        measures = self._context.measures
+        with self._policy(job.point) as policy:
+            return measures.test(self._context, policy, self._group, variants=job.variants, answers=job.answers)
+
+    def _look_again(self, job: SecondLookJob) -> SecondLook:
+        with self._policy(job.point) as policy:
+            values = self._context.measures.second_look(self._context, policy, self._group)
+        return SecondLook(values=values, images=self._context.data.unseen_images())
+
+    @contextmanager
+    def _policy(self, point: TrainedWeights | None) -> Iterator[Policy]:
+        """The policy of a point; None: the untouched model."""
         from trainables.evaluation.measure import untouched_policy
         from trainables.settings.parameters import Parameters
         from trainables.training.trial_folder import TrialFolder
 
-        point = job.point
         if point is None:
-            return self._measure_policy(untouched_policy(self._context), job)
+            yield untouched_policy(self._context)
+            return
         policy = self._context.policy(Parameters.model_validate(point.parameters))
         try:
             policy.set_weights(TrialFolder(point.folder).weights(point.weights), point.strength)
-            return self._measure_policy(policy, job)
+            yield policy
         finally:
             self._context.release(policy)
-
-    def _measure_policy(self, policy: Policy, job: MeasureJob) -> Measurement:
-        measures = self._context.measures
-        return measures.test(self._context, policy, self._group, variants=job.variants, answers=job.answers)

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from sweeper.front.pareto import hypervolume, knee, non_dominated
+from sweeper.front.second_look import pooled
 from sweeper.records import Confirmation, Front, FrontPoint, PointName, TrialRecord, UntouchedModel
 from sweeper.spec.bounds import Bounds, keeps
-from trainables.records import Goals, Measurement, oriented
+from trainables.records import Goals, Measurement, SecondLook, oriented
 
 
 def build_front(
@@ -21,6 +22,7 @@ def build_front(
     measurements: Mapping[PointName, Measurement],
     planned: int,
     curves: Sequence[str] = (),
+    second_looks: Mapping[PointName, SecondLook] | None = None,
 ) -> Front:
     """Return the front. Everything is decided on validation; ``measurements`` (test) are only shown beside it.
 
@@ -28,9 +30,15 @@ def build_front(
         bounds: what every member must keep.
         planned: trials of the sweep.
         curves: metrics whose course over the strength is drawn.
+        second_looks: by point. Where there are some, only points that have one can be members, by both measurements.
     """
+    seen = untouched.validation_images
+
+    def shown(point: FrontPoint) -> FrontPoint:
+        return _tested(_looked_at(replace(point, images=sum(seen) or None), seen, second_looks or {}), measurements)
+
     candidates = [
-        _tested(
+        shown(
             FrontPoint(
                 trial=trial.number,
                 weights=point.weights,
@@ -38,38 +46,40 @@ def build_front(
                 parameters=trial.parameters,
                 validation=dict(point.values),
                 member=False,
-            ),
-            measurements,
+            )
         )
         for trial in trials
         if trial.state == "complete" and trial.confirms is None
         for point in trial.points
     ]
-    allowed = [point for point in candidates if keeps(bounds, point.validation)]
+    looked_at = [point for point in candidates if second_looks is None or point.point_name in second_looks]
+    allowed = [point for point in looked_at if keeps(bounds, point.validation)]
+    untouched_point = shown(
+        FrontPoint(
+            trial=None,
+            weights="last",
+            strength=1.0,
+            parameters={},
+            validation=dict(untouched.goals),
+            name="untouched",
+            member=False,
+        )
+    )
     # The untouched model competes: a point that is nowhere better than it is no trade.
     values = [oriented(point.validation, goals) for point in allowed]
-    flags = non_dominated([oriented(untouched.goals, goals), *values])[1:]
+    flags = non_dominated([oriented(untouched_point.validation, goals), *values])[1:]
     members = _named([point for point, flag in zip(allowed, flags, strict=True) if flag], goals)
     kept = {point.point_name for point in members}
     others = [point for point in candidates if point.point_name not in kept]
-    untouched_point = FrontPoint(
-        trial=None,
-        weights="last",
-        strength=1.0,
-        parameters={},
-        validation=dict(untouched.goals),
-        name="untouched",
-        member=False,
-    )
     members, baselines = _with_baselines(members, others, trials, goals)
     baseline_names = {point.point_name for point in baselines}
     first, second = (goal.metric for goal in goals)
     floor = next((bound.value for bound in bounds if bound.metric == first), untouched.chance)
-    reference_point = (floor, untouched.goals[second])
+    reference_point = (floor, untouched_point.validation[second])
     return Front(
         sweep=sweep,
         goals=goals,
-        points=(*members, _tested(untouched_point, measurements), *baselines),
+        points=(*members, untouched_point, *baselines),
         others=tuple(point for point in others if point.point_name not in baseline_names),
         hypervolume=front_hypervolume(members, reference_point, goals),
         reference_point=reference_point,
@@ -156,6 +166,13 @@ def front_hypervolume(members: Sequence[FrontPoint], reference_point: tuple[floa
     """Return the hypervolume of members on validation; ``reference_point`` in the goals' own units."""
     reference = oriented(dict(zip((goal.metric for goal in goals), reference_point, strict=True)), goals)
     return hypervolume([oriented(point.validation, goals) for point in members], reference)
+
+
+def _looked_at(point: FrontPoint, seen: Sequence[int], looks: Mapping[PointName, SecondLook]) -> FrontPoint:
+    looked = looks.get(point.point_name)
+    if looked is None:
+        return point
+    return replace(point, validation=pooled(point.validation, seen, looked), images=sum(seen) + sum(looked.images))
 
 
 def _tested(point: FrontPoint, measurements: Mapping[PointName, Measurement]) -> FrontPoint:

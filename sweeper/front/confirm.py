@@ -124,6 +124,7 @@ def confirmations(
     member's and not the untouched model's are at least as good in both goals, and where every training ended well.
 
     Args:
+        trials: of the study; after a second look, with the values by both measurements.
         hits: of the re-trained weights, under (number of the re-training, weights, strength).
         untouched_goals: of the untouched model on validation.
         measurements: on test, under the same names, for goals that are no shares of right answers.

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from sweeper.errors import UserError
 from sweeper.front.build import build_front, confirmed, merged
-from sweeper.records import Front, TrialRecord, UntouchedModel
+from sweeper.front.second_look import UNTOUCHED, covers, near_front, pooled
+from sweeper.records import Front, LookedAt, PointName, TrialRecord, UntouchedModel
 from sweeper.search.study import read_trials
 from sweeper.spec.spec import Spec
 from sweeper.storage.sweep_folder import SweepFolder
+from trainables.records import SecondLook
 
 
 def load_front(folder: SweepFolder, spec: Spec, trials: Sequence[TrialRecord]) -> Front | None:
@@ -22,18 +26,72 @@ def load_front(folder: SweepFolder, spec: Spec, trials: Sequence[TrialRecord]) -
 
 
 def front_of(folder: SweepFolder, spec: Spec, untouched: UntouchedModel, trials: Sequence[TrialRecord]) -> Front:
-    """Return the front of a sweep's trials, with what its folder holds of them."""
-    front = build_front(
-        folder.name,
+    """Return the front of a sweep's trials, with what its folder holds of them: chosen with the second look once that
+    has covered all complete trials, else by the search alone."""
+    front, looks = searched_front(folder, spec, untouched, trials), folder.second_looks()
+    if covers(looks, trials):
+        by_search = {point.point_name for point in front.points if point.member}
+        front = _front(folder, spec, untouched, trials, looks.points)
+        members = {point.point_name for point in front.points if point.member}
+        searched = {trial.number for trial in trials if trial.confirms is None}
+        looked = LookedAt(
+            points=sum(number in searched for number, _, _ in looks.points),
+            images=sum(looks.points[UNTOUCHED].images),
+            new=len(members - by_search),
+        )
+        front = replace(front, second_look=looked)
+    return confirmed(front, folder.confirmations())
+
+
+def searched_front(folder: SweepFolder, spec: Spec, untouched: UntouchedModel, trials: Sequence[TrialRecord]) -> Front:
+    """Return the front by the search alone, without confirmations: what is shown while trials of the search end."""
+    return _front(folder, spec, untouched, trials, None)
+
+
+def missing_looks(
+    folder: SweepFolder, spec: Spec, untouched: UntouchedModel, trials: Sequence[TrialRecord]
+) -> dict[PointName, dict[str, Any]]:
+    """Return the points that the second look has not measured yet, the untouched model among them, with parameters.
+
+    Empty where there is nothing to look at. Raise ValueError for a sweep whose spec has no second look.
+    """
+    look = spec.evaluate.second_look
+    if look is None:
+        raise ValueError("evaluate.second_look is null")
+    near = near_front(
         trials,
         goals=spec.task_goals(),
         bounds=spec.bounds(untouched.goals),
+        untouched_goals=untouched.goals,
+        margin=look.margin,
+    )
+    if not near:
+        return {}
+    measured = folder.second_looks().points
+    return {name: parameters for name, parameters in {UNTOUCHED: {}, **near}.items() if name not in measured}
+
+
+def _front(
+    folder: SweepFolder,
+    spec: Spec,
+    untouched: UntouchedModel,
+    trials: Sequence[TrialRecord],
+    looks: Mapping[PointName, SecondLook] | None,
+) -> Front:
+    goals = untouched.goals
+    if looks is not None:
+        goals = pooled(goals, untouched.validation_images, looks[UNTOUCHED])
+    return build_front(
+        folder.name,
+        trials,
+        goals=spec.task_goals(),
+        bounds=spec.bounds(goals),
         untouched=untouched,
         measurements=folder.measurements(),
         planned=spec.search.trials,
         curves=spec.kind.curves(spec),
+        second_looks=looks,
     )
-    return confirmed(front, folder.confirmations())
 
 
 def load_merged_front(sweeps: Sequence[tuple[SweepFolder, Spec]]) -> Front:

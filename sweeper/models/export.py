@@ -11,6 +11,7 @@ import yaml
 from sweeper.environment import versions
 from sweeper.errors import UserError
 from sweeper.front.export_record import Digests, ExportRecord, UntouchedMetrics
+from sweeper.front.second_look import images_behind
 from sweeper.models.model_card import model_card, validation_intervals
 from sweeper.records import Front, FrontPoint
 from sweeper.spec.spec import Spec
@@ -82,7 +83,7 @@ def _export_record(
         seed=trial["seed"],
         data_seed=trial["data_seed"],
         validation=point.validation,
-        validation_intervals=validation_intervals(point.validation, untouched.validation_images, front.goals),
+        validation_intervals=validation_intervals(point.validation, images_behind(point, untouched), front.goals),
         test=point.values,
         intervals=point.intervals,
         confirmation=point.confirmation,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from sweeper.errors import UnavailableError, UserError
+from sweeper.front.second_look import look_text
 from sweeper.run.resources import plan_slots
 from sweeper.run.usage import check_device, new_session
 from sweeper.spec.quantities import parse_budget
@@ -90,7 +91,9 @@ def check_model_and_images(spec: Spec, echo: Callable[[str], None]) -> None:
                 spec.task_settings(), data_seed=spec.search.seed, cache=Path(scratch), device=torch.device("cpu")
             )
             _check_model(spec, context.clip, echo)
-            for line in [*context.data.described(), *context.measures.findings(context)]:
+            seen, unseen = context.data.validation_images(), context.data.unseen_images()
+            look = look_text(spec, seen, unseen)
+            for line in [*context.data.described(), *look, *context.measures.findings(context)]:
                 echo(line)
             for split, broken in context.data.broken().items():
                 echo(f"{split}: {len(broken)} images cannot be read and are left out, first {broken[0]}")

@@ -133,6 +133,14 @@ def stopped_cost_s(spec: Spec, cost: TrialCost) -> float:
     return share * (cost.whole_s - cost.end_s) + to_the_end * cost.end_s
 
 
+def most_look_s(spec: Spec, timed: Sequence[tuple[Scope, TrialTiming]], slots: int) -> float:
+    """Return the wall-clock seconds of a second look at every point of every trial, and at the untouched model: more
+    than it takes, since only points near the front are looked at, and stopped trials have none."""
+    total = sum(scope.share for scope, _ in timed)
+    point_s = sum(scope.share * timing.unseen_share * timing.evaluation_s for scope, timing in timed) / total
+    return math.ceil((1 + spec.search.trials * (1 + _end_points(spec))) / slots) * point_s
+
+
 def probe_sweep(
     spec: Spec,
     storage: Path,
@@ -335,13 +343,25 @@ def _forecast_lines(spec: Spec, timed: Sequence[tuple[Scope, TrialTiming]], plan
         f"forecast, an estimate: {trials} trials of {duration(whole_s)}{_epochs_text(spec, timed) or ' each'}{stopping}"
         + (f", and {retrainings} whole ones that confirm the front" if retrainings else "")
         + f", {slots} at once: about {duration(wall_s)} and {hours(device_h)} {session.device}-h, warm-up included, "
-        "test of the front not"
+        + ("second look and test" if _looks_again(timed) else "test")
+        + " of the front not"
     ]
+    if _looks_again(timed):
+        look_s = most_look_s(spec, timed, slots)
+        look_h = replace(session, wall_s=look_s).device_s / 3600
+        lines.append(
+            f"  second look: at most {duration(look_s)} and {hours(look_h)} {session.device}-h, if all "
+            f"{trials * (1 + _end_points(spec))} points were near the front; most are not"
+        )
     if spec.limits.budget is not None:
         budget = parse_budget(spec.limits.budget)
         enough = "enough" if device_h <= budget.hours else "not enough"
         lines.append(f"  budget {budget}: {enough} for all of them")
     return lines
+
+
+def _looks_again(timed: Sequence[tuple[Scope, TrialTiming]]) -> bool:
+    return any(timing.unseen_share > 0 for _, timing in timed)
 
 
 def _small(seconds: float) -> str:

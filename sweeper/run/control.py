@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from sweeper.front.confirm import plan
 from sweeper.front.load import load_front
 from sweeper.records import Retraining, TrialRecord
+from sweeper.run.measurements import Measurements
 from sweeper.run.progress import Progress
 from sweeper.run.signals import StopSignal
 from sweeper.run.usage import UsageMeter
@@ -35,16 +36,19 @@ class SessionControl:
         usage: UsageMeter,
         slots: SlotPool,
         progress: Progress,
+        measurements: Measurements,
     ) -> None:
         self._folder, self._spec = folder, spec
         self._stop, self._usage, self._slots, self._progress = stop, usage, slots, progress
+        self._measurements = measurements
 
     def tick(self) -> None:
         self._usage.tick()
         self._progress.tick()
 
     def stop_requested(self) -> bool:
-        return self._stop.asked or self._usage.used_up()
+        # As measuring on test, the second look is not held back by a budget that is used up.
+        return self._stop.asked or (self._usage.used_up() and not self._measurements.looking)
 
     def stop_running(self) -> None:
         if not self._stop.asked:
@@ -57,10 +61,14 @@ class SessionControl:
         confirm = self._spec.confirm
         return self._usage.may_start(1.0 if confirming or confirm is None else 1.0 - confirm.share)
 
-    def plan_retrainings(self, trials: Sequence[TrialRecord]) -> Sequence[Retraining]:
+    def plan_retrainings(self, trials: Sequence[TrialRecord]) -> Sequence[Retraining] | None:
         confirm, search = self._spec.confirm, self._spec.search
+        if confirm is None:
+            return ()
+        if not self._measurements.look_again(trials, self._spec):
+            return None
         front = load_front(self._folder, self._spec, trials)
-        if confirm is None or front is None:
+        if front is None:
             return ()
         most = confirm.most_trainings(search.trials) if self._spec.limits.budget is None else None
         planned = plan(front, trials, confirm, seed=search.seed, most=most)

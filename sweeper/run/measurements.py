@@ -1,20 +1,35 @@
-"""What warm slots measure for the driver: the untouched model on validation, and points on test, each once."""
+"""What warm slots measure for the driver: the untouched model on validation, the second look, and points on test."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any
 
 from sweeper.errors import UnavailableError
 from sweeper.front.confirm import confirmations, read_hits, retrained
-from sweeper.jobs import Job, JobResult, MeasureJob, Outcome, TrainedWeights, UntouchedJob
+from sweeper.front.load import load_front, missing_looks
+from sweeper.front.second_look import (
+    UNTOUCHED,
+    about_text,
+    complete_trials,
+    covers,
+    is_possible,
+    new_text,
+    pooled,
+    with_second_looks,
+)
+from sweeper.jobs import Job, JobResult, MeasureJob, Outcome, SecondLookJob, TrainedWeights, UntouchedJob
 from sweeper.records import Front, PointName, TrialRecord, UntouchedModel
 from sweeper.run.progress import Progress
 from sweeper.run.signals import SessionInterrupted, StopSignal
 from sweeper.spec.spec import Spec
 from sweeper.storage.sweep_folder import SweepFolder
-from trainables.records import Measurement
+from trainables.records import Measurement, SecondLook
+
+LOOK_LINE_S = 10.0
+"""So often is told how far a second look is."""
 
 
 class Measurements:
@@ -32,14 +47,19 @@ class Measurements:
         *,
         stop: StopSignal,
         tick: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """``submit``: of the slots; ``tick``: called several times a second while a measurement is under way."""
         self._submit_job, self._folder, self._progress = submit, folder, progress
-        self._stop, self._tick = stop, tick
+        self._stop, self._tick, self._clock = stop, tick, clock
         self._submitted = 0
         self._untouched: Future[Outcome] | None = None
         self._broken_splits: set[str] = set()
         """Splits whose broken images the user has been told of."""
+        self._looks: dict[PointName, Future[Outcome]] = {}
+        """Of the second look that goes on, by point: those that are not on disk yet."""
+        self._looks_wanted = 0
+        self._look_told_s = 0.0
 
     def untouched(self) -> UntouchedModel | None:
         """Return the measured untouched model; None while it is being measured."""
@@ -51,6 +71,69 @@ class Measurements:
         assert isinstance(untouched, UntouchedModel)
         self._tell_broken(untouched.broken)
         return untouched
+
+    @property
+    def looking(self) -> bool:
+        """Return whether a second look has begun and not ended."""
+        return bool(self._looks)
+
+    def look_again(self, trials: Sequence[TrialRecord], spec: Spec) -> bool:
+        """Begin a second look at the points near the front that have none yet, or go on with it for 0.1 s.
+
+        Return whether it has ended. What was measured is on disk then.
+
+        ``trials``: of the study, whose search has ended.
+        """
+        untouched = self._folder.untouched()
+        assert untouched is not None, "the untouched model is measured before the first trial"
+        if not self._looks:
+            if spec.evaluate.second_look is None or not is_possible(untouched.unseen_images):
+                return True
+            missing = missing_looks(self._folder, spec, untouched, trials)
+            if not missing:
+                self._end_look(trials, spec)
+                return True
+            assert untouched.unseen_images is not None, "a second look is possible"
+            self._begin_looks(missing, untouched.unseen_images)
+        self._go_on_looking()
+        return False
+
+    def second_look(self, trials: Sequence[TrialRecord], spec: Spec) -> None:
+        """Have the second look made, or what is missing of it; see ``look_again``."""
+        while not self.look_again(trials, spec):
+            self._stop.check()
+            self._tick()
+
+    def _begin_looks(self, points: Mapping[PointName, Mapping[str, Any]], images: Sequence[int]) -> None:
+        self._looks_wanted = len(points.keys() - {UNTOUCHED})
+        self._progress.line(f"second look: {about_text(self._looks_wanted, sum(images))}")
+        self._looks = {
+            point: self._submit_job(SecondLookJob(key=self._next_key(), point=self._weights(point, parameters)))
+            for point, parameters in points.items()
+        }
+        self._look_told_s = self._clock()
+
+    def _go_on_looking(self) -> None:
+        wait(self._looks.values(), timeout=0.1, return_when=FIRST_COMPLETED)
+        for point in [point for point, future in self._looks.items() if future.done()]:
+            looked = self._result(self._looks.pop(point))
+            assert isinstance(looked, SecondLook)
+            self._folder.append_second_look(point, looked)
+        if self._looks and self._clock() - self._look_told_s >= LOOK_LINE_S:
+            self._look_told_s = self._clock()
+            done = self._looks_wanted - len(self._looks.keys() - {UNTOUCHED})
+            self._progress.line(f"second look: {done} of {self._looks_wanted} points")
+
+    def _end_look(self, trials: Sequence[TrialRecord], spec: Spec) -> None:
+        looks = self._folder.second_looks()
+        if not looks.points or covers(looks, trials):
+            return
+        self._folder.end_second_look(complete_trials(trials))
+        front = load_front(self._folder, spec, trials)
+        assert front is not None and front.second_look is not None, "it has just ended"
+        members = sum(point.member for point in front.points)
+        self._progress.line(f"second look: {new_text(front.second_look, members)}")
+        self._progress.front_updated(front)
 
     def on_test(self, points: Mapping[PointName, Mapping[str, Any]], *, variants: bool) -> None:
         """Measure points on test, given the parameters of their trials; all are on disk when this returns.
@@ -85,14 +168,18 @@ class Measurements:
         if missing:
             self._progress.line(f"measuring on test: {len(missing)} points of what was trained again")
             self.on_test(missing, variants=False)
-        sets, bounds = spec.kind.goal_sets(spec), spec.bounds(untouched.goals)
+        goals = untouched.goals
+        if front.second_look is not None and untouched.unseen_images is not None:
+            trials = self._looked_at(points, untouched, untouched.unseen_images, trials)
+            goals = pooled(goals, untouched.validation_images, self._folder.second_looks().points[UNTOUCHED])
+        sets, bounds = spec.kind.goal_sets(spec), spec.bounds(goals)
         hits = {point: read_hits(self._folder.answers_path(point), sets, front.goals) for point in points}
         confirmed = confirmations(
             front,
             trials,
             hits,
             bounds=bounds,
-            untouched_goals=untouched.goals,
+            untouched_goals=goals,
             measurements=self._folder.measurements(),
         )
         self._folder.write_confirmations(confirmed)
@@ -101,15 +188,38 @@ class Measurements:
             f"confirmed: {staying} of {len(confirmed)} members that were trained again stay on the front"
         )
 
+    def _looked_at(
+        self,
+        points: Mapping[PointName, Mapping[str, Any]],
+        untouched: UntouchedModel,
+        images: Sequence[int],
+        trials: Sequence[TrialRecord],
+    ) -> list[TrialRecord]:
+        """Have points of retrainings measured as those of the search were; return trials with what both say."""
+        looks = self._folder.second_looks().points
+        missing = {point: parameters for point, parameters in points.items() if point not in looks}
+        if missing:
+            self._begin_looks(missing, images)
+        while self._looks:
+            self._stop.check()
+            self._tick()
+            self._go_on_looking()
+        return with_second_looks(trials, untouched.validation_images, self._folder.second_looks().points)
+
     def _measure_job(self, point: PointName, parameters: Mapping[str, Any], variants: bool) -> MeasureJob:
-        trial, weights, strength = point
-        trained = None
-        if trial is not None:
-            folder = self._folder.trial(trial).path
-            trained = TrainedWeights(folder=folder, parameters=dict(parameters), weights=weights, strength=strength)
         return MeasureJob(
-            key=self._next_key(), point=trained, answers=self._folder.answers_path(point), variants=variants
+            key=self._next_key(),
+            point=self._weights(point, parameters),
+            answers=self._folder.answers_path(point),
+            variants=variants,
         )
+
+    def _weights(self, point: PointName, parameters: Mapping[str, Any]) -> TrainedWeights | None:
+        trial, weights, strength = point
+        if trial is None:
+            return None
+        folder = self._folder.trial(trial).path
+        return TrainedWeights(folder=folder, parameters=dict(parameters), weights=weights, strength=strength)
 
     def _tell_broken(self, broken: Mapping[str, list[str]]) -> None:
         for split, images in broken.items():

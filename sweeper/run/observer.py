@@ -25,16 +25,18 @@ class Observer:
         usage: UsageMeter,
         *,
         front: Callable[[Sequence[TrialRecord]], Front],
+        searched_front: Callable[[Sequence[TrialRecord]], Front],
         trials: Callable[[], list[TrialRecord]],
         trial_tags: dict[str, str],
     ) -> None:
         """
         Args:
-            front: of given trials; also called on the thread of ``files``.
+            front: of given trials, for the files; called on the thread of ``files``.
+            searched_front: by the search alone, for what is told while its trials end.
             trials: of the study.
         """
         self._progress, self._tracker, self._files, self._usage = progress, tracker, files, usage
-        self._front, self._trials, self._live = front, trials, LiveFront(front, trials())
+        self._front, self._trials, self._live = front, trials, LiveFront(searched_front, trials())
         self._trial_tags = trial_tags
 
     def repeat(self, trials: Iterable[TrialRecord], reports: Callable[[int], Sequence[Report]]) -> None:
@@ -60,10 +62,12 @@ class Observer:
         self._usage.ended(trial)
         self._progress.trial_ended(trial)
         self._track_end(trial)
-        front = self._live.ended(trial)
+        if trial.confirms is None:  # what is trained again changes no front, least of all one of the second look
+            front = self._live.ended(trial)
+            if trial.state == "complete":
+                self._progress.front_updated(front)
+                self._tracker.hypervolume_changed(front)
         if trial.state == "complete":
-            self._progress.front_updated(front)
-            self._tracker.hypervolume_changed(front)
             self._files.offer(partial(self._front, self._trials()))
 
     def _track_end(self, trial: TrialRecord) -> None:

@@ -8,8 +8,9 @@ from functools import partial
 
 from sweeper.environment import versions
 from sweeper.errors import UserError
-from sweeper.front.load import front_of
+from sweeper.front.load import front_of, searched_front
 from sweeper.front.rendering.writer import FrontFiles
+from sweeper.front.second_look import noise_text
 from sweeper.records import UntouchedModel
 from sweeper.run.observer import Observer
 from sweeper.run.progress import Progress
@@ -54,10 +55,21 @@ def begin_search(
         progress.line(f"model, assumed: {untouched.assumed}")
     goals = ", ".join(f"{goal.short} {untouched.goals[goal.metric]:.3f}" for goal in spec.task_goals())
     progress.line(f"untouched model on validation: {goals}; {untouched.pairs} preference pairs")
+    noise = noise_text(untouched.validation_images, untouched.unseen_images)
+    if noise is not None:
+        progress.line(noise)
     study = open_study(folder, spec, untouched, progress.line)
     trial_files = FolderTrialFiles(folder, spec)
-    front = partial(front_of, folder, spec, untouched)
-    observer = Observer(progress, tracker, files, usage, front=front, trials=study.trials, trial_tags=tags)
+    observer = Observer(
+        progress,
+        tracker,
+        files,
+        usage,
+        front=partial(front_of, folder, spec, untouched),
+        searched_front=partial(searched_front, folder, spec, untouched),
+        trials=study.trials,
+        trial_tags=tags,
+    )
     observer.repeat(study.trials(), trial_files.reports)
     scheduler = TrialScheduler(spec, study, trial_files, untouched.goals, observer, control)
     return ActiveSearch(study=study, scheduler=scheduler)

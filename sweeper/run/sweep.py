@@ -1,4 +1,4 @@
-"""A sweep from start to end: slots, untouched model, trials, test of the front.
+"""A sweep from start to end: slots, untouched model, trials, second look, test of the front.
 
 Ray is the executor, not the memory: everything that must survive is in the sweep's folder, and ``run_sweep`` goes on
 from whatever it finds there.
@@ -17,6 +17,7 @@ from sweeper.errors import UNAVAILABLE
 from sweeper.execution import cluster
 from sweeper.front.load import load_front
 from sweeper.front.rendering.writer import FrontFiles, write_front
+from sweeper.front.second_look import is_possible, no_look_text
 from sweeper.records import Front, TrialRecord
 from sweeper.run.budget import UnfinishedWork
 from sweeper.run.cleanup import SessionCleanup
@@ -136,8 +137,21 @@ def run_sweep(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Option
             progress.line("warming up: model, images and the reference's embeddings")
             files = FrontFiles(folder.front_path, tracker.front_updated)
             held.callback(files.close)
-            control = SessionControl(folder, spec, stop=stop, usage=usage, slots=slots, progress=progress)
-            measurements = Measurements(slots.submit, folder, progress, stop=stop, tick=control.tick)
+
+            def tick() -> None:
+                usage.tick()
+                progress.tick()
+
+            measurements = Measurements(slots.submit, folder, progress, stop=stop, tick=tick)
+            control = SessionControl(
+                folder,
+                spec,
+                stop=stop,
+                usage=usage,
+                slots=slots,
+                progress=progress,
+                measurements=measurements,
+            )
 
             def prepare() -> ActiveSearch | None:
                 """Begin the search once the untouched model is measured."""
@@ -203,10 +217,16 @@ def _measure_front(
     usage: UsageMeter,
     progress: Progress,
 ) -> None:
-    """Measure members, untouched model and baselines on test, each once, whatever comes later; then the retrainings."""
+    """Take the second look, if it was not taken before the confirm phase; then measure members, untouched model and
+    baselines on test, each once, whatever comes later; then the retrainings."""
     before_s = usage.used_s()
+    untouched = folder.untouched()
+    assert untouched is not None, "it is measured before the first trial"
+    if spec.evaluate.second_look is None or not is_possible(untouched.unseen_images):
+        progress.line(no_look_text(spec, untouched.validation_images, untouched.unseen_images))
+    measurements.second_look(trials, spec)
     front = load_front(folder, spec, trials)
-    assert front is not None, "the untouched model is measured before the first trial"
+    assert front is not None, "the untouched model is measured"
     missing = {point.point_name: point.parameters for point in front.points if point.values is None}
     if missing:
         progress.line(f"measuring on test: {len(missing)} points (front, untouched model, baselines)")
@@ -214,4 +234,4 @@ def _measure_front(
     measurements.confirm(front, trials, spec)
     if usage.limited():
         used_h, device = (usage.used_s() - before_s) / HOUR_S, usage.usage().device
-        progress.line(f"measuring on test took {hours(used_h)} {device}-h (budget and time end the search, not this)")
+        progress.line(f"measuring the front took {hours(used_h)} {device}-h (budget and time end the search, not this)")

@@ -58,8 +58,11 @@ class SweepControl(Protocol):
     def may_start(self, confirming: bool) -> bool:
         """Return whether budget and time allow a further trial; ``confirming``: one of the confirm phase."""
 
-    def plan_retrainings(self, trials: Sequence[TrialRecord]) -> Sequence[Retraining]:
-        """Return what the confirm phase trains again. Called once, when the search has ended, with all its trials."""
+    def plan_retrainings(self, trials: Sequence[TrialRecord]) -> Sequence[Retraining] | None:
+        """Return what the confirm phase trains again; None where that is not decided yet: it is asked again then.
+
+        Called when the search has ended, with all its trials.
+        """
 
 
 class NoLimits:
@@ -209,6 +212,8 @@ class TrialScheduler:
         trials = self._study.trials()
         begun = {(trial.confirms, trial.seed) for trial in trials}
         planned = self._control.plan_retrainings(trials)
+        if planned is None:
+            return
         self._retrainings = deque(
             retraining for retraining in planned if (retraining.confirms, retraining.seed) not in begun
         )

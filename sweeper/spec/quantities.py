@@ -61,6 +61,11 @@ def rounded_up(value: float) -> float:
     return round(math.ceil(value / unit - 1e-9) * unit, 6)
 
 
+def counted(number: int) -> str:
+    """Return a number with its thousands apart: ``4 000``."""
+    return f"{number:,}".replace(",", " ")
+
+
 def duration(seconds: float) -> str:
     """Return a duration as ``45 s``, ``12 min`` or ``3.4 h``."""
     if seconds < 90:

@@ -17,19 +17,20 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.errors import UnavailableError, UserError
-from sweeper.records import Confirmation, PointName, UntouchedModel
+from sweeper.records import Confirmation, PointName, SecondLooks, UntouchedModel
 from sweeper.spec.spec import Spec
 from sweeper.storage.files import read_if_whole, read_record, replace_text, storage_in_reach
 from sweeper.storage.lease import HeldLease, Lease
 from trainables.files import remove_partial_files, sync_folder
 from trainables.json_lines import append_line, read_lines
-from trainables.records import Measurement
+from trainables.records import Measurement, SecondLook
 from trainables.training.trial_folder import TrialFolder
 
 SPEC_FILE = "spec.resolved.json"
 ABOUT_FILE = "sweep.json"
 UNTOUCHED_FILE = "untouched.json"
 MEASUREMENTS_FILE = "test.jsonl"
+SECOND_LOOK_FILE = "second_look.jsonl"
 CONFIRMATIONS_FILE = "confirm.json"
 
 _HIDDEN = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{32}\.(?P<state>new|removed)")
@@ -258,6 +259,34 @@ class SweepFolder:
             except (ValueError, KeyError, TypeError, AttributeError):
                 continue
         return by_point
+
+    def append_second_look(self, point: PointName, looked: SecondLook) -> None:
+        """Record what the second look measured of a point; the line is on disk when this returns."""
+        trial, weights, strength = point
+        place = {"trial": trial, "weights": weights, "strength": strength}
+        append_line(self.path / SECOND_LOOK_FILE, {**place, **looked.to_json()})
+
+    def end_second_look(self, trials: int) -> None:
+        """Record that every point that is to be looked at has its line; ``trials``: complete ones of the search."""
+        append_line(self.path / SECOND_LOOK_FILE, {"complete_trials": trials})
+
+    def second_looks(self) -> SecondLooks:
+        """Return what second looks have measured. Of several lines of a point the first one counts; damaged ones do
+        not."""
+        by_point: dict[PointName, SecondLook] = {}
+        trials = 0
+        with storage_in_reach():
+            records = read_lines(self.path / SECOND_LOOK_FILE)
+        for record in records:
+            try:
+                if "complete_trials" in record:
+                    trials = int(record["complete_trials"])
+                else:
+                    point = (record["trial"], record["weights"], record["strength"])
+                    by_point.setdefault(point, SecondLook.from_json(record))
+            except (ValueError, KeyError, TypeError, AttributeError):
+                continue
+        return SecondLooks(points=by_point, trials=trials)
 
     def write_confirmations(self, confirmations: Mapping[PointName, Confirmation]) -> None:
         """Record what the confirm phase measured, in place of what an earlier one did."""

@@ -60,6 +60,11 @@ class TurnedData:
         return [self._images.subset(name, "validation", search.images) for name in search.sets]
 
     @cached_property
+    def unseen(self) -> list[ImageSet]:
+        of_sets = [self._images.unseen(name) for name in self._task.evaluate.search.sets]
+        return [images for images in of_sets if images is not None]
+
+    @cached_property
     def tested(self) -> list[ImageSet]:
         test = self._task.evaluate.test
         return [self._images.subset(name, "test", test.images) for name in test.sets]
@@ -72,6 +77,9 @@ class TurnedData:
 
     def validation_images(self) -> list[int]:
         return [len(images.keys) for images in self.searched]
+
+    def unseen_images(self) -> list[int]:
+        return self._images.unseen_counts()
 
     def chance(self) -> float:
         return 1 / len(self.searched[0].class_names)
@@ -98,6 +106,9 @@ class TurnedMeasures:
 
     def kept(self, context: TrialContext, policy: Policy, group: WorkerGroup) -> dict[str, float]:
         return {}
+
+    def second_look(self, context: TrialContext, policy: Policy, group: WorkerGroup) -> dict[str, float]:
+        return means(self._scores(context, policy, self._data(context).unseen, group))
 
     def solved_strength(self, context: TrialContext, policy: Policy, weights: Mapping[str, Tensor]) -> float | None:
         return None

@@ -92,6 +92,12 @@ class AttributeData:
         return [self._labelled(self._images.subset(name, "validation", search.images)) for name in search.sets]
 
     @cached_property
+    def unseen_sets(self) -> list[LabelledSet]:
+        """Validation images that the search does not see, of the sets of ``search_sets`` that have some."""
+        of_sets = [self._images.unseen(name) for name in self._task.evaluate.search.sets]
+        return [self._labelled(images) for images in of_sets if images is not None]
+
+    @cached_property
     def test_sets(self) -> list[LabelledSet]:
         """Images that no decision was taken on."""
         test = self._task.evaluate.test
@@ -109,6 +115,9 @@ class AttributeData:
 
     def validation_images(self) -> list[int]:
         return [len(searched.images.keys) for searched in self.search_sets]
+
+    def unseen_images(self) -> list[int]:
+        return self._images.unseen_counts()
 
     def chance(self) -> float:
         chances = [1 / len(searched.images.class_names) for searched in self.search_sets]

@@ -40,6 +40,10 @@ class TaskData(Protocol):
     def validation_images(self) -> list[int]:
         """Return how many images each validation set has."""
 
+    def unseen_images(self) -> list[int]:
+        """Return how many images each validation set has that the second look takes, and that the search does not
+        see."""
+
     def chance(self) -> float:
         """Return the first goal of guessing, mean over the validation sets."""
 
@@ -67,6 +71,12 @@ class Measures(Protocol):
 
     def kept(self, context: TrialContext, policy: Policy, group: WorkerGroup) -> dict[str, float]:
         """Return the metrics on validation that ``keep`` names and ``validation`` does not have."""
+
+    def second_look(self, context: TrialContext, policy: Policy, group: WorkerGroup) -> dict[str, float]:
+        """Return what ``validation`` and ``kept`` measure, on the validation images that the search does not see.
+
+        Called only where every validation set has some. A metric that cannot be had there is left out.
+        """
 
     def solved_strength(self, context: TrialContext, policy: Policy, weights: Mapping[str, Tensor]) -> float | None:
         """Return a strength of these weights that is worth measuring beside those that the spec names; None for none.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trainables.attack.rendering import generator
 from trainables.data.cache import Store
-from trainables.data.image_set import ImageSet, subset
+from trainables.data.image_set import ImageSet, subset, unseen
 from trainables.data.source import DataSource
 from trainables.settings.parameters import Parameters
 from trainables.settings.sets import ImageSetSettings, Split
@@ -23,7 +23,7 @@ class TaskImages:
     def __init__(self, task: TaskSettings, source: DataSource, store: Store, *, seed: int) -> None:
         """``seed``: of the sweep, for subsets and whatever a task draws."""
         self.source, self.store, self.seed = source, store, seed
-        self._sets = task.sets
+        self._sets, self._evaluate = task.sets, task.evaluate
         self._broken: dict[str, tuple[str, ...]] = {}
 
     def load(self, reference: str, default: Split) -> ImageSet:
@@ -36,6 +36,23 @@ class TaskImages:
     def subset(self, reference: str, default: Split, count: int | None) -> ImageSet:
         """Return at most so many of these images, drawn with the sweep's seed."""
         return subset(self.load(reference, default), count, seed=self.seed, store=self.store)
+
+    def unseen(self, reference: str) -> ImageSet | None:
+        """Return the validation images of a set that the search does not see, as many as the second look takes; None
+        where there are none."""
+        look, seen = self._evaluate.second_look, self._evaluate.search.images
+        if look is None or seen is None:
+            return None
+        images = self.load(reference, "validation")
+        return unseen(images, seen, look.images, seed=self.seed, store=self.store)
+
+    def unseen_counts(self) -> list[int]:
+        """Return how many images ``unseen`` has of each set that is searched on."""
+        look, search = self._evaluate.second_look, self._evaluate.search
+        if look is None or search.images is None:
+            return [0] * len(search.sets)
+        counts = [len(self.load(name, "validation").labels) for name in search.sets]
+        return [min(max(0, count - search.images), look.images) for count in counts]
 
     def settings(self, reference: str) -> ImageSetSettings:
         """Return the settings of the set in ``name`` or ``name/split``."""

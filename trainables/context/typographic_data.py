@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 
 import torch
@@ -72,6 +73,12 @@ class TypographicData:
         return [self._pasted(self._images.subset(name, "validation", search.images)) for name in search.sets]
 
     @cached_property
+    def unseen_sets(self) -> list[EvaluationSet]:
+        """Validation images that the search does not see, of the sets of ``search_sets`` that have some."""
+        of_sets = [self._images.unseen(name) for name in self._task.evaluate.search.sets]
+        return [self._pasted(images) for images in of_sets if images is not None]
+
+    @cached_property
     def test_sets(self) -> list[EvaluationSet]:
         """Images that no decision was taken on, with words pasted on them."""
         return [self._pasted(images) for images in self._test_images]
@@ -107,14 +114,24 @@ class TypographicData:
         """As ``sign_sets``, of ``search_sets``."""
         return [self._signs(self._at_most(searched.images, VARIANT_IMAGES)) for searched in self.search_sets]
 
+    @cached_property
+    def unseen_sign_sets(self) -> list[EvaluationSet]:
+        """As ``sign_sets``, of ``unseen_sets``."""
+        return [self._signs(self._at_most(shown.images, VARIANT_IMAGES)) for shown in self.unseen_sets]
+
     def pasted(self, reference: str) -> EvaluationSet:
         """Return the validation images of a set with words on them, at most as many as are searched on."""
         return self._pasted(self._images.subset(reference, "validation", self._task.evaluate.search.images))
 
-    def searched_under(self, variant: str) -> list[EvaluationSet]:
-        """Return ``search_sets`` under an attack that preference data never show; at most ``VARIANT_IMAGES`` each."""
+    def unseen_pasted(self, reference: str) -> EvaluationSet | None:
+        """Return the validation images of a set that ``pasted`` leaves out, with words on them; None without any."""
+        images = self._images.unseen(reference)
+        return None if images is None else self._pasted(images)
+
+    def under(self, variant: str, sets: Sequence[EvaluationSet]) -> list[EvaluationSet]:
+        """Return sets under an attack that preference data never show; at most ``VARIANT_IMAGES`` of each."""
         attack = held_out_variants(self._task.attack)[variant]
-        return [self._pasted(self._at_most(shown.images, VARIANT_IMAGES), attack) for shown in self.search_sets]
+        return [self._pasted(self._at_most(shown.images, VARIANT_IMAGES), attack) for shown in sets]
 
     def searched_prompts(self) -> list[Prompts]:
         shown = [searched.images for searched in self.search_sets]
@@ -125,6 +142,9 @@ class TypographicData:
 
     def validation_images(self) -> list[int]:
         return [len(searched.images.keys) for searched in self.search_sets]
+
+    def unseen_images(self) -> list[int]:
+        return self._images.unseen_counts()
 
     def chance(self) -> float:
         chances = [1 / len(searched.images.class_names) for searched in self.search_sets]

@@ -127,7 +127,22 @@ def subset(images: ImageSet, count: int | None, *, seed: int, store: Store | Non
     """Return at most ``count`` images, drawn with ``seed``."""
     if count is None or count >= len(images.labels):
         return images
-    index = sorted(generator(seed, "subset", images.name).permutation(len(images.labels))[:count].tolist())
+    return _taken(images, _drawn(images, seed)[:count], store)
+
+
+def unseen(images: ImageSet, seen: int, most: int, *, seed: int, store: Store | None = None) -> ImageSet | None:
+    """Return at most ``most`` of the images that ``subset`` with ``seen`` leaves out; None where it leaves none."""
+    rest = _drawn(images, seed)[seen:]
+    return _taken(images, rest[:most], store) if len(rest) else None
+
+
+def _drawn(images: ImageSet, seed: int) -> np.ndarray:
+    """(N,): all images in the order in which ``seed`` draws them."""
+    return generator(seed, "subset", images.name).permutation(len(images.labels))
+
+
+def _taken(images: ImageSet, rows: np.ndarray, store: Store | None) -> ImageSet:
+    index = sorted(rows.tolist())
     return images.take(index, images.class_names, images.labels[torch.tensor(index)], store)
 
 

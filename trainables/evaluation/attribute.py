@@ -76,11 +76,7 @@ class AttributeMeasures:
         return lines
 
     def validation(self, context: TrialContext, policy: Policy, group: WorkerGroup) -> dict[str, float]:
-        of_sets = [
-            values_of(settings_of(context).attribute, searched, look(context, policy, searched, group))
-            for searched in data_of(context).search_sets
-        ]
-        return {metric: float(np.mean([values[metric] for values in of_sets])) for metric in of_sets[0]}
+        return mean_values(context, policy, data_of(context).search_sets, group)
 
     def kept(self, context: TrialContext, policy: Policy, group: WorkerGroup) -> dict[str, float]:
         data = data_of(context)
@@ -90,6 +86,9 @@ class AttributeMeasures:
             images = data.retention(name, "validation")
             kept[f"{name}/zero_shot_accuracy"] = float(_zero_shot(context, policy, images, group).mean())
         return kept
+
+    def second_look(self, context: TrialContext, policy: Policy, group: WorkerGroup) -> dict[str, float]:
+        return mean_values(context, policy, data_of(context).unseen_sets, group)
 
     def test(
         self, context: TrialContext, policy: Policy, group: WorkerGroup, *, variants: bool, answers: Path | None = None
@@ -181,6 +180,15 @@ def content_hits(labelled: LabelledSet, seen: Looked) -> np.ndarray:
 def attribute_hits(labelled: LabelledSet, seen: Looked) -> np.ndarray:
     """(N,) bool: whether the value was told right, given the content."""
     return np.asarray(seen.value_logits.argmax(1) == labelled.values.numpy())
+
+
+def mean_values(
+    context: TrialContext, policy: Policy, sets: Sequence[LabelledSet], group: WorkerGroup
+) -> dict[str, float]:
+    """Return the metrics that every evaluation has, means over sets."""
+    section = settings_of(context).attribute
+    of_sets = [values_of(section, labelled, look(context, policy, labelled, group)) for labelled in sets]
+    return {metric: float(np.mean([values[metric] for values in of_sets])) for metric in of_sets[0]}
 
 
 def values_of(section: AttributeSection, labelled: LabelledSet, seen: Looked) -> dict[str, float]:

@@ -14,7 +14,6 @@ from trainables.data.typographic import EvaluationSet
 from trainables.distributed import WorkerGroup
 from trainables.evaluation.answers import ATTACKED, CLEAN, Answers, write_answers
 from trainables.evaluation.measure import Scores, means, measurement
-from trainables.evaluation.metrics import mean_score
 from trainables.evaluation.predictions import (
     accuracy,
     answers_from_indices,
@@ -49,8 +48,11 @@ class TypographicMeasures:
         return means(goal_scores(context, policy, data_of(context).search_sets, group))
 
     def kept(self, context: TrialContext, policy: Policy, group: WorkerGroup) -> dict[str, float]:
-        further = [metric for metric in context.task.keep if metric not in VALIDATION_METRICS]
-        return {metric: mean_score(kept_scores(context, policy, metric, group)) for metric in further}
+        return means(kept_scores(context, policy, group, unseen=False))
+
+    def second_look(self, context: TrialContext, policy: Policy, group: WorkerGroup) -> dict[str, float]:
+        scores = goal_scores(context, policy, data_of(context).unseen_sets, group)
+        return means(scores | kept_scores(context, policy, group, unseen=True))
 
     def solved_strength(self, context: TrialContext, policy: Policy, weights: Mapping[str, Tensor]) -> float | None:
         return None
@@ -95,18 +97,32 @@ def goal_scores(context: TrialContext, policy: Policy, sets: Sequence[Evaluation
     return {metric: of_sets for metric, of_sets in scores.items() if of_sets}
 
 
-def kept_scores(context: TrialContext, policy: Policy, metric: str, group: WorkerGroup) -> list[np.ndarray]:
-    """Return the scores on validation of a metric that ``keep`` may name and ``goal_scores`` does not have."""
+def kept_scores(context: TrialContext, policy: Policy, group: WorkerGroup, *, unseen: bool) -> Scores:
+    """Return the scores on validation of the metrics that ``keep`` names and ``goal_scores`` does not have.
+
+    ``unseen``: on the images that the search does not see; a metric of a set that has none is left out.
+    """
+    further = [metric for metric in context.task.keep if metric not in VALIDATION_METRICS]
+    scores = {metric: _kept_scores(context, policy, metric, group, unseen=unseen) for metric in further}
+    return {metric: of_sets for metric, of_sets in scores.items() if of_sets}
+
+
+def _kept_scores(
+    context: TrialContext, policy: Policy, metric: str, group: WorkerGroup, *, unseen: bool
+) -> list[np.ndarray]:
     data = data_of(context)
+    sets = data.unseen_sets if unseen else data.search_sets
     if metric == "sign_reading":
-        return _attacked_accuracy(context, policy, data.search_sign_sets, group)
+        signs = data.unseen_sign_sets if unseen else data.search_sign_sets
+        return _attacked_accuracy(context, policy, signs, group)
     if metric == "reference_kl":
-        shown = [(searched.images, searched.images.view()) for searched in data.search_sets]
+        shown = [(of_set.images, of_set.images.view()) for of_set in sets]
         return [image_kl_scores(context, policy, images, view, group) for images, view in shown]
     before, _, after = metric.rpartition("/")
     if before == "robust_accuracy":
-        return _attacked_accuracy(context, policy, data.searched_under(after), group)
-    return goal_scores(context, policy, [data.pasted(before)], group)[after]
+        return _attacked_accuracy(context, policy, data.under(after, sets), group)
+    pasted = data.unseen_pasted(before) if unseen else data.pasted(before)
+    return [] if pasted is None else goal_scores(context, policy, [pasted], group)[after]
 
 
 def test_answers(context: TrialContext, policy: Policy, group: WorkerGroup) -> list[Answers]:

@@ -116,6 +116,7 @@ class SearchEvaluation(Settings):
     sets: Annotated[list[str], Field(min_length=1)]
     """``name`` (its validation split) or ``name/split``."""
     images: Annotated[int, Field(ge=1)] | None = None
+    """Largest number of images of each set, drawn with the sweep's seed. The others are for the second look."""
 
 
 class FrontEvaluation(Settings):
@@ -136,6 +137,17 @@ class FrontEvaluation(Settings):
         return value
 
 
+class SecondLookEvaluation(Settings):
+    """After the search, points near the front are measured on validation images that the search did not see, and the
+    front is chosen on all of these images together."""
+
+    margin: Annotated[float, Field(ge=0.0)] = 0.01
+    """Points that would be on the front if both of their goals were better by so much are looked at, in the goals'
+    units."""
+    images: Annotated[int, Field(ge=1)] = 4000
+    """Largest number of images of each set that the search does not see."""
+
+
 class HeldOutEvaluation(Settings):
     """Measured once for each member of the front."""
 
@@ -147,6 +159,8 @@ class HeldOutEvaluation(Settings):
 class EvaluateSettings(Settings):
     search: SearchEvaluation
     front: FrontEvaluation = FrontEvaluation()
+    second_look: SecondLookEvaluation | None = SecondLookEvaluation()
+    """Null leaves it out. There is none either where the search sees all validation images."""
     test: HeldOutEvaluation
 
 

@@ -41,6 +41,7 @@ def probe_trial(
     end_s = time.monotonic() + seconds
     pairs, training = len(context.data.preference_rows(parameters)), context.task.training
     epochs = training.epochs_of(parameters)
+    seen, unseen = context.data.validation_images(), context.data.unseen_images()
     steps = epochs * math.ceil(pairs / training.global_batch_size)
     evaluations = [step / steps for step in (1, 3) if step < steps]  # the first one also warms up
     for repetition in range(2):  # a trial that ends early is timed again, warm
@@ -64,6 +65,7 @@ def probe_trial(
         micro_batch_size=context.batch_sizes.micro(parameters),
         peak_bytes=timer.peak_bytes(),
         total_bytes=_total_bytes(context.device),
+        unseen_share=sum(unseen) / sum(seen) if all(unseen) else 0.0,
     )
 
 

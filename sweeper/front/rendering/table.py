@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from sweeper.front.correlation import lines as proxy_lines
 from sweeper.front.rendering.style import label
+from sweeper.front.second_look import looked_text
 from sweeper.records import Confirmation, Front, FrontPoint
 from trainables.records import Goals
 
@@ -43,6 +44,7 @@ def _json_object(point: FrontPoint) -> dict[str, Any]:
         "strength": point.strength,
         "params": point.parameters,
         "validation": point.validation,
+        "validation_images": point.images,
         "values": point.values,
         "intervals": point.intervals,
         "name": point.name,
@@ -66,6 +68,7 @@ def rows(front: Front) -> list[dict[str, Any]]:
         row |= {"name": point.name, "trial": point.trial, "weights": point.weights}
         row |= {"strength": point.strength, "member": point.member}
         row |= {f"validation_{key}": point.validation.get(key) for key in validation}
+        row["validation_images"] = point.images
         for key in test:
             row[f"test_{key}"] = (point.values or {}).get(key)
             if key in bounded:
@@ -117,6 +120,7 @@ def summary(front: Front) -> str:
         f"{members} point{'' if members == 1 else 's'} on the front, hypervolume {front.hypervolume:.4f} "
         f"over ({reference}), {front.finished} of {front.trials} trials finished"
         + (f"; kept: {', '.join(front.kept.values())}" if front.kept else "")
+        + (f"; {looked_text(front.second_look, members)}" if front.second_look else "")
     )
 
 

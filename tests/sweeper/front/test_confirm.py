@@ -6,11 +6,10 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from statistics import NormalDist
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,15 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sweeper.errors import UserError
-from sweeper.execution.runner import make_runner
-from sweeper.execution.worker import Channel, WorkerContext
 from sweeper.front.build import build_front, confirmed
 from sweeper.front.confirm import Hits, confirm_seed, confirmations, plan, ranked_trials
 from sweeper.front.intervals import interval, interval_of_values
 from sweeper.front.load import load_front
 from sweeper.front.rendering.plot import plot
 from sweeper.front.rendering.table import markdown, table
-from sweeper.jobs import Job, MeasureJob, Outcome, TrainedWeights
+from sweeper.jobs import MeasureJob
 from sweeper.models.export import export_point
 from sweeper.records import Confirmation, Front, PointName, Retraining, TrialRecord
 from sweeper.run.measurements import Measurements
@@ -38,7 +35,7 @@ from sweeper.search.trial_files import FolderTrialFiles
 from sweeper.spec.sections import Confirm
 from sweeper.spec.spec import Spec, load_spec
 from sweeper.storage.sweep_folder import SweepFolder
-from tests.helpers.finished_sweep import SPEC, SilentChannel, SilentListener, finished_sweep
+from tests.helpers.finished_sweep import SPEC, InProcessSlots, SilentListener, finished_sweep
 from tests.helpers.goals import GOALS, TYPOGRAPHIC, floors
 from tests.helpers.reports import make_untouched
 from tests.paths import ROOT
@@ -277,23 +274,6 @@ def test_a_spec_whose_share_holds_no_member_is_refused() -> None:
     assert load_spec(QUICKSTART).confirm is None
 
 
-class InProcessSlots:
-    """In place of warm slots: every job runs at once in this process."""
-
-    def __init__(self, folder: SweepFolder, spec: Spec) -> None:
-        context = WorkerContext(rank=0, world_size=1, local_rank=0, device="cpu", slot=0)
-        self._run = make_runner(context, task=spec.task_settings(), data_seed=spec.search.seed, cache=folder.cache_path)
-        self.measured: list[TrainedWeights | None] = []
-
-    def submit(self, job: Job) -> Future[Outcome]:
-        if isinstance(job, MeasureJob):
-            self.measured.append(job.point)
-        future: Future[Outcome] = Future()
-        result = self._run(job, cast(Channel, SilentChannel()))
-        future.set_result(Outcome(kind="complete", result=result, slot=0, attempt=1))
-        return future
-
-
 class RetrainMembers(NoLimits):
     """The control of a sweep without limits whose confirm phase retrains members of the front."""
 
@@ -351,8 +331,9 @@ def test_members_are_trained_again_measured_once_and_shown(tmp_path: Path) -> No
     export_point(folder, spec, after, retrained[0], tmp_path / "out")
     text = (tmp_path / "out" / "README.md").read_text()
     assert "trained again with 3 new seeds: " in text and "| test, trained again |" in text
-    measured = [(point.folder, point.weights, point.strength) for point in slots.measured if point is not None]
-    assert len(set(measured)) == len(slots.measured) == 3 * len(retrained), "each once, over three sessions"
+    jobs = [job.point for job in slots.jobs if isinstance(job, MeasureJob)]
+    measured = [(point.folder, point.weights, point.strength) for point in jobs if point is not None]
+    assert len(set(measured)) == len(jobs) == 3 * len(retrained), "each once, over three sessions"
 
 
 def test_what_was_confirmed_is_in_every_view_of_the_front() -> None:

@@ -67,7 +67,7 @@ def test_json_is_a_list_that_scripts_can_rely_on() -> None:
     assert knee == {
         "trial": 5, "weights": "averaged", "strength": 0.5, "name": "knee", "member": True,
         "params": {"objective": "kto", "tune": "visual", "beta": 0.12345678901},
-        "validation": {"clean_accuracy": 0.85, "robust_accuracy": 0.5},
+        "validation": {"clean_accuracy": 0.85, "robust_accuracy": 0.5}, "validation_images": None,
         "values": {"clean_accuracy": 0.84, "robust_accuracy": 0.49, "reading": 0.25},
         "intervals": {"clean_accuracy": [0.82, 0.86], "robust_accuracy": [0.47, 0.51]},
         "confirmation": None,

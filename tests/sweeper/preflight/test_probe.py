@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeper.preflight.probe import Scope, epochs_of, expected_share, scopes, stopped_cost_s, trial_cost
+from sweeper.preflight.probe import Scope, epochs_of, expected_share, most_look_s, scopes, stopped_cost_s, trial_cost
 from sweeper.search.sampler import Suggester
 from sweeper.spec.spec import Spec, load_spec
 from tests.helpers.finished_sweep import SPEC
@@ -68,6 +69,16 @@ def timed(steps: int) -> TrialTiming:
         peak_bytes=1,
         total_bytes=2,
     )
+
+
+def test_a_second_look_costs_at_most_an_evaluation_of_every_point_on_its_images(tmp_path: Path) -> None:
+    spec = searched(tmp_path)
+    transform, last_blocks, visual = scopes(spec)
+    none = [(scope, timed(steps=10)) for scope in (transform, last_blocks, visual)]
+    assert most_look_s(spec, none, slots=2) == 0.0
+    looked = [(scope, replace(timing, unseen_share=2.0)) for scope, timing in none]
+    points = 1 + 11 * 3  # the untouched model; strengths 0.5 and 1.0, and averaged, of 11 trials
+    assert most_look_s(spec, looked, slots=2) == pytest.approx(points / 2 * 2.0 * 5.0)
 
 
 def test_what_a_trial_costs_with_and_without_stopping(tmp_path: Path) -> None:

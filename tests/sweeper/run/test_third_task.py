@@ -9,14 +9,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.paths import ROOT
 
 SPEC = """\
 task: turned
 model: {architecture: world}
-sets: {world: {kind: world, train: 400, validation: 200, test: 100}}
+sets: {world: {kind: world, train: 400, validation: 300, test: 100}}
 train: {set: world}
-evaluate: {search: {sets: [world]}, front: {strengths: [0.5, 1.0]}, test: {sets: [world]}}
+evaluate: {search: {sets: [world], images: 200}, front: {strengths: [0.5, 1.0]}, test: {sets: [world]}}
 goals: {upright_accuracy: {floor: untouched - 0.5}, turned_error: {ceiling: 0.99}}
 parameters:
   objective: dpo
@@ -60,6 +62,8 @@ print(json.dumps({
     "points": [(point.trial, point.name, point.validation, point.values) for point in front.points],
     "reference_point": front.reference_point, "hypervolume": front.hypervolume,
     "table": table(front, "table"), "status": status_text(folder, spec), "trial": trial_text(folder, spec, 1),
+    "looked_at": [(point.trial, point.images) for point in front.points],
+    "second_look": front.second_look is not None and (front.second_look.images, front.second_look.points > 0),
     "html": "error upside down" in (folder.front_path / "front.html").read_text(),
     "card": (home / "exported" / "README.md").read_text(), "refused": refused,
 }))
@@ -99,13 +103,15 @@ def test_a_third_task_is_swept(tmp_path: Path) -> None:
     assert all(set(values) == {"upright_accuracy", "turned_error"} for _, _, _, values in told["trials"])
     named = {name: (validation, test) for _, name, validation, test in told["points"]}
     assert "plain" in named and "untouched" in named
+    assert told["second_look"] == [100, True] and (None, 300) in map(tuple, told["looked_at"])
     untouched, _ = named["untouched"]
     members = [
         (validation, test) for trial, name, validation, test in told["points"] if trial is not None and name != "plain"
     ]
     assert members, "DPO of a transform lowers the error upside down on the images that it was trained for"
     assert min(validation["turned_error"] for validation, _ in members) < untouched["turned_error"]
-    assert told["reference_point"] == [untouched["upright_accuracy"] - 0.5, untouched["turned_error"]]
+    reference_point = [untouched["upright_accuracy"] - 0.5, untouched["turned_error"]]
+    assert told["reference_point"] == pytest.approx(reference_point)
     assert told["hypervolume"] > 0 and told["html"]
     assert "validation error" in told["table"] and "plain cross-entropy" in told["table"]
     assert "upright" in told["status"] and "turned_error" in told["trial"]

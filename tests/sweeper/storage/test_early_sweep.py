@@ -40,7 +40,9 @@ def test_its_front_and_trials_read_as_they_did(early: SweepFolder) -> None:
     trials = read_trials(early, spec)
     front = load_front(early, spec, trials)
     assert front is not None
-    assert json.loads(table(front, "json")) == json.loads((HERE / "early_front.json").read_text())
+    shown = json.loads(table(front, "json"))
+    assert [point.pop("validation_images") for point in shown] == [100] * len(shown)
+    assert shown == json.loads((HERE / "early_front.json").read_text())
     rows = json.loads(json.dumps(trial_rows(early, spec)))
     assert rows == json.loads((HERE / "early_trials.json").read_text())
     states = [trial.state for trial in trials]

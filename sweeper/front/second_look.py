@@ -1,0 +1,191 @@
+"""The second look, as decisions: which points are measured on further validation images, and what follows from both.
+
+The front is the best of many points on validation images that the search has seen again and again, so a part of what it
+shows is luck with these images. Points near the front are measured on images that the search did not see, and the
+front is chosen on both together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from sweeper.front.pareto import non_dominated
+from sweeper.records import FrontPoint, LookedAt, PointName, SecondLooks, TrialRecord, UntouchedModel
+from sweeper.spec.bounds import Bounds, keeps
+from sweeper.spec.quantities import counted
+from sweeper.spec.spec import Spec
+from trainables.records import Goals, Point, SecondLook, oriented
+
+UNTOUCHED: PointName = (None, "last", 1.0)
+ENOUGH_IMAGES = 2000
+_NOISE_SHARES = ((700, 0.72), (1000, 0.53), (ENOUGH_IMAGES, 0.33))
+"""Validation images, and the share of what a search gains from 16 to 64 trials that is gone on other images: measured
+over searches among recorded trainings, whose front was chosen on so many images."""
+
+
+def near_front(
+    trials: Sequence[TrialRecord],
+    *,
+    goals: Goals,
+    bounds: Bounds,
+    untouched_goals: Mapping[str, float],
+    margin: float,
+) -> dict[PointName, dict[str, Any]]:
+    """Return the points that are looked at, with the parameters of their trials; the members of the front among them.
+
+    A point is looked at where it would be dominated by no member of the front and not by the untouched model, and
+    would keep all bounds, if both of its goals were better by ``margin``.
+
+    Args:
+        bounds: what every member must keep.
+        untouched_goals: of the untouched model on validation.
+    """
+    candidates = [
+        ((trial.number, point.weights, point.strength), trial.parameters, point.values)
+        for trial in _complete(trials)
+        for point in trial.points
+    ]
+    allowed = [oriented(values, goals) for _, _, values in candidates if keeps(bounds, values)]
+    rivals = [oriented(untouched_goals, goals), *allowed]
+    rivals = [rival for rival, flag in zip(rivals, non_dominated(rivals), strict=True) if flag]
+    near: dict[PointName, dict[str, Any]] = {}
+    for name, parameters, values in candidates:
+        better = {
+            goal.metric: values[goal.metric] + (margin if goal.direction == "maximize" else -margin) for goal in goals
+        }
+        first, second = oriented(better, goals)
+        dominated = any(rival[0] >= first and rival[1] >= second and rival != (first, second) for rival in rivals)
+        if not dominated and keeps(bounds, {**values, **better}):
+            near[name] = parameters
+    return near
+
+
+def covers(looks: SecondLooks, trials: Sequence[TrialRecord]) -> bool:
+    """Return whether a second look was made of all complete trials, so that the front is chosen with it."""
+    return UNTOUCHED in looks.points and looks.trials == len(_complete(trials))
+
+
+def complete_trials(trials: Sequence[TrialRecord]) -> int:
+    """Return how many trials of the search are complete."""
+    return len(_complete(trials))
+
+
+def pooled(values: Mapping[str, float], seen: Sequence[int], looked: SecondLook) -> dict[str, float]:
+    """Return the mean of what was measured in the search and in the second look, weighted by the number of images.
+
+    A metric that only the search has measured keeps its value. For several sets the number is that of images of one
+    set which would give the mean over sets its precision.
+
+    Args:
+        values: of the search.
+        seen: how many images of each set they are of.
+    """
+    first, second = _precision(seen), _precision(looked.images)
+    share = second / (first + second)
+    return {
+        name: value if name not in looked.values else (1 - share) * value + share * looked.values[name]
+        for name, value in values.items()
+    }
+
+
+def with_second_looks(
+    trials: Sequence[TrialRecord], seen: Sequence[int], looks: Mapping[PointName, SecondLook]
+) -> list[TrialRecord]:
+    """Return the trials, with the values by both measurements at every point that has a second look."""
+
+    def both(trial: TrialRecord, point: Point) -> Point:
+        looked = looks.get((trial.number, point.weights, point.strength))
+        return point if looked is None else replace(point, values=pooled(point.values, seen, looked))
+
+    return [replace(trial, points=tuple(both(trial, point) for point in trial.points)) for trial in trials]
+
+
+def images_behind(point: FrontPoint, untouched: UntouchedModel) -> list[int]:
+    """Return how many images of each validation set are behind a point's values; empty where that is not known."""
+    seen = untouched.validation_images
+    if untouched.unseen_images is None or point.images is None or point.images <= sum(seen):
+        return seen
+    return [first + second for first, second in zip(seen, untouched.unseen_images, strict=True)]
+
+
+def is_possible(unseen: Sequence[int] | None) -> bool:
+    """Return whether there can be a second look. ``unseen``: as of ``UntouchedModel``."""
+    return unseen is not None and len(unseen) > 0 and all(unseen)
+
+
+def looked_text(looked: LookedAt, members: int) -> str:
+    """Return in a line what was looked at and what that has changed."""
+    return f"second look: {about_text(looked.points, looked.images)}; {new_text(looked, members)}"
+
+
+def new_text(looked: LookedAt, members: int) -> str:
+    """Return ``3 of 7 members are new``."""
+    return f"{looked.new} of {members} members {'is' if looked.new == 1 else 'are'} new"
+
+
+def about_text(points: int, images: int) -> str:
+    """Return ``23 points on 4 000 further validation images``."""
+    return f"{points} point{'' if points == 1 else 's'} on {counted(images)} further validation images"
+
+
+def no_look_text(spec: Spec, seen: Sequence[int], unseen: Sequence[int] | None) -> str:
+    """Return in a line why there is no second look, and what to do for one; see ``UntouchedModel`` for the numbers."""
+    if spec.evaluate.second_look is None:
+        return "no second look: evaluate.second_look is null"
+    if unseen is None:
+        return "no second look: this sweep was begun by a version of sweeper that had none"
+    whole = [
+        f"{counted(number)} validation images of {name}"
+        for name, number, rest in zip(spec.evaluate.search.sets, seen, unseen, strict=True)
+        if not rest
+    ]
+    most = max(seen)
+    return (
+        f"no second look: the search sees all {', all '.join(whole)}; for one, have more validation images than "
+        f"evaluate.search.images, which says how many the search sees (now {most})"
+    )
+
+
+def look_text(spec: Spec, seen: Sequence[int], unseen: Sequence[int]) -> list[str]:
+    """Return a line or two on what the choice of the front will rest on; see ``UntouchedModel`` for the numbers."""
+    if is_possible(unseen):
+        return [f"second look: {counted(sum(unseen))} further validation images"]
+    noise = noise_text(seen, unseen)
+    return [no_look_text(spec, seen, unseen), *([] if noise is None else [noise])]
+
+
+def noise_text(seen: Sequence[int], unseen: Sequence[int] | None) -> str | None:
+    """Return in a line what a choice on few validation images alone is worth; None where there are enough of them, or
+    a second look."""
+    images = sum(seen)
+    if unseen is None or is_possible(unseen) or images >= ENOUGH_IMAGES:
+        return None
+    about = "more than" if images < _NOISE_SHARES[0][0] else "about"
+    return (
+        f"{counted(images)} validation images and no second look: {about} {100 * noise_share(images):.0f} % of what "
+        "the search gains late will be selection noise (docs/second_look.md)"
+    )
+
+
+def noise_share(images: int) -> float:
+    """Return which share of what a search gains late is selection noise, where its front is chosen on so many
+    validation images; between measured numbers linear in their logarithm."""
+    fewest, most = _NOISE_SHARES[0], _NOISE_SHARES[-1]
+    if images <= fewest[0]:
+        return fewest[1]
+    for (low, share), (high, next_share) in zip(_NOISE_SHARES, _NOISE_SHARES[1:], strict=False):
+        if images <= high:
+            return share + (next_share - share) * math.log(images / low) / math.log(high / low)
+    return most[1]
+
+
+def _complete(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    return [trial for trial in trials if trial.state == "complete" and trial.confirms is None]
+
+
+def _precision(images: Sequence[int]) -> float:
+    """The number of images of one set whose mean has the variance of the mean over sets of so many images."""
+    return len(images) ** 2 / sum(1 / count for count in images)
