@@ -67,6 +67,9 @@ class UntouchedModel:
     versions: dict[str, str]
     """Package -> version on the worker."""
     device: str | None
+    hits: dict[str, list[str]] | None = None
+    """Which validation images it answers right (``evaluation.hits.to_text``). None where a goal is no mean over images,
+    and for sweeps of earlier versions."""
 
     def to_json(self) -> dict[str, Any]:
         record = asdict(self)
@@ -86,6 +89,7 @@ class UntouchedModel:
             assumed=record.get("assumed"),
             versions=record.get("versions", {}),
             device=record.get("device"),
+            hits=record.get("hits"),
         )
 
 
@@ -172,6 +176,10 @@ class Front:
     """What every member keeps besides the goals: metric -> its bound in words, ``sign_reading >= 0.854``."""
     curves: tuple[str, ...] = ()
     """Metrics on validation whose course over the strength is drawn."""
+
+    def hypervolume_of_accuracies(self) -> float | None:
+        """Return the hypervolume where both goals are accuracies; None where one is of another kind."""
+        return None if any(goal.view is None for goal in self.goals) else self.hypervolume
 
     def at(self, point: FrontPoint) -> tuple[float, float]:
         """Return both goals of a point on validation, as they were measured."""

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainables.context.attribute_data import AttributeData, LabelledSet
+from trainables.context.task import Validation
 from trainables.context.trial_context import TrialContext
 from trainables.data.image_set import ImageSet
 from trainables.distributed import WorkerGroup
@@ -75,12 +76,13 @@ class AttributeMeasures:
             lines.append(f"{name}: of its values, these are about the first two")
         return lines
 
-    def validation(self, context: TrialContext, policy: Policy, group: WorkerGroup) -> dict[str, float]:
+    def validation(self, context: TrialContext, policy: Policy, group: WorkerGroup) -> Validation:
         of_sets = [
             values_of(settings_of(context).attribute, searched, look(context, policy, searched, group))
             for searched in data_of(context).search_sets
         ]
-        return {metric: float(np.mean([values[metric] for values in of_sets])) for metric in of_sets[0]}
+        values = {metric: float(np.mean([of_set[metric] for of_set in of_sets])) for metric in of_sets[0]}
+        return Validation(values=values, hits={})  # skew is no mean over images
 
     def kept(self, context: TrialContext, policy: Policy, group: WorkerGroup) -> dict[str, float]:
         data = data_of(context)
