@@ -92,7 +92,7 @@ def noise_floor(
         for untouched, hits in zip(points.untouched, points.hits, strict=True)
     ]
     drawn, left_out = _resampled(rows, resamples, np.random.default_rng(seed))
-    whole = np.mean([of_set.mean(2) for of_set in rows], axis=0)[None]
+    whole = np.mean([of_set.sum(2, dtype=np.float64) / of_set.shape[2] for of_set in rows], axis=0)[None]
     if not len(left_out):
         return None
     valid = np.isfinite(left_out).all((1, 2))
@@ -101,7 +101,7 @@ def noise_floor(
     chosen = _members(drawn, points.floors)
     chosen_early = _members(drawn, points.floors, early)
     gains = _hypervolumes(left_out, chosen, points.reference) - _hypervolumes(left_out, chosen_early, points.reference)
-    members = np.broadcast_to(_members(whole.astype(np.float64), points.floors), chosen.shape)
+    members = np.broadcast_to(_members(whole, points.floors), chosen.shape)
     of_front = _hypervolumes(drawn, members, points.reference)
     return NoiseFloor(
         gain=float(gains[valid].mean()),
