@@ -343,7 +343,7 @@ def _forecast_lines(
     ]
     unstopped_s = math.ceil(trials / slots) * (whole_s - trial_s)
     saved_h = replace(session, wall_s=unstopped_s).device_s / 3600
-    lines += _cost_lines(spec, device_h, saved_h, f"{session.device}-h", price)
+    lines += cost_lines(spec, device_h, saved_h, f"{session.device}-h", price)
     if spec.limits.budget is not None:
         budget = parse_budget(spec.limits.budget)
         enough = "enough" if device_h <= budget.hours else "not enough"
@@ -351,7 +351,7 @@ def _forecast_lines(
     return lines
 
 
-def _cost_lines(spec: Spec, device_h: float, saved_h: float, unit: str, price: Price | None) -> list[str]:
+def cost_lines(spec: Spec, device_h: float, saved_h: float, unit: str, price: Price | None) -> list[str]:
     """Return what the forecast costs in money, and what is saved of it or may be: lines of at most 80 characters."""
     lines = []
     if price is not None:

@@ -77,8 +77,18 @@ class FloorWatch:
             self._over = True
         return self._over
 
+    def metrics(self) -> dict[str, float]:
+        """Return the floor as last computed, by its names in MLflow; empty where it is not known."""
+        floor = self.latest()
+        if not isinstance(floor, NoiseFloor):
+            return {}
+        return {"noise_floor/gain": floor.gain, "noise_floor/standard_error": floor.standard_error}
+
     def close(self) -> None:
-        """End the thread; a computation under way is not waited for."""
+        """End the thread; a computation under way is not waited for, and none begins any more."""
+        self._outdated = False
+        if self._computing is not None and self._computing.cancel():
+            self._computing = None
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _compute(self) -> None:

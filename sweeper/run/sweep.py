@@ -177,7 +177,9 @@ def run_sweep(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Option
         if front is not None:
             write_front(front, folder.front_path, folder.retrieved_path)
             tracker.front_updated(front)
-        tracker.sweep_ended(state, usage.totals(None if front is None else front.hypervolume_of_accuracies()))
+        costs = usage.totals(None if front is None else front.hypervolume_of_accuracies())
+        floor = search.floor.metrics() if search is not None and search.floor is not None else {}
+        tracker.sweep_ended(state, costs | floor)
         sent = tracker.flush(MLFLOW_FLUSH_S, stop.impatience(TAIL_S))
         return SweepResult(
             state=state,

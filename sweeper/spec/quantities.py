@@ -54,7 +54,7 @@ class Price:
 
     def __str__(self) -> str:
         """As ``parse_price`` reads it."""
-        return f"{self.amount:g}{self.currency}"
+        return f"{self.amount:.10f}".rstrip("0").rstrip(".") + self.currency
 
 
 def parse_price(text: str) -> Price:
