@@ -19,7 +19,7 @@ def floor_line(floor: NoiseFloor | UnknownFloor) -> str:
         return f"noise floor: unknown, {floor.reason}"
     if floor.complete < LEAST_COMPLETE:
         return f"noise floor: not before {LEAST_COMPLETE} trials are complete, {floor.complete} so far"
-    what = "more search buys nothing" if floor.reached else "more search is worth it"
+    what = "less than these images can tell" if floor.reached else "more search is worth it"
     return (
         f"noise floor: a further {floor.further} trials would gain {_gain(floor.gain)} on fresh images "
         f"(standard error of the front {floor.standard_error:.4f}): {what}"

@@ -53,7 +53,7 @@ def test_without_until_the_floor_is_told_and_ends_nothing(tmp_path: Path) -> Non
     assert isinstance(floor, NoiseFloor) and floor.reached and floor.further == 10
     line = sweep_floor_line(search.folder, spec, search.study.trials())
     assert line is not None and line.startswith("noise floor: a further 10 trials would gain ")
-    assert line.endswith("more search buys nothing")
+    assert line.endswith("less than these images can tell")
 
 
 def test_trials_that_run_when_the_search_ends_end_as_usual(tmp_path: Path) -> None:
