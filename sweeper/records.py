@@ -70,6 +70,9 @@ class UntouchedModel:
     unseen_images: list[int] | None = None
     """How many images of each validation set a second look takes; 0 where the search sees all of them. None for sweeps
     that began before there was a second look: they have none."""
+    hits: dict[str, list[str]] | None = None
+    """Which validation images it answers right (``evaluation.hits.to_text``). None where a goal is no mean over images,
+    and for sweeps of earlier versions."""
 
     def to_json(self) -> dict[str, Any]:
         record = asdict(self)
@@ -90,6 +93,7 @@ class UntouchedModel:
             versions=record.get("versions", {}),
             device=record.get("device"),
             unseen_images=record.get("unseen_images"),
+            hits=record.get("hits"),
         )
 
 
@@ -202,6 +206,10 @@ class Front:
     """Metrics on validation whose course over the strength is drawn."""
     second_look: LookedAt | None = None
     """None: chosen on the validation images of the search alone."""
+
+    def hypervolume_of_accuracies(self) -> float | None:
+        """Return the hypervolume where both goals are accuracies; None where one is of another kind."""
+        return None if any(goal.view is None for goal in self.goals) else self.hypervolume
 
     def at(self, point: FrontPoint) -> tuple[float, float]:
         """Return both goals of a point on validation, as they were measured."""

@@ -12,6 +12,7 @@ from sweeper.cli.tables import Format
 from sweeper.errors import UserError
 
 if TYPE_CHECKING:
+    from sweeper.spec.quantities import Price
     from sweeper.spec.spec import Spec
     from sweeper.storage.sweep_folder import SweepFolder
 
@@ -53,6 +54,16 @@ BudgetHours = Annotated[
         metavar="HOURS",
         help="Device hours for the whole life of the sweep, idle slots included: 200gpu-h, or 12cpu-h on CPUs. "
         "Default: limits.budget of the spec.",
+        show_default=False,
+    ),
+]
+PriceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--price",
+        metavar="MONEY",
+        help="Per device hour, e.g. 2.49; add a currency: 2.49EUR. Shown beside device hours; a sweep that runs keeps "
+        "it.",
         show_default=False,
     ),
 ]
@@ -101,6 +112,18 @@ def with_budget(spec: Spec, text: str | None) -> Spec:
     except ValueError as error:
         raise UserError(f"--budget {text}: {error}") from error
     return spec.model_copy(update={"limits": spec.limits.model_copy(update={"budget": budget})})
+
+
+def option_price(text: str | None) -> Price | None:
+    """Return the price that ``--price`` names. Raise UserError for text that is no price."""
+    from sweeper.spec.quantities import parse_price
+
+    if text is None:
+        return None
+    try:
+        return parse_price(text)
+    except ValueError as error:
+        raise UserError(f"--price {text}: {error}") from error
 
 
 def option_seconds(option: str, text: str | None) -> float | None:

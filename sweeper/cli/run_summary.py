@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shlex
 
+from sweeper.cli.tables import wrapped
+from sweeper.run.floor_text import sweep_floor_line
 from sweeper.run.resume_command import program, resume_command, storage_option
 from sweeper.run.sweep import SweepResult
 from sweeper.run.usage_file import read_usage
-from sweeper.run.usage_text import resume_options, unfinished_line, usage_line
+from sweeper.run.usage_text import resume_options, unfinished_line, usage_line, value_lines
 from sweeper.search.study import read_trials
 from sweeper.spec.quantities import parse_budget
 from sweeper.storage.sweep_folder import SweepFolder
@@ -19,7 +21,11 @@ def summary_lines(folder: SweepFolder, result: SweepResult) -> list[str]:
     lines = list(result.failures)
     spec = folder.spec()
     budget = None if spec.limits.budget is None else parse_budget(spec.limits.budget)
-    lines.append(f"cost:        {usage_line(read_usage(folder), read_trials(folder, spec), budget)}")
+    usage, trials = read_usage(folder), read_trials(folder, spec)
+    hypervolume = None if result.front is None else result.front.hypervolume_of_accuracies()
+    costs = [f"cost:        {usage_line(usage, trials, budget)}", *value_lines(usage, trials, hypervolume)]
+    floor = sweep_floor_line(folder, spec, trials)
+    lines += [wrapped(line) for line in [*costs, *([] if floor is None else [floor])]]
     if result.tracking_problem is not None:
         lines.append(f"{result.tracking_problem}; `{resume_command(folder)}` sends the rest")
     if result.state != "complete":

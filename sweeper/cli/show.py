@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sweeper.cli.options import Name, Number, Output, Storage, TrackingUri, open_sweep, storage_path
+from sweeper.cli.options import (
+    Name,
+    Number,
+    Output,
+    PriceOption,
+    Storage,
+    TrackingUri,
+    open_sweep,
+    option_price,
+    storage_path,
+)
 from sweeper.cli.tables import Format, Row, print_rows
 from sweeper.errors import UnavailableError, UserError
 from sweeper.storage.files import storage_in_reach
@@ -33,15 +43,16 @@ def list_(storage: Storage = None, format: Output = Format.table) -> None:
     print_rows([{key: row.get(key) for key in columns} for row in rows], format, empty=f"no sweeps in {root}")
 
 
-def status(name: Name, storage: Storage = None, format: Output = Format.table) -> None:
-    """Say how far a sweep is: trials by state, the front so far, who runs it."""
-    from sweeper.cli.status import status_text, sweep_row
+def status(name: Name, price: PriceOption = None, storage: Storage = None, format: Output = Format.table) -> None:
+    """Say how far a sweep is: trials by state, cost, noise floor, the front so far, who runs it."""
+    from sweeper.cli.status import floor_fields, status_text, sweep_row
 
+    per_hour = option_price(price)
     folder, spec = open_sweep(name, storage)
     if format is Format.table:
-        typer.echo(status_text(folder, spec))
+        typer.echo(status_text(folder, spec, per_hour))
     else:
-        print_rows([sweep_row(folder, spec)], format, empty="")
+        print_rows([{**sweep_row(folder, spec, per_hour), **floor_fields(folder, spec)}], format, empty="")
 
 
 def trials(name: Name, storage: Storage = None, format: Output = Format.table) -> None:
@@ -86,21 +97,30 @@ def logs(name: Name, number: Number, storage: Storage = None) -> None:
 
 def front(
     sweeps: Annotated[list[str], typer.Argument(metavar="NAME...", help="Several are merged into one front.")],
+    price: PriceOption = None,
     storage: Storage = None,
     format: Output = Format.table,
     plot: Annotated[Path | None, typer.Option("--plot", help="Also write the picture here (.png or .html).")] = None,
 ) -> None:
     """Print the front: picked on validation, measured once on test, with 95 % intervals.
 
-    The untouched model and PAINT stand below its members.
+    The untouched model and PAINT stand below its members; then what it cost, and whether more trials are worth it.
     """
+    from sweeper.cli.status import front_notes
     from sweeper.front.load import load_merged_front
     from sweeper.front.rendering.table import table
 
-    merged = load_merged_front([open_sweep(name, storage) for name in dict.fromkeys(sweeps)])
+    per_hour, opened = option_price(price), [open_sweep(name, storage) for name in dict.fromkeys(sweeps)]
+    merged = load_merged_front(opened)
     if plot is not None:
         _plot(merged, plot)
     typer.echo(table(merged, format.value), nl=False)
+    for folder, spec in opened if format is Format.table else []:
+        notes = front_notes(folder, spec, per_hour)
+        if notes and len(opened) > 1:
+            typer.echo(f"\n{folder.name}:")
+        for line in notes:
+            typer.echo(line)
 
 
 def ui(

@@ -5,25 +5,30 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sweeper.cli.tables import Row, as_table
+from sweeper.cli.tables import Row, as_table, wrapped
 from sweeper.errors import UnavailableError, UserError
 from sweeper.front.load import load_front
 from sweeper.front.rendering.table import summary
 from sweeper.records import Front, TrialRecord
+from sweeper.run.budget import Usage
+from sweeper.run.floor_text import sweep_floor_line
 from sweeper.run.usage_file import read_usage
-from sweeper.run.usage_text import forecast_line, usage_line
+from sweeper.run.usage_text import forecast_line, usage_line, value_lines
+from sweeper.search.floor_files import load_floor, planned_trials
+from sweeper.search.noise_floor import NoiseFloor
 from sweeper.search.study import read_trials, searched
-from sweeper.spec.quantities import duration, parse_budget
+from sweeper.spec.quantities import HOUR_S, Price, duration, parse_budget
 from sweeper.spec.spec import Spec
 from sweeper.storage.files import storage_in_reach
 from sweeper.storage.sweep_folder import SweepFolder
 
 
-def sweep_row(folder: SweepFolder, spec: Spec) -> Row:
-    """Return a sweep's row of `list`."""
+def sweep_row(folder: SweepFolder, spec: Spec, price: Price | None = None) -> Row:
+    """Return a sweep's row of `list`. ``price``: of a device hour, instead of the sweep's own."""
     trials = read_trials(folder, spec)
     front = load_front(folder, spec, trials)
     knee = next((point for point in front.points if point.name == "knee"), None) if front else None
@@ -33,7 +38,7 @@ def sweep_row(folder: SweepFolder, spec: Spec) -> Row:
         "finished": searched(trials),
         "trials": spec.search.trials,
         "failed": sum(trial.state == "failed" for trial in trials),
-        **_cost_fields(folder, spec, trials),
+        **_cost_fields(folder, spec, trials, _usage(folder, price)),
         "hypervolume": round(front.hypervolume, 4) if front else None,
         **{
             f"knee_{goal.short}": round(knee.validation[goal.metric], 4) if knee else None for goal in spec.task_goals()
@@ -41,7 +46,8 @@ def sweep_row(folder: SweepFolder, spec: Spec) -> Row:
     }
 
 
-def status_text(folder: SweepFolder, spec: Spec) -> str:
+def status_text(folder: SweepFolder, spec: Spec, price: Price | None = None) -> str:
+    """``price``: of a device hour, instead of the sweep's own."""
     trials = read_trials(folder, spec)
     search = [trial for trial in trials if trial.confirms is None]
     counts = {state: sum(trial.state == state for trial in search) for state in ("complete", "failed", "stopped")}
@@ -55,14 +61,13 @@ def status_text(folder: SweepFolder, spec: Spec) -> str:
     if len(search) < len(trials):
         ended = sum(trial.state != "running" for trial in trials) - searched(trials)
         lines.append(f"confirm phase: {ended} of {len(trials) - len(search)} re-trainings begun have ended")
-    usage, budget = read_usage(folder), spec.limits.budget
-    if usage.sessions:
-        lines.append(f"cost: {usage_line(usage, trials, None if budget is None else parse_budget(budget))}")
+    front, usage = load_front(folder, spec, trials), _usage(folder, price)
+    lines += _cost_text(usage, spec, trials, front)
     forecast = forecast_line(usage)
     if state == "running" and forecast is not None:
         ago_s = max(0.0, time.time() - usage.updated_at_s)
         lines.append(f"forecast: {forecast} with {usage.sessions[-1].devices} ({duration(ago_s)} ago)")
-    front = load_front(folder, spec, trials)
+    lines += _floor_text(folder, spec, trials)
     if front is not None:
         lines.append(summary(front))
         names = (front.goals[0].best, "knee", front.goals[1].best)
@@ -71,6 +76,24 @@ def status_text(folder: SweepFolder, spec: Spec) -> str:
     if state in ("unfinished", "interrupted"):
         lines.append(f"go on with: sweeper resume {folder.name}")
     return "\n".join(lines)
+
+
+def front_notes(folder: SweepFolder, spec: Spec, price: Price | None = None) -> list[str]:
+    """Return what `front` prints below the points of a sweep: its cost and its noise floor."""
+    trials = read_trials(folder, spec)
+    front = load_front(folder, spec, trials)
+    return [*_cost_text(_usage(folder, price), spec, trials, front), *_floor_text(folder, spec, trials)]
+
+
+def floor_fields(folder: SweepFolder, spec: Spec) -> Row:
+    """Return the noise floor, for scripts; None where it is not known."""
+    floor = load_floor(folder, spec, read_trials(folder, spec))
+    known = floor if isinstance(floor, NoiseFloor) else None
+    return {
+        "noise_floor_gain": None if known is None else round(known.gain, 6),
+        "noise_floor_standard_error": None if known is None else round(known.standard_error, 6),
+        "noise_floor_reached": None if known is None else known.reached,
+    }
 
 
 def trial_rows(folder: SweepFolder, spec: Spec) -> list[Row]:
@@ -145,22 +168,45 @@ def _damage_named(folder: Path) -> Iterator[None]:
         raise UserError(f"{folder}: a file of the trial is damaged: {error!r}") from error
 
 
+def _usage(folder: SweepFolder, price: Price | None) -> Usage:
+    usage = read_usage(folder)
+    return usage if price is None else replace(usage, price=price)
+
+
+def _cost_text(usage: Usage, spec: Spec, trials: list[TrialRecord], front: Front | None) -> list[str]:
+    if not usage.sessions:
+        return []
+    budget = None if spec.limits.budget is None else parse_budget(spec.limits.budget)
+    hypervolume = None if front is None else front.hypervolume_of_accuracies()
+    lines = [f"cost: {usage_line(usage, trials, budget)}", *value_lines(usage, trials, hypervolume)]
+    return [wrapped(line) for line in lines]
+
+
+def _floor_text(folder: SweepFolder, spec: Spec, trials: list[TrialRecord]) -> list[str]:
+    line = sweep_floor_line(folder, spec, trials)
+    return [] if line is None else [wrapped(line)]
+
+
 def _state(folder: SweepFolder, spec: Spec, trials: list[TrialRecord]) -> str:
     if folder.lease.is_held():
         return "running"
-    goes_on = any(trial.state == "running" for trial in trials) or searched(trials) < spec.search.trials
+    goes_on = any(trial.state == "running" for trial in trials) or searched(trials) < planned_trials(
+        folder, spec, trials
+    )
     return "unfinished" if goes_on else "complete"
 
 
-def _cost_fields(folder: SweepFolder, spec: Spec, trials: list[TrialRecord]) -> Row:
-    """Device hours so far; the forecast while it runs."""
-    usage = read_usage(folder)
+def _cost_fields(folder: SweepFolder, spec: Spec, trials: list[TrialRecord], usage: Usage) -> Row:
+    """Device hours so far, and money where there is a price; the forecast while it runs."""
     device_hours = {name: round(value, 4) for name, value in usage.device_hours(trials).items()}
     forecast = usage.forecast if folder.lease.is_held() else None
     return {
         "device": usage.device if usage.sessions else None,
         "device_h": device_hours.get("device_h"),
         "saved_device_h": device_hours.get("saved_device_h"),
+        "saved_by_noise_floor_device_h": device_hours.get("saved_by_noise_floor_device_h"),
+        "price": None if usage.price is None else str(usage.price),
+        "money": None if usage.price is None else round(usage.price.amount * usage.device_s / HOUR_S, 4),
         "budget": spec.limits.budget,
         "forecast_device_h": None if forecast is None else round(forecast.device_s / 3600, 4),
         "forecast_left_s": None if forecast is None else round(forecast.left_s, 1),

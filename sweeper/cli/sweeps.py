@@ -16,11 +16,13 @@ from sweeper.cli.options import (
     Grace,
     Name,
     Output,
+    PriceOption,
     Storage,
     Time,
     TrackingUri,
     WarmStart,
     open_sweep,
+    option_price,
     option_seconds,
     storage_path,
     with_budget,
@@ -45,6 +47,7 @@ def run(
     warm_start: WarmStart = None,
     new: Annotated[bool, typer.Option("--new", help="If the name is taken, take NAME-2, NAME-3, ...")] = False,
     budget: BudgetHours = None,
+    price: PriceOption = None,
     time: Time = None,
     grace: Grace = None,
     changes: Changes = None,
@@ -72,7 +75,7 @@ def run(
     loaded = with_budget(load_spec(spec, overrides), budget)
     root = storage_path(storage)
     folder = SweepFolder(root, loaded.name)
-    options = _options(gpus, address, tracking_uri, root, time, grace)
+    options = _options(gpus, address, tracking_uri, root, time, grace, price)
     if resume and folder.exists():
         differences = spec_difference(folder.spec(), loaded)
         if differences:
@@ -107,6 +110,7 @@ def resume(
     ] = None,
     gpus: Gpus = None,
     budget: BudgetHours = None,
+    price: PriceOption = None,
     time: Time = None,
     grace: Grace = None,
     address: Address = None,
@@ -122,7 +126,7 @@ def resume(
     if trials is not None:
         spec = spec.with_trials(trials)
     spec = with_budget(spec, budget)
-    options = _options(gpus, address, tracking_uri, folder.storage, time, grace)
+    options = _options(gpus, address, tracking_uri, folder.storage, time, grace, price)
     _resume(folder, spec, options, format)
 
 
@@ -136,6 +140,7 @@ def check(
         float, typer.Option("--probe-seconds", min=1, help="How long, over all that `tune` may be.")
     ] = 120.0,
     budget: BudgetHours = None,
+    price: PriceOption = None,
     gpus: Gpus = None,
     changes: Changes = None,
     address: Address = None,
@@ -151,9 +156,10 @@ def check(
     from sweeper.spec.spec import load_spec
 
     loaded, root = with_budget(load_spec(spec, list(changes or [])), budget), storage_path(storage)
+    per_hour = option_price(price)
     check_sweep(loaded, root, gpus=gpus, address=address, tracking_uri=tracking_uri, echo=typer.echo)
     if probe:
-        probe_sweep(loaded, root, gpus=gpus, address=address, seconds=probe_seconds, echo=typer.echo)
+        probe_sweep(loaded, root, gpus=gpus, address=address, seconds=probe_seconds, echo=typer.echo, price=per_hour)
 
 
 def _options(
@@ -163,6 +169,7 @@ def _options(
     storage: Path,
     time: str | None,
     grace: str | None,
+    price: str | None,
 ) -> Options:
     from sweeper.run.sweep import Options
     from sweeper.tracking.runs import find_store
@@ -170,7 +177,13 @@ def _options(
     find_store(storage, tracking_uri)  # refuses a URI that MLflow cannot use before anything is written
     if gpus is not None and gpus < 0:
         raise UserError(f"--gpus {gpus:g}: give a positive number, or 0 to run on CPUs")
-    options = Options(gpus=gpus, address=address, tracking_uri=tracking_uri, time_s=option_seconds("--time", time))
+    options = Options(
+        gpus=gpus,
+        address=address,
+        tracking_uri=tracking_uri,
+        time_s=option_seconds("--time", time),
+        price=option_price(price),
+    )
     grace_s = option_seconds("--grace", grace)
     return options if grace_s is None else replace(options, grace_s=grace_s)
 

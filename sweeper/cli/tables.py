@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import textwrap
 from enum import StrEnum
 
 import typer
@@ -38,6 +39,11 @@ def as_table(rows: list[Row]) -> str:
     return "".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() + "\n" for line in cells
     )
+
+
+def wrapped(line: str) -> str:
+    """Return a line broken at spaces so that it fits 80 columns."""
+    return textwrap.fill(line, 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def as_csv(rows: list[Row]) -> str:

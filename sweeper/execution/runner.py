@@ -126,13 +126,15 @@ class _TrialRunner:
         import open_clip
         import torch
 
+        from trainables.evaluation.hits import to_text
         from trainables.evaluation.measure import untouched_policy
 
         context, data = self._context, self._context.data
         policy, measures = untouched_policy(context), context.measures
-        values = measures.validation(context, policy, self._group) | measures.kept(context, policy, self._group)
+        measured = measures.validation(context, policy, self._group)
         return UntouchedModel(
-            goals=values,
+            goals=measured.values | measures.kept(context, policy, self._group),
+            hits=to_text(measured.hits) or None,
             chance=data.chance(),
             validation_images=data.validation_images(),
             unseen_images=data.unseen_images(),

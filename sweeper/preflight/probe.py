@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 from sweeper.jobs import Job, Outcome, ProbeJob
 from sweeper.run.resources import plan_slots, runner_for
 from sweeper.run.usage import most_retrainings, new_session
+from sweeper.run.usage_text import money
 from sweeper.spec.domains import Choices, Range, Value
-from sweeper.spec.quantities import duration, hours, parse_budget
+from sweeper.spec.quantities import Price, duration, hours, parse_budget
 from sweeper.spec.spec import Spec
 from trainables.records import TrialTiming
 
@@ -149,6 +150,7 @@ def probe_sweep(
     address: str | None,
     seconds: float,
     echo: Callable[[str], None],
+    price: Price | None = None,
 ) -> None:
     """Echo what trials cost, a few lines per scope, and what the sweep will. The scopes share ``seconds``.
 
@@ -187,7 +189,7 @@ def probe_sweep(
                 echo(line)
             timed.append((scope, timing))
         if len(timed) == len(probed):
-            for line in _forecast_lines(spec, timed, plan, warm_s):
+            for line in _forecast_lines(spec, timed, plan, warm_s, price):
                 echo(line)
         else:
             echo("forecast: none, because not every scope can be trained")
@@ -324,7 +326,9 @@ def _epochs_text(spec: Spec, timed: Sequence[tuple[Scope, TrialTiming]]) -> str:
     return f" on average ({fewest} to {most} epochs: {duration(min(times_s))} to {duration(max(times_s))})"
 
 
-def _forecast_lines(spec: Spec, timed: Sequence[tuple[Scope, TrialTiming]], plan: SlotPlan, warm_s: float) -> list[str]:
+def _forecast_lines(
+    spec: Spec, timed: Sequence[tuple[Scope, TrialTiming]], plan: SlotPlan, warm_s: float, price: Price | None
+) -> list[str]:
     costs = [(scope, trial_cost(spec, scope, timing)) for scope, timing in timed]
     total = sum(scope.share for scope, _ in costs)
     whole_s = sum(scope.share * cost.whole_s for scope, cost in costs) / total
@@ -353,6 +357,9 @@ def _forecast_lines(spec: Spec, timed: Sequence[tuple[Scope, TrialTiming]], plan
             f"  second look: at most {duration(look_s)} and {hours(look_h)} {session.device}-h, if all "
             f"{trials * (1 + _end_points(spec))} points were near the front; most are not"
         )
+    unstopped_s = math.ceil(trials / slots) * (whole_s - trial_s)
+    saved_h = replace(session, wall_s=unstopped_s).device_s / 3600
+    lines += cost_lines(spec, device_h, saved_h, f"{session.device}-h", price)
     if spec.limits.budget is not None:
         budget = parse_budget(spec.limits.budget)
         enough = "enough" if device_h <= budget.hours else "not enough"
@@ -362,6 +369,18 @@ def _forecast_lines(spec: Spec, timed: Sequence[tuple[Scope, TrialTiming]], plan
 
 def _looks_again(timed: Sequence[tuple[Scope, TrialTiming]]) -> bool:
     return any(timing.unseen_share > 0 for _, timing in timed)
+
+
+def cost_lines(spec: Spec, device_h: float, saved_h: float, unit: str, price: Price | None) -> list[str]:
+    """Return what the forecast costs in money, and what is saved of it or may be: lines of at most 80 characters."""
+    lines = []
+    if price is not None:
+        lines.append(f"  cost: about {price.of(device_h)}, at {price.of(1.0)} per {unit}")
+    if saved_h > 0:
+        lines.append(f"  saved by stopping: about {hours(saved_h)} {unit}{money(price, saved_h)}")
+    if spec.search.until == "noise_floor":
+        lines.append("  less where the search ends at its noise floor before the last trial")
+    return lines
 
 
 def _small(seconds: float) -> str:

@@ -11,7 +11,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sweeper.records import TrialRecord
-from sweeper.spec.quantities import HOUR_S, Budget, Device
+from sweeper.spec.quantities import HOUR_S, Budget, Device, Price
+
+POINT = 0.01 * 0.01
+"""Of hypervolume: a square of one percentage point in both accuracies."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +95,10 @@ class Usage:
     """As last made by a session that had trials to run."""
     updated_at_s: float = 0.0
     """Seconds since 1970."""
+    price: Price | None = None
+    """Of a device hour, where the user has said it."""
+    not_begun: int = 0
+    """Trials of the search that its noise floor has saved."""
 
     @property
     def device(self) -> Device:
@@ -107,12 +114,23 @@ class Usage:
         slot. Empty before the first session."""
         if not self.sessions:
             return {}
+        trials = list(trials)
         costs, slot_hour = trial_costs(trials), self.sessions[-1].devices_per_slot / HOUR_S
-        return {
+        device_hours = {
             "device_h": self.device_s / HOUR_S,
             "trials_device_h": costs.trials_s * slot_hour,
             "saved_device_h": costs.saved_s * slot_hour,
         }
+        of_search = trial_costs(trial for trial in trials if trial.confirms is None)
+        if self.not_begun and of_search.mean_s is not None:
+            device_hours["saved_by_noise_floor_device_h"] = self.not_begun * of_search.mean_s * slot_hour
+        return device_hours
+
+    def device_hours_per_point(self, hypervolume: float | None) -> float | None:
+        """Return the device hours so far per ``POINT`` of hypervolume; None where there is no hypervolume."""
+        if not self.sessions or hypervolume is None or hypervolume <= 0:
+            return None
+        return self.device_s / HOUR_S / (hypervolume / POINT)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from functools import partial
 from sweeper.front.build import LiveFront
 from sweeper.front.rendering.writer import FrontFiles
 from sweeper.records import Front, TrialRecord
+from sweeper.run.floor_watch import FloorWatch
 from sweeper.run.progress import Progress
 from sweeper.run.usage import UsageMeter
 from sweeper.tracking.tracker import Tracker
@@ -28,16 +29,18 @@ class Observer:
         searched_front: Callable[[Sequence[TrialRecord]], Front],
         trials: Callable[[], list[TrialRecord]],
         trial_tags: dict[str, str],
+        floor: FloorWatch | None = None,
     ) -> None:
         """
         Args:
+            floor: None where the goals have no noise floor.
             front: of given trials, for the files; called on the thread of ``files``.
             searched_front: by the search alone, for what is told while its trials end.
             trials: of the study.
         """
         self._progress, self._tracker, self._files, self._usage = progress, tracker, files, usage
         self._front, self._trials, self._live = front, trials, LiveFront(searched_front, trials())
-        self._trial_tags = trial_tags
+        self._trial_tags, self._floor = trial_tags, floor
 
     def repeat(self, trials: Iterable[TrialRecord], reports: Callable[[int], Sequence[Report]]) -> None:
         """On resume: tell MLflow of every trial again; what it has already is not sent twice."""
@@ -60,6 +63,8 @@ class Observer:
 
     def ended(self, trial: TrialRecord) -> None:
         self._usage.ended(trial)
+        if self._floor is not None:
+            self._floor.trial_ended(trial)
         self._progress.trial_ended(trial)
         self._track_end(trial)
         if trial.confirms is None:  # what is trained again changes no front, least of all one of the second look

@@ -12,9 +12,12 @@ from sweeper.front.load import front_of, searched_front
 from sweeper.front.rendering.writer import FrontFiles
 from sweeper.front.second_look import noise_text
 from sweeper.records import UntouchedModel
+from sweeper.run.floor_text import floor_line, search_end_line
+from sweeper.run.floor_watch import FloorWatch
 from sweeper.run.observer import Observer
 from sweeper.run.progress import Progress
 from sweeper.run.usage import UsageMeter
+from sweeper.search.floor_files import FloorReader, SearchEnd, read_search_end, write_search_end
 from sweeper.search.sampler import PriorTrial
 from sweeper.search.scheduler import SweepControl, TrialScheduler
 from sweeper.search.study import Study
@@ -31,6 +34,13 @@ class ActiveSearch:
 
     study: Study
     scheduler: TrialScheduler
+    floor: FloorWatch | None
+    """None where the goals have no noise floor."""
+
+    def close(self) -> None:
+        if self.floor is not None:
+            self.floor.close()
+        self.study.close()
 
 
 def begin_search(
@@ -60,6 +70,7 @@ def begin_search(
         progress.line(noise)
     study = open_study(folder, spec, untouched, progress.line)
     trial_files = FolderTrialFiles(folder, spec)
+    floor = _floor_watch(folder, spec, untouched, study, progress, usage)
     observer = Observer(
         progress,
         tracker,
@@ -69,10 +80,44 @@ def begin_search(
         searched_front=partial(searched_front, folder, spec, untouched),
         trials=study.trials,
         trial_tags=tags,
+        floor=floor,
     )
     observer.repeat(study.trials(), trial_files.reports)
-    scheduler = TrialScheduler(spec, study, trial_files, untouched.goals, observer, control)
-    return ActiveSearch(study=study, scheduler=scheduler)
+    scheduler = TrialScheduler(
+        spec,
+        study,
+        trial_files,
+        untouched.goals,
+        observer,
+        control,
+        (lambda: False) if floor is None else floor.search_is_over,
+    )
+    return ActiveSearch(study=study, scheduler=scheduler, floor=floor)
+
+
+def _floor_watch(
+    folder: SweepFolder, spec: Spec, untouched: UntouchedModel, study: Study, progress: Progress, usage: UsageMeter
+) -> FloorWatch | None:
+    """Return what looks at the noise floor; None where the goals have none."""
+    if any(goal.view is None for goal in spec.task_goals()):
+        return None
+
+    def ended(end: SearchEnd) -> None:
+        write_search_end(folder, end)
+        begun = sum(trial.confirms is None for trial in study.trials())
+        usage.not_begun = max(0, spec.search.trials - begun)
+        progress.search_ended(begun)
+        progress.line(search_end_line(end))
+
+    reader = FloorReader(folder, spec, untouched)
+    watch = FloorWatch(spec, reader.floor, study.trials, end=read_search_end(folder), ended=ended)
+
+    def line() -> str | None:
+        floor = watch.latest()
+        return None if floor is None else floor_line(floor)
+
+    progress.watch_floor(line)
+    return watch
 
 
 def settle_untouched(folder: SweepFolder, measured: UntouchedModel) -> UntouchedModel:

@@ -45,6 +45,8 @@ class Progress:
         self._failures: list[str] = []
         self._cost: Callable[[], str] | None = None
         self._left_s: Callable[[], float | None] | None = None
+        self._floor: Callable[[], str | None] = lambda: None
+        self._floor_told: str | None = None
         self._cost_told_s = self._start_s
         self._live: Any = None
         if self._stream.isatty() and os.environ.get("TERM") != "dumb":
@@ -65,6 +67,14 @@ class Progress:
         """From now on ``cost`` is asked what the sweep has taken and will take, ``left_s`` for the seconds left, which
         it may not know."""
         self._cost, self._left_s = cost, left_s
+
+    def watch_floor(self, floor: Callable[[], str | None]) -> None:
+        """From now on ``floor`` is asked for a line about the noise floor; None: not known."""
+        self._floor = floor
+
+    def search_ended(self, trials: int) -> None:
+        """The search has only so many trials, fewer than were planned."""
+        self._trials = trials
 
     def trial_started(self, number: int, parameters: dict[str, Any], slot: int | None = None) -> None:
         """At the start and at every further attempt."""
@@ -114,6 +124,10 @@ class Progress:
         if self._live is None and self._cost is not None and self._clock() - self._cost_told_s >= _COST_LINE_S:
             self._cost_told_s = self._clock()
             self.line(f"cost: {self._cost()}")
+            floor = self._floor()
+            if floor is not None and floor != self._floor_told:
+                self._floor_told = floor
+                self.line(floor)
         if self._live is not None and self._clock() - self._drawn_s >= _REFRESH_S:
             self._drawn_s = self._clock()
             with suppress(OSError):
@@ -172,6 +186,8 @@ class Progress:
         parts: list[RenderableType] = [head]
         if self._cost is not None:
             parts.append(Text(f"cost: {self._cost()}", style="dim"))
+        if (floor := self._floor()) is not None:
+            parts.append(Text(floor, style="dim"))
         if self._running:
             table = Table(box=None, pad_edge=False, header_style="dim")
             for column in ("trial", "epoch", *(goal.short for goal in self._goals), "parameters"):

@@ -31,8 +31,9 @@ from sweeper.run.resume_command import resume_command
 from sweeper.run.signals import SessionInterrupted, StopSignal, end_process
 from sweeper.run.usage import UsageMeter, most_retrainings, new_session
 from sweeper.run.usage_text import live_line
+from sweeper.search.floor_files import planned_trials
 from sweeper.search.study import read_trials, searched
-from sweeper.spec.quantities import HOUR_S, hours, parse_budget
+from sweeper.spec.quantities import HOUR_S, Price, hours, parse_budget
 from sweeper.spec.spec import Spec
 from sweeper.storage.lease import HeldLease
 from sweeper.storage.sweep_folder import SweepFolder
@@ -55,6 +56,8 @@ class Options:
     """How long this session may take."""
     grace_s: float = 30.0
     """From a signal that ends the session to the end of the process."""
+    price: Price | None = None
+    """Of a device hour; None: as in the session before, if that had one."""
 
 
 SweepState = Literal["complete", "failed", "interrupted"]
@@ -91,7 +94,8 @@ def run_sweep(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Option
         stop = session.enter_context(StopSignal(resume, options.grace_s, before_end=cleanup.user_was_told))
         folder.remove_partial_files()
         trials_before = read_trials(folder, spec)
-        progress = Progress(folder.name, spec.search.trials, spec.task_goals(), finished=searched(trials_before))
+        planned = planned_trials(folder, spec, trials_before)
+        progress = Progress(folder.name, planned, spec.task_goals(), finished=searched(trials_before))
         session.callback(progress.close)
         tracker = Tracker(folder.path, options.tracking_uri, folder.storage, folder.name, folder.sweep_id)
         session.callback(lambda: tracker.close(stop.impatience(TAIL_S)))
@@ -123,6 +127,8 @@ def run_sweep(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Option
                 confirming=most_retrainings(spec),
                 budget=None if spec.limits.budget is None else parse_budget(spec.limits.budget),
                 time_s=options.time_s,
+                not_begun=spec.search.trials - planned,
+                price=options.price,
             )
             if _front_is_measured(folder, spec, trials_before):
                 usage.check()
@@ -172,7 +178,7 @@ def run_sweep(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Option
             try:
                 stop.check()
                 search = run_trials(slots, prepare, ray_folder)
-                held.callback(search.study.close)
+                held.callback(search.close)
                 if not stop.asked and search.scheduler.too_many_failed:
                     state = "failed"
                 elif not stop.asked:
@@ -185,7 +191,9 @@ def run_sweep(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Option
         if front is not None:
             write_front(front, folder.front_path, folder.retrieved_path)
             tracker.front_updated(front)
-        tracker.sweep_ended(state, usage.totals())
+        costs = usage.totals(None if front is None else front.hypervolume_of_accuracies())
+        floor = search.floor.metrics() if search is not None and search.floor is not None else {}
+        tracker.sweep_ended(state, costs | floor)
         sent = tracker.flush(MLFLOW_FLUSH_S, stop.impatience(TAIL_S))
         return SweepResult(
             state=state,

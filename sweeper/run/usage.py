@@ -22,7 +22,7 @@ from sweeper.run.budget import (
 from sweeper.run.resume_command import resume_command
 from sweeper.run.usage_file import read_usage, write_usage
 from sweeper.run.usage_text import resume_options, unfinished_line, usage_line
-from sweeper.spec.quantities import HOUR_S, Budget, rounded_up
+from sweeper.spec.quantities import HOUR_S, Budget, Price, rounded_up
 from sweeper.spec.spec import Spec
 from sweeper.storage.sweep_folder import SweepFolder
 from trainables.records import Report
@@ -45,6 +45,8 @@ class UsageMeter:
         confirming: int = 0,
         budget: Budget | None = None,
         time_s: float | None = None,
+        not_begun: int = 0,
+        price: Price | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Begin the session now.
@@ -55,17 +57,20 @@ class UsageMeter:
             epochs: of a trial without the parameter ``epochs``.
             confirming: retrainings of the confirm phase.
             time_s: how long this session may take.
+            not_begun: trials of the search that will not begin, because it has ended at its noise floor.
+            price: of a device hour; None: that of the session before.
 
         Raise UserError for a budget in devices that the sweep does not run on.
         """
         check_device(budget, session)
         self.planned, self.confirming = planned, confirming
-        self.budget = budget
+        self.budget, self.not_begun = budget, not_begun
         self._folder, self._session, self._clock = folder, session, clock
         self._time_s, self._epochs = time_s, epochs
         self._start_s = self._saved_s = clock()
         self._closed_s: float | None = None
-        self._earlier = read_usage(folder).sessions
+        earlier = read_usage(folder)
+        self._earlier, self._price = earlier.sessions, price or earlier.price
         self._ended = {trial.number: trial for trial in trials if trial.state != "running"}
         self._running: dict[int, TrialRecord] = {}
         self._to_resume = sum(trial.state == "running" for trial in trials)
@@ -134,7 +139,13 @@ class UsageMeter:
     def usage(self) -> Usage:
         """Return the usage of all sessions."""
         session = replace(self._session, wall_s=self._now_s() - self._start_s)
-        return Usage(sessions=(*self._earlier, session), forecast=self.forecast(), updated_at_s=time.time())
+        return Usage(
+            sessions=(*self._earlier, session),
+            forecast=self.forecast(),
+            updated_at_s=time.time(),
+            price=self._price,
+            not_begun=self.not_begun,
+        )
 
     def used_s(self) -> float:
         """Return the device seconds so far, over all sessions."""
@@ -148,7 +159,7 @@ class UsageMeter:
         """Return how the sweep goes on; None where that cannot be said yet."""
         begun = [*self._ended.values(), *self._running.values()]
         searched = _searched(begun)
-        waiting = max(0, self.planned - searched) + max(0, self.confirming - (len(begun) - searched))
+        waiting = max(0, self.planned - self.not_begun - searched) + max(0, self.confirming - (len(begun) - searched))
         return self._ledger.forecast(self._now_s(), waiting)
 
     def left_s(self) -> float | None:
@@ -162,7 +173,7 @@ class UsageMeter:
 
     def unfinished_work(self) -> UnfinishedWork | None:
         """Return what the limits did not allow; None where every trial of the search has ended."""
-        missing = self.planned - _searched(self._ended.values())
+        missing = self.planned - self.not_begun - _searched(self._ended.values())
         if missing <= 0:
             return None
         limit, enough = self.limit(), None
@@ -173,18 +184,30 @@ class UsageMeter:
         return UnfinishedWork(missing=missing, planned=self.planned, limit=limit, enough=enough)
 
     def costs(self, trial: TrialRecord) -> dict[str, float]:
-        """Return the costs of one trial in device hours, by their name in MLflow."""
+        """Return the costs of one trial, in device hours and money, by their name in MLflow."""
         if trial.cost_s is None:
             return {}
         slot_hour = self._session.devices_per_slot / HOUR_S
         costs = {"cost/device_h": trial.cost_s * slot_hour}
         if trial.state == "stopped":
             costs["cost/saved_device_h"] = time_saved_s(trial) * slot_hour
+        if self._price is not None:
+            costs["cost/money"] = trial.cost_s * slot_hour * self._price.amount
         return costs
 
-    def totals(self) -> dict[str, float]:
-        """Return the costs of the sweep so far in device hours, by their name in MLflow."""
-        return {f"cost/{name}": value for name, value in self.usage().device_hours(self._ended.values()).items()}
+    def totals(self, hypervolume: float | None = None) -> dict[str, float]:
+        """Return the costs of the sweep so far, in device hours and money, by their name in MLflow.
+
+        ``hypervolume``: of the front, where its goals are accuracies.
+        """
+        usage = self.usage()
+        costs = usage.device_hours(self._ended.values())
+        per_point_h = usage.device_hours_per_point(hypervolume)
+        if per_point_h is not None:
+            costs["device_h_per_point"] = per_point_h
+        if self._price is not None:
+            costs["money"] = costs["device_h"] * self._price.amount
+        return {f"cost/{name}": value for name, value in costs.items()}
 
     def _epochs_of(self, trial: TrialRecord) -> int:
         epochs: int = trial.parameters.get("epochs", self._epochs)

@@ -7,7 +7,7 @@ study is told, then MLflow's outbox. On resume the earlier record wins and the l
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from sweeper.errors import UnavailableError
@@ -97,10 +97,18 @@ class TrialScheduler:
         untouched_goals: Mapping[str, float],
         listener: TrialListener,
         control: SweepControl | None = None,
+        search_is_over: Callable[[], bool | None] = lambda: False,
     ) -> None:
-        """``untouched_goals``: of the untouched model on validation; ``control``: ``NoLimits`` by default."""
+        """
+        Args:
+            untouched_goals: of the untouched model on validation.
+            control: ``NoLimits`` by default.
+            search_is_over: whether the search ends before its last trial; None: not known yet, ask again. Once True,
+                always True.
+        """
         self._spec, self._study, self._files, self._untouched_goals = spec, study, files, untouched_goals
         self._listener, self._control = listener, control or NoLimits()
+        self._search_is_over = search_is_over
         self._baselines, self._points = spec.baseline_trials(), spec.chosen()
         trials = study.trials()
         self._to_resume = deque(trial for trial in trials if trial.state == "running")
@@ -180,8 +188,12 @@ class TrialScheduler:
         if resumed is not None:
             return resumed
         if self._search_goes_on():
-            self._suggested += 1
-            return self._suggest(self._suggested - 1)
+            over = self._search_is_over()
+            if over is None:
+                return None
+            if not over:
+                self._suggested += 1
+                return self._suggest(self._suggested - 1)
         if any(trial.confirms is None for trial in self._running.values()):
             return None  # the front may still change
         if self._retrainings is None:

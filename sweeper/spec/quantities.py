@@ -10,6 +10,7 @@ from typing import Literal
 Device = Literal["gpu", "cpu"]
 HOUR_S = 3600.0
 _BUDGET = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(gpu|cpu)-h")
+_PRICE = re.compile(r"([$€£¥])?\s*(\d+(?:\.\d*)?|\.\d+)\s*([$€£¥]|[A-Z]{3})?")
 _TIME = re.compile(r"(?:(\d+(?:\.\d*)?|\.\d+)h)?\s*(?:(\d+(?:\.\d*)?|\.\d+)m)?\s*(?:(\d+(?:\.\d*)?|\.\d+)s)?")
 
 
@@ -37,6 +38,36 @@ def parse_budget(text: str) -> Budget:
     if float(match[1]) <= 0:
         raise ValueError(f"buys nothing; write a number above 0, for instance 12{match[2]}-h")
     return Budget(float(match[1]), "gpu" if match[2] == "gpu" else "cpu")
+
+
+@dataclass(frozen=True)
+class Price:
+    """Of a device hour, in a currency of the user's."""
+
+    amount: float
+    currency: str
+    """A sign, which is written before the number, or a code of three letters, which is written after it."""
+
+    def of(self, device_hours: float) -> str:
+        """Return what so many device hours cost: ``$12.30``, ``12.30 EUR``."""
+        return _money(device_hours * self.amount, self.currency)
+
+    def __str__(self) -> str:
+        """As ``parse_price`` reads it."""
+        return f"{self.amount:.10f}".rstrip("0").rstrip(".") + self.currency
+
+
+def parse_price(text: str) -> Price:
+    """Return the price of a device hour written as ``2.49`` (dollars), ``2.49EUR`` or ``€2.49``.
+
+    Raise ValueError, worded as by ``parse_budget``.
+    """
+    match = _PRICE.fullmatch(text.strip())
+    if match is None or (match[1] and match[3]):
+        raise ValueError("is no price; write money per device hour: for instance 2.49, 2.49EUR or €2.49")
+    if float(match[2]) <= 0:
+        raise ValueError("is no price; write a number above 0, for instance 2.49")
+    return Price(float(match[2]), match[1] or match[3] or "$")
 
 
 def parse_time(text: str) -> float:
@@ -71,3 +102,8 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s" if seconds >= 9.5 else f"{seconds:.1f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _money(value: float, currency: str) -> str:
+    number = f"{value:,.2f}" if value >= 0.01 or value == 0 else f"{value:.2g}"
+    return f"{number} {currency}" if currency.isalpha() else f"{currency}{number}"

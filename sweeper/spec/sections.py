@@ -49,6 +49,9 @@ class Search(Settings):
     anchors (``Space.anchors``), whose interpolation with the untouched weights is the front."""
     trials: Annotated[int, Field(ge=1)] = 32
     """With the baseline and the points; when left out, ``grid`` and ``soup`` try every combination or anchor."""
+    until: Literal["trials", "noise_floor"] = "trials"
+    """``noise_floor``: the search ends before ``trials`` once a further quarter of trials is expected to gain less on
+    fresh images than one standard error of the front's hypervolume."""
     seed: Annotated[int, Field(ge=0)] = 0
     startup_trials: Annotated[int, Field(ge=1)] | None = None
     """The sampler learns from trials once so many are complete; an eighth of ``trials``, at least 4, when left out. For
@@ -59,6 +62,13 @@ class Search(Settings):
         if self.startup_trials is not None and self.sampler != "tpe":
             message = f"startup_trials is for the sampler tpe; {self.sampler} does not learn, leave it out"
             raise SettingError(message, "startup_trials")
+        return self
+
+    @model_validator(mode="after")
+    def _a_plan_has_no_floor(self) -> Self:
+        if self.until == "noise_floor" and self.planned:
+            message = f"until: noise_floor is for the samplers tpe and random; {self.sampler} tries all it has"
+            raise SettingError(f"{message}, leave it out", "until")
         return self
 
     @property

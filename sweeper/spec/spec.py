@@ -41,7 +41,7 @@ from trainables.tasks.known import KINDS, kind_named, kind_of
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _RESERVED = ("cache", "mlartifacts", "mlflow.db")
 
-CHANGEABLE = ("search.trials", "confirm", "resources", "limits", "training.checkpoint_every_s")
+CHANGEABLE = ("search.trials", "search.until", "confirm", "resources", "limits", "training.checkpoint_every_s")
 """What a resumed sweep may change."""
 
 
@@ -120,6 +120,17 @@ class Spec(TaskSettings):
             for goal in self.task_goals()
         }
         return self if whole == self.goals else self.model_copy(update={"goals": whole})
+
+    @model_validator(mode="after")
+    def _the_goals_have_a_noise_floor(self) -> Self:
+        unsuited = [goal for goal in self.task_goals() if goal.view is None]
+        if self.search.until == "noise_floor" and unsuited:
+            message = (
+                f"`search.until`: the task {self.task} has no noise floor, because {unsuited[0].metric} is no mean "
+                "over images; write trials, or leave it out"
+            )
+            raise ProblemsError([Problem(("search", "until"), message)])
+        return self
 
     @model_validator(mode="after")
     def _trials_are_those_of_the_plan(self) -> Self:

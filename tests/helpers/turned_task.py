@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from trainables.context.task import Validation
 from trainables.context.task_images import TaskImages
 from trainables.context.trial_context import TrialContext
 from trainables.data.cache import digest_of
@@ -101,8 +102,9 @@ class TurnedMeasures:
     def findings(self, context: TrialContext) -> list[str]:
         return []
 
-    def validation(self, context: TrialContext, policy: Policy, group: WorkerGroup) -> dict[str, float]:
-        return means(self._scores(context, policy, self._data(context).searched, group))
+    def validation(self, context: TrialContext, policy: Policy, group: WorkerGroup) -> Validation:
+        scores = self._scores(context, policy, self._data(context).searched, group)
+        return Validation(values=means(scores), hits=scores)
 
     def kept(self, context: TrialContext, policy: Policy, group: WorkerGroup) -> dict[str, float]:
         return {}

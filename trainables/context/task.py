@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
 from torch import Tensor
 
 from trainables.data.image_set import View
@@ -60,14 +62,25 @@ class TaskData(Protocol):
         """Return the digest of everything that is searched on: points with equal digests may stand on one front."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """What a policy reaches on the validation sets."""
+
+    values: dict[str, float]
+    """Metric -> value: the goals and more."""
+    hits: dict[str, list[np.ndarray]]
+    """Goal -> per set whether each of its N images is answered right, (N,) bool. Empty where a goal is no mean over
+    images."""
+
+
 class Measures(Protocol):
     """Measures policies. Workers share the images; every one of them gets all values."""
 
     def findings(self, context: TrialContext) -> list[str]:
         """Return what the untouched model and the training data tell before any training, a line each."""
 
-    def validation(self, context: TrialContext, policy: Policy, group: WorkerGroup) -> dict[str, float]:
-        """Return the metrics on validation that are measured again and again during a trial: the goals and more."""
+    def validation(self, context: TrialContext, policy: Policy, group: WorkerGroup) -> Validation:
+        """Return what is measured on validation again and again during a trial."""
 
     def kept(self, context: TrialContext, policy: Policy, group: WorkerGroup) -> dict[str, float]:
         """Return the metrics on validation that ``keep`` names and ``validation`` does not have."""

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainables.context.attribute_data import AttributeData, LabelledSet
+from trainables.context.task import Validation
 from trainables.context.trial_context import TrialContext
 from trainables.data.image_set import ImageSet
 from trainables.distributed import WorkerGroup
@@ -75,8 +76,9 @@ class AttributeMeasures:
             lines.append(f"{name}: of its values, these are about the first two")
         return lines
 
-    def validation(self, context: TrialContext, policy: Policy, group: WorkerGroup) -> dict[str, float]:
-        return mean_values(context, policy, data_of(context).search_sets, group)
+    def validation(self, context: TrialContext, policy: Policy, group: WorkerGroup) -> Validation:
+        values = mean_values(context, policy, data_of(context).search_sets, group)
+        return Validation(values=values, hits={})  # skew is no mean over images
 
     def kept(self, context: TrialContext, policy: Policy, group: WorkerGroup) -> dict[str, float]:
         data = data_of(context)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from trainables.context.task import Validation
 from trainables.context.trial_context import TrialContext
 from trainables.context.typographic_data import TypographicData
 from trainables.data.typographic import EvaluationSet
@@ -44,8 +45,10 @@ class TypographicMeasures:
     def findings(self, context: TrialContext) -> list[str]:
         return []
 
-    def validation(self, context: TrialContext, policy: Policy, group: WorkerGroup) -> dict[str, float]:
-        return means(goal_scores(context, policy, data_of(context).search_sets, group))
+    def validation(self, context: TrialContext, policy: Policy, group: WorkerGroup) -> Validation:
+        scores = goal_scores(context, policy, data_of(context).search_sets, group)
+        hits = {goal: scores[goal] for goal in ("clean_accuracy", "robust_accuracy")}
+        return Validation(values=means(scores), hits=hits)
 
     def kept(self, context: TrialContext, policy: Policy, group: WorkerGroup) -> dict[str, float]:
         return means(kept_scores(context, policy, group, unseen=False))

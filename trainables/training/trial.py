@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainables.context.task import Validation
 from trainables.context.trial_context import TrialContext
 from trainables.distributed import WorkerGroup
+from trainables.evaluation.hits import Hits
 from trainables.files import StorageError
 from trainables.memory import MicroBatchReduced, halve, run_or_none_on_oom
 from trainables.models.policy import Policy
@@ -155,6 +157,8 @@ class _Trial:
         self._times_s = {"train_s": 0.0, "evaluation_s": 0.0}
         self._values: dict[str, float] = {}
         """Validation metrics at the last evaluation."""
+        self._hits: Hits | None = None
+        """Of the goals at the last evaluation; None where it was recalled from disk, which has the metrics only."""
         inputs, reference = context.inputs, context.reference
         self._kept_inputs = inputs.whole_view(policy, data.kept)
         self._shown_inputs = inputs.whole_view(policy, data.shown)
@@ -236,7 +240,7 @@ class _Trial:
         recorded = self._group.from_first(recorded)
         if recorded is None:
             return False
-        self._values = dict(recorded.values)
+        self._values, self._hits = dict(recorded.values), None
         self._sums.zero_()
         self._hooks.report(recorded)
         return True
@@ -472,13 +476,13 @@ class _Trial:
         assert self._data.values is not None, "the target equal is one of the attribute task"
         return self._data.values
 
-    def _measure(self) -> dict[str, float]:
-        """Return the validation metrics of the policy's present weights."""
+    def _measure(self) -> Validation:
+        """Return what the policy's present weights reach on validation."""
         started_s = time.monotonic()
         self._hooks.heartbeat()
-        values = self._context.measures.validation(self._context, self._policy, self._group)
+        measured = self._context.measures.validation(self._context, self._policy, self._group)
         self._times_s["evaluation_s"] += time.monotonic() - started_s
-        return values
+        return measured
 
     def _measure_kept(self) -> dict[str, float]:
         """Return what a point of the front must keep besides the goals, of the policy's present weights."""
@@ -489,7 +493,8 @@ class _Trial:
         return values
 
     def _evaluate(self) -> None:
-        self._values = self._measure()
+        measured = self._measure()
+        self._values, self._hits = measured.values, measured.hits
         preference, kl, steps = self._sums.tolist()
         preference, kl = preference / max(1, steps), kl / max(1, steps)
         report = self._report(
@@ -507,6 +512,7 @@ class _Trial:
     def _finish(self) -> TrialResult:
         last = {name: value.detach().clone() for name, value in self._policy.tuned().items()}
         self._values = {**self._values, **self._measure_kept()}
+        hits = [self._measure().hits if self._hits is None else self._hits]
         points = [Point(weights="last", strength=1.0, values=self._values)]
         distance = self._policy.identity_distance()
         front = self._context.task.evaluate.front
@@ -519,7 +525,9 @@ class _Trial:
         further += [("averaged", self._average.weights, 1.0)] if front.averaged and self._trains else []
         for kind, weights, strength in further:
             self._policy.set_weights(weights, strength)
-            values = {**self._measure(), **self._measure_kept()}
+            measured = self._measure()
+            values = {**measured.values, **self._measure_kept()}
+            hits.append(measured.hits)
             points.append(Point(weights=kind, strength=strength, values=values))
         result = TrialResult(
             values=self._values,
@@ -533,5 +541,5 @@ class _Trial:
             if self._trains:
                 weights |= {f"averaged.{name}": value for name, value in self._average.weights.items()}
             with self._hooks.long_operation("writing the weights"):
-                self._folder.finish(result, weights)
+                self._folder.finish(result, weights, hits)
         return result

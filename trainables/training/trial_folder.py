@@ -7,9 +7,11 @@ damaged file counts as absent where the trial can do without. PyTorch is importe
 
 from __future__ import annotations
 
+import io
 import json
 import os
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +22,15 @@ from trainables.records import Report, TrialResult
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from trainables.evaluation.hits import Hits, PointHits
+
 
 CHECKPOINT_FILE = "checkpoint.pt"
 UNREADABLE_FILE = "checkpoint.pt.unreadable"
 METRICS_FILE = "metrics.jsonl"
 RESULT_FILE = "result.json"
 WEIGHTS_FILE = "weights.safetensors"
+HITS_FILE = "answers.npz"
 ATTEMPT_FILE = "attempt"
 MICRO_BATCH_FILE = "micro_batch_size"
 
@@ -155,12 +160,17 @@ class TrialFolder:
         with storage_errors(path, doing="cannot be removed"):
             path.unlink(missing_ok=True)
 
-    def finish(self, result: TrialResult, weights: Mapping[str, Tensor]) -> None:
-        """Weights first, then the record that says the trial is done; the optimiser's state goes."""
+    def finish(self, result: TrialResult, weights: Mapping[str, Tensor], hits: Sequence[Hits] = ()) -> None:
+        """Weights first, then the record that says the trial is done; the optimiser's state goes.
+
+        ``hits``: of each point of ``result`` on validation, empty for a task without.
+        """
         from trainables.training.tensor_files import write_weights
 
         self._check()
         replace_file(self.path / WEIGHTS_FILE, lambda file: write_weights(file, weights))
+        if any(hits):
+            self._write_hits(hits)
         self._write(RESULT_FILE, json.dumps(result.to_json(), indent=1))
         self.drop_checkpoint()
 
@@ -170,6 +180,22 @@ class TrialFolder:
         try:
             return None if content is None else TrialResult.from_json(json.loads(content))
         except (ValueError, TypeError, KeyError, RecursionError):
+            return None
+
+    def hits(self) -> PointHits | None:
+        """Return which validation images each point of a finished trial answers right, in the order of its result;
+        None where there is no such file (of an earlier version, or of a task without), and where it is damaged."""
+        import numpy as np
+
+        from trainables.evaluation.hits import from_arrays
+
+        content = self._read(HITS_FILE)
+        if content is None:
+            return None
+        try:
+            with np.load(io.BytesIO(content)) as arrays:
+                return from_arrays(arrays)
+        except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile):
             return None
 
     def weights(self, kind: str) -> dict[str, Tensor]:
@@ -183,6 +209,14 @@ class TrialFolder:
         with storage_errors(path, doing="cannot be read"):
             stored = read_weights(path)
         return {name.removeprefix(prefix): value for name, value in stored.items() if name.startswith(prefix)}
+
+    def _write_hits(self, hits: Sequence[Hits]) -> None:
+        import numpy as np
+
+        from trainables.evaluation.hits import to_arrays
+
+        arrays: dict[str, Any] = dict(to_arrays(hits))
+        replace_file(self.path / HITS_FILE, lambda file: np.savez(file, **arrays))
 
     def _check(self) -> None:
         if (last := self.last_attempt()) > self._attempt:

@@ -11,10 +11,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeper.preflight.probe import Scope, epochs_of, expected_share, most_look_s, scopes, stopped_cost_s, trial_cost
+from sweeper.preflight.probe import (
+    Scope,
+    cost_lines,
+    epochs_of,
+    expected_share,
+    most_look_s,
+    scopes,
+    stopped_cost_s,
+    trial_cost,
+)
 from sweeper.search.sampler import Suggester
+from sweeper.spec.quantities import parse_price
 from sweeper.spec.spec import Spec, load_spec
 from tests.helpers.finished_sweep import SPEC
+from tests.helpers.pretended_search import make_spec
 from tests.helpers.tiny import write_clip
 from trainables.records import TrialTiming
 from trainables.settings.parameters import Parameters
@@ -170,3 +181,13 @@ def test_a_probed_trial_is_timed_and_the_model_is_left_as_it_was(tmp_path: Path,
     assert timing.step_s > 0 and timing.evaluation_s > 0
     assert 0 < timing.peak_bytes < timing.total_bytes
     assert all(torch.equal(value, before[name]) for name, value in context.clip.model.state_dict().items())
+
+
+def test_the_forecast_in_money_fits_a_terminal() -> None:
+    spec = make_spec(until="noise_floor")
+    assert cost_lines(spec, 120.0, 60.0, "gpu-h", parse_price("2.5EUR")) == [
+        "  cost: about 300.00 EUR, at 2.50 EUR per gpu-h",
+        "  saved by stopping: about 60 gpu-h (150.00 EUR)",
+        "  less where the search ends at its noise floor before the last trial",
+    ]
+    assert cost_lines(make_spec(), 120.0, 0.0, "gpu-h", None) == []

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeper.cli.options import option_seconds, with_budget
+from sweeper.cli.options import option_price, option_seconds, with_budget
 from sweeper.errors import UserError
 from sweeper.records import TrialRecord
 from sweeper.run.budget import BudgetLedger, EndedTrial, Forecast, Session, Usage, time_saved_s, trial_costs
 from sweeper.run.usage import SAVE_S, UsageMeter
 from sweeper.run.usage_file import read_usage
-from sweeper.run.usage_text import live_line, usage_line
-from sweeper.spec.quantities import Budget, parse_budget, parse_time
+from sweeper.run.usage_text import live_line, usage_line, value_lines
+from sweeper.spec.quantities import Budget, Price, parse_budget, parse_price, parse_time
 from sweeper.spec.spec import load_spec, spec_difference
 from sweeper.storage.sweep_folder import SweepFolder
 from tests.helpers.reports import make_report
@@ -57,6 +57,28 @@ def test_times_are_read(text: str, in_seconds: float) -> None:
 def test_what_is_no_time_is_answered_with_what_is(text: str) -> None:
     with pytest.raises(ValueError, match="2h30m"):
         parse_time(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "price", "ten_hours"),
+    [
+        ("2.49", Price(2.49, "$"), "$24.90"),
+        ("2.49EUR", Price(2.49, "EUR"), "24.90 EUR"),
+        ("€ 250", Price(250.0, "€"), "€2,500.00"),
+        (".00001 GBP", Price(0.00001, "GBP"), "0.0001 GBP"),
+    ],
+)
+def test_prices_are_read(text: str, price: Price, ten_hours: str) -> None:
+    assert parse_price(text) == price == parse_price(str(price))
+    assert price.of(10.0) == ten_hours
+
+
+@pytest.mark.parametrize("text", ["", "free", "0", "-1", "$2EUR", "2.49euro", "2,49", "nan"])
+def test_what_is_no_price_is_answered_with_what_is(text: str) -> None:
+    with pytest.raises(ValueError, match=r"2\.49"):
+        parse_price(text)
+    with pytest.raises(UserError, match=r"--price .* is no price; write .* 2\.49"):
+        option_price(text)
 
 
 def test_options_and_specs_that_are_wrong_are_answered_with_the_rule(tmp_path: Path) -> None:
@@ -294,6 +316,34 @@ def test_the_usage_in_words_and_numbers(tmp_path: Path) -> None:
     assert line == "0.2 of 2 gpu-h, 0.0556 more saved by stopping, at 2 GPUs; forecast 0.478 gpu-h in 8 min"
     usage.save()
     assert usage_line(read_usage(folder), [stopped], None) == "0.2 gpu-h, 0.0556 more saved by stopping"
+
+
+def test_with_a_price_everything_is_told_in_money_too(tmp_path: Path) -> None:
+    folder, clock = SweepFolder(tmp_path, "demo"), Clock()
+    folder.path.mkdir()
+    done = [trial(0, "complete", 900.0), trial(1, "complete", 100.0), trial(2, "complete", 9.0, confirms=0)]
+    usage = meter(folder, clock, done, price=Price(10.0, "$"))
+    assert usage.costs(done[0])["cost/money"] == 1.25
+    clock.now_s = 3600.0
+    usage.not_begun = 3
+    unfinished = usage.unfinished_work()
+    assert unfinished is not None and unfinished.missing == 1, "what the noise floor saves is not missing"
+    saved_h = 3 * 500 * 0.5 / HOUR_S
+    totals = usage.totals(hypervolume=0.05)
+    assert totals["cost/money"] == 20.0 and totals["cost/device_h_per_point"] == pytest.approx(2.0 / 500)
+    assert totals["cost/saved_by_noise_floor_device_h"] == pytest.approx(saved_h)
+    assert usage_line(usage.usage(), done, None) == "2 gpu-h ($20.00)"
+    assert value_lines(usage.usage(), done, 0.05) == [
+        f"saved by the noise floor: about {saved_h:.3g} gpu-h (${10 * saved_h:.2f}), 3 trials not begun",
+        "per point of hypervolume (0.01 x 0.01): 0.004 gpu-h ($0.04)",
+    ]
+    usage.close()
+    for no_area in (None, 0.0):
+        assert len(value_lines(read_usage(folder), done, no_area)) == 1
+    later = meter(folder, clock, done)
+    assert later.usage().price == Price(10.0, "$"), "a resumed sweep keeps the price"
+    assert value_lines(later.usage(), done, None) == [], "and may have been asked for all of its trials"
+    assert meter(folder, clock, done, price=Price(3.0, "EUR")).usage().price == Price(3.0, "EUR")
 
 
 def test_a_trial_is_forecast_by_its_own_epochs_else_by_those_of_the_spec(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_both_measurements_are_that_of_all_validation_images(tmp_path: Path) -> 
         task = load_spec(tmp_path / f"{name}.yaml").task_settings()
         context = open_context(task, data_seed=3, cache=tmp_path / "cache", device=torch.device("cpu"))
         policy, group, measures = untouched_policy(context), WorkerGroup(device=context.device), context.measures
-        values = measures.validation(context, policy, group) | measures.kept(context, policy, group)
+        values = measures.validation(context, policy, group).values | measures.kept(context, policy, group)
         counts = context.data.validation_images(), context.data.unseen_images()
         if name == "whole":
             assert counts == ([150], [0])

@@ -202,6 +202,11 @@ def faces(tmp_path: Path) -> Path:
         ('"a photo of a {content} {value}"', '"a photo of a {content}"', "each prompt needs {value} and {content}"),
         ("task: attribute", "task: atribute", "task 'atribute' is not known; there are typographic, attribute"),
         ("train: {set: faces}", "train: {set: faces, copies: 2}", "unknown key `copies` in `train`"),
+        (
+            "parameters:",
+            "search: {until: noise_floor}\nparameters:",
+            "`search.until`: the task attribute has no noise floor, because max_skew_at_60 is no mean over images",
+        ),
         ("path: faces", "path: nowhere", "nowhere: No such file or directory"),
         ("kind: utkface, path: faces", "kind: image_folder, train: faces", "has no class folders"),
     ],

@@ -72,13 +72,13 @@ def at(result: TrialResult, strength: float | None = None) -> dict[str, float]:
 def test_the_construction_has_the_angle_that_it_says(sheared: TrialContext, shipped: TrialContext) -> None:
     assert sheared.concept().cosine() == pytest.approx(0.49, abs=0.02)
     assert shipped.concept().cosine() > 0.95
-    values = sheared.measures.validation(sheared, untouched_policy(sheared), WorkerGroup())
+    values = sheared.measures.validation(sheared, untouched_policy(sheared), WorkerGroup()).values
     assert values["content_accuracy"] > 0.9 and values["attribute_accuracy"] > 0.97
     assert values["max_skew_at_30"] > 0.28
 
 
 def test_flipped_labels_reverse_and_the_solved_strength_neutralises(sheared: TrialContext, tmp_path: Path) -> None:
-    untouched = sheared.measures.validation(sheared, untouched_policy(sheared), WorkerGroup())
+    untouched = sheared.measures.validation(sheared, untouched_policy(sheared), WorkerGroup()).values
     result = train(sheared, tmp_path, objective="cross_entropy")
     reversal, neutral = at(result, 1.0), at(result)
     assert reversal["attribute_accuracy"] <= 0.05

@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -166,6 +167,31 @@ def test_killed_between_checkpoint_and_metric_line(context: TrialContext, tmp_pa
     resumed = run_trial(context, parameters(), seed=5, folder=TrialFolder(folder, attempt=2))
     assert without_times(resumed) == without_times(whole)
     assert sorted(TrialFolder(folder).reports()) == [4, 8]
+
+
+def test_the_answers_of_every_point_are_kept_also_where_the_last_evaluation_is_recalled(
+    context: TrialContext, tmp_path: Path
+) -> None:
+    whole = run_trial(context, parameters(), seed=5, folder=TrialFolder(tmp_path / "whole"))
+
+    class Killed(BaseException):
+        pass
+
+    def die_at_the_end(report: Report) -> None:
+        if report.step == report.steps:
+            raise Killed
+
+    killed = TrialFolder(tmp_path / "killed")
+    with pytest.raises(Killed):
+        run_trial(context, parameters(), seed=5, folder=killed, hooks=Hooks(report=die_at_the_end))
+    assert killed.hits() is None
+    run_trial(context, parameters(), seed=5, folder=TrialFolder(tmp_path / "killed", attempt=2))
+    for folder in (TrialFolder(tmp_path / "whole"), killed):
+        hits = folder.hits()
+        assert hits is not None and set(hits) == {"clean_accuracy", "robust_accuracy"}
+        for goal, of_sets in hits.items():
+            means = np.mean([of_set.mean(1) for of_set in of_sets], axis=0)
+            assert means == pytest.approx([point.values[goal] for point in whole.points])
 
 
 @pytest.mark.parametrize("scope", [SCOPES[0], SCOPES[3]], ids=["transform", "visual"])

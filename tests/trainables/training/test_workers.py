@@ -13,6 +13,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -186,6 +187,11 @@ def assert_trained_as(alone: TrialFolder, together: TrialFolder) -> None:
     first, second = alone.weights("last"), together.weights("last")
     for name in first:
         torch.testing.assert_close(second[name], first[name], atol=2e-4, rtol=0)
+    result, hits = together.result(), together.hits()
+    assert result is not None and hits is not None
+    for goal, of_sets in hits.items():
+        means = np.mean([of_set.mean(1) for of_set in of_sets], axis=0)
+        assert means == pytest.approx([point.values[goal] for point in result.points])
 
 
 @pytest.mark.parametrize("batch", BATCHES)
