@@ -38,8 +38,8 @@ class FloorWatch:
         """
         self._spec, self._floor, self._trials, self._ended = spec, floor, trials, ended
         self._over = end is not None and end.holds(spec)
-        self._look_at = 0 if end is None else end.look_again_at()
-        """Ended trials before which the search does not end here."""
+        self._look_at = spec.search.trials // 2 if end is None else end.look_again_at()
+        """Ended trials before which the search does not end here: the rule alone ends too early (docs/cost.md)."""
         self._latest: Floor | None = None
         self._computing: Future[Floor] | None = None
         self._outdated = False

@@ -50,8 +50,8 @@ class Search(Settings):
     trials: Annotated[int, Field(ge=1)] = 32
     """With the baseline and the points; when left out, ``grid`` and ``soup`` try every combination or anchor."""
     until: Literal["trials", "noise_floor"] = "trials"
-    """``noise_floor``: the search ends before ``trials`` once a further quarter of trials is expected to gain less on
-    fresh images than one standard error of the front's hypervolume."""
+    """``noise_floor``: the search ends between half of ``trials`` and all of them, once a further quarter of trials is
+    expected to gain less on fresh images than one standard error of the front's hypervolume."""
     seed: Annotated[int, Field(ge=0)] = 0
     startup_trials: Annotated[int, Field(ge=1)] | None = None
     """The sampler learns from trials once so many are complete; an eighth of ``trials``, at least 4, when left out. For
