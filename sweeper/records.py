@@ -30,6 +30,8 @@ class TrialRecord:
     """Why it failed or was stopped."""
     baseline: str | None = None
     """Name of the task's baseline that it is, for instance ``paint``."""
+    first_point: str | None = None
+    """What it tries, where it is one of the first points of a search (``search.first_points``)."""
     confirms: int | None = None
     """The trial that this one trains again with another seed. Never told to the sampler, never on the front."""
     stopped_at: float | None = None
@@ -70,6 +72,10 @@ class UntouchedModel:
     unseen_images: list[int] | None = None
     """How many images of each validation set a second look takes; 0 where the search sees all of them. None for sweeps
     that began before there was a second look: they have none."""
+    embed_dim: int | None = None
+    """Width of the embeddings. None for sweeps of earlier versions, as ``image_parameters``."""
+    image_parameters: int | None = None
+    """Parameters of the image tower."""
     hits: dict[str, list[str]] | None = None
     """Which validation images it answers right (``evaluation.hits.to_text``). None where a goal is no mean over images,
     and for sweeps of earlier versions."""
@@ -93,6 +99,8 @@ class UntouchedModel:
             versions=record.get("versions", {}),
             device=record.get("device"),
             unseen_images=record.get("unseen_images"),
+            embed_dim=record.get("embed_dim"),
+            image_parameters=record.get("image_parameters"),
             hits=record.get("hits"),
         )
 

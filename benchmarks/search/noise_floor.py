@@ -14,8 +14,8 @@ import numpy as np
 from scipy.special import ndtri
 
 from benchmarks.common.machine import environment, publish
-from sweeper.front.pareto import hypervolume
 from sweeper.search.noise_floor import LEAST_COMPLETE, Floor, Points, noise_floor
+from sweeper.search.pareto import hypervolume
 
 TRIALS = 64
 SEARCHES = 20

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from benchmarks.search.table import RecordedTrial, Table, load_table
-from sweeper.front.pareto import hypervolume
+from sweeper.search.pareto import hypervolume
 from sweeper.spec.space import Space
 
 Goals = tuple[float, float]

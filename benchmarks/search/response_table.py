@@ -26,7 +26,7 @@ import torch
 
 from benchmarks.common.goals import TYPOGRAPHIC
 from benchmarks.search.table import Measured, Part, RecordedTrial, Table, Value, load_table, save_table
-from sweeper.front.pareto import hypervolume, non_dominated
+from sweeper.search.pareto import hypervolume, non_dominated
 from trainables.context.trial_context import TrialContext
 from trainables.data.typographic import EvaluationSet
 from trainables.distributed import WorkerGroup

@@ -42,7 +42,7 @@ from benchmarks.search.methods import (
     run_sweep,
 )
 from benchmarks.search.problems import EPOCHS, Goals, Problem, World, analytic
-from sweeper.front.pareto import hypervolume
+from sweeper.search.pareto import hypervolume
 from sweeper.search.sampler import STOPPED_TRIAL_POLICY
 
 SHARES = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)

@@ -32,7 +32,7 @@ from benchmarks.soup.figure import draw
 from benchmarks.soup.mixing import BACKWARD, Anchor, AnchorKey, MixedPoint, Mixer, Value, lines, metric
 from benchmarks.soup.points import Comparison, Point, StrategyResult, SweepCourse
 from benchmarks.soup.strategies import LAMBDA_MIDDLE, STRATEGIES, STRENGTHS, TRANSFORM_STRATEGIES, Scope, Strategy
-from sweeper.front.pareto import hypervolume, non_dominated
+from sweeper.search.pareto import hypervolume, non_dominated
 from trainables.context.trial_context import TrialContext
 from trainables.settings.parameters import Parameters
 from trainables.tasks.known import open_context

@@ -14,7 +14,7 @@ import torch
 from benchmarks.search.response_table import BETAS, LAMBDAS, LEARNING_RATES
 from benchmarks.search.table import Part
 from benchmarks.soup.mixing import Mix, MixedPoint, Mixer, Value, linear, lines, logarithmic
-from sweeper.front.pareto import hypervolume
+from sweeper.search.pareto import hypervolume
 from trainables.settings.parameters import Parameters
 
 PLACES, STRENGTHS = (1 / 3, 2 / 3), (0.5, 0.75, 1.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 
 from sweeper.cli.tables import wrapped
+from sweeper.front.advice import advice
 from sweeper.run.floor_text import sweep_floor_line
 from sweeper.run.resume_command import program, resume_command, storage_option
 from sweeper.run.sweep import SweepResult
@@ -25,6 +26,9 @@ def summary_lines(folder: SweepFolder, result: SweepResult) -> list[str]:
     hypervolume = None if result.front is None else result.front.hypervolume_of_accuracies()
     costs = [f"cost:        {usage_line(usage, trials, budget)}", *value_lines(usage, trials, hypervolume)]
     floor = sweep_floor_line(folder, spec, trials)
+    untouched = folder.untouched()
+    if result.front is not None and untouched is not None:
+        costs += advice(spec, result.front, trials, untouched)
     lines += [wrapped(line) for line in [*costs, *([] if floor is None else [floor])]]
     if result.tracking_problem is not None:
         lines.append(f"{result.tracking_problem}; `{resume_command(folder)}` sends the rest")

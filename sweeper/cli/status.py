@@ -11,6 +11,7 @@ from typing import Any
 
 from sweeper.cli.tables import Row, as_table, wrapped
 from sweeper.errors import UnavailableError, UserError
+from sweeper.front.advice import advice
 from sweeper.front.load import load_front
 from sweeper.front.rendering.table import summary
 from sweeper.records import Front, TrialRecord
@@ -79,10 +80,13 @@ def status_text(folder: SweepFolder, spec: Spec, price: Price | None = None) -> 
 
 
 def front_notes(folder: SweepFolder, spec: Spec, price: Price | None = None) -> list[str]:
-    """Return what `front` prints below the points of a sweep: its cost and its noise floor."""
-    trials = read_trials(folder, spec)
+    """Return what `front` prints below the points of a sweep: its cost, its noise floor, and what to change."""
+    trials, untouched = read_trials(folder, spec), folder.untouched()
     front = load_front(folder, spec, trials)
-    return [*_cost_text(_usage(folder, price), spec, trials, front), *_floor_text(folder, spec, trials)]
+    lines = [*_cost_text(_usage(folder, price), spec, trials, front), *_floor_text(folder, spec, trials)]
+    if front is not None and untouched is not None:
+        lines += [wrapped(line) for line in advice(spec, front, trials, untouched)]
+    return lines
 
 
 def floor_fields(folder: SweepFolder, spec: Spec) -> Row:
@@ -103,6 +107,7 @@ def trial_rows(folder: SweepFolder, spec: Spec) -> list[Row]:
     for trial in trials:
         values = trial.values or {}
         row: Row = {"trial": trial.number, "state": trial.state, "baseline": trial.baseline}
+        row["first_point"] = trial.first_point
         row["confirms"] = trial.confirms
         row |= {goal: _rounded(values.get(goal)) for goal in goals}
         row["duration_s"], row["cost_s"] = _rounded(trial.duration_s, 1), _rounded(trial.cost_s, 1)
@@ -121,6 +126,8 @@ def trial_text(folder: SweepFolder, spec: Spec, number: int) -> str:
     with _damage_named(files.path):
         attempts, reports = files.last_attempt(), files.reports().values()
     lines = [f"trial {number} of {folder.name}: {trial.state}" + (f" ({trial.baseline})" if trial.baseline else "")]
+    if trial.first_point is not None:
+        lines.append(f"first point: {trial.first_point}")
     if trial.confirms is not None:
         lines.append(f"trains trial {trial.confirms} again, with another seed")
     if trial.reason is not None:

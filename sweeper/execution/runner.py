@@ -139,6 +139,8 @@ class _TrialRunner:
             validation_images=data.validation_images(),
             unseen_images=data.unseen_images(),
             pairs=len(data.preferences.shown.labels),
+            embed_dim=context.clip.embed_dim,
+            image_parameters=sum(parameter.numel() for parameter in context.clip.model.visual.parameters()),
             weights_digest=context.clip.digest,
             data_digest=data.digest(),
             validation_digest=data.validation_digest(),

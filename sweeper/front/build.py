@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from sweeper.front.pareto import hypervolume, knee, non_dominated
 from sweeper.front.second_look import pooled
 from sweeper.records import Confirmation, Front, FrontPoint, PointName, TrialRecord, UntouchedModel
+from sweeper.search.pareto import hypervolume, knee, non_dominated
 from sweeper.spec.bounds import Bounds, keeps
 from trainables.records import Goals, Measurement, SecondLook, oriented
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper.front.build import front_hypervolume
 from sweeper.front.intervals import LEVEL, interval, interval_of_values
-from sweeper.front.pareto import non_dominated
 from sweeper.records import Confirmation, Front, PointName, Retraining, TrialRecord
+from sweeper.search.pareto import non_dominated
 from sweeper.spec.bounds import Bounds, keeps
 from sweeper.spec.sections import Confirm
 from trainables.records import Goals, Measurement, oriented

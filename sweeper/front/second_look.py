@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sweeper.front.pareto import non_dominated
 from sweeper.records import FrontPoint, LookedAt, PointName, SecondLooks, TrialRecord, UntouchedModel
+from sweeper.search.pareto import non_dominated
 from sweeper.spec.bounds import Bounds, keeps
 from sweeper.spec.quantities import counted
 from sweeper.spec.spec import Spec

@@ -137,7 +137,7 @@ def _values(spec: Spec, name: str) -> set[Any]:
     """Return the values a parameter may have in this sweep: bounds and choices, starting points, the baseline."""
     branches = spec.parameters.branches.get(name, ())
     values = {value for branch in branches for value in branch.domain.examples()}
-    points = [*spec.points, *(baseline.parameters for baseline in spec.baseline_trials())]
+    points = [*spec.written_points, *(baseline.parameters for baseline in spec.baseline_trials())]
     return values | {point[name] for point in points if point.get(name) is not None}
 
 

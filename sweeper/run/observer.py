@@ -53,7 +53,7 @@ class Observer:
 
     def started(self, trial: TrialRecord) -> None:
         self._usage.started(trial)
-        self._progress.trial_started(trial.number, trial.parameters)
+        self._progress.trial_started(trial.number, trial.parameters, tries=trial.first_point)
         self._track_start(trial)
 
     def reported(self, trial: TrialRecord, report: Report) -> None:
@@ -82,6 +82,8 @@ class Observer:
         tags = dict(self._trial_tags)
         if trial.baseline is not None:
             tags["sweeper.baseline"] = trial.baseline
+        if trial.first_point is not None:
+            tags["sweeper.first_point"] = trial.first_point
         if trial.confirms is not None:
             tags["sweeper.confirms"] = str(trial.confirms)
         self._tracker.trial_started(trial.number, trial.parameters, trial.seed, trial.slot, tags)

@@ -17,6 +17,7 @@ from sweeper.run.floor_watch import FloorWatch
 from sweeper.run.observer import Observer
 from sweeper.run.progress import Progress
 from sweeper.run.usage import UsageMeter
+from sweeper.search.first_points import first_points
 from sweeper.search.floor_files import FloorReader, SearchEnd, read_search_end, write_search_end
 from sweeper.search.sampler import PriorTrial
 from sweeper.search.scheduler import SweepControl, TrialScheduler
@@ -70,6 +71,7 @@ def begin_search(
         progress.line(noise)
     study = open_study(folder, spec, untouched, progress.line)
     trial_files = FolderTrialFiles(folder, spec)
+    points = first_points(spec, untouched)
     floor = _floor_watch(folder, spec, untouched, study, progress, usage)
     observer = Observer(
         progress,
@@ -91,6 +93,7 @@ def begin_search(
         observer,
         control,
         (lambda: False) if floor is None else floor.search_is_over,
+        points,
     )
     return ActiveSearch(study=study, scheduler=scheduler, floor=floor)
 

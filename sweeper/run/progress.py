@@ -76,9 +76,14 @@ class Progress:
         """The search has only so many trials, fewer than were planned."""
         self._trials = trials
 
-    def trial_started(self, number: int, parameters: dict[str, Any], slot: int | None = None) -> None:
-        """At the start and at every further attempt."""
-        about = describe(parameters)
+    def trial_started(
+        self, number: int, parameters: dict[str, Any], slot: int | None = None, tries: str | None = None
+    ) -> None:
+        """At the start and at every further attempt.
+
+        ``tries``: what it tries, for one of the search's first points.
+        """
+        about = describe(parameters) + ("" if tries is None else f" ({tries})")
         self._running[number] = _Running(about, self._clock())
         if self._live is None:
             self.line(f"trial {number} started: {about}" + ("" if slot is None else f" (slot {slot})"))

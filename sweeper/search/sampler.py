@@ -78,7 +78,10 @@ class Suggester:
         """Take trials of an earlier sweep; to be called before any ``observe``."""
         assert not self._memory_numbers, "earlier sweeps come first, so that a suggester made anew knows the same"
         for prior in known:
-            located = self._space.place(prior.parameters).located
+            try:
+                located = self._space.place(prior.parameters).located
+            except ValueError:
+                continue  # outside the part of a range that is searched
             self._add(
                 create_trial(
                     values=list(prior.values),
@@ -89,13 +92,14 @@ class Suggester:
             )
 
     def observe(self, trial: TrialRecord, located: Mapping[str, Value], violation: float = 0.0) -> None:
-        """Bring a trial, running or ended, up to date in memory. A failed trial is ignored.
+        """Bring a trial, running or ended, up to date in memory. A failed trial is ignored, and one outside the space:
+        of a range that ``Space.narrowed`` has cut.
 
         Args:
             located: its searched parameters by name in the study.
             violation: by how much a complete trial misses the floors.
         """
-        if self._sampler == "random":
+        if self._sampler == "random" or not self._space.holds(located):
             return
         state, values = _STATES[trial.state], None if trial.values is None else list(trial.values.values())
         constraints = {"floor": violation} if trial.state == "complete" else {}

@@ -13,6 +13,7 @@ from typing import Protocol
 from sweeper.errors import UnavailableError
 from sweeper.jobs import Job, Outcome
 from sweeper.records import Retraining, TrialRecord, goals_among
+from sweeper.search.first_points import FirstPoints
 from sweeper.search.study import Study
 from sweeper.search.trial_stopper import TrialStopper
 from sweeper.spec.bounds import violation
@@ -98,17 +99,19 @@ class TrialScheduler:
         listener: TrialListener,
         control: SweepControl | None = None,
         search_is_over: Callable[[], bool | None] = lambda: False,
+        first_points: FirstPoints | None = None,
     ) -> None:
         """
         Args:
             untouched_goals: of the untouched model on validation.
+            first_points: tried before anything is suggested; None where the spec names the points.
             control: ``NoLimits`` by default.
             search_is_over: whether the search ends before its last trial; None: not known yet, ask again. Once True,
                 always True.
         """
         self._spec, self._study, self._files, self._untouched_goals = spec, study, files, untouched_goals
         self._listener, self._control = listener, control or NoLimits()
-        self._search_is_over = search_is_over
+        self._search_is_over, self._first_points = search_is_over, first_points
         self._baselines, self._points = spec.baseline_trials(), spec.chosen()
         trials = study.trials()
         self._to_resume = deque(trial for trial in trials if trial.state == "running")
@@ -231,7 +234,8 @@ class TrialScheduler:
         )
 
     def _suggest(self, index: int) -> TrialRecord:
-        """Enter trial ``index`` of the search: baselines first, then the points, then what the sampler suggests."""
+        """Enter trial ``index`` of the search: baselines, then the points of the spec or else the first points, then
+        what the sampler suggests. A sweep that learns from earlier ones needs no first points."""
         if index < len(self._baselines):
             baseline = self._baselines[index]
             return self._study.add(baseline.parameters, baseline=baseline.name)
@@ -239,7 +243,13 @@ class TrialScheduler:
         if index < len(self._points):
             return self._study.add(self._points[index])
         assert not self._spec.search.planned, "a spec never plans more trials than its grid or soup has"
-        return self._study.ask()
+        if self._first_points is None:
+            return self._study.ask()
+        trials = self._study.trials()
+        point = None if self._study.is_warm else self._first_points.next(trials)
+        if point is not None:
+            return self._study.add(point.parameters, first_point=point.name)
+        return self._study.ask(self._first_points.parts(trials))
 
     def _record_stopped(self, trial: TrialRecord, last: Report, slot: int | None, cost_s: float) -> None:
         self._files.stopped(trial.number)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sweeper.jobs import Job, Outcome, TrainJob
 from sweeper.records import TrialRecord
+from sweeper.search.first_points import FirstPoints
 from sweeper.search.scheduler import TrialScheduler
 from sweeper.search.study import Study
 from sweeper.spec.spec import Spec
@@ -87,11 +88,12 @@ class Simulation:
         untouched_goals: Mapping[str, float],
         slots: int = 1,
         files: MemoryFiles | None = None,
+        first_points: FirstPoints | None = None,
     ) -> None:
         self._simulate, self._free_slots = simulate, slots
         self._files = MemoryFiles() if files is None else files
         self._study = study
-        self._scheduler = TrialScheduler(spec, study, self._files, untouched_goals, self)
+        self._scheduler = TrialScheduler(spec, study, self._files, untouched_goals, self, first_points=first_points)
         self._live: dict[int, _LiveTrial] = {}
         self._due: list[tuple[float, int]] = []
         """Heap of (time, trial): when each live trial reports or ends next."""

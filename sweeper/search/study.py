@@ -13,6 +13,7 @@ import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,19 +91,24 @@ class Study:
         self.sampler: Sampler = settings.get("sampler", "tpe")  # sweeps of earlier versions knew no other
         self.goals: tuple[str, ...] = tuple(settings["goals"])
         directions = settings.get("directions") or ["maximize"] * len(self.goals)  # all that earlier versions knew
-        self._suggester = Suggester(
-            space,
+        self._new_suggester = partial(
+            Suggester,
             directions=directions,
             sampler=self.sampler,
             startup_trials=self.startup_trials,
             stopped_trial_policy=stopped_trial_policy,
         )
-        self._suggester.add_prior_trials([PriorTrial(**prior) for prior in settings.get("known", ())])
+        self._prior_trials = [PriorTrial(**prior) for prior in settings.get("known", ())]
+        self._parts: dict[str, tuple[float, float]] = {}
+        self._suggester = self._new_suggester(space)
+        self._suggester.add_prior_trials(self._prior_trials)
         self._records: list[TrialRecord] = []
         self._located: list[Mapping[str, Value]] = []
         """Searched parameters by name in the study, indexed by trial number; empty for what the sampler ignores."""
         self._ids: list[int] = []
         """Optuna's trial id, indexed by trial number."""
+        self._violations: dict[int, float] = {}
+        """By how much complete trials miss the floors."""
         for frozen in [] if file is None else file.study.get_trials(deepcopy=False):
             self._ids.append(frozen._trial_id)
             in_space = frozen.user_attrs["in_space"]
@@ -193,12 +199,24 @@ class Study:
         if self._file is not None:
             _release(self._file.storage)
 
-    def ask(self) -> TrialRecord:
-        """Suggest a trial and enter it as running."""
+    @property
+    def is_warm(self) -> bool:
+        """Whether it knows trials of earlier sweeps."""
+        return bool(self._prior_trials)
+
+    def ask(self, parts: Mapping[str, tuple[float, float]] | None = None) -> TrialRecord:
+        """Suggest a trial and enter it as running.
+
+        ``parts``: (low, high) within some ranges, by name in the study; the sampler draws from these parts and learns
+        from the trials in them.
+        """
+        self._narrow({} if parts is None else dict(parts))
         number = len(self._records)
         return self._add_trial(self._suggester.suggest(_seed("suggestion", self.seed, number)))
 
-    def add(self, parameters: Mapping[str, Any], baseline: str | None = None) -> TrialRecord:
+    def add(
+        self, parameters: Mapping[str, Any], baseline: str | None = None, first_point: str | None = None
+    ) -> TrialRecord:
         """Enter a chosen point as a running trial.
 
         A baseline may lie outside the space; the sampler then ignores it. Raise ValueError for any other point outside.
@@ -209,7 +227,7 @@ class Study:
             if baseline is None:
                 raise
             placed = Placed(dict(parameters), {})
-        return self._add_trial(placed, baseline=baseline)
+        return self._add_trial(placed, baseline=baseline, first_point=first_point)
 
     def retrain(self, number: int, seed: int) -> TrialRecord:
         """Enter a finished trial once more, with another seed, as a running trial that the sampler ignores."""
@@ -330,6 +348,7 @@ class Study:
         placed: Placed,
         *,
         baseline: str | None = None,
+        first_point: str | None = None,
         confirms: int | None = None,
         seed: int | None = None,
     ) -> TrialRecord:
@@ -340,10 +359,13 @@ class Study:
             parameters=placed.parameters,
             seed=_seed("trial", self.seed, number) if seed is None else seed,
             baseline=baseline,
+            first_point=first_point,
             confirms=confirms,
         )
         if self._file is not None:
-            about = {name: getattr(record, name) for name in ("parameters", "seed", "baseline", "confirms")}
+            about = {
+                name: getattr(record, name) for name in ("parameters", "seed", "baseline", "first_point", "confirms")
+            }
             frozen = create_trial(
                 state=TrialState.RUNNING,
                 params=dict(placed.located),
@@ -360,10 +382,22 @@ class Study:
             self._located.append(located)
         else:
             self._records[record.number] = record
+        self._violations[record.number] = violation
         # The sampler ignores a baseline outside the space, and retrainings.
         if located:
             self._suggester.observe(record, located, violation)
         return record
+
+    def _narrow(self, parts: dict[str, tuple[float, float]]) -> None:
+        """From now on draw from these parts of ranges: a suggester made anew knows what one that was always there
+        would."""
+        if parts == self._parts:
+            return
+        self._parts, self._suggester = parts, self._new_suggester(self._space.narrowed(parts))
+        self._suggester.add_prior_trials(self._prior_trials)
+        for record in self._records:
+            if self._located[record.number]:
+                self._suggester.observe(record, self._located[record.number], self._violations[record.number])
 
     def _from_frozen(self, frozen: FrozenTrial) -> TrialRecord:
         entered = frozen.user_attrs
@@ -376,6 +410,7 @@ class Study:
             values=dict(zip(self.goals, frozen.values, strict=True)) if frozen.values is not None else None,
             points=tuple(Point(**point) for point in ended.pop("points", ())),
             baseline=entered["baseline"],
+            first_point=entered.get("first_point"),
             confirms=entered.get("confirms"),
             **ended,
         )

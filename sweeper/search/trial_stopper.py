@@ -60,8 +60,10 @@ class TrialStopper:
         return to_stop
 
     def _may_be_stopped(self, trial: TrialRecord) -> bool:
-        """Baseline and points are shown whatever they are worth, and retrainings are measured whole.
+        """Baseline and points are shown whatever they are worth, first points are compared at their end, and
+        retrainings are measured whole.
 
         Known-good points would also stop each other, because they are the first to be compared.
         """
-        return trial.number >= self._prescribed and trial.confirms is None
+        prescribed = trial.number < self._prescribed or trial.first_point is not None
+        return not prescribed and trial.confirms is None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sweeper.spec.domains import Domain, Range, Value, field_problem, legal_values, parse_domain, same
@@ -57,7 +57,7 @@ def parse_branches(raw: Mapping[str, Any], embed_dim: int | None) -> Branches:
         problems += _condition_problems(branch, branches)
     if problems:
         raise ProblemsError(problems)
-    return _in_order(branches)
+    return _in_order(branches | _rate_by_scope(branches))
 
 
 def all_branches(branches: Mapping[str, Sequence[Branch]]) -> Iterator[Branch]:
@@ -82,6 +82,20 @@ def _branches(parameter: str, raw: Any, problems: list[Problem]) -> tuple[Branch
         for index, domain, when in parsed
         if domain is not None
     )
+
+
+def _rate_by_scope(branches: Branches) -> Branches:
+    """Return a branch of ``learning_rate`` for each ``tune``, where one ``auto`` stands for all: what is good for the
+    transform is far from what is good for a tower."""
+    rate, *others = branches.get("learning_rate", [None])
+    tunes = list(dict.fromkeys(value for branch in branches.get("tune", ()) for value in branch.domain.examples()))
+    if rate is None or others or rate.when or not isinstance(rate.domain, Range) or not rate.domain.auto:
+        return {}
+    if len(tunes) < 2:
+        return {}
+    return {
+        "learning_rate": tuple(replace(rate, name=f"learning_rate[{tune}]", when={"tune": (tune,)}) for tune in tunes)
+    }
 
 
 def _label(when: Conditions, short: bool) -> str:

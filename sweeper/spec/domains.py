@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_origin
 
@@ -71,6 +71,8 @@ class Range:
     log: bool = False
     """Whether the sampler draws the logarithm uniformly."""
     step: int | float | None = None
+    auto: bool = False
+    """Whether the search narrows the range by itself (``learning_rate: auto``)."""
 
     @property
     def integer(self) -> bool:
@@ -102,10 +104,17 @@ class Range:
     def written(self) -> list[tuple[KeyPath, Value]]:
         return [(("low",), self.low), (("high",), self.high)]
 
+    def cut(self, low: float, high: float) -> Range:
+        """Return the part of a range of numbers that are not whole."""
+        return replace(self, low=max(low, self.low), high=min(high, self.high))
+
     def __str__(self) -> str:
         kind = "a whole number" if self.integer else "a number"
         return f"{kind} from {self.low} to {self.high}" + (f" in steps of {self.step}" if self.step else "")
 
+
+AUTO_RATE = Range(1e-9, 10.0, log=True, auto=True)
+"""The domain of ``learning_rate: auto``: wide enough for any model."""
 
 Domain = Fixed | Choices | Range
 """The possible values of a parameter under a condition."""
@@ -117,6 +126,8 @@ def parse_domain(raw: Any, where: str) -> Domain:
 
     ``where`` names the parameter in messages. Raise ProblemsError with paths relative to ``raw``.
     """
+    if raw == "auto" and where.partition(".")[0] == "learning_rate":
+        return AUTO_RATE
     if not isinstance(raw, Mapping):
         if not isinstance(raw, str | int | float) or isinstance(raw, bool):
             message = f"`{where}` is {shown(raw)}; write a value, {{choices: [...]}} or {{low: ..., high: ...}}"
@@ -213,7 +224,8 @@ def field_problem(parameter: str, value: object) -> str | None:
     try:
         TypeAdapter(annotated).validate_python(value, strict=True)
     except ValidationError as error:
-        return f"{shown(value)} {rule(error.errors()[0])}"
+        words = ", or `auto`" if parameter == "learning_rate" and isinstance(value, str) else ""
+        return f"{shown(value)} {rule(error.errors()[0])}{words}"
     return None
 
 

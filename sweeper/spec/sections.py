@@ -46,7 +46,7 @@ class GoalSettings(Settings):
 class Search(Settings):
     sampler: Literal["tpe", "grid", "random", "soup"] = "tpe"
     """``grid`` tries every combination of choices, in the order in which they are written; ``soup`` trains a few
-    anchors (``Space.anchors``), whose interpolation with the untouched weights is the front."""
+    anchors (the middles of the ranges), whose interpolation with the untouched weights is the front."""
     trials: Annotated[int, Field(ge=1)] = 32
     """With the baseline and the points; when left out, ``grid`` and ``soup`` try every combination or anchor."""
     until: Literal["trials", "noise_floor"] = "trials"

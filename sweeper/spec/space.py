@@ -8,8 +8,7 @@ two ranges.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -143,20 +142,20 @@ class Space:
             assert not isinstance(combination, Problem), "checked when the space was parsed"
             yield combination
 
-    def anchors(self) -> list[dict[str, Value]]:
-        """Return the trials of a soup, as ``draw`` returns them.
+    def narrowed(self, parts: Mapping[str, tuple[float, float]]) -> Space:
+        """Return the space with some ranges cut to a part (low, high), by name in the study."""
 
-        For each ``tune`` three points: cross-entropy (or else the space's first objective) with every other parameter
-        in the middle of its domain, then with the most and the least of ``lambda_reg``.
-        """
-        anchors: list[dict[str, Value]] = []
-        tunes = {value for branch in self.branches["tune"] for value in branch.domain.examples()}
-        for tune in sorted(tunes, key=str):
-            for position in (0.5, 1.0, 0.0):
-                anchor = self.draw(partial(_anchor_value, tune=tune, position=position))
-                if anchor not in anchors:
-                    anchors.append(anchor)
-        return anchors
+        def cut(branch: Branch) -> Branch:
+            if branch.name not in parts or not isinstance(branch.domain, Range):
+                return branch
+            return replace(branch, domain=branch.domain.cut(*parts[branch.name]))
+
+        return replace(self, branches={name: tuple(map(cut, own)) for name, own in self.branches.items()})
+
+    def holds(self, located: Mapping[str, Value]) -> bool:
+        """Return whether the space could have drawn these values, by name in the study."""
+        domains = self.domains(located)
+        return all(name in domains and domains[name].match(value) is not None for name, value in located.items())
 
     def _branch(self, name: str, parameters: Mapping[str, Value]) -> Branch | None:
         return next((branch for branch in self.branches[name] if branch.applies(parameters)), None)
@@ -208,21 +207,6 @@ class Space:
             if name in ("objective", "tune") or any(not isinstance(one.domain, Fixed) for one in self.branches[name])
         }
         return ", ".join(f"{name} {value}" for name, value in combination.items() if name in searched) or "any value"
-
-
-def _anchor_value(name: str, domain: Choices | Range, *, tune: Value, position: float) -> Value:
-    """Return the value of a searched parameter, by name in the study, in an anchor of ``Space.anchors``.
-
-    ``position``: of ``lambda_reg`` in its domain, from 0 to 1.
-    """
-    parameter = name.partition("[")[0]
-    for wanted in (tune, "cross_entropy"):
-        if parameter in SHAPING and isinstance(domain, Choices) and domain.match(wanted) is not None:
-            return wanted
-    position = position if parameter == "lambda_reg" else 0.5
-    if isinstance(domain, Range):
-        return domain.at(position)
-    return domain.values[0] if parameter in SHAPING else domain.values[round(position * (len(domain.values) - 1))]
 
 
 def _invalid(combination: Mapping[str, Value]) -> list[Problem]:

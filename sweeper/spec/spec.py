@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     PlainSerializer,
@@ -24,7 +24,8 @@ from pydantic import (
 
 from sweeper.errors import UserError
 from sweeper.spec.bounds import EXAMPLE, Bound, Bounds, bound_value, is_bound
-from sweeper.spec.domains import Value
+from sweeper.spec.domains import AUTO_RATE, Value
+from sweeper.spec.middle import anchors
 from sweeper.spec.model_checks import embedding_width, model_problems
 from sweeper.spec.problems import Problem, ProblemsError, did_you_mean, from_validation
 from sweeper.spec.sections import Confirm, GoalSettings, Limits, Resources, Search, Stopping
@@ -64,8 +65,9 @@ class Spec(TaskSettings):
         PlainSerializer(lambda space: space.raw),
         WithJsonSchema({"type": "object", "propertyNames": {"enum": list(Parameters.model_fields)}}),
     ]
-    points: list[dict[str, Any]] = []
-    """Tried first; the fixed parameters may be left out."""
+    points: list[dict[str, Any]] | Literal["auto"] = "auto"
+    """Tried first; the fixed parameters may be left out. ``auto``: cross-entropy in the middle of the ranges, its
+    learning rate bracketed, then one thing changed at a time (docs/first_points.md); ``[]``: none."""
     search: Search = Search()
     stopping: Stopping = Stopping()
     confirm: Confirm | None = None
@@ -86,7 +88,7 @@ class Spec(TaskSettings):
     @model_validator(mode="after")
     def _points_lie_in_the_space(self) -> Self:
         placed, problems = [], []
-        for index, point in enumerate(self.points):
+        for index, point in enumerate(self.written_points):
             try:
                 placed.append(self.parameters.place(point))
             except ValueError as error:
@@ -139,6 +141,10 @@ class Spec(TaskSettings):
         if self.search.sampler == "soup" and self.evaluate.front.strengths == [1.0]:
             message = "`evaluate.front.strengths`: a soup interpolates; name others than 1, for instance [0.25, 0.5, 1]"
             raise ProblemsError([Problem(("evaluate", "front", "strengths"), message)])
+        auto = [one for one in self.parameters.branches.get("learning_rate", ()) if one.domain == AUTO_RATE]
+        if auto and self.search.sampler == "soup":
+            message = "`learning_rate`: auto is found by the first trials of a search; give a soup a range or a value"
+            raise ProblemsError([Problem(("parameters", *auto[0].path), message)])
         try:
             whole = self.planned_trials()
         except ProblemsError as error:
@@ -162,7 +168,8 @@ class Spec(TaskSettings):
 
     def _plan_parts(self) -> str:
         parts = [baseline.title for baseline in self.baseline_trials()]
-        points, combinations = len(self.points), len(self.chosen()) - len(self.points)
+        points = len(self.written_points)
+        combinations = len(self.chosen()) - points
         parts += [f"{points} point" + "s" * (points > 1)] * (points > 0)
         return " + ".join([*parts, f"{combinations} {'anchors' if self.search.sampler == 'soup' else 'combinations'}"])
 
@@ -175,7 +182,7 @@ class Spec(TaskSettings):
         points = [placed.parameters for placed in self._placed_points]
         if not self.search.planned:
             return points
-        planned = self.parameters.grid() if self.search.sampler == "grid" else self.parameters.anchors()
+        planned = self.parameters.grid() if self.search.sampler == "grid" else anchors(self.parameters)
         return points + [parameters for parameters in planned if parameters not in points]
 
     def planned_trials(self) -> int:
@@ -216,7 +223,17 @@ class Spec(TaskSettings):
 
     def prescribed(self) -> int:
         """Return how many trials the spec names: baselines and points, the first of the sweep."""
-        return len(self.baseline_trials()) + len(self.points)
+        return len(self.baseline_trials()) + len(self.written_points)
+
+    @property
+    def written_points(self) -> list[dict[str, Any]]:
+        """The points that the spec itself names."""
+        return [] if self.points == "auto" else self.points
+
+    @property
+    def finds_points(self) -> bool:
+        """Whether the search begins with points that it finds by itself."""
+        return self.points == "auto" and not self.search.planned
 
     def goal_bounds(self, untouched: Mapping[str, float]) -> Bounds:
         """Return the bounds of the goals, given the untouched model's metrics on validation."""

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.search.methods import clean, cost_epochs, robust, run_peer, run_sweep
 from benchmarks.search.problems import EPOCHS, SEARCHED, analytic
-from sweeper.front.pareto import hypervolume
+from sweeper.search.pareto import hypervolume
 
 BUDGET_EPOCHS = 60.0
 

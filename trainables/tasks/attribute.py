@@ -82,6 +82,15 @@ class AttributeKind:
             return "target", "objective none trains towards no target; leave `target` out"
         return None
 
+    def tried_first(self, settings: TaskSettings) -> Mapping[str, Sequence[str]]:
+        """The target ``equal`` takes the skew of retrievals, flipped labels take the attribute out of answers."""
+        skewed = _attribute(settings).attribute.bias == "max_skew"
+        return {
+            "target": ("equal", "flipped", "neutral") if skewed else ("flipped", "neutral", "equal"),
+            "tune": ("transform", "all", "visual", "last_blocks"),
+            "objective": ("cross_entropy", "kto", "dpo", "ipo"),
+        }
+
     def baselines(self, settings: TaskSettings) -> Sequence[Baseline]:
         task = _attribute(settings)
         untrained: dict[str, Any] = {"objective": "none", "tune": "transform"}

@@ -92,6 +92,10 @@ class TaskKind(Protocol):
     def refuses(self, parameters: Parameters) -> tuple[str, str] | None:
         """Return a parameter and why the task cannot be trained with it; None where it can."""
 
+    def tried_first(self, settings: TaskSettings) -> Mapping[str, Sequence[str]]:
+        """Return, for parameters of choices, the values in the order in which a search tries them: what has given the
+        strongest trials first."""
+
     def baselines(self, settings: TaskSettings) -> Sequence[Baseline]:
         """Return the trials that a sweep begins with."""
 

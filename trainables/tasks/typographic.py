@@ -82,6 +82,12 @@ class TypographicKind:
     def refuses(self, parameters: Parameters) -> tuple[str, str] | None:
         return None
 
+    def tried_first(self, settings: TaskSettings) -> Mapping[str, Sequence[str]]:
+        return {
+            "tune": ("all", "visual", "last_blocks", "transform"),
+            "objective": ("cross_entropy", "kto", "dpo", "ipo"),
+        }
+
     def baselines(self, settings: TaskSettings) -> Sequence[Baseline]:
         paint = _typographic(settings).paint
         return [] if paint is None else [Baseline(name="paint", title=PAINT, parameters=paint.parameters())]

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweeper.front.pareto import hypervolume, non_dominated
 from sweeper.search.noise_floor import LEAST_COMPLETE, Floor, NoiseFloor, Points, noise_floor
+from sweeper.search.pareto import hypervolume, non_dominated
 
 GUESSING = Floor(offset=0.05, relative=False)
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweeper.front.pareto import hypervolume
 from sweeper.records import TrialRecord
+from sweeper.search.pareto import hypervolume
 from sweeper.search.simulator import MemoryFiles, SimulatedTrial, Simulation
 from sweeper.search.study import Study
 from sweeper.spec.spec import Spec, spec_type

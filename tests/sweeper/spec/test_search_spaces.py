@@ -12,6 +12,7 @@ import yaml
 from PIL import Image
 
 from sweeper.errors import UserError
+from sweeper.spec.middle import anchors as anchors_of
 from sweeper.spec.spec import Spec, load_spec, spec_type
 from sweeper.spec.yaml_document import Document
 from tests.paths import ROOT
@@ -37,7 +38,7 @@ def test_every_spec_can_be_read() -> None:
     assert {file.stem for file in (FOLDER / "reduced").iterdir()} == {"typo", *SWEEPS}
     for file in files:
         spec = read(file)
-        for point in spec.points:
+        for point in spec.written_points:
             Parameters.model_validate(spec.parameters.place(point).parameters)
         if spec.model.architecture == "world":
             loaded = load_spec(file)
@@ -205,7 +206,7 @@ search: {sampler: grid"""
 def test_a_soup_has_its_anchors_for_trials(folder: Path) -> None:
     (folder / "spec.yaml").write_text(SECTION_7.replace("sampler: tpe, trials: 64, seed: 0", "sampler: soup"))
     spec = load_spec(folder / "spec.yaml")
-    anchors = spec.parameters.anchors()
+    anchors = anchors_of(spec.parameters)
     assert not load_spec(folder / "spec.yaml", ["stopping.kind=moasha"]).stops
     points = [spec.parameters.place(point).parameters for point in spec.points]
     assert points == [{**spec.points[0], "weight_decay": 0.0}] and spec.chosen() == points + anchors

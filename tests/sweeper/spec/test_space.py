@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweeper.spec.domains import Choices, Domain, Range
+from sweeper.spec.middle import anchors
 from sweeper.spec.problems import ProblemsError
 from sweeper.spec.space import Placed, Space
 from trainables.settings.parameters import Parameters
@@ -324,16 +325,16 @@ def test_anchors_are_the_middle_and_both_ends_of_lambda_for_each_scope() -> None
         "weight_decay": {"choices": [0.0, 0.1, 0.2]},
     }
     space = Space.parse(raw)
-    anchors = space.anchors()
-    assert all(space.place(anchor).parameters == anchor for anchor in anchors)
-    assert {anchor["objective"] for anchor in anchors} == {"cross_entropy"}
-    assert [(anchor["tune"], round(float(anchor["lambda_reg"]), 9)) for anchor in anchors] == [
+    points = anchors(space)
+    assert all(space.place(anchor).parameters == anchor for anchor in points)
+    assert {anchor["objective"] for anchor in points} == {"cross_entropy"}
+    assert [(anchor["tune"], round(float(anchor["lambda_reg"]), 9)) for anchor in points] == [
         ("transform", 0.1), ("transform", 1.0), ("transform", 0.01), ("visual", 0.1), ("visual", 1.0), ("visual", 0.01),
     ]  # fmt: skip
-    ranks = {(anchor.get("rank"), round(float(anchor["learning_rate"]), 9)) for anchor in anchors}
+    ranks = {(anchor.get("rank"), round(float(anchor["learning_rate"]), 9)) for anchor in points}
     assert ranks == {(48, 0.01), (None, 2e-5)}
-    assert {anchor["weight_decay"] for anchor in anchors} == {0.1}
-    lone = Space.parse({**raw, "objective": "dpo", "lambda_reg": 0.5, "tune": "visual"}).anchors()
+    assert {anchor["weight_decay"] for anchor in points} == {0.1}
+    lone = anchors(Space.parse({**raw, "objective": "dpo", "lambda_reg": 0.5, "tune": "visual"}))
     assert [(anchor["objective"], anchor["beta"], anchor["lambda_reg"]) for anchor in lone] == [("dpo", 1.0, 0.5)]
 
 

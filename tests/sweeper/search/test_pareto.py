@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeper.front.pareto import Value, hypervolume, knee, non_dominated
+from sweeper.search.pareto import Value, hypervolume, knee, non_dominated
 
 GRID = 8
 coordinates = st.integers(min_value=0, max_value=GRID)

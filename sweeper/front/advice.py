@@ -1,0 +1,95 @@
+"""What a search says about its own ranges: the learning rate it found, and where a range ends too early. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from sweeper.records import Front, TrialRecord, UntouchedModel
+from sweeper.search.first_points import first_points, rate_found, worth_of
+from sweeper.spec.branches import all_branches
+from sweeper.spec.domains import Range
+from sweeper.spec.problems import dotted
+from sweeper.spec.spec import Spec
+from trainables.records import oriented
+
+EDGE = 0.05
+"""Share of a range, in the logarithm where it is drawn so: a value as near as this to an end lies at its edge."""
+NO_GAIN = 0.01
+"""A second goal that never was better than the untouched model's by more than this has not moved."""
+
+
+def advice(spec: Spec, front: Front, trials: Sequence[TrialRecord], untouched: UntouchedModel) -> list[str]:
+    """Return what to change in the spec, a line each; the learning rate that the first points have found comes first.
+
+    ``trials``: of the study; those that run say nothing yet.
+    """
+    points = first_points(spec, untouched)
+    found = None if points is None else rate_found(trials, points)
+    searched = [trial for trial in trials if trial.confirms is None and trial.baseline is None]
+    lines = [] if found is None else [found]
+    lines += _about_rates(spec, searched, untouched)
+    return [*lines, *_edges(spec, front)]
+
+
+def _about_rates(spec: Spec, searched: Sequence[TrialRecord], untouched: UntouchedModel) -> Iterator[str]:
+    """Tell of learning rates that were all too low, or mostly too high."""
+    ended = [trial for trial in searched if trial.state in ("complete", "failed")]
+    if not ended or all(trial.parameters.get("learning_rate") is None for trial in ended):
+        return
+    goals = spec.task_goals()
+    worth = worth_of(goals, spec.bounds(untouched.goals), untouched.goals, untouched.chance)
+    collapsed = sum(worth(trial).collapsed for trial in ended)
+    best = (
+        max((oriented(point.values, goals)[1] for trial in ended for point in trial.points), default=-math.inf)
+        - oriented(untouched.goals, goals)[1]
+    )
+    if best <= NO_GAIN and collapsed < len(ended):
+        yield (
+            f"learning rate too low: {goals[1].title} never left the untouched model's "
+            f"{untouched.goals[goals[1].metric]:.3f}; run again with --set parameters.learning_rate=auto"
+        )
+    elif 2 * collapsed > len(ended):
+        yield (
+            f"learning rate too high: {collapsed} of {len(ended)} trials failed or lost more {goals[0].title} than the "
+            "floor allows; run again with --set parameters.learning_rate=auto"
+        )
+
+
+def _edges(spec: Spec, front: Front) -> Iterator[str]:
+    """Tell of ranges at whose end most members of the front lie."""
+    members = [point for point in front.points if point.member and point.parameters]
+    for branch in all_branches(spec.parameters.branches):
+        domain = branch.domain
+        if not isinstance(domain, Range) or domain.auto or domain.integer:
+            continue
+        own = {
+            point.trial: float(point.parameters[branch.parameter])
+            for point in members
+            if branch.parameter in point.parameters and branch.applies(point.parameters)
+        }
+        for end in ("low", "high"):
+            at_end = [value for value in own.values() if _distance(domain, value, end) <= EDGE]
+            if 2 * len(at_end) > len(own):
+                yield (
+                    f"{branch.name}: {len(at_end)} of {len(own)} trials on the front lie at the {end} end of its range "
+                    f"({', '.join(f'{value:.3g}' for value in at_end[:3])} of {domain.low:g} to {domain.high:g}); "
+                    f"widen it with --set parameters.{dotted(branch.path)}.{end}={_wider(domain, end):.3g}"
+                )
+
+
+def _distance(domain: Range, value: float, end: str) -> float:
+    """Return how far a value is from an end of its range, as a share of it."""
+    if domain.log:
+        place = math.log(value / domain.low) / math.log(domain.high / domain.low)
+    else:
+        place = (value - domain.low) / (domain.high - domain.low)
+    return place if end == "low" else 1.0 - place
+
+
+def _wider(domain: Range, end: str) -> float:
+    """Return an end further out: ten times, or by the whole width of a range that is not logarithmic."""
+    if domain.log:
+        return domain.low / 10 if end == "low" else domain.high * 10
+    width = domain.high - domain.low
+    return max(0.0, domain.low - width) if end == "low" else domain.high + width
