@@ -168,7 +168,7 @@ def test_first_points_are_never_stopped_and_others_are(tmp_path: Path) -> None:
         values = {"clean_accuracy": 0.8 - 0.01 * trial.number, "robust_accuracy": 0.3 - 0.001 * trial.number}
         reports = [
             Report(
-                step=1, steps=9, epoch=share, epochs=1, progress=share, rung=True, values=values, 
+                step=1, steps=9, epoch=share, epochs=1, progress=share, rung=True, values=values,
                 train_s=share, evaluation_s=0.0, time_s=0.0,
             )
             for share in rungs
