@@ -23,13 +23,12 @@ class ModelSize:
 def usual_rate(tune: str, steps: int, size: ModelSize) -> float:
     """Return a learning rate to begin with, for Adamax and AdamW, in two digits.
 
-    It falls with the fourth root of the number of steps: the highest good rate hardly depends on it, the lowest falls.
-    Of a transform it falls with the width of the embeddings, of a tower with the square root of its parameters, which
-    grows as its width does.
+    It falls with the square root of the number of steps; of a transform also with the width of the embeddings, of a
+    tower with the square root of its parameters, which grows as its width does.
     """
     if tune == "transform":
         narrower = EMBED_DIM / size.embed_dim
     else:
         narrower = math.sqrt(IMAGE_PARAMETERS / size.image_parameters)
-    rate = AT_TEN_STEPS[tune] * narrower * (STEPS / max(1, steps)) ** 0.25
+    rate = AT_TEN_STEPS[tune] * narrower * math.sqrt(STEPS / max(1, steps))
     return float(f"{rate:.2g}")
