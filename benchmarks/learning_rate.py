@@ -1,4 +1,4 @@
-"""How the good learning rate depends on the number of steps, on what is tuned, and on the size of the model.
+"""How the good learning rate depends on the number of steps and on what is tuned.
 
     python -m benchmarks.learning_rate --seconds 2700
 
@@ -20,7 +20,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 
@@ -40,9 +39,6 @@ from trainables.tasks.known import open_context
 from trainables.training.hooks import NonFiniteLoss
 from trainables.training.trial import run_trial
 from trainables.training.trial_folder import TrialFolder
-from trainables.world import pretrain
-from trainables.world.captions import vocabulary
-from trainables.world.vocabulary import MERGES_FILE, write_merges
 
 PAIRS, VALIDATION = 2048, 1000
 FLOOR = 0.10
@@ -50,9 +46,6 @@ FLOOR = 0.10
 PLATEAU = 0.9
 """Share of the best hypervolume down to which a learning rate counts as good."""
 WORLD_SIZE = ModelSize(embed_dim=64, image_parameters=1_327_832)
-NARROW_SIZE = ModelSize(embed_dim=64, image_parameters=342_108)
-NARROW_WIDTH = 8
-"""Channels of the second model's first layer; the embedded world's has 16."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +54,6 @@ class Scope:
     parameters: dict[str, Any]
     first: int
     """Where the walk of the fewest steps begins, in half decades: -6 is a learning rate of 1e-3."""
-    narrow: bool = False
-    """Tunes the second, smaller model."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +81,6 @@ TRANSFORM = Scope("transform", {"tune": "transform"}, -3)
 RANK_16 = Scope("transform, rank 16", {"tune": "transform", "rank": 16}, -3)
 LAST_BLOCK = Scope("last_blocks", {"tune": "last_blocks", "blocks": 1}, -6)
 VISUAL = Scope("visual", {"tune": "visual"}, -6)
-NARROW = Scope("visual, narrow model", {"tune": "visual"}, -6, narrow=True)
 
 TEN, THIRTY, HUNDRED = Course(10, 1, 205), Course(30, 1, 69), Course(100, 4, 82)
 HUNDREDS, THOUSAND, THOUSANDS = Course(300, 12, 82), Course(1000, 40, 82), Course(3000, 120, 82)
@@ -106,7 +96,6 @@ CASES = (
     *(Case(RANK_16, course, 2) for course in (TEN, HUNDRED)),
     *(Case(scope, FEW_IMAGES, 2) for scope in (TRANSFORM, VISUAL)),
     Case(TRANSFORM, LARGE_BATCH, 2),
-    *(Case(NARROW, course, 2) for course in (TEN, THIRTY, HUNDRED)),
     Case(VISUAL, HUNDREDS, share=1.0),
     Case(TRANSFORM, THOUSANDS),
     Case(LAST_BLOCK, THOUSAND, share=1.0),
@@ -159,10 +148,9 @@ def next_half_decades(volumes: dict[int, float], first: int, share: float) -> in
 
 
 class Bench:
-    """Trains on one of the two models. Everything but the course of training is kept between trainings."""
+    """Everything but the course of training is kept between trainings."""
 
-    def __init__(self, cache: Path, *, narrow: bool) -> None:
-        self._model = {"architecture": f"local-dir:{narrow_model(cache / 'narrow')}"} if narrow else {}
+    def __init__(self, cache: Path) -> None:
         self._context: TrialContext = open_context(
             self._task(TEN), data_seed=0, cache=cache, device=torch.device("cpu")
         )
@@ -201,7 +189,6 @@ class Bench:
     def _task(self, course: Course) -> TaskSettings:
         return TypographicSettings.model_validate(
             {
-                "model": self._model,
                 "sets": {"world": {"kind": "world", "train": 2 * PAIRS, "validation": VALIDATION, "test": 100}},
                 "train": {"set": "world", "classes": 0.5},
                 "attack": {"recipe": "sign"},
@@ -218,25 +205,6 @@ class Bench:
                 },
             }
         )
-
-
-def narrow_model(folder: Path) -> Path:
-    """Return the folder of a CLIP pretrained like the embedded world's, with half its channels; made where missing.
-
-    It answers .85 of clean images right and reads .64 of words, less than ``pretrain.check`` asks for.
-    """
-    if not folder.exists():
-        vision = {**pretrain.MODEL["vision_cfg"], "width": NARROW_WIDTH, "head_width": 2 * NARROW_WIDTH}
-        with (
-            tempfile.TemporaryDirectory(dir=folder.parent) as name,
-            mock.patch.dict(pretrain.MODEL, vision_cfg=vision),
-        ):
-            made = Path(name) / "model"
-            made.mkdir()
-            write_merges(made / MERGES_FILE, vocabulary())
-            pretrain.save(pretrain.pretrain(made, 0, pretrain.STEPS, 1), made)
-            made.rename(folder)
-    return folder
 
 
 def load(record: Path) -> list[Training]:
@@ -284,15 +252,12 @@ def remaining(trainings: list[Training]) -> Iterator[tuple[Case, int, int]]:
 
 def train(record: Path, cache: Path, seconds: float) -> list[Training]:
     """Return the trainings of the record and those that fit into ``seconds``; they are appended to the record."""
-    trainings, benches = load(record), dict[bool, Bench]()
+    trainings, bench = load(record), Bench(cache)
     end_s = time.monotonic() + seconds
     for case, rate, seed in remaining(trainings):
         if time.monotonic() > end_s:
             break
-        if case.scope.narrow not in benches:
-            benches[case.scope.narrow] = Bench(cache, narrow=case.scope.narrow)
-            print("untouched", benches[case.scope.narrow].untouched, file=sys.stderr)
-        training = benches[case.scope.narrow].train(case.scope, case.course, rate, seed)
+        training = bench.train(case.scope, case.course, rate, seed)
         trainings.append(training)
         record.parent.mkdir(parents=True, exist_ok=True)
         with record.open("a", encoding="utf-8") as file:
@@ -372,8 +337,7 @@ def summary(trainings: Sequence[Training]) -> str:
     for case, own, walk in walks(trainings):
         low, high = walk.plateau()
         best, top = learning_rate(walk.best), walk.volumes[walk.best]
-        size = NARROW_SIZE if case.scope.narrow else WORLD_SIZE
-        rule = usual_rate(case.scope.parameters["tune"], case.course.steps, size)
+        rule = usual_rate(case.scope.parameters["tune"], case.course.steps, WORLD_SIZE)
         bracket = max(walk.at(rule * factor) for factor in (1 / 3, 1, 3))
         images = "" if case.course.images == PAIRS else f" of {case.course.images} pairs"
         rows.append(
@@ -402,7 +366,7 @@ def _edge(rate: float | None, unknown: str) -> str:
 
 def courses(trainings: Sequence[Training]) -> Iterator[str]:
     """Yield a table for each scope: rows are learning rates, columns are courses."""
-    for scope in dict.fromkeys(case.scope for case in CASES):
+    for scope in {case.scope.name: case.scope for case in CASES}.values():
         cases = [case for case in CASES if case.scope == scope and volumes_of(trainings, case)]
         if not cases:
             continue
@@ -446,8 +410,7 @@ def report(trainings: Sequence[Training]) -> str:
         f"Embedded world, {PAIRS} pairs of every second class; cross-entropy, lambda_reg 0.3, Adamax, warm-up 0.1 and "
         "cosine, no weight decay, bf16. Hypervolume x 1e4 of the strengths 0.25, 0.5, 0.75, 1 of the last weights over "
         f"(untouched clean - {FLOOR:g}, untouched robust) on {VALIDATION} validation images, clean and attacked; "
-        "accuracies at strength 1; means over seeds. The narrow model is pretrained like the embedded world's, with "
-        "half its channels.",
+        "accuracies at strength 1; means over seeds.",
         "## What was found",
         "Walks that reached their end. `at the rule`: share of the best hypervolume, interpolated in log rate.",
         summary(trainings),

@@ -34,6 +34,7 @@ parameters:
     - {when: {tune: transform}, low: 1e-3, high: 1e-1, log: true}
     - {when: {tune: visual}, low: 1e-4, high: 2e-3, log: true}
 paint: {learning_rate: 1e-3}
+points: []
 search: {trials: 9, startup_trials: 3}
 stopping: {kind: moasha}
 confirm: {members: 1, seeds: 2, share: 0.2}

@@ -44,6 +44,7 @@ def test_its_front_and_trials_read_as_they_did(early: SweepFolder) -> None:
     assert [point.pop("validation_images") for point in shown] == [100] * len(shown)
     assert shown == json.loads((HERE / "early_front.json").read_text())
     rows = json.loads(json.dumps(trial_rows(early, spec)))
+    assert [row.pop("first_point") for row in rows] == [None] * len(rows)
     assert rows == json.loads((HERE / "early_trials.json").read_text())
     states = [trial.state for trial in trials]
     assert (states.count("complete"), states.count("stopped"), states.count("running")) == (5, 4, 2)
