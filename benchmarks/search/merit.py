@@ -262,6 +262,11 @@ class Compared:
         spent = [search[-1][0] for _, search in self._of(method, trials) if search]
         return f"{statistics.fmean(spent):.0f}" if spent else "-"
 
+    def everything(self, seeds: int, looked: bool) -> list[Merit]:
+        """Per seed, of all trials that its search may find."""
+        problems = map(self.problem_of, range(seeds))
+        return [merit(problem.everything(), problem.untouched, looked=looked) for problem in problems]
+
     def _of(self, method: Method, trials: int | None) -> list[tuple[Job, Search]]:
         return [(job, one) for job, one in self.searches.items() if job.method is method and job.trials == trials]
 
@@ -313,7 +318,7 @@ VOLUME = 1e4, 0
 PERCENT = 100.0, 1
 
 
-def tables(compared: Compared) -> list[str]:
+def tables(compared: Compared, seeds: int) -> list[str]:
     lines = []
     for looked in compared.looks():
         chosen = "after a second look" if looked else "chosen on validation"
@@ -329,6 +334,10 @@ def tables(compared: Compared) -> list[str]:
             full = None if method.over_epochs else method.trials[0]
             cells.append(f"{statistics.fmean(len(search) for _, search in compared._of(method, full)):.0f}")
             lines.append(f"| {method.name} | {' | '.join(cells)} |")
+        whole = compared.everything(seeds, looked)
+        lines += ["", f"All recorded trainings: {cell([one.test_volume for one in whole], *VOLUME)} on test, "]
+        lines[-1] += f"{cell([one.validation_volume for one in whole], *VOLUME)} on validation; robust accuracy of the "
+        lines[-1] += f"pick {cell([one.robust for one in whole], *PERCENT)} per cent."
         lines += ["", "Robust accuracy on test of the pick, per cent; in the last column its clean cost on test.", ""]
         lines += [f"| search |{shares} clean cost, 100% |", "|" + " --- |" * (len(SHARES) + 2)]
         for method in over:
@@ -440,7 +449,7 @@ def text(compared: Sequence[Compared], scattered: Compared | None, world: Compar
         *targets(scattered, world),
     ]
     for one in compared:
-        lines += ["", f"## {one.title}", "", one.about, *tables(one)]
+        lines += ["", f"## {one.title}", "", one.about, *tables(one, seeds)]
     return "\n".join(lines) + "\n"
 
 

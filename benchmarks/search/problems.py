@@ -95,6 +95,9 @@ class TestedProblem(Problem, Protocol):
     def measured(self, parameters: Parameters) -> Sequence[MeasuredPoint]:
         """Return what was measured of a finished trial's points, in the order of ``front_points``."""
 
+    def everything(self) -> Sequence[MeasuredPoint]:
+        """Return the points of all trials that a search may find."""
+
 
 @dataclass(frozen=True)
 class Analytic:
@@ -214,7 +217,10 @@ class World:
         return MeasuredPoint(self.table.untouched.validation, None, self.table.untouched.test)
 
     def measured(self, parameters: Parameters) -> Sequence[MeasuredPoint]:
-        return [MeasuredPoint(point.validation, None, point.test) for point in self.trial(parameters).points]
+        return _measured(self.trial(parameters))
+
+    def everything(self) -> Sequence[MeasuredPoint]:
+        return [point for trial in self.table.part("transform", "visual") for point in _measured(trial)]
 
     def authors(self) -> tuple[float, list[Goals]]:
         """Return (epochs over all images, evaluations included, goals of all points) of the authors' grids."""
@@ -260,6 +266,10 @@ class World:
         raw["learning_rate"] = [span("learning_rate", tune=str(tune)) for tune in choices["tune"]]
         raw["rank"] = {"when": {"tune": "transform"}, "choices": choices["rank"]}
         return raw
+
+
+def _measured(trial: RecordedTrial) -> list[MeasuredPoint]:
+    return [MeasuredPoint(point.validation, None, point.test) for point in trial.points]
 
 
 def _evaluation_epochs(trials: Sequence[RecordedTrial]) -> dict[Any, float]:

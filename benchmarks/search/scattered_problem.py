@@ -87,6 +87,9 @@ class ScatteredProblem:
     def measured(self, parameters: Parameters) -> Sequence[MeasuredPoint]:
         return self._entry(parameters).points
 
+    def everything(self) -> Sequence[MeasuredPoint]:
+        return [point for own in self.entries.values() for entry in own for point in entry.points]
+
     def _entry(self, parameters: Parameters) -> _Entry:
         """Return the training that stands for a trial: of its kind the nearest that stands for no other trial.
 
