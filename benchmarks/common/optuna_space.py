@@ -8,9 +8,11 @@ from sweeper.spec.domains import Choices, Range, Value
 
 
 def suggest(trial: optuna.Trial, name: str, domain: Choices | Range) -> Value:
-    """Return the sampler's value of a parameter; integers and steps are not supported."""
+    """Return the sampler's value of a parameter; steps are not supported."""
     if isinstance(domain, Choices):
         choice: Value = trial.suggest_categorical(name, domain.values)
         return choice
-    assert not domain.integer and domain.step is None, "no benchmark searches integers or steps"
+    assert domain.step is None, "no benchmark searches in steps"
+    if domain.integer:
+        return trial.suggest_int(name, int(domain.low), int(domain.high), log=domain.log)
     return trial.suggest_float(name, domain.low, domain.high, log=domain.log)

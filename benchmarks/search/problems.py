@@ -71,6 +71,33 @@ class Problem(Protocol):
     def front_points(self, parameters: Parameters, seed: int) -> Sequence[Goals]:
         """Return the goals of a finished trial's points, its last report included."""
 
+    def learned_at(self, parameters: Parameters) -> Parameters:
+        """Return the point of the space that a sampler takes a trial for: that of the trial which stands for it."""
+
+
+@dataclass(frozen=True)
+class MeasuredPoint:
+    """What was measured of one set of weights."""
+
+    validation: Goals
+    """On the images that a search sees."""
+    looked: Goals | None
+    """On these and the images of a second look together; None where no further images were recorded."""
+    test: Goals
+
+
+class TestedProblem(Problem, Protocol):
+    """A problem of trained trials, whose points were measured on test."""
+
+    @property
+    def untouched(self) -> MeasuredPoint: ...
+
+    def measured(self, parameters: Parameters) -> Sequence[MeasuredPoint]:
+        """Return what was measured of a finished trial's points, in the order of ``front_points``."""
+
+    def everything(self) -> Sequence[MeasuredPoint]:
+        """Return the points of all trials that a search may find."""
+
 
 @dataclass(frozen=True)
 class Analytic:
@@ -120,6 +147,9 @@ class Analytic:
 
     def front_points(self, parameters: Parameters, seed: int) -> Sequence[Goals]:
         return [self.at(parameters, 1.0, seed)]
+
+    def learned_at(self, parameters: Parameters) -> Parameters:
+        return parameters
 
 
 def zdt1(position: np.ndarray) -> Goals:
@@ -179,6 +209,19 @@ class World:
     def front_points(self, parameters: Parameters, seed: int) -> Sequence[Goals]:
         return [point.validation for point in self.trial(parameters).points]
 
+    def learned_at(self, parameters: Parameters) -> Parameters:
+        return parameters
+
+    @property
+    def untouched(self) -> MeasuredPoint:
+        return MeasuredPoint(self.table.untouched.validation, None, self.table.untouched.test)
+
+    def measured(self, parameters: Parameters) -> Sequence[MeasuredPoint]:
+        return _measured(self.trial(parameters))
+
+    def everything(self) -> Sequence[MeasuredPoint]:
+        return [point for trial in self.table.part("transform", "visual") for point in _measured(trial)]
+
     def authors(self) -> tuple[float, list[Goals]]:
         """Return (epochs over all images, evaluations included, goals of all points) of the authors' grids."""
         trials = self.table.part("authors")
@@ -223,6 +266,10 @@ class World:
         raw["learning_rate"] = [span("learning_rate", tune=str(tune)) for tune in choices["tune"]]
         raw["rank"] = {"when": {"tune": "transform"}, "choices": choices["rank"]}
         return raw
+
+
+def _measured(trial: RecordedTrial) -> list[MeasuredPoint]:
+    return [MeasuredPoint(point.validation, None, point.test) for point in trial.points]
 
 
 def _evaluation_epochs(trials: Sequence[RecordedTrial]) -> dict[Any, float]:

@@ -84,7 +84,7 @@ def run(job: tuple[int, int]) -> SearchCourse:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     problem, slots = setting.problem, setting.slots
     full = full_search(_problems.index(problem), seed, setting.trials, slots)
-    budget_epochs = full[-1][0]
+    budget_epochs = full[-1].spent_epochs
     finished = full if setting.method is UNSTOPPED else setting.method.run(problem, seed, slots, budget_epochs)
     return SearchCourse(volumes(problem, finished, budget_epochs), budget_epochs, len(finished))
 
@@ -99,8 +99,8 @@ def volumes(problem: Problem, finished: FinishedTrials, budget_epochs: float) ->
     course, front, seen = [0.0], list[Goals](), 0
     for part in range(1, STEPS + 1):
         spent = budget_epochs * part / STEPS * (1 + 1e-9)
-        new = [point for at, points in finished[seen:] if at <= spent for point in points]
-        seen += sum(at <= spent for at, _ in finished[seen:])
+        new = [point for trial in finished[seen:] if trial.spent_epochs <= spent for point in trial.points]
+        seen += sum(trial.spent_epochs <= spent for trial in finished[seen:])
         front += new
         course.append(hypervolume(front, problem.reference) / problem.attainable if new else course[-1])
     return course

@@ -11,7 +11,7 @@ import hashlib
 import math
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -67,6 +67,8 @@ _STATES: dict[TrialState, State] = {
     TrialState.FAIL: "failed",
 }
 
+LearnedAt = Callable[[Mapping[str, Value]], Mapping[str, Value]]
+
 
 class Study:
     """Ask and tell. A trial enters in one transaction; a kill while it is told leaves it running, to be told again.
@@ -82,9 +84,11 @@ class Study:
         settings: Mapping[str, Any],
         *,
         stopped_trial_policy: StoppedTrialPolicy = STOPPED_TRIAL_POLICY,
+        learned_at: LearnedAt | None = None,
     ) -> None:
         """For ``create``, ``open`` and ``in_memory``."""
         self._file = file
+        self._learned_at = learned_at
         self._space = space
         self.seed: int = settings["seed"]
         self.startup_trials: int = settings["startup_trials"]
@@ -188,10 +192,19 @@ class Study:
         sampler: Sampler = "tpe",
         goals: Mapping[str, Direction],
         stopped_trial_policy: StoppedTrialPolicy = STOPPED_TRIAL_POLICY,
+        learned_at: LearnedAt | None = None,
     ) -> Study:
-        """Return a study without a file, for simulations."""
+        """Return a study without a file, for simulations.
+
+        ``learned_at``: from a trial's parameters to the point of the space that the sampler takes it for, where a
+        recorded trial stands for the one asked for; the record keeps the parameters asked for.
+        """
         return cls(
-            None, space, _settings(seed, startup_trials, sampler, goals, ()), stopped_trial_policy=stopped_trial_policy
+            None,
+            space,
+            _settings(seed, startup_trials, sampler, goals, ()),
+            stopped_trial_policy=stopped_trial_policy,
+            learned_at=learned_at,
         )
 
     def close(self) -> None:
@@ -353,6 +366,9 @@ class Study:
         seed: int | None = None,
     ) -> TrialRecord:
         number = len(self._records)
+        if self._learned_at is not None and placed.located:
+            located = self._space.place(self._learned_at(placed.parameters)).located
+            placed = Placed(placed.parameters, located)
         record = TrialRecord(
             number=number,
             state="running",

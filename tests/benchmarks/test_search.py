@@ -42,7 +42,7 @@ def test_sweeps_and_peers_have_the_same_costs() -> None:
     peer = run_peer(problem, 0, 4, BUDGET_EPOCHS, sampler=sampler, merits=[clean, robust])
     trial_epochs = sum(cost_epochs(problem, {}, (), 1.0))
     whole = 4 * math.floor(BUDGET_EPOCHS / 4 / trial_epochs)
-    assert [spent for spent, _ in sweep] == pytest.approx([spent for spent, _ in peer])
+    assert [trial.spent_epochs for trial in sweep] == pytest.approx([trial.spent_epochs for trial in peer])
     assert len(sweep) == len(peer) == whole
 
 
@@ -51,4 +51,4 @@ def test_a_search_that_stops_begins_more_trials_and_finishes_fewer_for_the_same_
     stopped = run_sweep(problem, 0, 4, BUDGET_EPOCHS, sampler="random")
     whole = run_sweep(problem, 0, 4, BUDGET_EPOCHS, sampler="random", stopping=False)
     assert 0 < len(stopped) < len(whole)
-    assert all(spent <= BUDGET_EPOCHS * (1 + 1e-6) for spent, _ in stopped)
+    assert all(trial.spent_epochs <= BUDGET_EPOCHS * (1 + 1e-6) for trial in stopped)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -335,6 +335,21 @@ def test_what_the_sampler_hears_of_stopped_trials() -> None:
         drawn = [study._suggester.suggest(seed).parameters["lambda_reg"] for seed in range(40)]
         high[stopped_trial_policy] = sum(float(value) >= 0.5 for value in drawn) / len(drawn)
     assert max(high["avoided"], high["bad"], high["infeasible"]) < 0.3 < min(high["ignored"], high["partial"])
+
+
+def test_the_sampler_learns_where_a_recorded_trial_lies_that_stands_for_the_one_asked_for() -> None:
+    def moved(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {**parameters, "lambda_reg": 1.0 - parameters["lambda_reg"]}
+
+    settings: dict[str, Any] = {"goals": DIRECTIONS, "seed": 0, "startup_trials": 4}
+    asked_for = Study.in_memory(LAMBDA, learned_at=moved, **settings)
+    recorded = Study.in_memory(LAMBDA, **settings)
+    for number in range(12):
+        for study, place in ((asked_for, number / 24), (recorded, 1.0 - number / 24)):
+            trial = study.add({"lambda_reg": place})
+            assert trial.parameters["lambda_reg"] == place
+            study.tell(trial.number, {"clean_accuracy": number / 12, "robust_accuracy": 0.5}, [], 1.0, 0)
+    assert asked_for.ask().parameters == recorded.ask().parameters
 
 
 def test_a_new_study_learns_from_what_is_known_at_once_and_after_a_kill(tmp_path: Path) -> None:
