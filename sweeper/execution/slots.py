@@ -39,7 +39,7 @@ from sweeper.jobs import Job, JobName, Outcome
 
 GUARD_S = 1.0
 """Between looks at the slots, and at the actor that holds the job queue."""
-ANSWER_S = 15.0
+ANSWER_S = 25.0
 """The job queue's actor is lost when it leaves two calls in a row unanswered for so long."""
 WORKER_ANSWER_S = 60.0
 """A worker that waits so long for an answer ends itself, and Train starts another one. The queue answers every call

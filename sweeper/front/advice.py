@@ -66,7 +66,8 @@ def _edges(spec: Spec, front: Front) -> Iterator[str]:
         own = {
             point.trial: float(point.parameters[branch.parameter])
             for point in members
-            if branch.parameter in point.parameters and branch.applies(point.parameters)
+            if branch.applies(point.parameters)
+            and domain.match(point.parameters.get(branch.parameter)) is not None  # a baseline may lie outside
         }
         for end in ("low", "high"):
             at_end = [value for value in own.values() if _distance(domain, value, end) <= EDGE]

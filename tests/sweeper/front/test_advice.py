@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,11 @@ def test_a_front_at_the_end_of_a_range_says_what_widens_it(spec: Spec) -> None:
         "learning_rate[visual]: 2 of 2 trials on the front lie at the high end of its range (0.00095, 0.001 of 1e-05 "
         "to 0.001); widen it with --set parameters.learning_rate.1.high=0.01",
     ]
+
+
+def test_a_baseline_outside_a_range_says_nothing_about_it(spec: Spec) -> None:
+    paint = replace(trial(0, 0.9, 0.5, lambda_reg=0.0, learning_rate=0.5), baseline="paint")
+    assert said(spec, [paint, trial(1, 0.88, 0.6)]) == []
 
 
 def test_what_is_advised_can_be_set(spec: Spec, tmp_path: Path) -> None:
