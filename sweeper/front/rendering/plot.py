@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +25,8 @@ from sweeper.front.rendering.table import summary
 from sweeper.records import Front, FrontPoint
 from trainables.records import goal_values
 
+_SUMMARY_WIDTH = 150
+"""Characters of a line below the title."""
 _GREY = "#444444"
 _WIDEST_LEGEND = 7
 
@@ -49,9 +52,10 @@ def plot(front: Front) -> bytes:
     axes[0].set_ylabel(front.goals[1].title)
     figure.suptitle(f"Pareto front of {front.sweep}", x=0.02, y=0.975, ha="left", fontsize=15, fontweight="bold")
     far = f"; outside the picture: {outside} point{'' if outside == 1 else 's'}" if outside else ""
-    figure.text(0.02, 0.9, summary(front) + far, ha="left", fontsize=9.5, color=_GREY)
+    about = textwrap.wrap(summary(front) + far, _SUMMARY_WIDTH)
+    figure.text(0.02, 0.935, "\n".join(about), ha="left", va="top", fontsize=9.5, color=_GREY)
     lines = _legend(figure, front)
-    figure.tight_layout(rect=(0.0, 0.02 + 0.04 * lines, 1.0, 0.94))
+    figure.tight_layout(rect=(0.0, 0.02 + 0.04 * lines, 1.0, 0.97 - 0.03 * len(about)))
     png = io.BytesIO()
     figure.savefig(png, format="png", metadata={"Software": None})
     return png.getvalue()
