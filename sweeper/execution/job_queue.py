@@ -423,11 +423,8 @@ class JobQueue:
     def abandon_group(self, slot: int, group: str, attempt: AttemptName, now: float) -> None:
         """End the job with the failure of one rank: the other ranks hang, and the group is about to be replaced."""
         state = self.slot_states[slot]
-        queued = state.addressed_job(group, attempt)
-        failures = [outcome for outcome in state.rank_outcomes.values() if outcome.kind in ("storage", "failed")]
-        failure = failures[0] if failures else None
-        if queued is not None and queued.outcome is None and failure is not None:
-            self._settle(state, queued, failure, now)
+        if state.addressed_job(group, attempt) is not None:
+            self._settle_with_failure_of_a_rank(state, now)
 
     def worker_failing(self, slot: int, group: str, attempt: AttemptName, reason: str, counts: bool) -> None:
         """Note why a worker is about to end its process; the job goes on from its checkpoint.
@@ -501,6 +498,7 @@ class JobQueue:
             queued.last_failure = reason
         self.hung_groups[state.slot, state.group] = kill_s
         state.hung_groups.add(state.group)
+        self._settle_with_failure_of_a_rank(state, now)  # for which the hanging ranks wait
         self._group_left(state, now)
         self._dispatch(now)
 
@@ -516,6 +514,12 @@ class JobQueue:
             if outcome.kind == "interrupted" and queued.cancelled is not None:
                 outcome = queued.cancelled
             self._publish(queued, outcome, state.slot, now)
+
+    def _settle_with_failure_of_a_rank(self, state: SlotState, now: float) -> None:
+        """End the job of a slot as failed where it has failed on a rank: the first failure counts."""
+        failures = [outcome for outcome in state.rank_outcomes.values() if outcome.kind in ("storage", "failed")]
+        if state.queued is not None and failures:
+            self._settle(state, state.queued, failures[0], now)
 
     def _group_left(self, state: SlotState, now: float) -> None:
         """Put the job of a lost group at the front of the queue as a new attempt, or end it as failed."""

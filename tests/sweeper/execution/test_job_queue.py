@@ -280,6 +280,21 @@ def test_the_failure_of_one_rank_counts_once_it_gives_up_on_the_others() -> None
     assert queue.current(0, "second", None) == job(2)
 
 
+def test_ranks_that_hang_because_another_one_failed_are_no_reason_to_try_again() -> None:
+    queue = ready_queue(workers=2, limits=JobLimits(stall_s=5.0))
+    queue.enqueue(job(), 0.0)
+    for now in range(20):
+        for rank in (0, 1):
+            queue.heartbeat(0, "group 0", rank, ("train", 7, 1), float(now), float(now))
+        if now == 1:
+            queue.end(0, "group 0", 1, ("train", 7, 1), Outcome(kind="failed", reason="ValueError: nan"), 1.0)
+        queue.tick(float(now))
+    outcome = outcome_of(queue)
+    assert outcome is not None and (outcome.kind, outcome.reason, outcome.attempt) == ("failed", "ValueError: nan", 1)
+    warm(queue, 0, "second", 20.0)
+    assert queue.current(0, "second", None) is None
+
+
 def test_a_failure_that_comes_of_a_lost_rank_is_another_attempt() -> None:
     queue = ready_queue(workers=2)
     queue.enqueue(job(), 0.0)

@@ -274,8 +274,7 @@ def test_a_failure_of_all_ranks_keeps_the_processes(pair: Any) -> None:
 def test_a_failure_of_one_rank_replaces_the_group(pair: Any) -> None:
     before = do(pair, "sum").result["pid"]
     outcome = do(pair, "one_fails")
-    assert (outcome.kind, outcome.reason) == ("failed", "ArithmeticError: only here")
-    assert outcome.attempt in (1, 2)  # Train may see the group end before the failure is told: then it is tried again
+    assert (outcome.kind, outcome.reason, outcome.attempt) == ("failed", "ArithmeticError: only here", 1)
     after = do(pair, "sum")
     assert after.result["sum"] == 3.0
     assert after.result["pid"] != before
