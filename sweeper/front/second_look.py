@@ -151,21 +151,24 @@ def no_look_text(spec: Spec, seen: Sequence[int], unseen: Sequence[int] | None) 
 
 def look_text(spec: Spec, seen: Sequence[int], unseen: Sequence[int]) -> list[str]:
     """Return a line or two on what the choice of the front will rest on; see ``UntouchedModel`` for the numbers."""
-    if is_possible(unseen):
-        return [f"second look: {counted(sum(unseen))} further validation images"]
     noise = noise_text(seen, unseen)
-    return [no_look_text(spec, seen, unseen), *([] if noise is None else [noise])]
+    possible = f"second look: {counted(sum(unseen))} further validation images"
+    first = possible if is_possible(unseen) else no_look_text(spec, seen, unseen)
+    return [first, *([] if noise is None else [noise])]
 
 
 def noise_text(seen: Sequence[int], unseen: Sequence[int] | None) -> str | None:
-    """Return in a line what a choice on few validation images alone is worth; None where there are enough of them, or
-    a second look."""
-    images = sum(seen)
-    if unseen is None or is_possible(unseen) or images >= ENOUGH_IMAGES:
+    """Return in a line what a choice on few validation images is worth; None where there are enough of them."""
+    if unseen is None:
         return None
+    looks_again = is_possible(unseen)
+    images = sum(seen) + (sum(unseen) if looks_again else 0)
+    if images >= ENOUGH_IMAGES:
+        return None
+    of_look = "with those of the second look" if looks_again else "and no second look"
     about = "more than" if images < _NOISE_SHARES[0][0] else "about"
     return (
-        f"{counted(images)} validation images and no second look: {about} {100 * noise_share(images):.0f} % of what "
+        f"{counted(images)} validation images {of_look}: {about} {100 * noise_share(images):.0f} % of what "
         "the search gains late will be selection noise (docs/second_look.md)"
     )
 

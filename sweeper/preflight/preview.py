@@ -135,7 +135,7 @@ class _Sheet:
                 rows += self._real(sample)
         if spec.evaluate.test.variants and pasted:
             reference, sample = pasted[0]
-            for name, variant in held_out_variants(spec.attack).items():
+            for name, variant in held_out_variants(spec.attack, sample.images.class_names).items():
                 rows += self._attacked(f"test, {name}, never trained on", sample, variant)
             rows.append(self._signs(reference, sample, spec.attack.recipe))
         heading = f"{self._spec.name}: words written by recipe {spec.attack.recipe}; true label, -> written label"

@@ -17,10 +17,11 @@ from sweeper.search.floor_files import FloorReader, SearchEnd, read_search_end, 
 from sweeper.search.scheduler import NoLimits, TrialScheduler
 from sweeper.search.study import Study
 from sweeper.search.trial_files import FolderTrialFiles
-from sweeper.spec.spec import Spec, spec_type
+from sweeper.spec.spec import Spec
 from sweeper.storage.sweep_folder import SweepFolder
 from tests.helpers.goals import DIRECTIONS, GOALS
 from tests.helpers.reports import make_untouched
+from tests.helpers.specs import make_spec as demo_spec
 from trainables.evaluation.hits import Hits, to_text
 from trainables.records import Point, Report, TrialResult
 
@@ -30,22 +31,7 @@ Truth = Callable[[int], tuple[float, float]]
 
 
 def make_spec(**search: Any) -> Spec:
-    return spec_type("typographic").model_validate(
-        {
-            "name": "demo",
-            "sets": {"world": {"kind": "world"}},
-            "train": {"set": "world"},
-            "evaluate": {"search": {"sets": ["world"]}, "test": {"sets": ["world"]}},
-            "parameters": {
-                "objective": "dpo",
-                "beta": {"low": 0.1, "high": 2.0, "log": True},
-                "tune": "transform",
-                "learning_rate": 0.01,
-            },
-            "search": {"trials": 40, "seed": 1, "sampler": "random", **search},
-            "paint": None,
-        }
-    )
+    return demo_spec(search={"trials": 40, "seed": 1, "sampler": "random", **search}, paint=None)
 
 
 def drawn(seed: int, truth: tuple[float, float]) -> Hits:
@@ -57,7 +43,7 @@ def values_of(hits: Hits) -> dict[str, float]:
     return {goal: float(of_sets[0].mean()) for goal, of_sets in hits.items()}
 
 
-class PretendedSearch:
+class PretendedSearch(NoLimits):
     """One session of the search; implements ``TrialListener`` and ``SweepControl``."""
 
     def __init__(self, storage: Path, spec: Spec, truth: Truth) -> None:
@@ -128,16 +114,6 @@ class PretendedSearch:
     def ended(self, trial: TrialRecord) -> None:
         self.watch.trial_ended(trial)
 
-    def tick(self) -> None: ...
-
-    def stop_requested(self) -> bool:
-        return False
-
-    def stop_running(self) -> None: ...
-
-    def may_start(self, confirming: bool) -> bool:
-        return True
-
     def plan_retrainings(self, trials: Sequence[TrialRecord]) -> Sequence[Retraining]:
         self.confirm_phases += 1
-        return NoLimits().plan_retrainings(trials)
+        return super().plan_retrainings(trials)

@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from trainables.attack.rendering import Variant
+from trainables.attack.rendering import Variant, variants
 from trainables.context.task_images import TaskImages
 from trainables.data.cache import digest_of
 from trainables.data.image_set import ImageSet, View, preference_images, subset, without_images
@@ -98,11 +98,12 @@ class TypographicData:
     @cached_property
     def variant_sets(self) -> dict[str, list[EvaluationSet]]:
         """``test_sets`` under attacks that preference data never show, by the attack's name; at most
-        ``VARIANT_IMAGES`` of each set."""
-        return {
-            name: [self._pasted(images, attack) for images in self._variant_images]
-            for name, attack in held_out_variants(self._task.attack).items()
-        }
+        ``VARIANT_IMAGES`` of each set. Attacks that one of the sets has too few classes for are left out."""
+        by_name: dict[str, list[EvaluationSet]] = {}
+        for images in self._variant_images:
+            for name, attack in held_out_variants(self._task.attack, images.class_names).items():
+                by_name.setdefault(name, []).append(self._pasted(images, attack))
+        return {name: sets for name, sets in by_name.items() if len(sets) == len(self._variant_images)}
 
     @cached_property
     def sign_sets(self) -> list[EvaluationSet]:
@@ -129,8 +130,11 @@ class TypographicData:
         return None if images is None else self._pasted(images)
 
     def under(self, variant: str, sets: Sequence[EvaluationSet]) -> list[EvaluationSet]:
-        """Return sets under an attack that preference data never show; at most ``VARIANT_IMAGES`` of each."""
-        attack = held_out_variants(self._task.attack)[variant]
+        """Return sets under an attack that preference data never show; at most ``VARIANT_IMAGES`` of each.
+
+        Raise ValueError for a set with too few classes for the attack.
+        """
+        attack = variants(self._task.attack.recipe)[variant]
         return [self._pasted(self._at_most(shown.images, VARIANT_IMAGES), attack) for shown in sets]
 
     def searched_prompts(self) -> list[Prompts]:
@@ -160,7 +164,16 @@ class TypographicData:
             images, names = evaluated.images, evaluated.images.class_names
             without = "" if evaluated.clean is None else without_images(evaluated.clean.labels, names)
             lines.append(f"{what}: {images.name}, {len(images.keys)} images, {len(names)} classes{without}")
-        return lines
+        return lines + self._left_out()
+
+    def _left_out(self) -> list[str]:
+        """Return a line for each attack that is not measured because a test set has too few classes for it."""
+        every = variants(self._task.attack.recipe) if self._task.evaluate.test.variants else {}
+        return [
+            f"test: {images.name} has {len(images.class_names)} classes, too few for the attack {name}: it is left out"
+            for images in self._test_images
+            for name in every.keys() - held_out_variants(self._task.attack, images.class_names).keys()
+        ]
 
     def broken(self) -> dict[str, list[str]]:
         return self._images.broken()

@@ -5,6 +5,7 @@ A policy is to prefer the true class of an attacked image to the class of the wo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -93,6 +94,10 @@ def trained_attack(settings: AttackSettings) -> Variant:
     return Variant(style=RECIPES[settings.recipe])
 
 
-def held_out_variants(settings: AttackSettings) -> dict[str, Variant]:
-    """Return the attacks that preference data never show, by name."""
-    return variants(settings.recipe)
+def held_out_variants(settings: AttackSettings, class_names: Sequence[str]) -> dict[str, Variant]:
+    """Return the attacks that preference data never show, by name.
+
+    Those that write more wrong names than there are, two words over two classes, are left out.
+    """
+    wrong = len({name.casefold() for name in class_names}) - 1
+    return {name: variant for name, variant in variants(settings.recipe).items() if variant.style.words <= wrong}

@@ -169,7 +169,7 @@ def score_set(
         views.append((CLEAN, scored.clean))
     views.append((ATTACKED, scored.attacked))
     if variants and not isinstance(settings, TypographicSet):
-        for variant_name, variant in held_out_variants(attack).items():
+        for variant_name, variant in held_out_variants(attack, images.class_names).items():
             views.append((variant_name, pasted_set(source, images, variant, seed=seed).attacked))
     answers = [
         _score(scorer, scored.images, view_name, view, reference if view_name == CLEAN else None)

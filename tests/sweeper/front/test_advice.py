@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from sweeper.front.advice import advice
-from sweeper.front.build import build_front
 from sweeper.records import TrialRecord
 from sweeper.spec.spec import Spec, load_spec
+from tests.helpers.fronts import front_of_trials
 from tests.helpers.reports import make_untouched
 from trainables.records import Point
 
@@ -53,15 +53,7 @@ def trial(number: int, clean: float, robust: float, **changes: Any) -> TrialReco
 
 
 def said(spec: Spec, trials: Sequence[TrialRecord]) -> list[str]:
-    front = build_front(
-        "demo",
-        trials,
-        goals=spec.task_goals(),
-        bounds=spec.bounds(UNTOUCHED.goals),
-        untouched=UNTOUCHED,
-        measurements={},
-        planned=len(trials),
-    )
+    front = front_of_trials(trials, bounds=spec.bounds(UNTOUCHED.goals), untouched=UNTOUCHED)
     return advice(spec, front, trials, UNTOUCHED)
 
 

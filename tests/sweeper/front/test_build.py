@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sweeper.errors import UserError
-from sweeper.front.build import LiveFront, build_front, merged
+from sweeper.front.build import LiveFront, merged
 from sweeper.front.pick import pick
 from sweeper.records import Front, PointName, TrialRecord
 from sweeper.spec.bounds import Bounds
-from tests.helpers.goals import TYPOGRAPHIC, floors
-from tests.helpers.reports import make_untouched
+from tests.helpers.fronts import front_of_trials, members_of
+from tests.helpers.goals import floors
 from trainables.records import Measurement, Point
 
 
@@ -38,24 +38,12 @@ def trial(
 
 
 def front(*trials: TrialRecord, bounds: Bounds = (), measurements: dict[PointName, Measurement] | None = None) -> Front:
-    return build_front(
-        "demo",
-        trials,
-        goals=TYPOGRAPHIC,
-        bounds=bounds,
-        untouched=make_untouched(),
-        measurements=measurements or {},
-        planned=len(trials),
-    )
-
-
-def members(front: Front) -> list[tuple[int | None, float]]:
-    return [(point.trial, point.strength) for point in front.points if point.member]
+    return front_of_trials(trials, bounds=bounds, measurements=measurements or {})
 
 
 def test_members_are_non_dominated_and_ordered_by_falling_clean_accuracy() -> None:
     shown = front(trial(0, (0.80, 0.60), (0.88, 0.45)), trial(1, (0.85, 0.55)), trial(2, (0.79, 0.59)))
-    assert members(shown) == [(0, 0.5), (1, 1.0), (0, 1.0)]
+    assert members_of(shown) == [(0, 0.5), (1, 1.0), (0, 1.0)]
     assert [point.name for point in shown.points] == ["cleanest", "knee", "most robust", "untouched"]
     assert [(point.trial, point.strength) for point in shown.others] == [(2, 1.0)]
 
@@ -85,13 +73,13 @@ def test_a_live_front_is_the_front_of_all_trials_that_ended(
 
 
 def test_a_point_no_better_than_the_untouched_model_is_no_member() -> None:
-    assert members(front(trial(0, (0.89, 0.30)), trial(1, (0.85, 0.29)), trial(2, (0.88, 0.31)))) == [(2, 1.0)]
+    assert members_of(front(trial(0, (0.89, 0.30)), trial(1, (0.85, 0.29)), trial(2, (0.88, 0.31)))) == [(2, 1.0)]
 
 
 def test_a_point_below_a_floor_is_drawn_but_never_a_member() -> None:
     bounds = floors(clean_accuracy=0.90 - 0.05)
     shown = front(trial(0, (0.84, 0.70)), trial(1, (0.86, 0.50)), bounds=bounds)
-    assert members(shown) == [(1, 1.0)]
+    assert members_of(shown) == [(1, 1.0)]
     assert [point.trial for point in shown.others] == [0]
     assert shown.reference_point == pytest.approx((0.85, 0.30))
     assert shown.hypervolume == pytest.approx(0.01 * 0.20)
@@ -105,7 +93,7 @@ def test_hypervolume_counts_from_chance_where_no_floor_is_set() -> None:
 
 def test_unfinished_and_failed_trials_have_no_points() -> None:
     shown = front(trial(0, (0.9, 0.9), state="failed"), trial(1, (0.8, 0.5)), trial(2, (1.0, 1.0), state="running"))
-    assert members(shown) == [(1, 1.0)]
+    assert members_of(shown) == [(1, 1.0)]
     assert (shown.finished, shown.trials) == (2, 3)
 
 
@@ -113,7 +101,7 @@ def test_paint_is_shown_at_its_best_alpha_even_where_it_is_dominated() -> None:
     shown = front(trial(0, (0.60, 0.40), (0.75, 0.38), baseline="paint"), trial(1, (0.85, 0.60)))
     paint = next(point for point in shown.points if point.name == "paint")
     assert (paint.trial, paint.strength, paint.member) == (0, 0.5, False)
-    assert members(shown) == [(1, 1.0)]
+    assert members_of(shown) == [(1, 1.0)]
     assert all(point.trial != 0 or point.strength != 0.5 for point in shown.others), "it is drawn once"
 
 
@@ -132,7 +120,7 @@ def test_test_values_are_added_and_change_no_decision() -> None:
         trial(1, (0.79, 0.59)),
         measurements={(0, "last", 1.0): measured, (1, "last", 1.0): measured},
     )
-    assert members(shown) == [(0, 1.0)]
+    assert members_of(shown) == [(0, 1.0)]
     assert shown.points[0].values == measured.values and shown.points[0].intervals == {"clean_accuracy": (0.0, 0.2)}
 
 

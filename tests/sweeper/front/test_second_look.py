@@ -21,6 +21,7 @@ from sweeper.front.second_look import (
 )
 from sweeper.records import Front, LookedAt, PointName, SecondLooks, TrialRecord
 from sweeper.spec.bounds import Bound, Bounds
+from tests.helpers.fronts import front_of_trials, members_of
 from tests.helpers.goals import TYPOGRAPHIC, floors
 from tests.helpers.reports import make_untouched
 from trainables.records import Goal, Point, SecondLook
@@ -57,20 +58,7 @@ def front(
     trials: Sequence[TrialRecord], second_looks: dict[PointName, SecondLook] | None = None, bounds: Bounds = ()
 ) -> Front:
     """The untouched model has 100 validation images, clean 0.9 and robust 0.3."""
-    return build_front(
-        "demo",
-        trials,
-        goals=TYPOGRAPHIC,
-        bounds=bounds,
-        untouched=make_untouched(),
-        measurements={},
-        planned=len(trials),
-        second_looks=second_looks,
-    )
-
-
-def members(front: Front) -> list[tuple[int | None, float]]:
-    return [(point.trial, point.strength) for point in front.points if point.member]
+    return front_of_trials(trials, bounds=bounds, second_looks=second_looks)
 
 
 def test_points_within_the_margin_of_the_front_are_looked_at() -> None:
@@ -186,25 +174,25 @@ def test_both_measurements_are_weighted_by_their_images() -> None:
 def test_members_are_chosen_on_both_and_only_among_points_that_were_looked_at() -> None:
     trials = [trial(0, (0.85, 0.60), (0.88, 0.35)), trial(1, (0.845, 0.595)), trial(2, (0.80, 0.55))]
     by_search = front(trials)
-    assert members(by_search) == [(0, 0.5), (0, 1.0)]
+    assert members_of(by_search) == [(0, 0.5), (0, 1.0)]
     looked = looks({UNTOUCHED: (0.9, 0.3), (0, "last", 1.0): (0.81, 0.56), (1, "last", 1.0): (0.845, 0.595),
                     (0, "last", 0.5): (0.88, 0.35)})  # fmt: skip
     chosen = front(trials, looked)
-    assert members(chosen) == [(0, 0.5), (1, 1.0)], "trial 0 was lucky with the images of the search"
+    assert members_of(chosen) == [(0, 0.5), (1, 1.0)], "trial 0 was lucky with the images of the search"
     assert [point.images for point in chosen.points] == [400, 400, 400]
     lucky = next(point for point in chosen.others if (point.trial, point.strength) == (0, 1.0))
     assert lucky.validation == pytest.approx(values(0.82, 0.57)) and lucky.images == 400
     outside = next(point for point in chosen.others if point.trial == 2)
     assert outside.validation == values(0.80, 0.55) and outside.images == 100
     best_by_search = [*trials, trial(3, (0.89, 0.9))]
-    assert 3 not in [number for number, _ in members(front(best_by_search, looked))], "it was not looked at"
+    assert 3 not in [number for number, _ in members_of(front(best_by_search, looked))], "it was not looked at"
 
 
 def test_the_untouched_model_competes_with_what_both_say_of_it() -> None:
     trials = [trial(0, (0.85, 0.31))]
     looked = looks({UNTOUCHED: (0.9, 0.34), (0, "last", 1.0): (0.85, 0.31)})
-    assert members(front(trials)) == [(0, 1.0)]
-    assert members(front(trials, looked)) == []
+    assert members_of(front(trials)) == [(0, 1.0)]
+    assert members_of(front(trials, looked)) == []
     untouched = next(point for point in front(trials, looked).points if point.trial is None)
     assert untouched.validation["robust_accuracy"] == pytest.approx(0.33) and untouched.images == 400
     assert front(trials, looked).reference_point == pytest.approx((0.05, 0.33))
@@ -247,5 +235,6 @@ def test_selection_noise_is_told_where_validation_images_are_few() -> None:
     told = noise_text([1000], [0])
     assert told is not None and told.startswith("1 000 validation images and no second look: about 53 % of what the")
     assert "more than 72 %" in (noise_text([200, 100], [0, 0]) or "")
+    assert "40 validation images with those of the second look: more than 72 %" in (noise_text([30], [10]) or "")
     assert noise_text([1000], [2000]) is None and noise_text([2000], [0]) is None
     assert noise_text([100], None) is None, "nobody knows whether an earlier version left images out"

@@ -15,32 +15,18 @@ from sweeper.records import Retraining, TrialRecord
 from sweeper.search.scheduler import TrialScheduler
 from sweeper.search.study import Study
 from sweeper.search.trial_files import FolderTrialFiles
-from sweeper.spec.spec import Spec, spec_type
+from sweeper.spec.spec import Spec
 from sweeper.storage.sweep_folder import SweepFolder, free_name, names
 from tests.helpers.goals import DIRECTIONS
 from tests.helpers.reports import make_report, make_result
+from tests.helpers.specs import make_spec as demo_spec
 from trainables.records import Measurement, Report
 
 UNTOUCHED = {"clean_accuracy": 0.9, "robust_accuracy": 0.3}
 
 
 def make_spec(**changes: Any) -> Spec:
-    return spec_type("typographic").model_validate(
-        {
-            "name": "demo",
-            "sets": {"world": {"kind": "world"}},
-            "train": {"set": "world"},
-            "evaluate": {"search": {"sets": ["world"]}, "test": {"sets": ["world"]}},
-            "parameters": {
-                "objective": "dpo",
-                "beta": {"low": 0.1, "high": 2.0, "log": True},
-                "tune": "transform",
-                "learning_rate": 0.01,
-            },
-            "search": {"trials": 6, "seed": 1, "startup_trials": 2},
-            **changes,
-        }
-    )
+    return demo_spec(**{"search": {"trials": 6, "seed": 1, "startup_trials": 2}, **changes})
 
 
 @dataclass

@@ -16,28 +16,20 @@ from sweeper.records import TrialRecord
 from sweeper.search.pareto import hypervolume
 from sweeper.search.simulator import MemoryFiles, SimulatedTrial, Simulation
 from sweeper.search.study import Study
-from sweeper.spec.spec import Spec, spec_type
+from sweeper.spec.spec import Spec
 from tests.helpers.goals import DIRECTIONS
 from tests.helpers.reports import make_report, make_result
+from tests.helpers.specs import make_spec as demo_spec
+from tests.helpers.specs import searched_parameters
 
 UNTOUCHED = {"clean_accuracy": 0.9, "robust_accuracy": 0.3}
 EPOCH_S, EVALUATION_S = 1.0, 0.1
 
 
 def make_spec(**changes: Any) -> Spec:
-    return spec_type("typographic").model_validate(
-        {
-            "name": "demo",
-            "sets": {"world": {"kind": "world"}},
-            "train": {"set": "world"},
-            "evaluate": {"search": {"sets": ["world"]}, "test": {"sets": ["world"]}},
-            "parameters": {
-                "objective": "dpo",
-                "beta": {"low": 0.1, "high": 2.0, "log": True},
-                "lambda_reg": {"low": 0.01, "high": 10.0, "log": True},
-                "tune": "transform",
-                "learning_rate": 0.01,
-            },
+    return demo_spec(
+        **{
+            "parameters": searched_parameters() | {"lambda_reg": {"low": 0.01, "high": 10.0, "log": True}},
             "paint": None,
             "search": {"trials": 24, "seed": 1, "startup_trials": 6},
             "stopping": {"kind": "moasha"},

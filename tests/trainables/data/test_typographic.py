@@ -10,8 +10,11 @@ import torch
 
 from sweeper.spec.set_checks import set_problems
 from tests.helpers.image_files import content, image_source, list_split, photo, write_text
+from trainables.attack.rendering import variants
 from trainables.data.readers.kinds import list_clean, list_images
+from trainables.data.typographic import held_out_variants
 from trainables.settings.sets import ScamSet
+from trainables.settings.typographic import AttackSettings
 
 
 def write_scam(folder: Path) -> Path:
@@ -25,6 +28,13 @@ def write_scam(folder: Path) -> Path:
             rows.append(row | {"attack_word": word, "postit_area_pct": 1.5})
     write_text(folder / "images" / "train" / "metadata.jsonl", "\n".join(map(json.dumps, rows)) + "\n")
     return folder
+
+
+def test_no_attack_writes_more_wrong_names_than_there_are() -> None:
+    attack = AttackSettings(recipe="sign")
+    assert held_out_variants(attack, ["cat", "dog", "fox"]) == variants("sign")
+    for names in (["cat", "dog"], ["crane", "Crane", "dog"]):
+        assert held_out_variants(attack, names).keys() == variants("sign").keys() - {"two_words"}
 
 
 def test_labels_and_texts_in_file_names(tmp_path: Path) -> None:
