@@ -6,19 +6,16 @@ after a kill suggests what the unkilled one would have.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
 import os
-import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
-import sqlalchemy.exc
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -34,6 +31,16 @@ from sweeper.search.sampler import (
     distributions,
     silence_optuna,
 )
+from sweeper.search.study_file import (
+    ADVICE,
+    StudyFile,
+    disk_errors,
+    new_storage,
+    opened_storage,
+    reason_of,
+    release,
+    remove_database,
+)
 from sweeper.spec.domains import Value
 from sweeper.spec.space import Placed, Space
 from sweeper.spec.spec import Spec
@@ -41,25 +48,7 @@ from sweeper.storage.sweep_folder import SweepFolder
 from trainables.files import sync_folder
 from trainables.records import Direction, Point
 
-LOCK_WAIT_S = 20.0
-"""How long a statement waits for another process that has the study locked."""
-
 _NAME = "sweep"
-_DISK_ERRORS = {
-    sqlite3.SQLITE_BUSY,
-    sqlite3.SQLITE_LOCKED,
-    sqlite3.SQLITE_READONLY,
-    sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_FULL,
-    sqlite3.SQLITE_CANTOPEN,
-    sqlite3.SQLITE_PERM,
-    sqlite3.SQLITE_AUTH,
-    sqlite3.SQLITE_NOLFS,
-    sqlite3.SQLITE_PROTOCOL,
-    sqlite3.SQLITE_NOMEM,
-}
-"""What SQLite says of the disk below a study; any other error is one of the file's content."""
-_ADVICE = "restore it from a backup, or start another sweep"
 _STATES: dict[TrialState, State] = {
     TrialState.RUNNING: "running",
     TrialState.COMPLETE: "complete",
@@ -79,7 +68,7 @@ class Study:
 
     def __init__(
         self,
-        file: _File | None,
+        file: StudyFile | None,
         space: Space,
         settings: Mapping[str, Any],
         *,
@@ -143,17 +132,17 @@ class Study:
         if path.exists():
             raise UserError(f"{path} exists already; resume its sweep or take another name")
         unfinished = path.with_name(path.name + ".new")
-        _remove_database(unfinished)  # of a driver that was killed
+        remove_database(unfinished)  # of a driver that was killed
         try:
-            with _disk_errors(path), _storage(unfinished) as storage:
+            with disk_errors(path), opened_storage(unfinished) as storage:
                 study = optuna.create_study(storage=storage, study_name=_NAME, directions=list(goals.values()))
                 study.set_metric_names(list(goals))
                 study.set_user_attr("settings", _settings(seed, startup_trials, sampler, goals, prior_trials))
-            with _disk_errors(path):
+            with disk_errors(path):
                 os.replace(unfinished, path)
                 sync_folder(path.parent)
         except BaseException:
-            _remove_database(unfinished)
+            remove_database(unfinished)
             raise
         return cls.open(path, space)
 
@@ -163,24 +152,24 @@ class Study:
 
         Raise UserError where there is none, UnavailableError where the disk fails.
         """
-        with _disk_errors(path):
+        with disk_errors(path):
             if not path.is_file():
                 raise UserError(f"there is no study at {path}")
             if path.stat().st_size == 0:
-                raise UserError(f"{path} is empty; {_ADVICE}")
+                raise UserError(f"{path} is empty; {ADVICE}")
         storage: RDBStorage | None = None
         try:
-            with silence_optuna(), _disk_errors(path):
-                storage = _new_storage(path, skip_table_creation=True)
+            with silence_optuna(), disk_errors(path):
+                storage = new_storage(path, skip_table_creation=True)
                 study = optuna.load_study(storage=storage, study_name=_NAME)
-                return cls(_File(path, storage, study), space, study.user_attrs["settings"])
+                return cls(StudyFile(path, storage, study), space, study.user_attrs["settings"])
         except Exception as error:
             if storage is not None:
-                _release(storage)
+                release(storage)
             if isinstance(error, (UserError, UnavailableError)):
                 raise
             # SQLAlchemy, Alembic and Optuna each have exceptions of their own for a file that is not theirs.
-            raise UserError(f"{path} holds no study of a sweep: {_reason(error)}; {_ADVICE}") from error
+            raise UserError(f"{path} holds no study of a sweep: {reason_of(error)}; {ADVICE}") from error
 
     @classmethod
     def in_memory(
@@ -210,7 +199,7 @@ class Study:
     def close(self) -> None:
         """Release the file."""
         if self._file is not None:
-            _release(self._file.storage)
+            release(self._file.storage)
 
     @property
     def is_warm(self) -> bool:
@@ -348,7 +337,7 @@ class Study:
         """End a trial in the file."""
         if self._file is None:
             return
-        with _disk_errors(self._file.path):
+        with disk_errors(self._file.path):
             trial = optuna.trial.Trial(self._file.study, self._ids[number])
             trial.set_user_attr("result", dict(result))
             # A kill or an error between this line and the next leaves it set; the earlier record wins.
@@ -432,29 +421,6 @@ class Study:
         )
 
 
-class _File:
-    """An open study of Optuna's and where it lies."""
-
-    def __init__(self, path: Path, storage: RDBStorage, study: optuna.Study) -> None:
-        self.path, self.storage, self.study = path, storage, study
-
-    def enter(self, frozen: FrozenTrial, number: int) -> int:
-        """Enter a trial under ``number``, which is the next one; return its id. Nothing is entered if this raises."""
-        storage = self.study._storage
-        with _disk_errors(self.path):
-            # Optuna tries five times to enter a trial (5.0): where the file is locked, that is to be found out once.
-            with self.storage.engine.connect() as connection:
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
-                entered = connection.exec_driver_sql("SELECT count(*) FROM trials").scalar()
-                connection.rollback()
-            if entered != number:
-                raise UnavailableError(
-                    f"{self.path} holds {entered} trials where this session knows {number}: another process writes "
-                    "into it, or the disk has lost or kept a write against its word; go on with `sweeper resume`"
-                )
-            return storage.create_new_trial(self.study._study_id, template_trial=frozen)
-
-
 def _settings(
     seed: int,
     startup_trials: int,
@@ -471,76 +437,6 @@ def _seed(purpose: str, seed: int, number: int) -> int:
     """A number below 2**31 that differs for each purpose, sweep seed and trial."""
     digest = hashlib.sha256(f"{purpose}/{seed}/{number}".encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1
-
-
-def _url(path: Path) -> str:
-    if "?" in str(path):
-        raise UserError(f"{path}: a study's path must not hold a question mark")
-    return f"sqlite:///{path.absolute()}"
-
-
-def _new_storage(path: Path, *, skip_table_creation: bool = False) -> RDBStorage:
-    return RDBStorage(
-        _url(path),
-        engine_kwargs={"connect_args": {"timeout": LOCK_WAIT_S}},
-        skip_table_creation=skip_table_creation,
-    )
-
-
-@contextlib.contextmanager
-def _storage(path: Path) -> Iterator[RDBStorage]:
-    with silence_optuna():
-        storage = _new_storage(path)
-        try:
-            yield storage
-        finally:
-            _release(storage)
-
-
-def _release(storage: RDBStorage) -> None:
-    storage.remove_session()
-    storage.engine.dispose()
-
-
-def _remove_database(path: Path) -> None:
-    for file in (path, path.with_name(path.name + "-journal")):
-        with contextlib.suppress(OSError):
-            file.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    """Raise UnavailableError where the disk below a study fails in the block, UserError where the file is damaged."""
-    try:
-        yield
-    except (
-        optuna.exceptions.StorageInternalError,
-        sqlalchemy.exc.SQLAlchemyError,
-        sqlite3.Error,
-        OSError,
-    ) as error:
-        said = _said_by_sqlite(error)
-        if said is None or said.sqlite_errorcode & 0xFF in _DISK_ERRORS:  # the low byte, above it are details
-            raise UnavailableError(f"{path}: {_reason(error)}") from error
-        raise UserError(f"{path} holds no study of a sweep: {said}; {_ADVICE}") from error
-
-
-def _said_by_sqlite(error: BaseException) -> sqlite3.Error | None:
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, sqlite3.Error) and hasattr(cause, "sqlite_errorcode"):  # not where Python itself raised it
-            return cause
-        cause = cause.__cause__ or cause.__context__
-    return None
-
-
-def _reason(error: BaseException) -> str:
-    """One line: SQLite's own words where it said something."""
-    said = _said_by_sqlite(error) or error
-    if isinstance(said, OSError) and said.strerror:
-        return said.strerror
-    lines = str(said).strip().splitlines()
-    return lines[0] if lines else type(said).__name__
 
 
 def searched(trials: Sequence[TrialRecord]) -> int:

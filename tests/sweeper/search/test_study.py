@@ -22,7 +22,8 @@ from sqlalchemy.engine import Engine
 from sweeper.errors import UnavailableError, UserError
 from sweeper.records import TrialRecord
 from sweeper.search.sampler import PriorTrial, StoppedTrialPolicy
-from sweeper.search.study import LOCK_WAIT_S, Study
+from sweeper.search.study import Study
+from sweeper.search.study_file import LOCK_WAIT_S
 from sweeper.spec.space import Space
 from tests.helpers.goals import DIRECTIONS
 from tests.helpers.study_driver import PAINT, SPACE, START, TRIALS, drive, finish, values_of
@@ -415,7 +416,7 @@ def begun(path: Path) -> tuple[Study, TrialRecord, TrialRecord]:
 
 def test_a_locked_study_is_waited_for_and_then_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert LOCK_WAIT_S == 20.0
-    monkeypatch.setattr("sweeper.search.study.LOCK_WAIT_S", 0.2)
+    monkeypatch.setattr("sweeper.search.study_file.LOCK_WAIT_S", 0.2)
     path = tmp_path / "study.db"
     study, _, running = begun(path)
     before = study.trials()

@@ -1,0 +1,128 @@
+"""The SQLite file below a study: opened, written to, and told apart by what is wrong with it: disk or content."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import sqlalchemy.exc
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial
+
+from sweeper.errors import UnavailableError, UserError
+from sweeper.search.sampler import silence_optuna
+
+LOCK_WAIT_S = 20.0
+"""How long a statement waits for another process that has the study locked."""
+
+_DISK_ERRORS = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_AUTH,
+    sqlite3.SQLITE_NOLFS,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_NOMEM,
+}
+"""What SQLite says of the disk below a study; any other error is one of the file's content."""
+ADVICE = "restore it from a backup, or start another sweep"
+
+
+class StudyFile:
+    """An open study of Optuna's and where it lies."""
+
+    def __init__(self, path: Path, storage: RDBStorage, study: optuna.Study) -> None:
+        self.path, self.storage, self.study = path, storage, study
+
+    def enter(self, frozen: FrozenTrial, number: int) -> int:
+        """Enter a trial under ``number``, which is the next one; return its id. Nothing is entered if this raises."""
+        storage = self.study._storage
+        with disk_errors(self.path):
+            # Optuna tries five times to enter a trial (5.0): where the file is locked, that is to be found out once.
+            with self.storage.engine.connect() as connection:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                entered = connection.exec_driver_sql("SELECT count(*) FROM trials").scalar()
+                connection.rollback()
+            if entered != number:
+                raise UnavailableError(
+                    f"{self.path} holds {entered} trials where this session knows {number}: another process writes "
+                    "into it, or the disk has lost or kept a write against its word; go on with `sweeper resume`"
+                )
+            return storage.create_new_trial(self.study._study_id, template_trial=frozen)
+
+
+def _url(path: Path) -> str:
+    if "?" in str(path):
+        raise UserError(f"{path}: a study's path must not hold a question mark")
+    return f"sqlite:///{path.absolute()}"
+
+
+def new_storage(path: Path, *, skip_table_creation: bool = False) -> RDBStorage:
+    return RDBStorage(
+        _url(path),
+        engine_kwargs={"connect_args": {"timeout": LOCK_WAIT_S}},
+        skip_table_creation=skip_table_creation,
+    )
+
+
+@contextlib.contextmanager
+def opened_storage(path: Path) -> Iterator[RDBStorage]:
+    with silence_optuna():
+        storage = new_storage(path)
+        try:
+            yield storage
+        finally:
+            release(storage)
+
+
+def release(storage: RDBStorage) -> None:
+    storage.remove_session()
+    storage.engine.dispose()
+
+
+def remove_database(path: Path) -> None:
+    for file in (path, path.with_name(path.name + "-journal")):
+        with contextlib.suppress(OSError):
+            file.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Raise UnavailableError where the disk below a study fails in the block, UserError where the file is damaged."""
+    try:
+        yield
+    except (
+        optuna.exceptions.StorageInternalError,
+        sqlalchemy.exc.SQLAlchemyError,
+        sqlite3.Error,
+        OSError,
+    ) as error:
+        said = _said_by_sqlite(error)
+        if said is None or said.sqlite_errorcode & 0xFF in _DISK_ERRORS:  # the low byte, above it are details
+            raise UnavailableError(f"{path}: {reason_of(error)}") from error
+        raise UserError(f"{path} holds no study of a sweep: {said}; {ADVICE}") from error
+
+
+def _said_by_sqlite(error: BaseException) -> sqlite3.Error | None:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, sqlite3.Error) and hasattr(cause, "sqlite_errorcode"):  # not where Python itself raised it
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def reason_of(error: BaseException) -> str:
+    """One line: SQLite's own words where it said something."""
+    said = _said_by_sqlite(error) or error
+    if isinstance(said, OSError) and said.strerror:
+        return said.strerror
+    lines = str(said).strip().splitlines()
+    return lines[0] if lines else type(said).__name__
