@@ -24,7 +24,7 @@ def advice(spec: Spec, front: Front, trials: Sequence[TrialRecord], untouched: U
 
     ``trials``: of the study; those that run say nothing yet.
     """
-    points = first_points(spec, untouched)
+    points = first_points(spec, untouched) if spec.finds_points else None
     found = None if points is None else rate_found(trials, points)
     searched = [trial for trial in trials if trial.confirms is None and trial.baseline is None]
     lines = [] if found is None else [found]
@@ -47,13 +47,23 @@ def _about_rates(spec: Spec, searched: Sequence[TrialRecord], untouched: Untouch
     if best <= NO_GAIN and collapsed < len(ended):
         yield (
             f"learning rate too low: {goals[1].title} never left the untouched model's "
-            f"{untouched.goals[goals[1].metric]:.3f}; run again with --set parameters.learning_rate=auto"
+            f"{untouched.goals[goals[1].metric]:.3f}; {_cure(spec, ended, higher=True)}"
         )
     elif 2 * collapsed > len(ended):
         yield (
             f"learning rate too high: {collapsed} of {len(ended)} trials failed or lost more {goals[0].title} than the "
-            "floor allows; run again with --set parameters.learning_rate=auto"
+            f"floor allows; {_cure(spec, ended, higher=False)}"
         )
+
+
+def _cure(spec: Spec, ended: Sequence[TrialRecord], *, higher: bool) -> str:
+    """Return how to come to other learning rates than those of trials that have ended."""
+    domains = [branch.domain for branch in spec.parameters.branches["learning_rate"]]
+    if not all(isinstance(domain, Range) and domain.auto for domain in domains):
+        return "run again with --set parameters.learning_rate=auto"
+    tried = [float(trial.parameters["learning_rate"]) for trial in ended if "learning_rate" in trial.parameters]
+    beyond = f"above {max(tried):.2g}" if higher else f"below {min(tried):.2g}"
+    return f"give parameters.learning_rate a range {beyond}"
 
 
 def _edges(spec: Spec, front: Front) -> Iterator[str]:

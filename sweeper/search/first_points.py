@@ -87,10 +87,12 @@ class FirstPoints:
         order: Preferences,
         usual: Callable[[Mapping[str, Value]], float],
         worth: Callable[[TrialRecord], Worth],
+        named: bool = False,
         paper: bool = False,
     ) -> None:
         """
         Args:
+            named: whether the spec names the points, so that none are to be found.
             trials: of the search.
             order: by parameter, the values that are tried first (``TaskKind.tried_first``).
             usual: a learning rate to begin with where the range is ``auto``, given the other parameters.
@@ -98,13 +100,13 @@ class FirstPoints:
             paper: whether further objectives begin with the paper's settings.
         """
         self._space, self._trials, self._order, self._usual = space, trials, order, usual
-        self._worth, self._paper = worth, paper
+        self._worth, self._named, self._paper = worth, named, paper
         self._variants = _variants(space, order)
         self._middle = FirstPoint(MIDDLE, self._point(self._variants[0]))
 
     def next(self, trials: Sequence[TrialRecord]) -> FirstPoint | None:
         """Return the point to try next; None where there is none, or none yet."""
-        for point in self._planned(trials):
+        for point in () if self._named else self._planned(trials):
             if _trial_at(point.parameters, trials) is None:
                 return point
         return None
@@ -112,14 +114,13 @@ class FirstPoints:
     def parts(self, trials: Sequence[TrialRecord]) -> dict[str, tuple[float, float]]:
         """Return between which learning rates to search where the range is ``auto``, by name in the study: a decade to
         both sides of the usual one, or of the best one once it is known."""
-        best, start = self.bracket(trials).best, self._middle.parameters
-        correction = 1.0 if best is None else best / self._usual(start)
+        best = self.bracket(trials).best
         parts = dict[str, tuple[float, float]]()
         for variant in self._variants:
             point = self._point(variant)
             for branch in self._space.branches.get("learning_rate", ()):
                 if branch.applies(point) and isinstance(branch.domain, Range) and branch.domain.auto:
-                    centre = self._usual(point) * correction
+                    centre = self._usual(point) * self._correction(best)
                     parts.setdefault(branch.name, (centre / DECADE, centre * DECADE))
         return parts
 
@@ -158,12 +159,11 @@ class FirstPoints:
             yield FirstPoint(f"learning rate {rate:g}", self._at_rate(rate))
         if self._trials <= FEW_TRIALS:
             return
-        correction = 1.0 if bracket.best is None else bracket.best / self._usual_or_middle()
         middles = [self._middle]
         for variant in self._variants[1:]:
             name = "middle of " + " ".join(str(value) for values in variant.values() for value in values)
             known = next((trial for trial in trials if trial.first_point == name), None)
-            point = self._point(variant, correction) if known is None else known.parameters
+            point = self._point(variant, bracket.best) if known is None else known.parameters
             middles.append(FirstPoint(name, point))
             yield middles[-1]
         ended = [_trial_at(point.parameters, trials) for point in middles] + list(bracket.tried.values())
@@ -181,15 +181,19 @@ class FirstPoints:
             if point_of_objective is not None:
                 yield FirstPoint(str(objective), point_of_objective)
 
-    def _point(self, variant: Preferences, correction: float = 1.0) -> dict[str, Value]:
-        """Return the middle point of a variant."""
+    def _point(self, variant: Preferences, best: float | None = None) -> dict[str, Value]:
+        """Return the middle point of a variant. ``best``: learning rate of the first point, once it is known."""
         preferred = {**self._order, **variant}
         point = middle_point(self._space, preferred)
         domain = self._rates(point)
         if isinstance(domain, Range) and domain.auto:
-            rate = float(f"{self._usual(point) * correction:.2g}")
+            rate = float(f"{self._usual(point) * self._correction(best):.2g}")
             return middle_point(self._space, preferred, rate=rate)
         return point
+
+    def _correction(self, best: float | None) -> float:
+        """Return by what the usual rates are to be multiplied: by what the first point's had to be."""
+        return 1.0 if best is None else best / self._usual(self._middle.parameters)
 
     def _at_rate(self, rate: float) -> dict[str, Value]:
         """Return the first point with another learning rate."""
@@ -217,10 +221,6 @@ class FirstPoints:
         branches = self._space.branches.get("learning_rate", ())
         return next((branch.domain for branch in branches if branch.applies(point)), None)
 
-    def _usual_or_middle(self) -> float:
-        """Return the learning rate that the first point has."""
-        return float(self._middle.parameters["learning_rate"])
-
     def _extension(self, domain: Choices | Range, tried: Mapping[float, TrialRecord]) -> float | None:
         """Return a learning rate beyond those tried, where the best of them lies at the edge; None where it does not,
         or where the domain ends."""
@@ -242,8 +242,9 @@ class FirstPoints:
 
 
 def first_points(spec: Spec, untouched: UntouchedModel) -> FirstPoints | None:
-    """Return the first points of a sweep; None where its spec names the points, or plans all trials."""
-    if not spec.finds_points:
+    """Return the first points of a sweep; None where its spec plans all trials. Where it names the points itself, they
+    say between which learning rates to search, and have no others."""
+    if spec.search.planned:
         return None
     size = None
     if untouched.embed_dim is not None and untouched.image_parameters is not None:
@@ -254,6 +255,7 @@ def first_points(spec: Spec, untouched: UntouchedModel) -> FirstPoints | None:
         order=spec.kind.tried_first(spec),
         usual=lambda point: usual_rate(str(point["tune"]), steps_of(spec, untouched.pairs, point), _known(size)),
         worth=worth_of(spec.task_goals(), spec.bounds(untouched.goals), untouched.goals, untouched.chance),
+        named=not spec.finds_points,
         paper=size is not None and size.image_parameters >= PAPER_PARAMETERS,
     )
 

@@ -104,7 +104,7 @@ class TrialScheduler:
         """
         Args:
             untouched_goals: of the untouched model on validation.
-            first_points: tried before anything is suggested; None where the spec names the points.
+            first_points: tried before anything is suggested; they say between which learning rates to search too.
             control: ``NoLimits`` by default.
             search_is_over: whether the search ends before its last trial; None: not known yet, ask again. Once True,
                 always True.
@@ -117,7 +117,9 @@ class TrialScheduler:
         self._to_resume = deque(trial for trial in trials if trial.state == "running")
         self._suggested = sum(trial.confirms is None for trial in trials)
         """Trials of the search that have entered the study."""
-        self._failed = sum(trial.state == "failed" for trial in trials)
+        self._failed = sum(trial.state == "failed" and trial.first_point is None for trial in trials)
+        """Without first points, which are to find out what fails."""
+        self._completed = sum(trial.state == "complete" for trial in trials)
         self._running: dict[int, TrialRecord] = {}
         self._spent_s: dict[int, float] = {}
         """Slot seconds that each running trial used in earlier sessions, from its last report."""
@@ -129,8 +131,12 @@ class TrialScheduler:
 
     @property
     def too_many_failed(self) -> bool:
-        """Whether more trials failed than ``limits.max_failed_share`` of the sweep allows."""
-        return self._failed > self._spec.limits.max_failed_share * self._spec.search.trials
+        """Whether more trials failed than ``limits.max_failed_share`` of the sweep allows, first points not counted; or
+        the search is over and no trial is complete."""
+        if self._failed > self._spec.limits.max_failed_share * self._spec.search.trials:
+            return True
+        over = self._suggested >= self._spec.search.trials and not self._running and not self._to_resume
+        return over and not self._completed and any(trial.state == "failed" for trial in self._study.trials())
 
     def next_job(self) -> Job | None:
         """Return the next trial for a free slot; None where there is none now."""
@@ -170,12 +176,13 @@ class TrialScheduler:
         cost_s = round(self._spent_s.pop(key, 0.0) + outcome.busy_s, 3)
         if outcome.kind == "complete":
             self._record_complete(trial, outcome, cost_s)
+            self._completed += 1
         elif outcome.kind == "stopped":
             assert last_report is not None, "only a decision on a report stops a trial"
             self._record_stopped(trial, last_report, outcome.slot, cost_s)
         else:
             self._study.fail(key, outcome.reason or "no reason given", slot=outcome.slot, cost_s=cost_s)
-            self._failed += 1
+            self._failed += trial.first_point is None
         self._listener.ended(self._study.trial(key))
 
     def on_tick(self) -> None:

@@ -104,3 +104,11 @@ def test_rates_that_are_too_low_or_too_high_are_told(spec: Spec) -> None:
         "with --set parameters.learning_rate=auto"
     ]
     assert said(spec, [*low, trial(9, 0.9, 0.5)]) == []
+
+
+def test_where_rates_are_found_by_themselves_a_range_beyond_them_is_advised(spec: Spec, tmp_path: Path) -> None:
+    auto = load_spec(tmp_path / "spec.yaml", ["parameters.learning_rate=auto"])
+    (line,) = said(auto, [trial(0, 0.9, 0.3, learning_rate=2e-3), trial(1, 0.9, 0.305, learning_rate=1e-4)])
+    assert line.endswith("give parameters.learning_rate a range above 0.002")
+    (line,) = said(auto, [trial(0, 0.5, 0.6, learning_rate=2e-3), trial(1, 0.4, 0.6, learning_rate=1e-4)])
+    assert line.endswith("give parameters.learning_rate a range below 0.0001")

@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sweeper.jobs import Outcome
 from sweeper.records import TrialRecord, UntouchedModel
 from sweeper.search.first_points import FirstPoints, first_points, rate_found
 from sweeper.search.learning_rate import ModelSize, usual_rate
+from sweeper.search.scheduler import TrialScheduler
 from sweeper.search.simulator import MemoryFiles, SimulatedTrial, Simulation
 from sweeper.search.study import Study
 from sweeper.spec.spec import Spec, load_spec
@@ -37,6 +39,16 @@ search: {trials: 30, startup_trials: 4}
 UNTOUCHED = make_untouched(pairs=1280, embed_dim=64, image_parameters=1_330_000)
 USUAL = 8e-4
 """Of the image tower after ten steps."""
+
+
+class Unheard:
+    """Implements ``TrialListener``."""
+
+    def started(self, trial: TrialRecord) -> None: ...
+
+    def reported(self, trial: TrialRecord, report: Report) -> None: ...
+
+    def ended(self, trial: TrialRecord) -> None: ...
 
 
 def spec_of(folder: Path, *overrides: str, text: str = SPEC) -> Spec:
@@ -162,6 +174,34 @@ def test_a_killed_search_goes_on_with_the_same_points(tmp_path_factory: pytest.T
     assert [(t.first_point, t.parameters) for t in resumed] == [(t.first_point, t.parameters) for t in whole]
 
 
+def test_rates_that_fail_are_no_reason_to_end_the_search(tmp_path: Path) -> None:
+    spec = spec_of(tmp_path, "search.trials=10", "limits.max_failed_share=0.0")
+    study = Study.in_memory(spec.parameters, seed=1, startup_trials=4, goals=DIRECTIONS)
+    points, truth = first_points(spec, UNTOUCHED), Truth(USUAL / 10)
+    scheduler = TrialScheduler(spec, study, MemoryFiles(), UNTOUCHED.goals, Unheard(), first_points=points)
+    while (job := scheduler.next_job()) is not None:
+        trial = study.trial(job.key)
+        if trial.first_point is not None and trial.parameters["learning_rate"] > USUAL / 3:
+            scheduler.on_end(job.key, Outcome(kind="failed", reason="loss is not finite"))
+        else:
+            scheduler.on_end(job.key, Outcome(kind="complete", result=truth(trial, ()).result, slot=0))
+    assert [trial.state for trial in study.trials()[:3]] == ["failed", "complete", "failed"]
+    assert not scheduler.too_many_failed and len(study) == 10
+    assert points_of(spec).bracket(study.trials()).best in (0.00016, 3.2e-05)
+
+
+def test_a_search_without_a_complete_trial_has_failed(tmp_path: Path) -> None:
+    spec = spec_of(tmp_path, "search.trials=3", "limits.max_failed_share=0.5")
+    study = Study.in_memory(spec.parameters, seed=1, startup_trials=4, goals=DIRECTIONS)
+    scheduler = TrialScheduler(
+        spec, study, MemoryFiles(), UNTOUCHED.goals, Unheard(), first_points=first_points(spec, UNTOUCHED)
+    )
+    while (job := scheduler.next_job()) is not None:
+        assert not scheduler.too_many_failed
+        scheduler.on_end(job.key, Outcome(kind="failed", reason="loss is not finite"))
+    assert scheduler.too_many_failed and len(study) == 3
+
+
 def test_first_points_are_never_stopped_and_others_are(tmp_path: Path) -> None:
     def hopeless(trial: TrialRecord, rungs: Sequence[float]) -> SimulatedTrial:
         done = Truth(USUAL)(trial, rungs)
@@ -182,11 +222,29 @@ def test_first_points_are_never_stopped_and_others_are(tmp_path: Path) -> None:
     assert "stopped" in {trial.state for trial in study.trials()}
 
 
-def test_a_spec_may_name_points_or_none(tmp_path: Path) -> None:
-    point = "{objective: dpo, beta: 1.0, lambda_reg: 0.1, tune: visual, learning_rate: 1e-3}"
-    assert first_points(spec_of(tmp_path, f"points=[{point}]"), UNTOUCHED) is None
-    assert first_points(spec_of(tmp_path, "points=[]"), UNTOUCHED) is None
-    assert first_points(spec_of(tmp_path), UNTOUCHED) is not None
+def test_a_spec_may_name_points_or_none_and_rates_are_searched_where_they_may_be_good(tmp_path: Path) -> None:
+    point = "{objective: dpo, beta: 1.0, lambda_reg: 0.1, tune: visual, learning_rate: 0.5}"
+    for written in (f"[{point}]", "[]"):
+        trials = searched(spec_of(tmp_path, f"points={written}"), Truth(USUAL))
+        assert tried(trials) == [] and (trials[0].parameters["learning_rate"] == 0.5) == ("dpo" in written)
+        for trial in trials[1:]:
+            usual = USUAL if trial.parameters["tune"] == "visual" else 0.03
+            assert usual / 10.1 <= trial.parameters["learning_rate"] <= usual * 10.1
+    assert first_points(spec_of(tmp_path, *PLANNED), UNTOUCHED) is None
+
+
+PLANNED = (
+    "search={sampler: grid}",
+    "parameters={objective: cross_entropy, tune: visual, learning_rate: {choices: [1e-4, 1e-3]}}",
+)
+
+
+def test_a_scope_with_a_range_of_its_own_does_not_mislead_the_others(tmp_path: Path) -> None:
+    rates = "[{when: {tune: visual}, low: 1e-5, high: 1e-3, log: true}, {when: {tune: transform}, value: auto}]"
+    spec = spec_of(tmp_path, f"parameters.learning_rate={rates}")
+    by_name = {trial.first_point: trial.parameters for trial in searched(spec, Truth(USUAL))}
+    assert by_name["middle of the ranges"]["learning_rate"] == pytest.approx(1e-4)
+    assert by_name["middle of transform"]["learning_rate"] == pytest.approx(0.03 * 1e-3 / USUAL, rel=0.1)
 
 
 def test_large_models_begin_objectives_with_the_papers_settings(tmp_path: Path) -> None:
