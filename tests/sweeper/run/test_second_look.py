@@ -266,7 +266,7 @@ def test_check_says_what_the_choice_will_rest_on(tmp_path: Path) -> None:
         return "\n".join(lines)
 
     assert "second look: 70 further validation images" in told()
-    assert "150 validation images with those of the second look: more than 72 % of what the search" in told()
+    assert "130 validation images with those of the second look: more than 72 % of what the search" in told()
     without = told("evaluate.search.images=150")
     assert "no second look: the search sees all 150 validation images of world; for one, have more" in without
     assert "150 validation images and no second look: more than 72 % of what the search gains late" in without
