@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from trainables.evaluation.zero_shot import ZeroShot
 from trainables.records import Goals, Point, SecondLook, WeightsKind, goal_values, oriented
 
 TrialState = Literal["running", "complete", "stopped", "failed"]
@@ -76,6 +77,8 @@ class UntouchedModel:
     """Width of the embeddings. None for sweeps of earlier versions, as ``image_parameters``."""
     image_parameters: int | None = None
     """Parameters of the image tower."""
+    zero_shot: ZeroShot | None = None
+    """On a few of its validation images, before anything else is measured. None for sweeps of earlier versions."""
     hits: dict[str, list[str]] | None = None
     """Which validation images it answers right (``evaluation.hits.to_text``). None where a goal is no mean over images,
     and for sweeps of earlier versions."""
@@ -101,6 +104,7 @@ class UntouchedModel:
             unseen_images=record.get("unseen_images"),
             embed_dim=record.get("embed_dim"),
             image_parameters=record.get("image_parameters"),
+            zero_shot=None if record.get("zero_shot") is None else ZeroShot(**record["zero_shot"]),
             hits=record.get("hits"),
         )
 

@@ -127,13 +127,15 @@ class _TrialRunner:
         import torch
 
         from trainables.evaluation.hits import to_text
-        from trainables.evaluation.measure import untouched_policy
+        from trainables.evaluation.measure import untouched_policy, zero_shot
 
         context, data = self._context, self._context.data
+        known = zero_shot(context)
         policy, measures = untouched_policy(context), context.measures
         measured = measures.validation(context, policy, self._group)
         return UntouchedModel(
             goals=measured.values | measures.kept(context, policy, self._group),
+            zero_shot=known,
             hits=to_text(measured.hits) or None,
             chance=data.chance(),
             validation_images=data.validation_images(),

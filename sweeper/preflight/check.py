@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from sweeper.errors import UnavailableError, UserError
 from sweeper.front.second_look import look_text
+from sweeper.run.chance import check_chance
 from sweeper.run.resources import plan_slots
 from sweeper.run.usage import check_device, new_session
 from sweeper.spec.quantities import parse_budget
@@ -82,6 +83,7 @@ def check_model_and_images(spec: Spec, echo: Callable[[str], None]) -> None:
     """The part of ``check_sweep`` that loads the model and reads the images. Raise UserError."""
     import torch
 
+    from trainables.evaluation.measure import zero_shot
     from trainables.numerics import flushed_denormals
     from trainables.tasks.known import open_context
 
@@ -97,6 +99,7 @@ def check_model_and_images(spec: Spec, echo: Callable[[str], None]) -> None:
                 echo(line)
             for split, broken in context.data.broken().items():
                 echo(f"{split}: {len(broken)} images cannot be read and are left out, first {broken[0]}")
+            check_chance(spec, zero_shot(context), echo)
             if spec.model.expect is not None:
                 _check_expectation(context, spec.model.expect, echo)
         except ValueError as error:

@@ -12,6 +12,7 @@ from sweeper.front.load import front_of, searched_front
 from sweeper.front.rendering.writer import FrontFiles
 from sweeper.front.second_look import noise_text
 from sweeper.records import UntouchedModel
+from sweeper.run.chance import check_chance
 from sweeper.run.floor_text import floor_line, search_end_line
 from sweeper.run.floor_watch import FloorWatch
 from sweeper.run.observer import Observer
@@ -57,8 +58,11 @@ def begin_search(
 ) -> ActiveSearch:
     """Open the study, or create it, and return the search that goes on from what it holds.
 
-    Raise UserError where the model or the images are not those that the sweep began with.
+    Raise UserError where the model or the images are not those that the sweep began with, and where a new sweep's model
+    does not know the classes.
     """
+    if untouched.zero_shot is not None and folder.untouched() is None:
+        check_chance(spec, untouched.zero_shot, progress.line)
     untouched = settle_untouched(folder, untouched)
     tags = run_tags(folder, untouched)
     tracker.sweep_started(spec.resolved(), tags)

@@ -9,9 +9,11 @@ import torch
 
 from trainables.context.trial_context import TrialContext
 from trainables.evaluation.metrics import bootstrap_interval, mean_score
+from trainables.evaluation.zero_shot import IMAGES, ZeroShot
 from trainables.models.policy import TransformPolicy
 from trainables.records import Measurement
 from trainables.settings.parameters import Parameters
+from trainables.settings.task import split_of
 
 Scores = dict[str, list[np.ndarray]]
 """Metric -> per image set a score per image (N,): 0 or 1 for accuracies and rates, nats for ``reference_kl``."""
@@ -34,6 +36,21 @@ def zero_shot_scores(context: TrialContext, reference: str, most: int) -> tuple[
     with torch.no_grad():
         answers = (embeddings @ text.T).argmax(-1).cpu()
     return (answers == images.labels).numpy(), len(images.class_names), total
+
+
+def zero_shot(context: TrialContext) -> ZeroShot:
+    """Measure the untouched model on ``IMAGES`` validation images as they are, the same number of each set.
+
+    Raise ValueError where images cannot be had.
+    """
+    names = context.task.evaluate.search.sets
+    most = max(1, IMAGES // len(names))
+    right, images, guessed, most_classes = 0, 0, 0.0, 0
+    for name in names:
+        scores, classes, _ = zero_shot_scores(context, "/".join(split_of(name, "validation")), most)
+        right, images = right + int(scores.sum()), images + len(scores)
+        guessed, most_classes = guessed + len(scores) / classes, max(most_classes, classes)
+    return ZeroShot(right=right, images=images, chance=guessed / images, classes=most_classes)
 
 
 def untouched_policy(context: TrialContext) -> TransformPolicy:

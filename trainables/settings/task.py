@@ -56,6 +56,8 @@ class ModelSettings(Settings):
     """For ``world`` only: the colour's directions in images and in prompts get a cosine of 1 / (1 + shear^2), so that
     one W for both towers can reverse it. A construction: trainables/world/shear.py."""
     expect: Expectation | None = None
+    allow_chance: bool = False
+    """Sweep a model that does not know the classes: its accuracy on 200 validation images may be that of guessing."""
     text: Literal["frozen", "trained"] = "frozen"
     """``trained``: ``last_blocks`` and ``visual`` train the text tower and logit_scale too, as the authors' released
     code does (the paper's text freezes them). ``tune: all`` does so either way, ``transform`` never."""

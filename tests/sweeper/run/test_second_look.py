@@ -262,7 +262,7 @@ def test_check_says_what_the_choice_will_rest_on(tmp_path: Path) -> None:
 
     def told(*changes: str) -> str:
         lines: list[str] = []
-        check_model_and_images(load_spec(tmp_path / "demo.yaml", changes), lines.append)
+        check_model_and_images(load_spec(tmp_path / "demo.yaml", ["model.allow_chance=true", *changes]), lines.append)
         return "\n".join(lines)
 
     assert "second look: 70 further validation images" in told()
