@@ -77,6 +77,10 @@ class UntouchedModel:
     """Width of the embeddings. None for sweeps of earlier versions, as ``image_parameters``."""
     image_parameters: int | None = None
     """Parameters of the image tower."""
+    class_names: list[str] = field(default_factory=list)
+    """Classes of the first validation set, in words; empty for sweeps of earlier versions, as ``templates``."""
+    templates: list[str] = field(default_factory=list)
+    """Prompts of these classes, with ``{}`` for the class."""
     zero_shot: ZeroShot | None = None
     """On a few of its validation images, before anything else is measured. None for sweeps of earlier versions."""
     hits: dict[str, list[str]] | None = None
@@ -104,6 +108,8 @@ class UntouchedModel:
             unseen_images=record.get("unseen_images"),
             embed_dim=record.get("embed_dim"),
             image_parameters=record.get("image_parameters"),
+            class_names=record.get("class_names", []),
+            templates=record.get("templates", []),
             zero_shot=None if record.get("zero_shot") is None else ZeroShot(**record["zero_shot"]),
             hits=record.get("hits"),
         )

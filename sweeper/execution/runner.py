@@ -131,10 +131,13 @@ class _TrialRunner:
 
         context, data = self._context, self._context.data
         known = zero_shot(context)
+        shown = data.searched_prompts()[0]  # those of the classes, whatever the task
         policy, measures = untouched_policy(context), context.measures
         measured = measures.validation(context, policy, self._group)
         return UntouchedModel(
             goals=measured.values | measures.kept(context, policy, self._group),
+            class_names=[str(name) for name in shown.names],
+            templates=list(shown.templates),
             zero_shot=known,
             hits=to_text(measured.hits) or None,
             chance=data.chance(),

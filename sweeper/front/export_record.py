@@ -73,6 +73,10 @@ class ExportRecord:
     """Package -> version."""
     goals: tuple[str, ...] = ("clean_accuracy", "robust_accuracy")
     """Metrics of the sweep's goals; earlier versions knew no others."""
+    class_names: tuple[str, ...] = ()
+    """Classes of the first validation set, in words; empty for sweeps of earlier versions, as ``templates``."""
+    templates: tuple[str, ...] = ()
+    """Prompts of these classes, with ``{}`` for the class."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -91,7 +95,7 @@ class ExportRecord:
                     **{**untouched, "intervals": _intervals_or_none(untouched["intervals"])},
                 ),
                 "digests": Digests(**record["digests"]),
-                **({"goals": tuple(record["goals"])} if "goals" in record else {}),
+                **{name: tuple(record[name]) for name in ("goals", "class_names", "templates") if name in record},
             }
         )
 

@@ -99,6 +99,8 @@ def _export_record(
         model=spec.model.model_dump(mode="json", exclude_none=True),
         exported_with=versions(),
         goals=tuple(goal.metric for goal in front.goals),
+        class_names=tuple(untouched.class_names),
+        templates=tuple(untouched.templates),
     )
 
 

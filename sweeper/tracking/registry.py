@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from sweeper.errors import UnavailableError, UserError
 from sweeper.front.export_record import ExportRecord
 from sweeper.storage.sweep_folder import SweepFolder
 from sweeper.tracking.projection import create_store, mlflow_environment
+from sweeper.tracking.registered_folder import CLIP, write_registered
 from sweeper.tracking.runs import Runs, Store, find_runs, find_store
 
 _ALIAS = re.compile(r"(?!v\d+$|latest$)[A-Za-z0-9_-]+", re.IGNORECASE)
@@ -50,7 +52,7 @@ def default_alias(pick: str, strength: float | None) -> str:
 
 
 def register(sweep: SweepFolder, tracking_uri: str | None, exported: Path, name: str, alias: str) -> Registered:
-    """Upload an exported folder to the run of its trial and give its version ``alias``.
+    """Upload an exported folder to the run of its trial, as a model that MLflow loads, and give its version ``alias``.
 
     Weights that ``name`` has already make no second version: its files and tags are brought up to date.
 
@@ -88,10 +90,13 @@ def _add_version(
     if same:
         for file in exported.iterdir():
             if file.suffix in (".md", ".json", ".yaml"):
-                client.log_artifact(run_id, str(file), path)
+                client.log_artifact(run_id, str(file), f"{path}/artifacts/{CLIP}")
         number = str(same[0].version)
     else:
-        client.log_artifacts(run_id, str(exported), path)
+        with TemporaryDirectory() as scratch:
+            folder = Path(scratch, "model")
+            write_registered(exported, folder)
+            client.log_artifacts(run_id, str(folder), path)
         number = str(client.create_model_version(name, source, run_id=run_id).version)
     for key, value in _tags(record).items():
         client.set_model_version_tag(name, number, key, value)

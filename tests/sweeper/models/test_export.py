@@ -8,12 +8,16 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import pytest
+import torch
 import yaml
+from PIL import Image
 from typer.testing import CliRunner
 
 from sweeper.cli.main import app
@@ -32,8 +36,10 @@ from sweeper.tracking.projection import Projection, create_store
 from sweeper.tracking.registry import check_names, default_alias, register
 from sweeper.tracking.runs import Runs, find_runs, find_store, save_runs
 from tests.helpers.finished_sweep import SPEC, finished_sweep
+from tests.helpers.tiny import write_images
 from tests.paths import ROOT
 from trainables.__main__ import main as run_alone
+from trainables.world.icons import CLASSES
 
 Sweep = tuple[SweepFolder, Spec]
 
@@ -131,9 +137,49 @@ class TestRegistry:
         source = client.get_model_version_download_uri("sweeper-demo", "2")
         run_id, _, path = source.removeprefix("runs:/").partition("/")
         copy = Path(client.download_artifacts(run_id, path))
+        clip = copy / "artifacts" / "clip"
         names = sorted(path.name for path in (tmp_path / "half").iterdir())
-        assert sorted(path.name for path in copy.iterdir()) == names
-        assert all((copy / name).read_bytes() == (tmp_path / "half" / name).read_bytes() for name in names)
+        assert sorted(path.name for path in clip.iterdir()) == names
+        assert all((clip / name).read_bytes() == (tmp_path / "half" / name).read_bytes() for name in names)
+        assert not list(copy.rglob("*.pkl"))
+
+    def test_version_loads_in_plain_mlflow_and_answers(self, tracked: Sweep, tmp_path: Path) -> None:
+        """In a process that imports nothing of sweeper; answers are those of plain open_clip."""
+        folder, _ = tracked
+        exported(tracked, tmp_path / "one", trial=1)
+        register(folder, None, tmp_path / "one", "sweeper-answers", "most-robust")
+        write_images(tmp_path / "images", ["a", "b"], 3, seed=1)
+        images = sorted((tmp_path / "images").rglob("*.png"))
+        program = (
+            "import json, sys, mlflow, pandas\n"
+            "sys.modules['sweeper'] = sys.modules['trainables'] = None\n"
+            "model = mlflow.pyfunc.load_model('models:/sweeper-answers@most-robust')\n"
+            "paths = sys.argv[1:]\n"
+            "told = [model.predict(pandas.DataFrame({'path': paths}))]\n"
+            "told += [model.predict(pandas.DataFrame({'image': [open(path, 'rb').read() for path in paths]}))]\n"
+            "told += [model.predict(pandas.DataFrame({'path': paths}), params={'classes': ['star', 'moon']})]\n"
+            "print(json.dumps([one.to_dict('list') for one in told]))\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", program, *map(str, images)],
+            cwd=tmp_path,
+            env={**os.environ, "MLFLOW_TRACKING_URI": find_store(folder.storage).uri, "CUDA_VISIBLE_DEVICES": ""},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        of_paths, of_bytes, of_two = json.loads(done.stdout.splitlines()[-1])
+        assert of_paths == of_bytes and set(of_two["answer"]) <= {"star", "moon"}
+        names = list(CLASSES)
+        network, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'one'}")
+        tokens = open_clip.get_tokenizer(f"local-dir:{tmp_path / 'one'}")([f"a photo of a {name}" for name in names])
+        with torch.inference_mode():
+            pixels = torch.stack([preprocess(Image.open(path)) for path in images])
+            image = network.eval().encode_image(pixels, normalize=True)
+            logits = network.logit_scale.exp() * image @ network.encode_text(tokens, normalize=True).T
+        expected = logits.softmax(-1).max(-1)
+        assert of_paths["answer"] == [names[index] for index in expected.indices.tolist()]
+        assert of_paths["probability"] == pytest.approx(expected.values.tolist(), abs=1e-5)
 
     def test_dead_mlflow_does_not_fail_the_export(self, sweep: Sweep, tmp_path: Path) -> None:
         folder, _ = sweep
