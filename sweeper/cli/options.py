@@ -40,6 +40,25 @@ Address = Annotated[
     str | None,
     typer.Option("--address", help="host:port of a Ray cluster that is up. Default: a Ray of its own on this machine."),
 ]
+Images = Annotated[
+    Path | None,
+    typer.Option(
+        "--images",
+        metavar="FOLDER",
+        help="Your images, FOLDER/<class>/<image>: a spec is written for them, named after the folder.",
+        show_default=False,
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="MODEL",
+        help="With --images: ARCHITECTURE:TAG, ARCHITECTURE:CHECKPOINT, local-dir:FOLDER or hf-hub:NAME. "
+        "Default: ViT-B-32:laion2b_s34b_b79k.",
+        show_default=False,
+    ),
+]
 Name = Annotated[str, typer.Argument(help="The sweep's name; `sweeper list` shows them.")]
 Number = Annotated[int, typer.Argument(help="The trial's number.", min=0)]
 Changes = Annotated[

@@ -2,27 +2,64 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from sweeper.cli.options import Images, Model
 from sweeper.errors import UserError
 
 
 def init(
-    file: Annotated[Path, typer.Argument(help="The file to write.")] = Path("sweep.yaml"),
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="The file to write. Default: sweep.yaml, or named after --images.", show_default=False),
+    ] = None,
+    images: Images = None,
+    model: Model = None,
 ) -> None:
-    """Write a commented spec to start from. It never overwrites a file."""
-    starter = Path(__file__).with_name("starter.yaml").read_text()
+    """Write a commented spec to start from, or with --images one for your images. It never overwrites a file."""
+    if images is not None:
+        written = write_own_spec(images, model, file)
+        typer.echo(f"{written}: look at it, then `sweeper check {shlex.quote(str(written))}`")
+        return
+    if model is not None:
+        raise UserError("--model needs --images; without images change `model` in the spec")
+    file = file or Path("sweep.yaml")
+    _write(file, Path(__file__).with_name("starter.yaml").read_text())
+    typer.echo(f"{file}: change it, then `sweeper check {file}` and `sweeper run {file}`")
+
+
+def write_own_spec(images: Path, model: str | None, file: Path | None = None) -> Path:
+    """Write a spec for a folder of images, tell what it says, and return its path.
+
+    A file that holds the same spec is left as it is. Raise UserError for a folder that cannot serve, and for a file
+    that holds something else.
+    """
+    import torch
+
+    from sweeper.spec.own_images import DEFAULT_MODEL, spec_for_images
+
+    own = spec_for_images(images, model or DEFAULT_MODEL, has_gpus=torch.cuda.is_available())
+    file = file or Path(f"{own.name}.yaml")
+    for note in own.notes:
+        typer.echo(note, err=True)
+    if not (file.is_file() and file.read_text(encoding="utf-8", errors="replace") == own.text):
+        _write(file, own.text)
+    typer.echo(f"spec: {file.absolute()}", err=True)
+    return file
+
+
+def _write(file: Path, text: str) -> None:
     try:
-        with file.open("x") as new:
-            new.write(starter)
+        with file.open("x", encoding="utf-8") as new:
+            new.write(text)
     except FileExistsError as error:
-        raise UserError(f"{file} exists; name another file") from error
+        raise UserError(f"{file} exists and is another spec; remove or rename it, or run it as it is") from error
     except OSError as error:
         raise UserError(f"{file} cannot be written: {error.strerror}") from error
-    typer.echo(f"{file}: change it, then `sweeper check {file}` and `sweeper run {file}`")
 
 
 def schema() -> None:

@@ -14,6 +14,8 @@ from sweeper.cli.options import (
     Changes,
     Gpus,
     Grace,
+    Images,
+    Model,
     Name,
     Output,
     PriceOption,
@@ -27,6 +29,7 @@ from sweeper.cli.options import (
     storage_path,
     with_budget,
 )
+from sweeper.cli.setup import write_own_spec
 from sweeper.cli.tables import Format
 from sweeper.errors import SweepInterrupted, UnavailableError, UserError
 
@@ -40,7 +43,14 @@ EXIT_CODES = {"complete": 0, "failed": 1, "interrupted": 130}
 
 
 def run(
-    spec: Annotated[Path, typer.Argument(help="The sweep in YAML, for instance search_spaces/quickstart.yaml.")],
+    spec: Annotated[
+        Path | None,
+        typer.Argument(
+            help="The sweep in YAML, for instance search_spaces/quickstart.yaml; or --images.", show_default=False
+        ),
+    ] = None,
+    images: Images = None,
+    model: Model = None,
     gpus: Gpus = None,
     trials: Annotated[int | None, typer.Option("--trials", min=1, help="Instead of search.trials of the spec.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="Instead of the name in the spec.")] = None,
@@ -69,6 +79,7 @@ def run(
     from sweeper.spec.spec import load_spec, spec_difference
     from sweeper.storage.sweep_folder import SweepFolder, create_under_free_name
 
+    spec = _spec_file(spec, images, model)
     overrides = list(changes or [])
     overrides += [f"search.trials={trials}"] if trials is not None else []
     overrides += [f"name={name}"] if name is not None else []
@@ -160,6 +171,17 @@ def check(
     check_sweep(loaded, root, gpus=gpus, address=address, tracking_uri=tracking_uri, echo=typer.echo)
     if probe:
         probe_sweep(loaded, root, gpus=gpus, address=address, seconds=probe_seconds, echo=typer.echo, price=per_hour)
+
+
+def _spec_file(spec: Path | None, images: Path | None, model: str | None) -> Path:
+    """Return the spec to run: the one named, or the one written for ``--images``."""
+    if images is not None and spec is None:
+        return write_own_spec(images, model)
+    if spec is None or images is not None:
+        raise UserError("name one of the two: a spec, or --images FOLDER to have one written")
+    if model is not None:
+        raise UserError("--model goes with --images; for a spec: --set model.architecture=... and model.pretrained=...")
+    return spec
 
 
 def _options(

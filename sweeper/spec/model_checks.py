@@ -27,6 +27,14 @@ def embedding_width(model: Any) -> int | None:
     return width if isinstance(width, int) else None
 
 
+def image_side_px(model: dict[str, str]) -> int | None:
+    """Return the side of the images that a model sees, in pixels; None where it is not known before it is loaded."""
+    config = _config_file(model["architecture"])
+    tower = _model_config(config).get("vision_cfg") if config is not None else None
+    side = tower.get("image_size") if isinstance(tower, dict) else None
+    return side if isinstance(side, int) else None
+
+
 def model_problems(raw: Any) -> list[Problem]:
     """Return what is wrong with the model that a spec's `model` mapping names, not with the mapping itself."""
     if not isinstance(raw, dict):

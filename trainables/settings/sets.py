@@ -52,7 +52,10 @@ class WorldSet(Settings):
 
 
 class HeldBack(Settings):
-    """Validation images that are taken out of the training images of each class, drawn with ``seed``."""
+    """Images of another split that are taken out of the training images of each class, drawn with ``seed``.
+
+    Where both test and validation are held back, test is taken first and validation out of what it leaves.
+    """
 
     from_: Annotated[Literal["train"], Field(alias="from")]
     per_class: Annotated[int, Field(ge=1)] | None = None
@@ -88,7 +91,7 @@ class ImageFolderSet(_FileSet):
     kind: Literal["image_folder"]
     train: list[Path] | None = None
     validation: list[Path] | HeldBack | None = None
-    test: list[Path] | None = None
+    test: list[Path] | HeldBack | None = None
     class_names: ClassNames | Literal["imagenet"] | None = None
     """Words for the prompts: a mapping from folder name to words (inline or a JSON file), or a list in the sorted
     order of the folder names; ``imagenet`` where folders are WordNet ids (n02084071); without it the folder names
@@ -106,8 +109,9 @@ class ImageFolderSet(_FileSet):
     def _some_split(self) -> Self:
         if self.train is None and self.validation is None and self.test is None:
             raise ValueError("an image_folder set needs at least one of train, validation, test")
-        if isinstance(self.validation, HeldBack) and self.train is None:
-            raise SettingError("validation {from: train} needs `train`", "validation")
+        for split in ("validation", "test"):
+            if isinstance({"validation": self.validation, "test": self.test}[split], HeldBack) and self.train is None:
+                raise SettingError(f"{split} {{from: train}} needs `train`", split)
         return self
 
     def has(self, split: Split) -> bool:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from trainables.data.listing import Listing
 from trainables.data.readers.class_names import SetError, chosen, words_for
 from trainables.data.readers.reader import Reader
-from trainables.data.readers.samples import Sample, class_folders, hold_back, images_in, listing_of
+from trainables.data.readers.samples import Sample, class_folders, held_out, images_in, listing_of
 from trainables.data.readers.templates import templates_of
 from trainables.settings.sets import SPLITS, HeldBack, ImageFolderSet, Split
 
@@ -25,11 +26,21 @@ class ImageFolderReader(Reader):
     def list_images(self, split: Split) -> Listing:
         settings = self.settings
         folders, names = self._classes()
-        if isinstance(settings.validation, HeldBack) and split != "test":
-            samples = hold_back(self._samples(folders, "train"), settings.validation, split)
-        else:
-            samples = self._samples(folders, split)
+        samples = self._split(folders, split)
         return listing_of(samples, folders, names, templates_of(settings.templates), settings.max_broken_share)
+
+    def _split(self, folders: list[str], split: Split) -> list[Sample]:
+        if split != "train" and self.settings.folders(split):
+            return self._samples(folders, split)
+        rest = self._samples(folders, "train")
+        parts: tuple[Literal["test", "validation"], ...] = ("test", "validation")
+        for part in parts:
+            settings = self.settings.test if part == "test" else self.settings.validation
+            if isinstance(settings, HeldBack):
+                rest, taken = held_out(rest, settings, part)
+                if split == part:
+                    return taken
+        return rest
 
     def _classes(self) -> tuple[list[str], tuple[str, ...]]:
         """Return the class folders of all splits, sorted, and the words for them. Raises SetError."""

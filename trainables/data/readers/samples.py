@@ -7,7 +7,7 @@ import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -71,9 +71,21 @@ def listing_of(
 def hold_back(samples: Sequence[Sample], settings: HeldBack, split: Split) -> list[Sample]:
     """Return the samples of ``split``, train or validation, of the training samples ``samples``.
 
-    Validation takes a number of samples of each class, which does not depend on the order of ``samples``.
     Raises SetError where a class would keep nothing to train on.
     """
+    rest, taken = held_out(samples, settings, "validation")
+    return taken if split == "validation" else rest
+
+
+def held_out(
+    samples: Sequence[Sample], settings: HeldBack, part: Literal["validation", "test"]
+) -> tuple[list[Sample], list[Sample]]:
+    """Return what is left of the training samples, and what ``part`` takes out of them.
+
+    It takes a number of samples of each class, which does not depend on the order of ``samples``.
+    Raises SetError where a class would keep nothing to train on.
+    """
+    seed = f"held back/{settings.seed}" if part == "validation" else f"held back for {part}/{settings.seed}"
     taken: set[int] = set()
     for class_id, indices in _by_class(samples).items():
         count = settings.per_class if settings.share is None else max(1, round(settings.share * len(indices)))
@@ -81,12 +93,13 @@ def hold_back(samples: Sequence[Sample], settings: HeldBack, split: Split) -> li
         if len(indices) <= count:
             key = "per_class" if settings.share is None else "share"
             message = (
-                f"validation takes {counted(count, 'image')} per class out of train, but the class {class_id!r} has "
+                f"{part} takes {counted(count, 'image')} per class out of train, but the class {class_id!r} has "
                 f"only {len(indices)}; lower {key}"
             )
-            raise SetError(message, "validation", key)
-        taken.update(_shuffled(samples, indices, f"held back/{settings.seed}")[:count])
-    return [sample for i, sample in enumerate(samples) if (i in taken) == (split == "validation")]
+            raise SetError(message, part, key)
+        taken.update(_shuffled(samples, indices, seed)[:count])
+    rest = [sample for i, sample in enumerate(samples) if i not in taken]
+    return rest, [sample for i, sample in enumerate(samples) if i in taken]
 
 
 def three_way(samples: Sequence[Sample]) -> dict[Split, list[Sample]]:
