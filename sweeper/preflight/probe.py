@@ -85,7 +85,8 @@ def scopes(spec: Spec) -> list[Scope]:
         number = counts.get(tune, 0) + (left / len(values) if tune in values else 0)
         corner = _corner(spec, tune) if tune in values else None
         if corner is None:
-            corner = next(point for point in points if point["tune"] == tune)
+            # The learning rate of a baseline may not be known yet; the time of a step does not depend on it.
+            corner = {"learning_rate": 1e-5, **next(point for point in points if point["tune"] == tune)}
         pairs_share = _average_pairs_share(spec, corner) if tune in values else 1.0
         share = number / max(1, left + len(points))
         by_tune.append(Scope(tune=tune, share=share, parameters=corner, pairs_share=pairs_share))

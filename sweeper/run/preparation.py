@@ -18,7 +18,7 @@ from sweeper.run.floor_watch import FloorWatch
 from sweeper.run.observer import Observer
 from sweeper.run.progress import Progress
 from sweeper.run.usage import UsageMeter
-from sweeper.search.first_points import first_points
+from sweeper.search.first_points import first_points, rated_baselines
 from sweeper.search.floor_files import FloorReader, SearchEnd, read_search_end, write_search_end
 from sweeper.search.sampler import PriorTrial
 from sweeper.search.scheduler import SweepControl, TrialScheduler
@@ -98,6 +98,7 @@ def begin_search(
         control,
         (lambda: False) if floor is None else floor.search_is_over,
         points,
+        rated_baselines(spec, untouched),
     )
     return ActiveSearch(study=study, scheduler=scheduler, floor=floor)
 

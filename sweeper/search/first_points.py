@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from sweeper.records import TrialRecord, UntouchedModel
 from sweeper.search.learning_rate import ModelSize, usual_rate
@@ -28,6 +29,7 @@ from sweeper.spec.middle import Preferences, middle_point, values_of
 from sweeper.spec.space import Space
 from sweeper.spec.spec import Spec
 from trainables.records import Goals, oriented
+from trainables.tasks.kind import Baseline
 
 FEW_TRIALS, SOME_TRIALS = 5, 12
 """Searches of at most so many trials try the learning rate only; further scopes and ``lambda_reg`` too."""
@@ -246,9 +248,7 @@ def first_points(spec: Spec, untouched: UntouchedModel) -> FirstPoints | None:
     say between which learning rates to search, and have no others."""
     if spec.search.planned:
         return None
-    size = None
-    if untouched.embed_dim is not None and untouched.image_parameters is not None:
-        size = ModelSize(embed_dim=untouched.embed_dim, image_parameters=untouched.image_parameters)
+    size = _size(untouched)
     return FirstPoints(
         spec.parameters,
         trials=spec.search.trials,
@@ -258,6 +258,25 @@ def first_points(spec: Spec, untouched: UntouchedModel) -> FirstPoints | None:
         named=not spec.finds_points,
         paper=size is not None and size.image_parameters >= PAPER_PARAMETERS,
     )
+
+
+def rated_baselines(spec: Spec, untouched: UntouchedModel) -> list[Baseline]:
+    """Return the baselines of a sweep, with the usual learning rate where they name none."""
+
+    def parameters(baseline: Baseline) -> dict[str, Any]:
+        own = baseline.parameters
+        if "learning_rate" in own:
+            return own
+        rate = usual_rate(str(own["tune"]), steps_of(spec, untouched.pairs, own), _known(_size(untouched)))
+        return {**own, "learning_rate": rate}
+
+    return [replace(baseline, parameters=parameters(baseline)) for baseline in spec.baseline_trials()]
+
+
+def _size(untouched: UntouchedModel) -> ModelSize | None:
+    if untouched.embed_dim is None or untouched.image_parameters is None:
+        return None
+    return ModelSize(embed_dim=untouched.embed_dim, image_parameters=untouched.image_parameters)
 
 
 def steps_of(spec: Spec, pairs: int, point: Mapping[str, Value]) -> int:

@@ -19,6 +19,7 @@ from sweeper.search.trial_stopper import TrialStopper
 from sweeper.spec.bounds import violation
 from sweeper.spec.spec import Spec
 from trainables.records import Report, TrialResult
+from trainables.tasks.kind import Baseline
 
 
 class TrialListener(Protocol):
@@ -100,9 +101,11 @@ class TrialScheduler:
         control: SweepControl | None = None,
         search_is_over: Callable[[], bool | None] = lambda: False,
         first_points: FirstPoints | None = None,
+        baselines: Sequence[Baseline] | None = None,
     ) -> None:
         """
         Args:
+            baselines: the first trials, with learning rates; those of the spec by default.
             untouched_goals: of the untouched model on validation.
             first_points: tried before anything is suggested; they say between which learning rates to search too.
             control: ``NoLimits`` by default.
@@ -112,7 +115,8 @@ class TrialScheduler:
         self._spec, self._study, self._files, self._untouched_goals = spec, study, files, untouched_goals
         self._listener, self._control = listener, control or NoLimits()
         self._search_is_over, self._first_points = search_is_over, first_points
-        self._baselines, self._points = spec.baseline_trials(), spec.chosen()
+        self._baselines = spec.baseline_trials() if baselines is None else baselines
+        self._points = spec.chosen()
         trials = study.trials()
         self._to_resume = deque(trial for trial in trials if trial.state == "running")
         self._suggested = sum(trial.confirms is None for trial in trials)

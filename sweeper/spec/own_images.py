@@ -131,6 +131,7 @@ def spec_for_images(folder: Path, model: str, *, has_gpus: bool) -> OwnSpec:
         *blocks,
         *rank,
         "  learning_rate: auto                         # found by the first trials",
+        *([] if "visual" in tuned else ["paint: {tune: transform}                     # the baseline of every front"]),
         "search: {trials: 24}",
         "stopping: {kind: moasha}",
         f"training: {{epochs: {epochs}, global_batch_size: {batch}}}",

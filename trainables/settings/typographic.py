@@ -38,7 +38,8 @@ class Paint(Settings):
 
     objective: Literal["cross_entropy"] = "cross_entropy"
     tune: Tune = "visual"
-    learning_rate: Positive = 2e-5
+    learning_rate: Positive | Literal["auto"] = "auto"
+    """``auto``: the usual one for the model, the scope and the number of steps (docs/learning_rate.md)."""
     lambda_reg: Annotated[float, Field(ge=0.0)] = 0.0
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     rank: Annotated[int, Field(ge=1)] | None = None
@@ -48,15 +49,16 @@ class Paint(Settings):
     @model_validator(mode="after")
     def _is_a_trial(self) -> Self:
         try:
-            Parameters.model_validate(self.parameters())
+            Parameters.model_validate({"learning_rate": 1e-4, **self.parameters()})
         except ValidationError as error:
             # Each field alone was checked as a field of Paint, so that this is the check over all of them.
             raise error.errors()[0]["ctx"]["error"] from error
         return self
 
     def parameters(self) -> dict[str, Any]:
-        """Return the parameters of the baseline's trial, without those that are None."""
-        return self.model_dump(exclude_none=True)
+        """Return the parameters of the baseline's trial, without those that are None, or not known yet."""
+        parameters = self.model_dump(exclude_none=True)
+        return {name: value for name, value in parameters.items() if value != "auto"}
 
 
 class TypographicSettings(TaskSettings):

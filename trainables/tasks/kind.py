@@ -37,6 +37,7 @@ class Baseline:
     title: str
     """For people: ``PAINT``."""
     parameters: dict[str, Any]
+    """Of its trial. Without a learning rate where the usual one is to be taken."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,7 +50,7 @@ def test_many_classes_are_refused_with_what_to_look_at(spec: Spec) -> None:
 
 
 def test_check_refuses_an_untrained_model(tmp_path: Path) -> None:
-    model = write_clip(tmp_path / "clip", "vit")
+    model = write_clip(tmp_path / "clip", "vit", embed_dim=64)
     changes = [f"model.architecture=local-dir:{model}", "sets.world.train=64", "sets.world.test=40"]
     with pytest.raises(UserError, match="the model does not know these classes"):
         check_model_and_images(load_spec(ROOT / "search_spaces" / "quickstart.yaml", changes), lambda line: None)

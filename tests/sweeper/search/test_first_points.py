@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sweeper.jobs import Outcome
 from sweeper.records import TrialRecord, UntouchedModel
-from sweeper.search.first_points import FirstPoints, first_points, rate_found
+from sweeper.search.first_points import FirstPoints, first_points, rate_found, rated_baselines
 from sweeper.search.learning_rate import ModelSize, usual_rate
 from sweeper.search.scheduler import TrialScheduler
 from sweeper.search.simulator import MemoryFiles, SimulatedTrial, Simulation
@@ -310,3 +310,14 @@ def test_the_usual_rate_falls_with_steps_and_size() -> None:
     assert usual_rate("visual", 160, world) == 2e-4
     assert usual_rate("transform", 10, vit) == pytest.approx(0.03 / 8, rel=0.02)
     assert 5e-6 < usual_rate("visual", 750, vit) < 5e-5
+
+
+def test_baseline_without_a_rate_begins_at_the_usual_one(tmp_path: Path) -> None:
+    def rates(paint: str) -> list[float]:
+        spec = spec_of(tmp_path, text=SPEC.replace("paint: null", paint))
+        return [baseline.parameters["learning_rate"] for baseline in rated_baselines(spec, UNTOUCHED)]
+
+    assert rates("paint: {tune: visual}") == [USUAL]
+    assert rates("paint: {tune: transform}") == [0.03]
+    assert rates("paint: {learning_rate: 2e-5}") == [2e-5]
+    assert rates("paint: null") == []

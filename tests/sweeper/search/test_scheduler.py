@@ -223,7 +223,7 @@ def test_reports_are_passed_on_and_never_stop_a_trial(tmp_path: Path) -> None:
 def test_trial_json_runs_alone(tmp_path: Path) -> None:
     from trainables.__main__ import read_trial
 
-    driver = Driver(tmp_path, make_spec())
+    driver = Driver(tmp_path, make_spec(paint={"learning_rate": 2e-5}))
     job = next_job(driver)
     assert job is not None
     trial = read_trial(driver.folder.trial(job.key).path / "trial.json", [])

@@ -180,7 +180,8 @@ def test_epochs_may_be_searched_or_fixed_beyond_those_of_training(folder: Path, 
     assert {spec.training.epochs_of(parameters) for parameters in drawn} <= {1, 9}
     assert spec.chosen()[0]["epochs"] == 9, "the point's"
     (paint,) = spec.baseline_trials()
-    assert spec.training.epochs_of(Parameters.model_validate(paint.parameters)) == 3
+    rated = {**paint.parameters, "learning_rate": 1e-4}
+    assert spec.training.epochs_of(Parameters.model_validate(rated)) == 3
     assert Spec.from_resolved(spec.resolved()) == spec
 
 
@@ -242,6 +243,9 @@ def test_a_metric_may_be_kept_above_a_floor_or_below_a_ceiling(folder: Path) -> 
 
 def test_the_baseline_is_on_unless_it_is_null(folder: Path) -> None:
     paint = load(folder, BASE).paint
+    assert paint is not None
+    assert "learning_rate" not in paint.parameters(), "the usual one is taken"
+    paint = load(folder, BASE + "paint: {learning_rate: 2e-5}\n").paint
     assert paint is not None
     parameters = Parameters.model_validate(paint.parameters())
     assert (parameters.objective, parameters.lambda_reg, parameters.learning_rate) == ("cross_entropy", 0.0, 2e-5)
