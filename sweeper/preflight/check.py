@@ -16,6 +16,7 @@ from sweeper.front.second_look import look_text
 from sweeper.run.resources import plan_slots
 from sweeper.run.usage import check_device, new_session
 from sweeper.spec.quantities import parse_budget
+from sweeper.spec.set_checks import set_notes
 from sweeper.spec.spec import Spec
 from trainables.settings.task import Expectation
 
@@ -42,6 +43,8 @@ def check_sweep(
     echo(f"spec: {spec.name}, {spec.search.trials} trials, seed {spec.search.seed}")
     _check_storage(storage, echo)
     _check_tracker(storage, tracking_uri, echo)
+    for note in set_notes(spec.sets):
+        echo(note)
     check_model_and_images(spec, echo)
     _check_capacity(spec, gpus, address, echo)
 
