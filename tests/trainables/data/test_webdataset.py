@@ -87,4 +87,4 @@ def test_a_compressed_shard_and_one_that_is_not_there(tmp_path: Path) -> None:
     raw = {"kind": "webdataset", "train": [str(tmp_path / "{a,b,c}.tar")], "class_names": ["cat", "cat"]}
     messages = {problem.path: problem.message for problem in set_problems("w", raw)}
     assert "no shard" in messages["sets", "w", "train", 0] and "c.tar" in messages["sets", "w", "train", 0]
-    assert "both called 'cat'" in messages["sets", "w", "class_names"]
+    assert "both called 'cat'" in messages["sets", "w", "class_names", 1]

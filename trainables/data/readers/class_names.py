@@ -119,8 +119,8 @@ class Named(NamedTuple):
     """The name of a class where it is found."""
 
     name: str
-    place: str
-    """A folder, file or split, as messages name it."""
+    place: str = ""
+    """A folder, file or split, as messages name it; empty where names may be spelled in several ways everywhere."""
     where: tuple[str | int, ...] = ()
     """Leads from the set's settings to what names the place."""
 
@@ -156,13 +156,16 @@ def one_spelling(found: Iterable[Named], apart: Callable[[str, str], bool] | Non
             first = name
         used[name] = first
         spellings = spelled.setdefault(first, {})
-        rival = next((other for other, places in spellings.items() if place in places and other != name), None)
+        rival = next(
+            (other for other, places in spellings.items() if place and place in places and other != name), None
+        )
         if rival is not None:
             mend = "rename or merge one, or tell them apart in class_names"
             raise SetError(f"{place}: {_alike(rival, name)}; {mend}", *path)
         spellings.setdefault(name, []).append(place)
     notes = [
-        f"{' and '.join(f'{name!r} ({places[0]})' for name, places in spellings.items())} are read as one class"
+        " and ".join(f"{name!r} ({places[0]})" if places[0] else repr(name) for name, places in spellings.items())
+        + " are read as one class"
         for spellings in spelled.values()
         if len(spellings) > 1
     ]
