@@ -31,10 +31,12 @@ def is_lfs_pointer(start: bytes) -> bool:
     return start.startswith(_LFS_START)
 
 
-def names_lfs_pointer(path: Path | str) -> bool:
-    """Return whether the file is a Git LFS pointer; False where it cannot be read."""
+def names_lfs_pointer(path: Path | str, offset: int = 0) -> bool:
+    """Return whether a file is a Git LFS pointer, or holds one from byte ``offset`` on; False for one that cannot be
+    read."""
     try:
         with open(path, "rb") as file:
+            file.seek(offset)
             return is_lfs_pointer(file.read(len(_LFS_START)))
     except OSError:
         return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from sweeper.errors import UserError
 from sweeper.spec.problems import Problem, closest, did_you_mean
+from trainables.attack.rendering import writing_problem
 from trainables.data.readers.attributes import AttributeReader
 from trainables.data.readers.class_names import SetError, listed, os_problem
 from trainables.data.readers.image_folder import ImageFolderReader
@@ -19,7 +20,7 @@ from trainables.data.readers.kinds import reader_of
 from trainables.data.readers.not_read import not_read
 from trainables.data.readers.samples import class_folders, is_image
 from trainables.data.readers.webdataset import shards_of
-from trainables.settings.sets import SPLITS, ImageFolderSet, ImageSetSettings, Split, WebDatasetSet
+from trainables.settings.sets import SPLITS, ImageFolderSet, ImageSetSettings, Split, TypographicSet, WebDatasetSet
 from trainables.settings.task import TrainSettings
 from trainables.spelling import same_word
 
@@ -61,6 +62,21 @@ def set_notes(sets: Mapping[str, ImageSetSettings]) -> list[str]:
         except SetError as error:
             raise UserError(f"set {name!r}: {error}") from error
     return lines
+
+
+def word_problems(sets: Mapping[str, ImageSetSettings], names: Iterable[str]) -> list[Problem]:
+    """Return which class names of the sets called ``names`` cannot be written on their images, given sets without
+    problems of their own. Nothing of sets on which words are written already."""
+    problems = []
+    for name in dict.fromkeys(names):
+        settings = sets[name]
+        words = None if isinstance(settings, TypographicSet) else reader_of(settings).class_names()
+        for index, word in enumerate(words or ()):
+            if (message := writing_problem(word)) is not None:
+                inline = isinstance(settings, ImageFolderSet | WebDatasetSet) and isinstance(settings.class_names, list)
+                problems.append(Problem(("sets", name, *(("class_names", index) if inline else ())), message))
+                break
+    return problems
 
 
 def class_problems(train: TrainSettings, settings: ImageSetSettings) -> list[Problem]:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, features
+from PIL import Image, UnidentifiedImageError, features
 
 from trainables.data.listing import Listing
 from trainables.data.readers.class_names import SetError, counted, os_problem, printable
 from trainables.settings.sets import HeldBack, Split
+from trainables.text_files import LFS_POINTER, names_lfs_pointer
 
 IMAGE_SUFFIXES = {
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
@@ -140,11 +141,16 @@ def class_folders(root: Path) -> list[str]:
 
 
 def _open(sample: Sample) -> Image.Image:
-    if sample.size is None:
-        return Image.open(sample.file)
-    with open(sample.file, "rb") as file:  # a handle kept open would share its position with forked processes
-        file.seek(sample.offset)
-        return Image.open(io.BytesIO(file.read(sample.size)))
+    try:
+        if sample.size is None:
+            return Image.open(sample.file)
+        with open(sample.file, "rb") as file:  # a handle kept open would share its position with forked processes
+            file.seek(sample.offset)
+            return Image.open(io.BytesIO(file.read(sample.size)))
+    except UnidentifiedImageError:
+        if names_lfs_pointer(sample.file, sample.offset):
+            raise ValueError(LFS_POINTER) from None
+        raise
 
 
 def _inputs(samples: Sequence[Sample]) -> str:
