@@ -38,7 +38,7 @@ def names_lfs_pointer(path: Path | str, offset: int = 0) -> bool:
         with open(path, "rb") as file:
             file.seek(offset)
             return is_lfs_pointer(file.read(len(_LFS_START)))
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a NUL character in the path
         return False
 
 
@@ -70,7 +70,7 @@ def text_lines(text: str) -> list[str]:
 def parsed_json(path: Path, text: str) -> Any:
     """Return what a JSON file holds. Raise TextFileError, with the line, for anything else."""
     try:
-        return json.loads(text)
+        return json.loads(text, strict=False)  # a line feed or tab within a string does no harm
     except json.JSONDecodeError as error:
         raise TextFileError(f"{path}:{error.lineno}: this is no JSON: {error.msg}") from error
     except (ValueError, RecursionError) as error:
@@ -94,7 +94,7 @@ def json_lines(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
             continue
         place = f"{path}:{number}"
         try:
-            entry = json.loads(line)
+            entry = json.loads(line, strict=False)
         except (ValueError, RecursionError) as error:
             message = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
             raise TextFileError(f"{place}: this line is no JSON: {message}{_hint(path, text)}") from error
@@ -149,7 +149,7 @@ def _record(place: str, entry: Any) -> tuple[str, dict[str, Any]]:
 def _hint(path: Path, text: str) -> str:
     """What a file whose lines are no objects was probably meant to be."""
     try:
-        whole = json.loads(text)
+        whole = json.loads(text, strict=False)
     except (ValueError, RecursionError):
         return "; an object takes one line, without line breaks in it"
     hint = _of_one_object(whole) if isinstance(whole, dict) else None

@@ -135,12 +135,17 @@ class Spellings:
     """A line for each class that is spelled in several ways."""
 
 
-def one_spelling(found: Iterable[Named], apart: Callable[[str, str], bool] | None = None) -> Spellings:
+def one_spelling(
+    found: Iterable[Named],
+    apart: Callable[[str, str], bool] | None = None,
+    mend: str = "spell both alike, or leave one out",
+) -> Spellings:
     """Read names that CLIP's tokenizer cannot tell apart as one class.
 
     Args:
         found: the first spelling of a class stands for it.
         apart: whether the settings tell two such names apart, by words of their own; None: never.
+        mend: what to do about two such names in one place.
 
     Raises SetError where two such names are in one place: nobody knows whether they are meant to be one class.
     """
@@ -160,7 +165,6 @@ def one_spelling(found: Iterable[Named], apart: Callable[[str, str], bool] | Non
             (other for other, places in spellings.items() if place and place in places and other != name), None
         )
         if rival is not None:
-            mend = "rename or merge one, or tell them apart in class_names"
             raise SetError(f"{place}: {_alike(rival, name)}; {mend}", *path)
         spellings.setdefault(name, []).append(place)
     notes = [

@@ -72,7 +72,8 @@ class ImageFolderReader(Reader):
             for index, root in enumerate(self.settings.folders(split))
             for folder in _classes_in(root, split, index)
         ]
-        return one_spelling(found, told_apart(self.settings.class_names, [named.name for named in found]))
+        apart = told_apart(self.settings.class_names, [named.name for named in found])
+        return one_spelling(found, apart, "rename or merge one, or give both words of their own in class_names")
 
     def _samples(self, folders: list[str], split: Split) -> list[Sample]:
         roots, wanted, used = self.settings.folders(split), set(folders), self._spellings().used

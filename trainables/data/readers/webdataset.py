@@ -41,6 +41,7 @@ _FURTHER_IMAGES = {suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES} - set(
 CLASS_INDEX, CLASS_NAME = "cls", "txt"
 _NUMBERS = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _NAMES = re.compile(r"\{([^{}]*,[^{}]*)\}")
+_MEND = "spell both alike, or name the classes in class_names"
 _INDEX = "index "
 """Marks a class id that is an index (of a ``cls`` member) until the names are known."""
 READING_THREADS = 8
@@ -138,7 +139,7 @@ class WebDatasetReader(Reader):
         )
 
     def notes(self) -> list[str]:
-        spellings = one_spelling(self._labels()).notes if self.class_names() is None else []
+        spellings = one_spelling(self._labels(), mend=_MEND).notes if self.class_names() is None else []
         if self.settings.attribute_key is not None and self.settings.values is None:
             spellings = [*spellings, *one_spelling(self._found_values()).notes]
         lines = []
@@ -163,7 +164,7 @@ class WebDatasetReader(Reader):
         labels = []
         for split in SPLITS:
             of_split = {sample.class_id for sample in self._samples(split)}
-            labels += [Named(label, f"the {split} shards", (split,)) for label in sorted(of_split)]
+            labels += [Named(label, f"the .txt members of the {split} shards", (split,)) for label in sorted(of_split)]
         if any(label.name.startswith(_INDEX) for label in labels):
             raise SetError("the shards hold class indices (.cls); say their words in class_names")
         return labels
@@ -176,7 +177,7 @@ class WebDatasetReader(Reader):
         return sorted(set(one_spelling(self._found_values()).used.values()))
 
     def _names_in_shards(self) -> tuple[str, ...]:
-        labels = set(one_spelling(self._labels()).used.values())
+        labels = set(one_spelling(self._labels(), mend=_MEND).used.values())
         if len(labels) < 2:
             dotted = "".join(f"; {note}" for note in self.notes())
             raise SetError(f"only one class ({', '.join(labels)}); two classes or more are needed{dotted}")
