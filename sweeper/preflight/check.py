@@ -41,10 +41,10 @@ def check_sweep(
 ) -> None:
     """Echo a line per thing checked. Raise UserError or UnavailableError at the first that a sweep cannot run with."""
     echo(f"spec: {spec.name}, {spec.search.trials} trials, seed {spec.search.seed}")
-    _check_storage(storage, echo)
-    _check_tracker(storage, tracking_uri, echo)
     for note in set_notes(spec.sets):
         echo(note)
+    _check_storage(storage, echo)
+    _check_tracker(storage, tracking_uri, echo)
     check_model_and_images(spec, echo)
     _check_capacity(spec, gpus, address, echo)
 
