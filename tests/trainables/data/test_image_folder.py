@@ -108,6 +108,11 @@ def test_what_is_not_read_is_counted_and_said(tmp_path: Path) -> None:
     assert len(list_split("train", **FOLDERS, train=root).keys) == 4
 
 
+def test_a_copy_of_a_class_folder_is_said(tmp_path: Path) -> None:
+    root = photos(tmp_path / "train", ["cat", "cat copy", "mars (1)"], 1)
+    assert notes(train=root) == ["the class folder 'cat copy' is a class of its own beside 'cat'; is it a copy?"]
+
+
 def test_a_class_with_images_further_down_only_is_refused(tmp_path: Path) -> None:
     root = photos(tmp_path / "train", ["cat", "dog"], 1)
     photo(root / "owl" / "more" / "1.jpg", 3)

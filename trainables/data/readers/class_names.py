@@ -18,6 +18,8 @@ from trainables.spelling import normal_form, same_word
 from trainables.text_files import TextFileError, parsed_json, read_text, text_lines
 
 _WORDNET_ID = re.compile(r"n\d{8}")
+_COPY_MARK = re.compile(r" ?\(\d+\)$| \([^()]*copy\)$|( -|-|_)? ?\bcopy( \d+| \(\d+\))?$", re.IGNORECASE)
+"""What browsers and desktops append to the name of a file of which there is one already."""
 _OWN = Path(__file__).with_name("names.json")
 
 
@@ -263,6 +265,11 @@ def checked(
             of = f" (of {ids[earlier]!r} and {ids[index]!r})" if ids else ""
             raise SetError(f"{place}{_alike(words[earlier], word)}{of}", *where(index))
     return tuple(words)
+
+
+def without_copy_mark(name: str) -> str:
+    """Return a name without what browsers and desktops append to that of a copy: ``dog (1)`` and ``dog - Copy (2)``."""
+    return _COPY_MARK.sub("", name)
 
 
 def printable(name: str) -> str:

@@ -14,6 +14,7 @@ from trainables.data.readers.class_names import (
     one_spelling,
     os_problem,
     told_apart,
+    without_copy_mark,
     words_for,
 )
 from trainables.data.readers.not_read import not_read
@@ -21,6 +22,7 @@ from trainables.data.readers.reader import Reader
 from trainables.data.readers.samples import Sample, class_folders, hold_back, images_in, listing_of
 from trainables.data.readers.templates import templates_of
 from trainables.settings.sets import SPLITS, HeldBack, ImageFolderSet, Split
+from trainables.spelling import same_word
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,15 @@ class ImageFolderReader(Reader):
 
     def notes(self) -> list[str]:
         wanted = self.folders()
+        plain = {name: without_copy_mark(name) for name in sorted(wanted)}
+        marked = [
+            f"the class folder {name!r} is a class of its own beside {of!r}; is it a copy?"
+            for name, of in plain.items()
+            if of != name and same_word(of, wanted) is not None
+        ]
         roots = [(split, root) for split in SPLITS for root in self.settings.folders(split)]
         lines = [f"{split}: {line}" for split, root in roots for line in not_read(root, 1, wanted)]
-        return self._spellings().notes + lines
+        return self._spellings().notes + marked + lines
 
     def list_images(self, split: Split) -> Listing:
         settings = self.settings

@@ -21,6 +21,7 @@ from trainables.data.readers.class_names import (
     os_problem,
     printable,
     text_of,
+    without_copy_mark,
 )
 from trainables.data.readers.not_read import not_read
 from trainables.data.readers.reader import Reader
@@ -31,8 +32,6 @@ from trainables.spelling import is_missing, is_no_word, normal_form
 from trainables.text_files import TextFileError, json_lines
 
 _LABELLED = re.compile(r"label=(?P<label>.+)_text=(?P<text>.+)\.[^.]+")
-_COPY = re.compile(r" ?\(\d+\)$| \([^()]*copy\)$|( -|-|_)? ?\bcopy( \d+| \(\d+\))?$", re.IGNORECASE)
-"""What browsers and desktops append to the name of a file of which there is one already."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ class WrittenLabelReader(Reader):
     def _without_mark(self, sample: Sample, labels: set[str], texts: set[str]) -> Sample:
         """Return the sample without the mark of a copy behind its text. Labels and texts in their normal form."""
         written = sample.written or ""
-        word = _COPY.sub("", written)
+        word = without_copy_mark(written)
         if word == written or normal_form(written) in labels:
             return sample
         if normal_form(word) not in (labels | texts):
