@@ -232,10 +232,16 @@ def _is_point(choice: str) -> bool:
 
 def _data(given: list[str] | None, attack: str | None) -> Data | None:
     from sweeper.models.evaluate import read_data
+    from sweeper.spec.set_checks import set_notes
 
     if attack not in (None, "sign", "defense_prefix"):
         raise UserError(f"--attack {attack}: unknown attack; choose sign or defense_prefix")
-    return read_data(given, attack) if given else None
+    if not given:
+        return None
+    data = read_data(given, attack)
+    for note in set_notes({name: settings for name, (settings, _) in data.sets.items()}):
+        _echo(note)
+    return data
 
 
 def _cache(storage: Path | None) -> Path | None:

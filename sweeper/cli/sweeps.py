@@ -76,6 +76,7 @@ def run(
     from sweeper.environment import git_commit
     from sweeper.preflight.check import check_writable
     from sweeper.search.warm_start import check_warm_start
+    from sweeper.spec.set_checks import set_notes
     from sweeper.spec.spec import load_spec, spec_difference
     from sweeper.storage.sweep_folder import SweepFolder, create_under_free_name
 
@@ -84,6 +85,8 @@ def run(
     overrides += [f"search.trials={trials}"] if trials is not None else []
     overrides += [f"name={name}"] if name is not None else []
     loaded = with_budget(load_spec(spec, overrides), budget)
+    for note in set_notes(loaded.sets):
+        typer.echo(note, err=True)
     root = storage_path(storage)
     folder = SweepFolder(root, loaded.name)
     options = _options(gpus, address, tracking_uri, root, time, grace, price)

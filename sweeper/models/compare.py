@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sweeper.errors import UserError
+from trainables.spelling import label_form
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,12 +82,12 @@ def _common(first: Answers, second: Answers) -> tuple[list[str], int]:
     common = [image for image in first.images if image in shown_to_second]
     for image, label, word in zip(first.images, first.true, first.written, strict=True):
         true, written = shown_to_second.get(image, (label, word))
-        if true != label:
+        if label_form(true) != label_form(label):
             raise UserError(
                 f"{first.set}, {first.view}: the image {image} is {label!r} in the first and {true!r} in the second; "
                 "they were not shown the same images"
             )
-        if word and written and word != written:
+        if word and written and label_form(word) != label_form(written):
             raise UserError(
                 f"{first.set}, {first.view}: {word!r} is written on the image {image} in the first and {written!r} in "
                 "the second; they were not shown the same images (evaluate both with one --seed and one --attack)"

@@ -82,11 +82,13 @@ def answers_of(
 
     Raise UserError for a model, images or answers that cannot be had.
     """
-    from trainables.evaluation.answers import read_answers
+    from trainables.evaluation.answers import read_answers, refuse_strange
 
-    if model.removesuffix(".gz").endswith((".csv", ".json", ".jsonl")):
+    if model.lower().removesuffix(".gz").endswith((".csv", ".json", ".jsonl")):
         try:
-            return read_answers(Path(model))
+            answers = read_answers(Path(model))
+            refuse_strange(Path(model), answers)
+            return answers
         except OSError as error:
             raise UserError(f"{model}: {error.strerror or error}") from error
         except ValueError as error:
@@ -189,7 +191,7 @@ def read_data(given: Sequence[str], attack: str | None) -> Data:
     attributes: list[AttributeSection | None] = []
     for argument in given:
         named: dict[str, tuple[SetSettings, Split]]
-        if argument.endswith((".yaml", ".yml")):
+        if argument.lower().endswith((".yaml", ".yml")):
             file, chosen = _from_file(Path(argument))
             recipes.append(file.attack)
             attributes.append(file.attribute)

@@ -17,6 +17,7 @@ from sweeper.run.chance import check_chance
 from sweeper.run.resources import plan_slots
 from sweeper.run.usage import check_device, new_session
 from sweeper.spec.quantities import parse_budget
+from sweeper.spec.set_checks import set_notes
 from sweeper.spec.spec import Spec
 from trainables.settings.task import Expectation
 
@@ -41,6 +42,8 @@ def check_sweep(
 ) -> None:
     """Echo a line per thing checked. Raise UserError or UnavailableError at the first that a sweep cannot run with."""
     echo(f"spec: {spec.name}, {spec.search.trials} trials, seed {spec.search.seed}")
+    for note in set_notes(spec.sets):
+        echo(note)
     _check_storage(storage, echo)
     _check_tracker(storage, tracking_uri, echo)
     check_model_and_images(spec, echo)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import trainables
 from sweeper.spec.problems import Problem, closest
 from trainables.models.model_files import refuse_architecture
 from trainables.settings.task import WEIGHT_SUFFIXES
+from trainables.text_files import LFS_POINTER, names_lfs_pointer
 
 _FOLDER_WEIGHTS = (".safetensors", ".bin", ".pth")
 """Suffixes by which open_clip finds the weights of a folder; .pt is not among them."""
@@ -43,8 +45,13 @@ def model_problems(raw: Any) -> list[Problem]:
     architecture, pretrained = raw.get("architecture"), raw.get("pretrained")
     if isinstance(architecture, str) and (message := _architecture_problem(architecture)):
         problems.append(Problem(("model", "architecture"), f"`model.architecture`: {message}"))
-    if isinstance(pretrained, str) and pretrained.endswith(WEIGHT_SUFFIXES) and not Path(pretrained).is_file():
-        problems.append(Problem(("model", "pretrained"), f"`model.pretrained`: {_missing_file(Path(pretrained))}"))
+    if isinstance(pretrained, str) and pretrained.endswith(WEIGHT_SUFFIXES):
+        file = Path(pretrained)
+        message = f"{file} {LFS_POINTER}" if names_lfs_pointer(file) else None
+        if message is None and not os.path.isfile(file):
+            message = _missing_file(file)
+        if message is not None:
+            problems.append(Problem(("model", "pretrained"), f"`model.pretrained`: {message}"))
     return problems
 
 
@@ -78,8 +85,10 @@ def _architecture_problem(name: str) -> str | None:
     file = _config_file(name)
     folder = Path(name.removeprefix("local-dir:")) if name.startswith("local-dir:") else None
     if folder is not None:
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             return f"the folder {folder} does not exist"
+        if pointers := [file for file in folder.iterdir() if file.is_file() and names_lfs_pointer(file)]:
+            return f"{pointers[0]} {LFS_POINTER}"
         if not (folder / "open_clip_config.json").is_file():
             return f"{folder} holds no open_clip_config.json; is it a folder that open_clip has written?"
         if embedding_width({"architecture": name}) is None:

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from sweeper.errors import UserError
 from sweeper.spec.problems import Problem, closest, did_you_mean
+from trainables.attack.rendering import writing_problem
 from trainables.data.readers.attributes import AttributeReader
-from trainables.data.readers.class_names import SetError, chosen, listed, words_for
+from trainables.data.readers.class_names import SetError, listed, os_problem
+from trainables.data.readers.image_folder import ImageFolderReader
 from trainables.data.readers.kinds import reader_of
+from trainables.data.readers.not_read import not_read
 from trainables.data.readers.samples import class_folders, is_image
 from trainables.data.readers.webdataset import shards_of
-from trainables.settings.sets import SPLITS, ImageFolderSet, ImageSetSettings, Split, WebDatasetSet
+from trainables.settings.sets import SPLITS, ImageFolderSet, ImageSetSettings, Split, TypographicSet, WebDatasetSet
 from trainables.settings.task import TrainSettings
+from trainables.spelling import same_word
 
 
 def set_problems(name: str, raw: Any) -> list[Problem]:
@@ -33,13 +38,45 @@ def set_problems(name: str, raw: Any) -> list[Problem]:
         for index, template in enumerate(templates)
         if "{}" not in template
     ]
-    if isinstance(settings, ImageFolderSet):
-        problems_of_files = [*_folder_problems(settings), *_shared(settings, _resolved_folders(settings))]
-    elif isinstance(settings, WebDatasetSet):
-        problems_of_files = list(_shard_problems(settings))
-    else:
-        problems_of_files = list(_listing_problems(settings))
+    try:
+        if isinstance(settings, ImageFolderSet):
+            problems_of_files = [*_folder_problems(settings), *_shared(settings, _resolved_folders(settings))]
+        elif isinstance(settings, WebDatasetSet):
+            problems_of_files = list(_shard_problems(settings))
+        else:
+            problems_of_files = list(_listing_problems(settings))
+    except OSError as error:
+        problems_of_files = [Problem((), os_problem(error, "a file of the set"))]
     return problems + [problem.below(path) for problem in problems_of_files]
+
+
+def set_notes(sets: Mapping[str, ImageSetSettings]) -> list[str]:
+    """Return a line for whatever of the sets' files is not read, or is read otherwise than it is spelled.
+
+    Raise UserError for files that cannot be had.
+    """
+    lines = []
+    for name, settings in sets.items():
+        try:
+            lines += [f"set {name}: {note}" for note in reader_of(settings).notes()]
+        except SetError as error:
+            raise UserError(f"set {name!r}: {error}") from error
+    return lines
+
+
+def word_problems(sets: Mapping[str, ImageSetSettings], names: Iterable[str]) -> list[Problem]:
+    """Return which class names of the sets called ``names`` cannot be written on their images, given sets without
+    problems of their own. Nothing of sets on which words are written already."""
+    problems = []
+    for name in dict.fromkeys(names):
+        settings = sets[name]
+        words = None if isinstance(settings, TypographicSet) else reader_of(settings).class_names()
+        for index, word in enumerate(words or ()):
+            if (message := writing_problem(word)) is not None:
+                inline = isinstance(settings, ImageFolderSet | WebDatasetSet) and isinstance(settings.class_names, list)
+                problems.append(Problem(("sets", name, *(("class_names", index) if inline else ())), message))
+                break
+    return problems
 
 
 def class_problems(train: TrainSettings, settings: ImageSetSettings) -> list[Problem]:
@@ -52,9 +89,9 @@ def class_problems(train: TrainSettings, settings: ImageSetSettings) -> list[Pro
         problems = [
             Problem((*path, index), f"`train.classes`: no class {name!r}" + did_you_mean(name, names))
             for index, name in enumerate(train.classes)
-            if name not in names
+            if same_word(name, names) is None
         ]
-        if not problems and len(set(train.classes)) < 2:
+        if not problems and len({same_word(name, names) for name in train.classes}) < 2:
             problems.append(Problem(path, "`train.classes`: at least two different classes are needed"))
         return problems
     count = len(names) if train.classes == "all" else math.ceil(len(names) * train.classes)
@@ -99,10 +136,16 @@ def _resolved_folders(settings: ImageFolderSet) -> dict[Split, list[list[Path]]]
         roots = getattr(settings, split)
         if isinstance(roots, list):
             folders[split] = [
-                [Path(os.path.realpath(root / name)) for name in class_folders(root)] if root.is_dir() else []
-                for root in roots
+                [Path(os.path.realpath(root / name)) for name in _readable_folders(root)] for root in roots
             ]
     return folders
+
+
+def _readable_folders(root: Path) -> list[str]:
+    try:
+        return class_folders(root)
+    except (OSError, SetError):
+        return []  # told by _folder_problems
 
 
 def _shared(settings: ImageFolderSet | WebDatasetSet, files: dict[Split, list[list[Path]]]) -> Iterator[Problem]:
@@ -132,6 +175,12 @@ def _has_images(folder: Path) -> bool:
         return any(is_image(entry.name) for entry in entries)
 
 
+def _no_images(root: Path, folders: list[str]) -> str:
+    deeper = [line for line in not_read(root, 1, folders) if "further down" in line]
+    hint = f" ({deeper[0]})" if deeper else ""
+    return f"no images in the class folder {listed(folders)} of {root}; add some or remove the folder{hint}"
+
+
 def _folder_problems(settings: ImageFolderSet) -> Iterator[Problem]:
     names_in: dict[Path, list[str]] = {}
     readable = True
@@ -140,8 +189,11 @@ def _folder_problems(settings: ImageFolderSet) -> Iterator[Problem]:
         for index, root in enumerate(roots if isinstance(roots, list) else []):
             try:
                 names_in[root] = class_folders(root)
-            except OSError as error:
-                message = _missing(root) if isinstance(error, FileNotFoundError) else f"{root}: {error.strerror}"
+            except (OSError, SetError) as error:
+                if isinstance(error, OSError):
+                    message = _missing(root) if isinstance(error, FileNotFoundError) else os_problem(error, root)
+                else:
+                    message = str(error)
                 yield Problem((split, index), message)
                 readable = False
                 continue
@@ -151,24 +203,26 @@ def _folder_problems(settings: ImageFolderSet) -> Iterator[Problem]:
                 readable = False
     if not readable:
         return
+    reader = ImageFolderReader(settings)
     try:
-        folders = chosen(sorted({name for names in names_in.values() for name in names}), settings.classes)
+        folders = reader.folders()
     except SetError as error:
         yield Problem(error.where, str(error))
         return
     for split in SPLITS:
         roots = getattr(settings, split)
         for index, root in enumerate(roots if isinstance(roots, list) else []):
-            used = [name for name in names_in[root] if name in set(folders)]
-            if not used:
-                yield Problem((split, index), f"{root} has none of the classes in `classes`")
-            elif empty := [name for name in used if not _has_images(root / name)]:
-                message = f"no images in the class folder {listed(empty)} of {root}; add some or remove the folder"
-                yield Problem((split, index), message)
-    if len(folders) < 2:
-        yield Problem((), f"only one class folder ({', '.join(folders)}); two classes or more are needed")
-        return
+            used = [name for name in names_in[root] if name in folders]
+            try:
+                if not used:
+                    yield Problem((split, index), f"{root} has none of the classes in `classes`")
+                elif empty := [name for name in used if not _has_images(root / name)]:
+                    yield Problem((split, index), _no_images(root, empty))
+            except OSError as error:
+                yield Problem((split, index), os_problem(error, root))
+            except SetError as error:
+                yield Problem((split, index), str(error))
     try:
-        words_for(folders, settings.class_names, {name: name.replace("_", " ") for name in folders})
+        reader.class_names()
     except SetError as error:
         yield Problem(error.where, str(error))

@@ -29,13 +29,14 @@ from sweeper.spec.middle import anchors
 from sweeper.spec.model_checks import embedding_width, model_problems
 from sweeper.spec.problems import Problem, ProblemsError, did_you_mean, from_validation
 from sweeper.spec.sections import Confirm, GoalSettings, Limits, Resources, Search, Stopping
-from sweeper.spec.set_checks import class_problems, set_problems
+from sweeper.spec.set_checks import class_problems, set_problems, word_problems
 from sweeper.spec.space import Placed, Space
 from sweeper.spec.yaml_document import Document, Place
 from trainables.records import Goals
 from trainables.settings.parameters import Parameters
 from trainables.settings.sets import SettingError
 from trainables.settings.task import TaskSettings, absolute_paths
+from trainables.settings.typographic import TypographicSettings
 from trainables.tasks.kind import Baseline, TaskKind
 from trainables.tasks.known import KINDS, kind_named, kind_of
 
@@ -338,6 +339,9 @@ def load_spec(path: Path | str, overrides: Sequence[str] = ()) -> Spec:
         problems += from_validation(error, data, spec_type(kind.name))
     if spec is not None and not problems:
         problems += class_problems(spec.train, spec.sets[spec.train.set.partition("/")[0]])
+        if isinstance(spec, TypographicSettings):
+            used = [spec.train.set, *spec.evaluate.search.sets, *spec.evaluate.test.sets]
+            problems += word_problems(spec.sets, [reference.partition("/")[0] for reference in used])
         problems += _baseline_problems(spec, context["embed_dim"])
         if not any(override.partition("=")[0].strip() == "search.trials" for override in overrides):
             problems += _plan_problems(spec) + _confirm_problems(spec)

@@ -11,6 +11,7 @@ letters, after Azuma and Matsui, "Defense-Prefix for Preventing Typographic Atta
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -19,6 +20,8 @@ from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from trainables.spelling import normal_form
 
 FONTS_FOLDER = Path(__file__).parent / "fonts"
 FONTS = ("Aileron", "DejaVuSans", "DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSerif")
@@ -41,6 +44,14 @@ COLOURS = {
 """RGB colours of outlined letters; fill and outline differ."""
 
 SMALLEST_FONT_PX = 6
+
+SHAPED_SCRIPTS = {
+    *("ARABIC", "HEBREW", "SYRIAC", "THAANA", "NKO", "MANDAIC", "SAMARITAN", "ADLAM", "MONGOLIAN", "PHAGS-PA"),
+    *("DEVANAGARI", "BENGALI", "GURMUKHI", "GUJARATI", "ORIYA", "TAMIL", "TELUGU", "KANNADA", "MALAYALAM", "SINHALA"),
+    *("THAI", "LAO", "TIBETAN", "MYANMAR", "KHMER", "BALINESE", "JAVANESE", "SUNDANESE", "BATAK", "CHAM", "LEPCHA"),
+    *("LIMBU", "BUGINESE", "SAURASHTRA", "KAYAH", "REJANG", "MEETEI", "SYLOTI", "CHAKMA", "NEWA", "TAI"),
+}
+"""Scripts whose letters join, stack or change places, as the first word of their letters' names in Unicode."""
 
 Position = Literal["mix", "anywhere", "top", "bottom", "middle"]
 MIXED_POSITIONS: tuple[Position, ...] = ("top", "bottom", "anywhere")
@@ -134,7 +145,7 @@ def attack_image(
     if variant.source == "classes":
         written = _wrong_classes(label, class_names, count, rng)
         return write(image, [class_names[index] for index in written], variant.style, rng), written
-    names = {name.casefold() for name in class_names}
+    names = set(map(normal_form, class_names))
     words = [word for word in WORDS if word not in names]
     if len(words) < count:
         raise ValueError(f"every word of {', '.join(WORDS)} is a class name: the variant other_words has none to write")
@@ -146,7 +157,7 @@ def write(image: np.ndarray, words: Sequence[str], style: Style, rng: np.random.
     """Return a copy of ``image``, uint8 (H, W, 3), with ``words`` (one per ``style.words``) written on it.
 
     Names of several words are broken into two lines. A name too long for the image is shrunk until it fits.
-    Raises ValueError for a wrong number of words, an empty word, or letters that no shipped font has.
+    Raises ValueError for a wrong number of words, and for a word that cannot be written, see ``writing_problem``.
     """
     if len(words) != style.words:
         raise ValueError(f"this style writes {style.words} word(s), {len(words)} given: {list(words)}")
@@ -157,34 +168,60 @@ def write(image: np.ndarray, words: Sequence[str], style: Style, rng: np.random.
     return np.array(canvas)
 
 
+@lru_cache(maxsize=8192)
+def writing_problem(word: str) -> str | None:
+    """Return why a word cannot be written on images, in a line; None where it can, in small and in capital letters.
+
+    Letters are drawn one after the other from the left. Arabic, Hebrew, Indic and other scripts, whose letters join,
+    move or run from the right, would come out wrong; letters that the shipped fonts lack would come out as boxes.
+    """
+    text = _break_lines(unicodedata.normalize("NFC", word))
+    letters = [letter for letter in text + text.upper() if not letter.isspace()]
+    mend = "give the class another name in class_names"
+    for letter in letters:
+        script = _script(letter)
+        if script in SHAPED_SCRIPTS or unicodedata.bidirectional(letter) in ("R", "AL"):
+            return f"{word!r} cannot be written on images: its script, {script.title()}, takes shaping; {mend}"
+    if not normal_form(word) or not letters:
+        return f"{word!r} cannot be written on images: it has no letters; {mend}"
+    if lacking := [letter for letter in letters if not _can_write(FALLBACK_FONT, letter)]:
+        return (
+            f"{word!r} cannot be written on images: the shipped fonts lack {lacking[0]!r} "
+            f"({unicodedata.name(lacking[0], 'no letter of Unicode')}); {mend}"
+        )
+    return None
+
+
+def _script(letter: str) -> str:
+    """Return the script of a letter by its name in Unicode, in capitals: ARABIC LETTER BEH -> ARABIC."""
+    return unicodedata.name(letter, "").partition(" ")[0] or "UNKNOWN"
+
+
 def _wrong_classes(label: int, class_names: Sequence[str], count: int, rng: np.random.Generator) -> tuple[int, ...]:
     # Names are compared, not indices: two classes may share a name (ImageNet has two "crane"), and the name of the
     # other class would be the true word.
-    taken = {class_names[label].casefold()}
+    taken = {normal_form(class_names[label])}
     written: list[int] = []
     for _ in range(count):
-        wrong = [index for index, name in enumerate(class_names) if name.casefold() not in taken]
+        wrong = [index for index, name in enumerate(class_names) if normal_form(name) not in taken]
         if not wrong:
             names = ", ".join(class_names)
             raise ValueError(
                 f"to write {count} wrong name(s) takes {count + 1} different class names; there are: {names}"
             )
         written.append(wrong[int(rng.integers(len(wrong)))])
-        taken.add(class_names[written[-1]].casefold())
+        taken.add(normal_form(class_names[written[-1]]))
     return tuple(written)
 
 
 def _write_word(canvas: Image.Image, word: str, position: Position, style: Style, rng: np.random.Generator) -> None:
     short_side = min(canvas.size)
-    text = _break_lines(word)
+    problem = writing_problem(word)
+    if problem is not None:
+        raise ValueError(problem)
+    text = _break_lines(unicodedata.normalize("NFC", word))
     fonts = [name for name in style.fonts if _can_write(name, text)]
-    if not fonts and _can_write(FALLBACK_FONT, text):
-        fonts = [FALLBACK_FONT]
-    if not fonts:
-        raise ValueError(
-            f"{word!r} cannot be written: it is empty or has letters that the shipped fonts lack; "
-            "give the class another name in class_names"
-        )
+    fonts = fonts or [FALLBACK_FONT]
     font = fonts[int(rng.integers(len(fonts)))]
     smallest, largest = (max(SMALLEST_FONT_PX, round(fraction * short_side)) for fraction in style.size)
     size = int(rng.integers(smallest, largest + 1))

@@ -73,6 +73,10 @@ def refuse_too_many(broken: Sequence[str], count: int, max_broken_share: float, 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Return the image with three channels of eight bits. Raises ValueError for pixels whose range is unknown.
 
+    Of 16 bits the upper eight are kept. An image whose values all lie in the lowest 12 or 8 bits was probably saved
+    without scaling its 12 or 8 bits up and would come out black: it is refused, like other unknown ranges. It is not
+    scaled here, because the number of bits can only be guessed, and guesses image by image would change brightnesses.
+
     EXIF orientation is not applied and transparency is dropped, as in open_clip and torchvision: models were trained
     and published figures measured on such images.
     """
@@ -81,6 +85,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
         values = np.asarray(image).astype(np.int64)
         if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
             raise ValueError("values beyond 16 bits")
+        if 0 < (largest := int(values.max(initial=0))) < 4096:
+            raise ValueError(
+                f"16-bit pixels of at most {largest} of 65535, which would be black; scale 8 or 12 bits of data up to "
+                "16, or save them with 8 bits"
+            )
         return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise ValueError("floating-point pixels, whose range is unknown")

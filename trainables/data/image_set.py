@@ -14,6 +14,7 @@ from trainables.attack.rendering import generator
 from trainables.data.cache import Allocate, Store, digest_of
 from trainables.data.readers.class_names import listed
 from trainables.settings.task import TrainSettings
+from trainables.spelling import same_word
 
 IN_MEMORY_BYTES = 64 * 2**20
 """Chosen images up to this size are copied for each process."""
@@ -102,10 +103,10 @@ def preference_classes(settings: TrainSettings, class_names: Sequence[str]) -> l
         share = settings.classes
         chosen = [i for i in range(len(class_names)) if math.ceil((i + 1) * share) > math.ceil(i * share)]
     else:
-        unknown = [name for name in settings.classes if name not in class_names]
-        if unknown:
+        named = {name: same_word(name, class_names) for name in settings.classes}
+        if unknown := [name for name, class_name in named.items() if class_name is None]:
             raise ValueError(f"train.classes: no class {', '.join(unknown)}; there are {', '.join(class_names)}")
-        chosen = sorted(class_names.index(name) for name in set(settings.classes))
+        chosen = sorted({class_names.index(class_name) for class_name in named.values() if class_name is not None})
     if len(chosen) < 2:
         raise ValueError("preference data need at least two classes: one to prefer, another to be written")
     return chosen

@@ -23,6 +23,9 @@ from trainables.settings.sets import ImageSetSettings, Split
 
 PREPARED_FORMAT = 1
 """Raise it when prepared pixels change for the same inputs: old prepared files are then left alone and made anew."""
+DECODED_FORMAT = 2
+"""The same where decoding changes: digests of decoded images tell their pixels, so sweeps go on where none changed.
+2: 16-bit images that would be black are left out."""
 
 
 class DataSource:
@@ -136,7 +139,7 @@ class DataSource:
             about = json.dumps({"broken": decoded.broken, "pixels": decoded.pixels_digest}).encode()
             return {"rows": np.array(decoded.rows, np.int64), "about": np.frombuffer(about, np.uint8)}
 
-        key = {"inputs": listing.inputs, "crop": self._preprocessing, "format": PREPARED_FORMAT}
+        key = {"inputs": listing.inputs, "crop": self._preprocessing, "format": DECODED_FORMAT}
         try:
             arrays = self._store.filled(key, build)
             about = json.loads(bytes(arrays["about"].numpy()))

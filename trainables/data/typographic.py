@@ -16,6 +16,7 @@ from trainables.data.image_set import ImageSet, View
 from trainables.data.source import DataSource
 from trainables.settings.sets import ImageSetSettings
 from trainables.settings.typographic import AttackSettings
+from trainables.spelling import normal_form
 
 
 @dataclass(frozen=True)
@@ -99,5 +100,5 @@ def held_out_variants(settings: AttackSettings, class_names: Sequence[str]) -> d
 
     Those that write more wrong names than there are, two words over two classes, are left out.
     """
-    wrong = len({name.casefold() for name in class_names}) - 1
+    wrong = len(set(map(normal_form, class_names))) - 1
     return {name: variant for name, variant in variants(settings.recipe).items() if variant.style.words <= wrong}

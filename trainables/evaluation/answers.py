@@ -10,12 +10,15 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import json
-from collections.abc import Iterable, Sequence
+import zlib
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from trainables.spelling import is_missing, is_no_word, label_form
+from trainables.text_files import decoded_text, json_records, table
 
 CLEAN, ATTACKED = "clean", "attacked"
 COLUMNS = ("set", "view", "image", "true", "written", "answer", "margin", "reference_kl")
@@ -46,12 +49,21 @@ class Answers:
     reference_kl: np.ndarray | None = None
     """(N,) KL(reference || model) over all class prompts, in nats."""
 
+    def strange(self) -> bool:
+        """Return whether no answer is a label or a written word of these images, in whatever spelling."""
+        if self.answer is None:
+            return False
+        known = {label_form(word) for word in (*self.true, *self.written)}
+        return known.isdisjoint(map(label_form, self.answer))
+
     def measures(self) -> Measures:
         """Return ``accuracy`` and ``text_confusion_rate`` over all classes, ``two_way_accuracy`` between the true and
-        the written class (a tie is wrong), ``reference_kl``; those that can be known, on the images where they can."""
+        the written class (a tie is wrong), ``reference_kl``; those that can be known, on the images where they can.
+        Words are compared by ``label_form``."""
         measures: Measures = {}
         if self.answer is not None:
-            answer, true, written = (np.array(words) for words in (self.answer, self.true, self.written))
+            compared = [list(map(label_form, words)) for words in (self.answer, self.true, self.written)]
+            answer, true, written = (np.array(words) for words in compared)
             measures["accuracy"] = answer == true
             if (written != "").any() and self.view != CLEAN:
                 measures["text_confusion_rate"] = (answer == written)[written != ""]
@@ -83,6 +95,7 @@ def read_answers(path: Path) -> list[Answers]:
     Needs the columns ``image``, ``true`` and either ``answer`` or the two-way choice: ``margin``, or ``score_true`` and
     ``score_written``. ``set`` is the file's name and ``view`` is ``attacked`` where a word is written when left out.
     The files that SCAM's authors publish are read as they are. JSON, a list of objects or one a line, does as well.
+    A written word or an answer that is empty, NaN, None, null or NA is none, unless a label is spelled so.
 
     Raises:
         ValueError: with path and line, for a file that is none of these.
@@ -90,44 +103,69 @@ def read_answers(path: Path) -> list[Answers]:
     """
     data = path.read_bytes()
     try:
-        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+        content = gzip.decompress(data) if path.suffix.lower() == ".gz" else data
+    except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} is no file of answers: {error}") from error
-    named, lines = _lines(path, text)
+    named, lines = _lines(path, decoded_text(path, content))
     columns = set(named)
     if not ({"image", "true"} <= columns or columns >= _SCAM_COLUMNS):
         raise ValueError(
             f"{path}:1: expected the columns image, true and answer (or score_true and score_written), or those of "
-            f"SCAM's published results; found {', '.join(named) or 'nothing'}"
+            f"SCAM's published results; found {', '.join(named) or 'nothing'}{_separator(named)}"
         )
-    name = path.name.removesuffix(".gz").rpartition(".")[0]
+    name = path.name.rpartition(".")[0] if path.suffix.lower() != ".gz" else path.stem.rpartition(".")[0]
+    placed = list(lines)
+    labels = {str(line.get("true")).strip().lower() for _, line in placed}
     groups: dict[tuple[str, str], list[_Row]] = {}
-    for number, line in lines:
+    for place, line in placed:
         try:
-            row = _scam_row(line) if columns >= _SCAM_COLUMNS else _row(line, name)
+            row = _scam_row(line) if columns >= _SCAM_COLUMNS else _row(line, name, labels)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}:{number}: {error}") from error
+            raise ValueError(f"{place}: {error}") from error
         groups.setdefault((row.set, row.view), []).append(row)
     if not groups:
         raise ValueError(f"{path} has no answers, only a heading")
     return [_gathered(path, key, rows) for key, rows in groups.items()]
 
 
-def _lines(path: Path, text: str) -> tuple[list[str], Iterable[tuple[int, dict[str, str]]]]:
-    """Names of the columns, and every line with its number."""
-    if ".json" not in path.suffixes and ".jsonl" not in path.suffixes:
-        reader = csv.DictReader(io.StringIO(text))
-        return list(reader.fieldnames or ()), enumerate(reader, 2)
-    try:
-        is_list = text.lstrip().startswith("[")
-        records = json.loads(text) if is_list else [json.loads(line) for line in text.splitlines()]
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
-    if not all(isinstance(record, dict) for record in records):
-        raise ValueError(f"{path}: expected a list of objects, or one object a line")
-    lines = [{key: "" if value is None else str(value) for key, value in record.items()} for record in records]
-    shared = [key for key in (lines[0] if lines else ()) if all(key in line for line in lines)]
-    return shared, enumerate(lines, 1)
+def refuse_strange(path: Path, answers: Sequence[Answers]) -> None:
+    """Raise ValueError where none of the answers about a set is one of its labels or words: they name other classes, or
+    the same ones by number or in another language, and the accuracy would be 0."""
+    for name in dict.fromkeys(of_view.set for of_view in answers):
+        of_set = [of_view for of_view in answers if of_view.set == name and of_view.answer is not None]
+        if of_set and all(of_view.strange() for of_view in of_set):
+            given = dict.fromkeys(word for of_view in of_set for word in of_view.answer or ())
+            true = dict.fromkeys(word for of_view in of_set for word in of_view.true)
+            raise ValueError(
+                f"{path}: set {name!r}: no answer ({_few(given)}) is one of the labels ({_few(true)}); write both as "
+                "the same class names"
+            )
+
+
+def _lines(path: Path, text: str) -> tuple[list[str], Iterator[tuple[str, dict[str, str]]]]:
+    """Names of the columns, and every line with its place."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if ".json" not in suffixes and ".jsonl" not in suffixes:
+        columns, rows = table(path, text)
+        return columns, ((f"{path}:{number}", row) for number, row in rows)
+    records = json_records(path, text)
+    lines = [
+        (place, {key: "" if is_missing(value) else str(value) for key, value in record.items()})
+        for place, record in records
+    ]
+    shared = [key for key in (lines[0][1] if lines else ()) if all(key in line for _, line in lines)]
+    return shared, iter(lines)
+
+
+def _separator(named: Sequence[str]) -> str:
+    """What to do where the columns are not separated by commas."""
+    others = [mark for mark in (";", "\t", "|") if len(named) == 1 and mark in named[0]]
+    return f"; separate them by commas, not by {others[0]!r}" if others else ""
+
+
+def _few(words: Iterable[str]) -> str:
+    words = list(words)
+    return ", ".join(map(repr, words[:3])) + (f" and {len(words) - 3} more" if len(words) > 3 else "")
 
 
 @dataclass(frozen=True)
@@ -142,13 +180,14 @@ class _Row:
     reference_kl: float
 
 
-def _row(line: dict[str, str], name: str) -> _Row:
-    written, answer = (line.get("written") or "").strip(), (line.get("answer") or "").strip()
+def _row(line: dict[str, str], name: str, labels: Collection[str]) -> _Row:
+    """``labels``: of the whole file, in small letters."""
+    written, answer = _word(line, "written", labels), _word(line, "answer", labels)
     margin = _number(line, "margin")
     if line.get("score_true") and line.get("score_written"):
         margin = _number(line, "score_true") - _number(line, "score_written")
-    if not line["true"].strip() or not line["image"].strip():
-        raise ValueError("image and true must not be empty")
+    if is_missing(line["true"]) or not line["image"].strip():
+        raise ValueError("image and true must not be empty" + (f"; true is {line['true']!r}" if line["true"] else ""))
     if not answer and np.isnan(margin):
         raise ValueError("neither an answer nor a margin (or score_true and score_written)")
     view = (line.get("view") or (ATTACKED if written else CLEAN)).strip()
@@ -165,7 +204,7 @@ def _scam_row(line: dict[str, str]) -> _Row:
     if np.isnan(margin):
         raise ValueError("object_similarities and attack_similarities must be numbers")
     view = CLEAN if kind == "NoSCAM" else ATTACKED
-    return _Row(kind, view, image, line["object_label"].strip(), line["attack_word"].strip(), "", margin, np.nan)
+    return _Row(kind, view, image, line["object_label"].strip(), _word(line, "attack_word", ()), "", margin, np.nan)
 
 
 def _gathered(path: Path, key: tuple[str, str], rows: Sequence[_Row]) -> Answers:
@@ -188,6 +227,12 @@ def _gathered(path: Path, key: tuple[str, str], rows: Sequence[_Row]) -> Answers
         margin=None if np.isnan(margin).all() else margin,
         reference_kl=None if np.isnan(kl).all() else kl,
     )
+
+
+def _word(line: dict[str, str], name: str, labels: Collection[str]) -> str:
+    """Return a cell that holds a word; empty where it says that there is none."""
+    word = (line.get(name) or "").strip()
+    return "" if is_no_word(word) and word.lower() not in labels else word
 
 
 def _number(line: dict[str, str], name: str) -> float:

@@ -16,6 +16,7 @@ from trainables.distributed import WorkerGroup
 from trainables.evaluation.answers import Answers
 from trainables.memory import in_batches
 from trainables.models.policy import Policy
+from trainables.spelling import normal_form
 
 
 @dataclass(frozen=True)
@@ -107,12 +108,12 @@ def text_confusion(predictions: Predictions, images: ImageSet, view: View) -> np
 
 
 def word_indices(class_names: Sequence[str]) -> np.ndarray:
-    """Return for each of C classes the first class of the same name: (C,) int64.
+    """Return for each of C classes the first class of the same name, as the tokenizer sees it: (C,) int64.
 
     open_clip's names of ImageNet hold "missile" and "sunglasses" twice; an answer counts by its words.
     """
     first: dict[str, int] = {}
-    return np.array([first.setdefault(name, i) for i, name in enumerate(class_names)], np.int64)
+    return np.array([first.setdefault(normal_form(name), i) for i, name in enumerate(class_names)], np.int64)
 
 
 def answers_from_indices(images: ImageSet, view: View, view_name: str, predictions: Predictions) -> Answers:

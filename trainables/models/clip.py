@@ -25,6 +25,7 @@ from trainables.models.model_files import (
     resizing,
     started_from,
     tensor_shapes,
+    unwrapped,
 )
 from trainables.models.towers import OpenClip, is_resnet
 from trainables.settings.task import WEIGHT_SUFFIXES, ModelSettings
@@ -119,7 +120,11 @@ def load_clip(settings: ModelSettings) -> Clip:
                 raise ValueError("open_clip has no such architecture")
             refuse_architecture(config, folder)
             options, assumed = _weights_options(settings, name, config)
-            model = open_clip.create_model(name, pretrained=settings.pretrained, require_pretrained=True, **options)
+            with contextlib.ExitStack() as held:
+                weights = settings.pretrained
+                if settings.is_bare_file and weights is not None:
+                    weights = str(held.enter_context(unwrapped(Path(weights))))
+                model = open_clip.create_model(name, pretrained=weights, require_pretrained=True, **options)
             tokenizer = open_clip.get_tokenizer(name, **({"bpe_path": str(merges)} if merges else {}))
         except Exception as error:  # open_clip raises RuntimeError, OSError, ValueError, KeyError and hub errors alike
             raise ValueError(_why_not(settings, name, error, said)) from error

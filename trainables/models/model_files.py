@@ -6,13 +6,17 @@ torch and open_clip are imported by those functions only that open weights.
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.util
+import re
+import tempfile
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from trainables.settings.task import ModelSettings, Preprocess
+from trainables.text_files import LFS_POINTER, names_lfs_pointer
 
 TRAINING_FILE = "params.txt"
 """open_clip's training writes it into ``logs/NAME/``, and its checkpoints into ``logs/NAME/checkpoints/``."""
@@ -29,6 +33,8 @@ TOKENIZER_FILES = (
 """Of a Hugging Face tokenizer; one of them is enough."""
 
 Shapes = Mapping[str, tuple[int, ...]]
+
+_WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
 
 def refuse_architecture(config: Mapping[str, Any], folder: Path | None) -> None:
@@ -64,14 +70,56 @@ def is_torchscript(file: Path) -> bool:
         return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
-def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of the weights, ``module.`` in front of the names left out; the weights stay on disk.
+def plain_name(name: str) -> str:
+    """Name of a weight without what DistributedDataParallel, torch.compile and FSDP put around modules."""
+    plain = _WRAPPERS.sub("", name)
+    while plain.startswith("module."):
+        plain = plain.removeprefix("module.")
+    return plain
+
+
+@contextlib.contextmanager
+def unwrapped(file: Path) -> Iterator[Path]:
+    """A file with the same weights under their plain names, see ``plain_name``: a copy where open_clip, which takes off
+    one ``module.`` only, could not load the file itself.
 
     Raises:
         ValueError: the file holds no state dict.
     """
     import torch
 
+    if all(plain_name(name) == name.removeprefix("module.") for name in _written_shapes(file)):
+        yield file
+        return
+    if file.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        state: Any = load_file(file)
+    else:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        state = state["state_dict"] if isinstance(state.get("state_dict"), dict) else state
+    with tempfile.TemporaryDirectory(prefix="sweeper-weights-") as folder:
+        copy = Path(folder, "weights.pt")
+        torch.save({plain_name(name): value for name, value in state.items()}, copy)
+        del state
+        yield copy
+
+
+def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Plain name -> shape of the weights, see ``plain_name``; the weights stay on disk.
+
+    Raises:
+        ValueError: the file holds no state dict.
+    """
+    return {plain_name(name): shape for name, shape in _written_shapes(file).items()}
+
+
+def _written_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """As ``tensor_shapes``, with the names as the file has them."""
+    import torch
+
+    if names_lfs_pointer(file):
+        raise ValueError(f"{file} {LFS_POINTER}")
     try:
         if file.suffix == ".safetensors":
             from safetensors import safe_open
@@ -94,7 +142,7 @@ def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
     tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
     if not tensors:
         raise ValueError(f"{file} holds no state dict; what it holds: {_listed(str(name) for name in state)}")
-    return {name.removeprefix("module."): tuple(value.shape) for name, value in tensors.items()}
+    return {name: tuple(value.shape) for name, value in tensors.items()}
 
 
 def likely_architectures(shapes: Shapes, configs: Mapping[str, Mapping[str, Any]]) -> list[str]:

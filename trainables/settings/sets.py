@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -13,7 +14,23 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Templates = Annotated[list[str], Field(min_length=1)] | Literal["literature", "imagenet_7", "imagenet_80"]
 """``literature``: the template that publications use for this set; ``imagenet_7`` and ``imagenet_80``: OpenAI's prompt
 ensembles, whose normalised embeddings are averaged. A list of several is an ensemble of them."""
-ClassNames = Path | list[str] | dict[str, str]
+
+
+def _usable(path: Path | str) -> Path | str:
+    """Return a path that a file system can hold. Raise ValueError for any other."""
+    if "\0" in str(path):
+        raise ValueError("is no path: it holds a NUL character")
+    longest = max(len(os.fsencode(part)) for part in str(path).split("/"))
+    if longest > 255:
+        raise ValueError(f"is no path: a name of {longest} bytes in it; file systems take 255")
+    if (whole := len(os.fsencode(path))) > 4095:
+        raise ValueError(f"is no path: it has {whole} bytes; file systems take 4095")
+    return path
+
+
+FilePath = Annotated[Path, AfterValidator(_usable)]
+Pattern = Annotated[str, AfterValidator(_usable)]
+ClassNames = FilePath | list[str] | dict[str, str]
 
 
 class SettingError(ValueError):
@@ -89,14 +106,14 @@ class ImageFolderSet(_FileSet):
     """``<folder>/<class>/<image>``; several folders of a split are read as one."""
 
     kind: Literal["image_folder"]
-    train: list[Path] | None = None
-    validation: list[Path] | HeldBack | None = None
-    test: list[Path] | HeldBack | None = None
+    train: list[FilePath] | None = None
+    validation: list[FilePath] | HeldBack | None = None
+    test: list[FilePath] | HeldBack | None = None
     class_names: ClassNames | Literal["imagenet"] | None = None
     """Words for the prompts: a mapping from folder name to words (inline or a JSON file), or a list in the sorted
     order of the folder names; ``imagenet`` where folders are WordNet ids (n02084071); without it the folder names
     themselves, ``_`` read as space. A file from WordNet ids to synonyms ("robin, American robin") gives the first."""
-    classes: Path | Annotated[list[str], Field(min_length=2)] | None = None
+    classes: FilePath | Annotated[list[str], Field(min_length=2)] | None = None
     """Only these class folders (a list, or a text file with a name per line): ImageNet-100 over ImageNet's folders."""
     templates: Templates = ["a photo of a {}."]
 
@@ -150,13 +167,13 @@ class TorchvisionSet(_FileSet):
 
     kind: Literal["torchvision"]
     dataset: TorchvisionName
-    root: Path
+    root: FilePath
     validation: HeldBack | None = None
     """Sets without a validation split need it wherever validation is asked for; where there is one, published or
     drawn, its images join train before some are held back."""
     class_names: ClassNames | None = None
     """Instead of the shipped human names."""
-    classes: Path | Annotated[list[str], Field(min_length=2)] | None = None
+    classes: FilePath | Annotated[list[str], Field(min_length=2)] | None = None
     """Only these classes, by the set's own ids (a list, or a text file with an id per line): ImageNet-100 over
     ImageNet."""
     templates: Templates = "literature"
@@ -169,11 +186,11 @@ class WebDatasetSet(_FileSet):
     """Tar shards whose members share a key: an image (jpg, png, webp) and its class as ``cls`` (index) or ``txt``."""
 
     kind: Literal["webdataset"]
-    train: list[str] | None = None
+    train: list[Pattern] | None = None
     """Paths of shards; ``{000..127}`` and ``*`` are expanded."""
-    validation: list[str] | HeldBack | None = None
-    test: list[str] | None = None
-    class_names: Path | list[str] | None = None
+    validation: list[Pattern] | HeldBack | None = None
+    test: list[Pattern] | None = None
+    class_names: FilePath | list[str] | None = None
     """In the order of ``cls`` indices (a list, a text file with a name per line, or a JSON list); not needed with
     ``txt``."""
     attribute_key: str | None = None
@@ -208,7 +225,7 @@ class WrittenLabelSet(_WrittenWordsSet):
     """Real photographs with words on them, ``label=<true>_text=<written>.jpg`` in one folder: RTA-100 and PAINT."""
 
     kind: Literal["rta100", "paint"]
-    path: Path
+    path: FilePath
     templates: Templates = "literature"
 
 
@@ -216,7 +233,7 @@ class DisentanglingSet(_WrittenWordsSet):
     """Materzynska et al. 2022: photographs beside ``annotations.json`` (and ``classes.json``)."""
 
     kind: Literal["disentangling"]
-    path: Path
+    path: FilePath
     templates: Templates = "literature"
 
 
@@ -225,7 +242,7 @@ class ScamSet(_WrittenWordsSet):
     a handwritten one and with a synthetic one."""
 
     kind: Literal["scam"]
-    path: Path
+    path: FilePath
     attack: Literal["SCAM", "SynthSCAM"] = "SCAM"
     """Handwritten or synthetic words; the clean images are NoSCAM either way."""
     templates: Templates = "literature"
@@ -251,9 +268,9 @@ class AttributeFolderSet(_AttributeSet):
     """``<folder>/<content>/<value>/<image>``; several folders of a split are read as one."""
 
     kind: Literal["attribute_folder"]
-    train: list[Path] | None = None
-    validation: list[Path] | HeldBack | None = None
-    test: list[Path] | None = None
+    train: list[FilePath] | None = None
+    validation: list[FilePath] | HeldBack | None = None
+    test: list[FilePath] | None = None
 
     @field_validator("train", "validation", "test", mode="before")
     @classmethod
@@ -275,10 +292,10 @@ class AttributeTableSet(_AttributeSet):
     table of one's own."""
 
     kind: Literal["attribute_table"]
-    train: Path | None = None
-    validation: Path | HeldBack | None = None
-    test: Path | None = None
-    images: Path | None = None
+    train: FilePath | None = None
+    validation: FilePath | HeldBack | None = None
+    test: FilePath | None = None
+    images: FilePath | None = None
     """The folder that the image column counts from; the table's own when left out."""
     image: str = "file"
     """Column with the image's path."""
@@ -307,7 +324,7 @@ class UtkFaceSet(_AttributeSet):
     each group. Names with missing fields are left out and named."""
 
     kind: Literal["utkface"]
-    path: Path
+    path: FilePath
     content: FacePart = "race"
     """``age``: in the decades of FairFace, for instance ``20-29``."""
     attribute: FacePart = "gender"
@@ -327,7 +344,7 @@ class CelebASet(_AttributeSet):
     where it is there, else drawn here as for ``utkface``. Values are ``1`` and ``-1``."""
 
     kind: Literal["celeba"]
-    path: Path
+    path: FilePath
     content: str
     """A column of the list, for instance ``Blond_Hair``."""
     attribute: str = "Male"

@@ -52,6 +52,16 @@ NUMBER = 3
 """
 
 
+SPEC = """\
+sets:
+  mine: {kind: image_folder, train: train, test: test, validation: {from: train, per_class: 1}}
+train: {set: mine}
+evaluate: {search: {sets: [mine]}, test: {sets: [mine]}}
+parameters: {objective: dpo, beta: 0.5, tune: transform, learning_rate: {low: 1e-3, high: 1e-1, log: true}}
+search: {trials: 2}
+"""
+
+
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with a model in Python and photographs that are each of one colour, the words a fiction."""
@@ -203,3 +213,37 @@ def test_two_way_choices_are_paired_where_both_have_one() -> None:
     second = replace(first, margin=np.array([1.0, -1.0, np.nan]))
     two_way = {row.measure: row for row in compare([first], [second])[0]}["two_way_accuracy"]
     assert (two_way.images, two_way.first, two_way.second) == (1, 1.0, 0.0)
+
+
+def test_labels_and_answers_in_several_spellings(here: Path) -> None:
+    (here / "first.CSV").write_text("image,true,written,answer\na,Red,blue,red\nb,green,red,red\n")
+    (here / "second.csv").write_text("image,true,written,answer\na,red,Blue,red\nb,Green,red,GREEN\n")
+    assert [row["accuracy"] for row in run("evaluate", "first.CSV", "second.csv")] == [0.5, 1.0]
+    assert {row["measure"]: row["difference"] for row in run("compare", "first.CSV", "second.csv")}["accuracy"] == 0.5
+
+
+def test_answers_in_another_language_are_no_accuracy_of_0(here: Path) -> None:
+    (here / "answers.csv").write_text("image,true,answer\na,red,rot\nb,green,gr\u00fcn\n")
+    with pytest.raises(UserError, match=r"no answer \('rot', 'gr\u00fcn'\) is one of the labels"):
+        run("evaluate", "answers.csv")
+
+
+def test_what_is_not_read_is_said_by_evaluate_check_and_run_alike(here: Path) -> None:
+    for split in ("train", "test"):
+        tiny.write_images(here / split, ["cat", "dog", "owl"], 3, side=32)
+    (here / "train" / "cat").rename(here / "train" / "Cat")
+    (here / "train" / "dog" / "more").mkdir()
+    Image.new("RGB", (8, 8)).save(here / "train" / "dog" / "more" / "1.png")
+    (here / "spec.yaml").write_text(SPEC)
+    said = [
+        f"set mine: 'Cat' ({here}/train) and 'cat' ({here}/test) are read as one class",
+        "set mine: train: 1 image is not read, in folders further down (expected: <folder>/<class>/<image>), "
+        f"first {here}/train/dog/more/1.png",
+    ]
+    for command in ("run", "check"):
+        # An MLflow that is none ends both right after what they say of the images.
+        result = CliRunner().invoke(app, [command, "spec.yaml", "--tracking-uri", "ftp://nobody"])
+        assert "ftp://nobody" in str(result.exception) + result.output
+        assert [line for line in result.output.splitlines() if line.startswith("set mine")] == said
+    result = CliRunner().invoke(app, ["evaluate", f"{module(here)}:load", "--data", "spec.yaml"])
+    assert [line for line in result.stderr.splitlines() if line.startswith("set mine")] == said

@@ -63,6 +63,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "model" / "open_clip_config.json").write_text('{"model_cfg": {"embed_dim": 32}}')
     (tmp_path / "names.json").write_text('{"cat": "cat"}')
     (tmp_path / "broken.json").write_text("{cat")
+    (tmp_path / "pointer.pt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     return tmp_path
 
 

@@ -4,6 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import unicodedata
 from collections import Counter
 from dataclasses import replace
 
@@ -22,6 +23,7 @@ from trainables.attack.rendering import (
     generator,
     variants,
     write,
+    writing_problem,
     wrong_words,
 )
 from trainables.world import captions
@@ -222,3 +224,35 @@ def test_impossible_attacks_are_refused() -> None:
         attack_image(grey(), 0, [word.upper() for word in WORDS], variants("sign")["other_words"], generator(0))
     with pytest.raises(ValueError, match="writes 1"):
         write(grey(), ["cat", "dog"], sign.style, generator(0))
+
+
+@pytest.mark.parametrize(
+    ("word", "script"),
+    [
+        ("\u0643\u0644\u0628", "Arabic"),
+        ("\u05db\u05dc\u05d1", "Hebrew"),
+        ("\u0915\u0941\u0924\u094d\u0924\u093e", "Devanagari"),
+        ("\u0e2b\u0e21\u0e32", "Thai"),
+        ("dog \u05db\u05dc\u05d1", "Hebrew"),
+    ],
+)
+def test_scripts_that_take_shaping_are_refused(word: str, script: str) -> None:
+    with pytest.raises(ValueError, match=rf"'{word}' cannot be written .*{script}.*class_names"):
+        write(grey(), [word], RECIPES["sign"], generator(0))
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["caf\u00e9", "\u03ba\u03cd\u03c9\u03bd", "\u0421\u043e\u0431\u0430\u043a\u0430", "Ng\u1ecd", "stra\u00dfe"],
+)
+def test_scripts_that_take_no_shaping_are_written(word: str) -> None:
+    assert writing_problem(word) is None
+    composed, decomposed = (
+        write(grey(), [unicodedata.normalize(form, word)], RECIPES["sign"], generator(0)) for form in ("NFC", "NFD")
+    )
+    assert (composed != grey()).any() and (composed == decomposed).all(), "an accent of its own makes no difference"
+
+
+def test_letters_that_the_fonts_lack_are_named() -> None:
+    problem = writing_problem("\u732b")
+    assert problem is not None and "the shipped fonts lack '\u732b' (CJK UNIFIED IDEOGRAPH-732B)" in problem

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from sweeper.errors import UserError
 from sweeper.spec.spec import load_spec
 from trainables.data.listing import Listing
-from trainables.data.readers.kinds import list_images
+from trainables.data.readers.kinds import list_images, reader_of
 from trainables.settings.sets import ImageSetSettings, Split
 
 
@@ -229,3 +229,48 @@ def test_an_attribute_spec_is_read_and_comes_back(faces: Path) -> None:
     other = load_spec(faces / "spec.yaml", ["attribute.bias=attribute_gap", "baselines=[]", "keep={reference_kl: 0.1}"])
     assert other.task_goals()[1].metric == "attribute_gap" and other.baseline_trials() == []
     assert [str(bound) for bound in other.bounds({"reference_kl": 0.0})] == ["reference_kl <= 0.1"]
+
+
+def write_table(file: Path, rows: list[str], line_end: str = "\n") -> dict[str, Any]:
+    for i, row in enumerate(rows):
+        picture(file.parent / row.partition(",")[0], i)
+    file.write_bytes(line_end.join(["file,job,gender", *rows, ""]).encode())
+    return {"kind": "attribute_table", "train": str(file), "content": "job", "attribute": "gender"}
+
+
+def test_a_table_with_old_line_ends_and_nothing_in_a_cell(tmp_path: Path) -> None:
+    rows = ["a.png,nurse,man", "b.png,pilot,woman", "c.png,nan,man"]
+    read = listing(write_table(tmp_path / "t.csv", rows, "\r"))
+    assert groups(read) == {("nurse", "man"): 1, ("pilot", "woman"): 1} and read.left_out == ("t.csv:4: no job",)
+
+
+def test_values_in_several_spellings(tmp_path: Path) -> None:
+    rows = ["a.png,nurse,man", "b.png,pilot,woman", "c.png,nurse,Man"]
+    raw = write_table(tmp_path / "t.csv", rows)
+    with pytest.raises(ValueError, match=r"t.csv:4: gender is 'Man', but 'man' in line 2; .* in values"):
+        listing(raw)
+    named = listing({**raw, "values": {"MAN": "man", "woman": "woman"}})
+    assert groups(named) == {("nurse", "man"): 2, ("pilot", "woman"): 1}
+    test = write_table(tmp_path / "test" / "t.csv", ["a.png,Nurse,MAN", "b.png,pilot,woman"])
+    both = {**write_table(tmp_path / "t.csv", rows[:2]), "test": test["train"]}
+    assert groups(listing(both, "test")) == {("nurse", "man"): 1, ("pilot", "woman"): 1}
+    settings: Any = TypeAdapter(ImageSetSettings).validate_python(both)
+    assert len([note for note in reader_of(settings).notes() if "are read as one class" in note]) == 2
+    with pytest.raises(ValueError, match="two classes are called 'man' and 'Man'"):
+        listing({**raw, "values": {"man": "man", "woman": "Man"}})
+
+
+def test_a_table_that_is_none_is_named_with_its_line(tmp_path: Path) -> None:
+    raw = write_table(tmp_path / "t.csv", ["a.png,nurse,man"])
+    (tmp_path / "t.csv").write_text('file,job,gender\na.png,nurse,man\n"b.png,pilot,woman\n')
+    with pytest.raises(ValueError, match=r"t.csv:3: a quotation mark is opened"):
+        listing(raw)
+
+
+def test_files_of_attribute_folders_that_are_not_read(tmp_path: Path) -> None:
+    for place in ("nurse/man/a.png", "nurse/woman/a.png", "pilot/man/a.png", "pilot/woman/more/b.png", "pilot/c.png"):
+        picture(tmp_path / place)
+    settings: Any = TypeAdapter(ImageSetSettings).validate_python({"kind": "attribute_folder", "train": str(tmp_path)})
+    lines = reader_of(settings).notes()
+    assert [line.partition(",")[0] for line in lines] == ["train: 1 image is not read"] * 2
+    assert "pilot/c.png" in lines[0] and "pilot/woman/more/b.png" in lines[1]

@@ -28,3 +28,26 @@ def test_class_names_of_wordnet_folders(tmp_path: Path) -> None:
     wanted = write_text(tmp_path / "classes.txt", f"{ids[1]}\n{ids[0]}\n")
     some = list_split("train", **own, class_names="imagenet", classes=wanted)
     assert some.class_names == ("American robin", "Golden Retriever") and len(some.keys) == 2
+
+
+def test_names_that_the_tokenizer_cannot_tell_apart_are_refused_with_their_line(tmp_path: Path) -> None:
+    raw = {"kind": "webdataset", "test": str(tmp_path / "a.tar")}
+    for text, message in (
+        ("red_apple\r\ndog\r\nRed  Apple\r\n", r"names.txt:3: two classes are called 'red_apple' and 'Red  Apple'"),
+        ("cat\rdog\rcat", r"names.txt:3: two classes are both called 'cat'"),
+        ('["Cat", "dog", "cat"]', r"names.json: two classes are called 'Cat' and 'cat'"),
+        ('["Cat", "\\u200b"]', r"names.json: every class name must be text"),
+    ):
+        file = tmp_path / ("names.json" if text.startswith("[") else "names.txt")
+        file.write_bytes(text.encode())
+        with pytest.raises(ValueError, match=message):
+            reader_of(settings_of(**raw, class_names=file)).class_names()
+
+
+def test_the_classes_of_equal_words_are_named(tmp_path: Path) -> None:
+    photos(tmp_path / "train", ["a", "b"], 1)
+    names = write_text(tmp_path / "names.json", json.dumps({"a": "Crane", "b": "crane"}))
+    with pytest.raises(
+        ValueError, match=r"names.json: two classes are called 'Crane' and 'crane'.* \(of 'a' and 'b'\)"
+    ):
+        list_split("train", kind="image_folder", train=tmp_path / "train", class_names=names)

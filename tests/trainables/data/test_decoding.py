@@ -76,3 +76,19 @@ def test_prepared_images_are_made_anew_only_when_files_change(tmp_path: Path) ->
     settings = settings_of(kind="image_folder", train=tmp_path / "moved")
     elsewhere = image_source(tmp_path / "other").load("own", settings, "train")
     assert elsewhere.digest == added.digest and elsewhere.keys == added.keys, "another node, another place"
+
+
+def test_16_bit_images_that_would_be_black_are_named(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for largest in (0, 255, 4095, 4096, 65535):
+        pixels = np.full((8, 8), largest, np.uint16)
+        pixels[0] = 0
+        Image.fromarray(pixels).save(folder / f"label=a_text=b{largest:05d}.{'tiff' if largest == 4095 else 'png'}")
+    raw: dict[str, Any] = {"kind": "rta100", "path": folder, "max_broken_share": 0.5}
+    images = image_source(tmp_path / "cache").load("rta", settings_of(**raw), "test")
+    assert images.images[:, 4, 4, 0].tolist() == [0, 16, 255]
+    assert [line.partition(",")[0] for line in images.broken] == [
+        "label=a_text=b00255.png: 16-bit pixels of at most 255 of 65535",
+        "label=a_text=b04095.tiff: 16-bit pixels of at most 4095 of 65535",
+    ]

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from sweeper.spec.set_checks import set_problems
-from tests.helpers.image_files import content, image_source, list_split, photo, write_text
+from tests.helpers.image_files import content, image_source, list_split, photo, settings_of, write_text
 from trainables.attack.rendering import variants
-from trainables.data.readers.kinds import list_clean, list_images
+from trainables.data.readers.kinds import list_clean, list_images, reader_of
 from trainables.data.typographic import held_out_variants
 from trainables.settings.sets import ScamSet
 from trainables.settings.typographic import AttackSettings
@@ -101,3 +101,50 @@ def test_scenes_and_their_clean_twins_as_pixels(tmp_path: Path) -> None:
     attacked, clean = data.load("scam", settings, "test"), data.load_clean("scam", settings)
     assert clean is not None and clean.keys == attacked.keys and torch.equal(clean.labels, attacked.labels)
     assert clean.name == "scam/clean" and not torch.equal(clean.images, attacked.images)
+
+
+def test_marks_of_copies_are_no_words(tmp_path: Path) -> None:
+    names = ["dog (1).jpg", "dog(2).jpg", "dog copy.png", "dog - Copy (3).png", "dog copy 2.png", "dog.jfif"]
+    for i, name in enumerate(names):
+        photo(tmp_path / f"label=cat_text={name.replace('jfif', 'jpg')}", i)
+    raw = {"kind": "rta100", "path": tmp_path}
+    listing = list_split("test", **raw)
+    assert listing.class_names == ("cat", "dog") and len(listing.keys) == 6
+    (note,) = reader_of(settings_of(**raw)).notes()
+    assert note.startswith("5 file names with a browser's or desktop's mark of a copy") and "'dog'" in note
+    photo(tmp_path / "label=hard copy_text=cat.jpg", 9)
+    photo(tmp_path / "label=cat_text=hard copy.jpg", 9)
+    assert "hard copy" in list_split("test", **raw).class_names, "a label is what it says"
+    photo(tmp_path / "label=cat_text=owl (1).jpg", 9)
+    with pytest.raises(ValueError, match=r"is label=cat_text=owl \(1\).jpg a copy made by a browser"):
+        list_split("test", **raw)
+
+
+def test_objects_and_words_in_several_spellings_are_one_class(tmp_path: Path) -> None:
+    for name in ("label=Cat_text=red_dog.jpg", "label=red dog_text=cat.jpg"):
+        photo(tmp_path / name, 1)
+    raw = {"kind": "paint", "path": tmp_path}
+    listing = list_split("test", **raw)
+    assert listing.class_names == ("Cat", "red dog") and listing.written is not None
+    assert (listing.labels.tolist(), listing.written.tolist()) == ([0, 1], [1, 0])
+    assert "'Cat' and 'cat' are read as one class" in reader_of(settings_of(**raw)).notes()
+
+
+def test_metadata_of_scam_with_byte_order_mark_odd_separators_and_nan(tmp_path: Path) -> None:
+    rows = [
+        {"file_name": "a.png", "id": "1", "type": "SCAM", "object_label": "cup\u2028x", "attack_word": "pen"},
+        {"file_name": "b.png", "id": "1", "type": "NoSCAM", "object_label": "cup\u2028x", "attack_word": float("nan")},
+    ]
+    for row in rows:
+        photo(tmp_path / str(row["file_name"]), 1)
+    text = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (tmp_path / "metadata.jsonl").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    listing = list_split("test", kind="scam", path=tmp_path)
+    assert listing.class_names == ("cup\u2028x", "pen"), "nan is no word"
+    rows[0]["attack_word"] = "None"
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(ValueError, match=r"metadata.jsonl:1: `attack_word` is empty"):
+        list_split("test", kind="scam", path=tmp_path)
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(rows[1], indent=1))
+    with pytest.raises(ValueError, match=r"metadata.jsonl:1: .*one object over several lines"):
+        list_split("test", kind="scam", path=tmp_path)

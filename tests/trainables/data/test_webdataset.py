@@ -87,4 +87,79 @@ def test_a_compressed_shard_and_one_that_is_not_there(tmp_path: Path) -> None:
     raw = {"kind": "webdataset", "train": [str(tmp_path / "{a,b,c}.tar")], "class_names": ["cat", "cat"]}
     messages = {problem.path: problem.message for problem in set_problems("w", raw)}
     assert "no shard" in messages["sets", "w", "train", 0] and "c.tar" in messages["sets", "w", "train", 0]
-    assert "both called 'cat'" in messages["sets", "w", "class_names"]
+    assert "both called 'cat'" in messages["sets", "w", "class_names", 1]
+
+
+def notes(**raw: Any) -> list[str]:
+    return reader_of(settings_of(kind="webdataset", **raw)).notes()
+
+
+def test_a_key_names_one_sample(tmp_path: Path) -> None:
+    raw = {"test": str(tmp_path / "a.tar"), "class_names": ["cat", "dog"]}
+    write_shard(tmp_path / "a.tar", {"k": {"jpg": encoded(1), "png": encoded(2, "PNG"), "cls": b"0"}})
+    with pytest.raises(ValueError, match=r"a.tar: the key k has two images, ./k.jpg and ./k.png"):
+        list_split("test", kind="webdataset", **raw)
+    write_shard(tmp_path / "a.tar", {"k": {"jpg": encoded(1), "cls": b"0"}, "./k": {"cls": b"1"}})
+    with pytest.raises(ValueError, match=r"a.tar: the key k has two .cls members"):
+        list_split("test", kind="webdataset", **raw)
+
+
+def test_keys_with_dots_are_counted_and_named(tmp_path: Path) -> None:
+    samples = {f"img_{i}{'.v2' * (i % 2)}": {"png": encoded(i, "PNG"), "cls": b"0"} for i in range(4)}
+    write_shard(tmp_path / "a.tar", samples)
+    raw = {"test": str(tmp_path / "a.tar"), "class_names": ["cat", "dog"]}
+    assert len(list_split("test", kind="webdataset", **raw).keys) == 2
+    (note,) = notes(**raw)
+    assert note.startswith("test: 2 images are not read") and f"img_1.v2.png in {tmp_path / 'a.tar'}" in note
+    write_shard(tmp_path / "a.tar", {"x.1": samples["img_0"], "y.2": samples["img_0"]})
+    with pytest.raises(ValueError, match=r"no images in the test shards .*2 images are not read.* x.1.png"):
+        list_split("test", kind="webdataset", **raw)
+    with pytest.raises(ValueError, match=r"only one class .*2 images are not read.* x.1.png"):
+        list_split("test", kind="webdataset", test=raw["test"])
+
+
+def test_further_formats_are_read_where_a_sample_has_no_other_image(tmp_path: Path) -> None:
+    with_mask = {"png": encoded(1, "PNG"), "pgm": encoded(2, "PPM"), "cls": b"0"}
+    write_shard(tmp_path / "a.tar", {"a": with_mask, "b": {"bmp": encoded(3, "BMP"), "cls": b"1"}})
+    listing = list_split("test", kind="webdataset", test=str(tmp_path / "a.tar"), class_names=["cat", "dog"])
+    assert [listing.open(i).format for i in range(2)] == ["PNG", "BMP"]
+
+
+def test_classes_in_several_spellings(tmp_path: Path) -> None:
+    def shard(name: str, *classes: bytes) -> str:
+        samples = {f"k{i}": {"png": encoded(i, "PNG"), "txt": of_class} for i, of_class in enumerate(classes)}
+        return str(write_shard(tmp_path / name, samples))
+
+    raw = {"train": shard("train.tar", b"Cat", b"dog"), "test": shard("test.tar", b"\xef\xbb\xbfcat", b"dog", b"dog")}
+    listing = list_split("test", kind="webdataset", **raw)
+    assert listing.class_names == ("Cat", "dog") and listing.labels.tolist() == [0, 1, 1]
+    assert "'Cat'" in notes(**raw)[0] and "are read as one class" in notes(**raw)[0]
+    mixed = {"train": shard("mixed.tar", b"Cat", b"cat", b"dog")}
+    with pytest.raises(ValueError, match="train shards: two classes are called 'Cat' and 'cat'"):
+        list_split("train", kind="webdataset", **mixed)
+    named = list_split("train", kind="webdataset", **mixed, class_names=["CAT", "Dog"])
+    assert named.labels.tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize("folder", ["brackets [v2]", "{a,b}", "what?", "star*", "a{0..1}"])
+@pytest.mark.parametrize("name", ["in-000.tar", "in-*.tar", "in-{000..000}.tar"])
+def test_folders_that_exist_are_taken_literally(folder: str, name: str, tmp_path: Path) -> None:
+    write_shards(tmp_path / folder)
+    raw = {"test": str(tmp_path / folder / name), "class_names": ["cat", "dog"]}
+    assert len(list_split("test", kind="webdataset", **raw).keys) == (6 if "*" in name else 3)
+
+
+def test_a_file_that_exists_is_taken_literally(tmp_path: Path) -> None:
+    write_shards(tmp_path)
+    (tmp_path / "in-000.tar").rename(tmp_path / "in-[0].tar")
+    (tmp_path / "in-001.tar").rename(tmp_path / "in-0.tar")
+    raw = {"test": str(tmp_path / "in-[0].tar"), "class_names": ["cat", "dog"]}
+    assert {key.partition("/")[0] for key in list_split("test", kind="webdataset", **raw).keys} == {"in-[0].tar"}
+    (tmp_path / "in-[0].tar").unlink()
+    assert {key.partition("/")[0] for key in list_split("test", kind="webdataset", **raw).keys} == {"in-0.tar"}
+
+
+def test_a_shard_that_git_lfs_has_not_fetched(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(ValueError, match=r"a.tar is a Git LFS pointer"):
+        list_split("test", kind="webdataset", test=str(tmp_path / "a.tar"), class_names=["cat", "dog"])

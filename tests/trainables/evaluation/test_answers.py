@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainables.evaluation.answers import Answers, read_answers, write_answers
+from trainables.evaluation.answers import Answers, read_answers, refuse_strange, write_answers
 
 SCAM = (
     "type,id,object_label,attack_word,postit_area_pct,"
@@ -120,3 +121,80 @@ def test_any_words_survive_the_file(rows: list[tuple[str, str, str]], tmp_path_f
     write_answers(path, [Answers(set="s", view="attacked", images=images, true=true, written=written, answer=answer)])
     answers = read_answers(path)[0]
     assert (answers.true, answers.written, answers.answer) == (true, written, answer)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "image,true,written,answer\na,Cat,dog,cat\nb,dog,cat,Dog\n",
+        "image,true,written,answer\ra,cat,dog,cat\rb,dog,cat,dog\r",
+        "\ufeffimage, true, written, answer\r\na, red_cat, dog, Red cat\r\nb, dog, cat, dog\r\n",
+        "image,true,written,answer\na,1,2,1.0\nb,2,1,2\n",
+    ],
+    ids=["case", "carriage returns", "spaces behind commas", "fractions"],
+)
+def test_the_same_word_in_another_spelling_is_right(text: str, tmp_path: Path) -> None:
+    (tmp_path / "answers.CSV").write_bytes(text.encode())
+    measures = read_answers(tmp_path / "answers.CSV")[0].measures()
+    assert measures["accuracy"].tolist() == [True, True]
+    assert measures["text_confusion_rate"].tolist() == [False, False]
+
+
+@pytest.mark.parametrize("written", ["NaN", '"nan"', "null", '"None"', '"NA"', '""'])
+def test_no_word_is_none_however_it_is_written(written: str, tmp_path: Path) -> None:
+    line = f'"image": "a", "true": "cat", "written": {written}, "answer": "cat"'
+    (tmp_path / "answers.jsonl").write_text(f"{{{line}}}\n")
+    assert [(answers.view, answers.written) for answers in read_answers(tmp_path / "answers.jsonl")] == [
+        ("clean", ("",))
+    ]
+
+
+def test_a_class_called_none_is_a_word(tmp_path: Path) -> None:
+    (tmp_path / "answers.csv").write_text("image,true,written,answer\na,none,cat,none\nb,cat,None,cat\n")
+    answers = read_answers(tmp_path / "answers.csv")[0]
+    assert answers.written == ("cat", "None") and answers.answer == ("none", "cat")
+
+
+def test_json_lines_end_at_line_feeds_only(tmp_path: Path) -> None:
+    word = "a\u2028b\u0085c\x0cd"
+    line = json.dumps({"image": "a", "true": word, "answer": word}, ensure_ascii=False).replace("\\f", "\x0c")
+    (tmp_path / "answers.jsonl").write_bytes(b"\xef\xbb\xbf" + line.encode() + b"\r\n")
+    assert read_answers(tmp_path / "answers.jsonl")[0].true == (word,)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b'image,true,answer\na,cat,cat\n"b,dog,dog\nc,dog,dog\n', r"a.csv:3: a quotation mark is opened"),
+        ("a.csv", b'image,true,answer\n"b,dog,dog\nc,"dog",dog\n', r"a.csv:2: text behind a closing quotation mark"),
+        ("a.csv", b"image,true,answer\na,cat," + b"x" * 140000, r"a.csv:2: a value of more than 131072 characters"),
+        ("a.csv", b"image,true,answer\na,robin, American robin,cat\n", r"a.csv:2: 4 cells for 3 columns"),
+        ("a.csv", b"image,true,answer\na\n", r"a.csv:2: image and true must not be empty"),
+        ("a.csv", b"image,true,true\n", r"a.csv:1: two columns are called 'true'"),
+        ("a.csv", b"image;true;answer\na;b;b\n", r"a.csv:1: .*separate them by commas, not by ';'"),
+        ("a.csv", "image,true,answer\n".encode("utf-16"), r"a.csv is UTF-16"),
+        ("a.csv", "image,true,answer\na,caf\u00e9,b\n".encode("latin-1"), r"a.csv:2: the byte 0xe9 is no UTF-8"),
+        ("a.csv", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", r"a.csv is a Git LFS pointer"),
+        ("a.jsonl", b'{"image": "a", "true": "b", "answer": "b"}\n{"image"\n', r"a.jsonl:2: this line is no JSON"),
+        ("a.jsonl", b'{\n "image": "a",\n "true": "b"\n}\n', r"a.jsonl:1: .*one object over several lines"),
+        ("a.json", b'{"predictions": [{"image": "a"}]}', r"a.json:1: the objects are inside 'predictions'"),
+        ("a.json", b'{"image": {"0": "a"}, "true": {"0": "b"}}', r"a.json:1: .*orient=\"records\""),
+        ("a.json", b"[" * 100_000, r"a.json: this is no JSON that can be read"),
+        ("a.csv.gz", b"no gzip", r"a.csv.gz is no file of answers"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said_with_its_line(
+    name: str, content: bytes, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_answers(tmp_path / name)
+
+
+def test_answers_that_are_none_of_the_labels_are_refused(tmp_path: Path) -> None:
+    answers = Answers(
+        set="s", view="clean", images=("a", "b"), true=("cat", "dog"), written=("", ""), answer=("Katze", "Hund")
+    )
+    with pytest.raises(ValueError, match=r"x.csv: set 's': no answer \('Katze', 'Hund'\) is one of the labels"):
+        refuse_strange(tmp_path / "x.csv", [answers])
+    refuse_strange(tmp_path / "x.csv", [replace(answers, answer=("CAT", "Hund"))])

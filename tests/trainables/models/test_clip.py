@@ -263,3 +263,35 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     save_file(weights, folder / "open_clip_model.safetensors")
     with pytest.raises(ValueError, match=r"1 of its weights hold values that are not finite \(visual.proj\)"):
         load_clip(ModelSettings(architecture=f"local-dir:{folder}"))
+
+
+@pytest.mark.parametrize(
+    "prefix", ["_orig_mod.", "module.", "module._orig_mod.", "_orig_mod.module.", "module.module."]
+)
+@pytest.mark.parametrize("name", ["state.pt", "model.safetensors"])
+def test_what_wraps_a_model_leaves_no_trace_in_its_names(
+    architectures: None, prefix: str, name: str, tmp_path: Path
+) -> None:
+    torch.manual_seed(1)
+    state = {f"{prefix}{key}": value.contiguous() for key, value in open_clip.create_model("tiny").state_dict().items()}
+    file = tmp_path / name
+    if file.suffix == ".safetensors":
+        save_file(state, file)
+    else:
+        torch.save({"state_dict": state}, file)
+    torch.manual_seed(1)
+    plain = write_checkpoint(open_clip.create_model("tiny"), tmp_path / "plain.pt")
+    assert load_clip(bare(file)).digest == load_clip(bare(plain)).digest
+
+
+def test_a_compiled_tower_within_a_checkpoint(architectures: None, tmp_path: Path) -> None:
+    state = open_clip.create_model("tiny").state_dict()
+    torch.save({key.replace("visual.", "visual._orig_mod."): value for key, value in state.items()}, tmp_path / "a.pt")
+    torch.save(state, tmp_path / "b.pt")
+    assert load_clip(bare(tmp_path / "a.pt")).digest == load_clip(bare(tmp_path / "b.pt")).digest
+
+
+def test_weights_that_git_lfs_has_not_fetched(architectures: None, tmp_path: Path) -> None:
+    (tmp_path / "a.pt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(ValueError, match=r"a.pt is a Git LFS pointer.*git lfs pull"):
+        load_clip(bare(tmp_path / "a.pt"))

@@ -6,7 +6,6 @@ spreadsheet has damaged, and names of UTKFace lack fields.
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,7 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainables.data.listing import Listing
-from trainables.data.readers.class_names import SetError, listed
+from trainables.data.readers.class_names import (
+    Named,
+    SetError,
+    Spellings,
+    checked,
+    listed,
+    one_spelling,
+    os_problem,
+    text_of,
+)
+from trainables.data.readers.not_read import not_read
 from trainables.data.readers.reader import Reader
 from trainables.data.readers.samples import (
     Sample,
@@ -36,6 +45,8 @@ from trainables.settings.sets import (
     Split,
     UtkFaceSet,
 )
+from trainables.spelling import is_missing, normal_form, same_word
+from trainables.text_files import TextFileError, table, text_lines
 
 GENDERS = {"0": "male", "1": "female"}
 RACES = {"0": "white", "1": "black", "2": "asian", "3": "indian", "4": "other"}
@@ -59,27 +70,73 @@ class AttributeReader(Reader):
     settings: AttributeSet
 
     def class_names(self) -> tuple[str, ...]:
-        return self._words(self._contents(self._all_samples()), self.settings.contents)
+        return self._words(self._contents(self._all_samples(self._splits())), self.settings.contents, "contents")
 
     def value_names(self) -> tuple[str, ...]:
         """Return the words for the attribute's values. Raises SetError."""
-        return self._words(self._values(self._all_samples()), self.settings.values)
+        return self._words(self._values(self._all_samples(self._splits())), self.settings.values, "values")
+
+    def notes(self) -> list[str]:
+        settings = self.settings
+        found = {split: self._split(split) for split in SPLITS if settings.has(split)}
+        lines = [note for spellings in self._spellings(found) for note in spellings.notes]
+        if isinstance(settings, AttributeFolderSet):
+            for split in SPLITS:
+                lines += [f"{split}: {line}" for root in _roots(settings, split) for line in not_read(root, 2)]
+        elif isinstance(settings, UtkFaceSet):
+            lines += not_read(settings.path, 0)
+        return lines
 
     def list_images(self, split: Split) -> Listing:
-        settings, everything = self.settings, self._all_samples()
+        settings, splits = self.settings, self._splits()
+        everything = self._all_samples(splits)
         contents, values = self._contents(everything), self._values(everything)
-        found = self._split(split)
+        found = splits[split]
         if not found.samples:
             raise SetError(f"no image of the {split} split can be used{_reasons(found.left_out)}", split)
         return listing_of(
             found.samples,
             contents,
-            self._words(contents, settings.contents),
+            self._words(contents, settings.contents, "contents"),
             templates_of(settings.templates),
             settings.max_broken_share,
             value_ids=values,
-            value_names=self._words(values, settings.values),
+            value_names=self._words(values, settings.values, "values"),
             left_out=found.left_out,
+        )
+
+    def _splits(self) -> dict[Split, Found]:
+        """Return the images of every split that the set has: contents and values are those of the whole set, each in
+        one spelling."""
+        found = {split: self._split(split) for split in SPLITS if self.settings.has(split)}
+        contents, values = (spellings.used for spellings in self._spellings(found))
+        return {
+            split: Found(
+                [
+                    sample._replace(class_id=contents[sample.class_id], value=values[sample.value or ""])
+                    for sample in of_split.samples
+                ],
+                of_split.left_out,
+            )
+            for split, of_split in found.items()
+        }
+
+    def _spellings(self, found: Mapping[Split, Found]) -> tuple[Spellings, Spellings]:
+        """Return the contents and the values. Raises SetError for two folders in one that are the same to the model."""
+        settings = self.settings
+        contents: dict[Named, None] = {}
+        values: dict[Named, None] = {}
+        for split, of_split in found.items():
+            for sample in of_split.samples:
+                content_place = value_place = f"the {split} split"
+                if isinstance(settings, AttributeFolderSet):
+                    value_place = os.path.dirname(os.path.dirname(sample.file))
+                    content_place = os.path.dirname(value_place)
+                contents[Named(sample.class_id, content_place, (split,))] = None
+                values[Named(sample.value or "", value_place, (split,))] = None
+        return (
+            one_spelling(contents, None if settings.contents is None else lambda a, b: True),
+            one_spelling(values, None if settings.values is None else lambda a, b: True),
         )
 
     def _split(self, split: Split) -> Found:
@@ -110,20 +167,23 @@ class AttributeReader(Reader):
         for row in rows:
             if isinstance(row, str):
                 left_out.append(row)
-            elif contents is not None and row.class_id not in contents:
+                continue
+            content = row.class_id if contents is None else same_word(row.class_id, contents)
+            value = row.value if values is None else same_word(row.value or "", values)
+            if content is None:
                 continue  # the settings ask for some contents only
-            elif values is not None and row.value not in values:
-                left_out.append(f"{row.key}: its value {row.value!r} is none of {listed(list(values))}")
+            if value is None:
+                left_out.append(f"{row.key}: its value {row.value!r} is none of {listed(list(values or ()))}")
             else:
-                samples.append(row)
+                samples.append(row._replace(class_id=content, value=value))
         return Found(samples, left_out)
 
-    def _all_samples(self) -> list[Sample]:
-        """Return the images of all splits: contents and values are those of the whole set."""
-        found = [self._split(split) for split in SPLITS if self.settings.has(split)]
-        samples = [sample for of_split in found for sample in of_split.samples]
+    @staticmethod
+    def _all_samples(splits: Mapping[Split, Found]) -> list[Sample]:
+        samples = [sample for of_split in splits.values() for sample in of_split.samples]
         if not samples:
-            raise SetError(f"no image can be used{_reasons([reason for one in found for reason in one.left_out])}")
+            left_out = [reason for of_split in splits.values() for reason in of_split.left_out]
+            raise SetError(f"no image can be used{_reasons(left_out)}")
         return samples
 
     def _contents(self, samples: Sequence[Sample]) -> list[str]:
@@ -143,13 +203,20 @@ class AttributeReader(Reader):
         return values
 
     @staticmethod
-    def _words(ids: Sequence[str], words: Mapping[str, str] | None) -> tuple[str, ...]:
-        return tuple(one.replace("_", " ") if words is None else words[one] for one in ids)
+    def _words(ids: Sequence[str], words: Mapping[str, str] | None, key: str) -> tuple[str, ...]:
+        named = [one.replace("_", " ") if words is None else words[one] for one in ids]
+        return checked(named, ids=ids, where=lambda index: (key, ids[index]) if words is not None else (key,))
+
+
+def _roots(settings: AttributeFolderSet, split: Split) -> list[Path]:
+    """Return the folders of a split; none where the set lacks it or holds it back from train."""
+    roots = {"train": settings.train, "validation": settings.validation, "test": settings.test}[split]
+    return roots if isinstance(roots, list) else []
 
 
 def _folder_samples(settings: AttributeFolderSet, split: Split) -> Iterator[Sample | str]:
-    roots = {"train": settings.train, "validation": settings.validation, "test": settings.test}[split]
-    assert isinstance(roots, list), "splits that are held back are read from train"
+    roots = _roots(settings, split)
+    assert roots, "splits that are held back are read from train"
     for index, root in enumerate(roots):
         contents = _folders_in(root, split, index)
         if not contents:
@@ -166,33 +233,45 @@ def _folders_in(root: Path, split: str, index: int) -> list[str]:
     except FileNotFoundError:
         raise SetError(f"the folder {root} does not exist", split, index) from None
     except OSError as error:
-        raise SetError(f"{root}: {error.strerror}", split, index) from error
+        raise SetError(os_problem(error, root), split, index) from error
+    except SetError as error:
+        raise SetError(str(error), split, index) from error
 
 
 def _table_samples(settings: AttributeTableSet, split: Split) -> Iterator[Sample | str]:
     path = {"train": settings.train, "validation": settings.validation, "test": settings.test}[split]
     assert isinstance(path, Path), "splits that are held back are read from train"
     folder = path.parent if settings.images is None else settings.images
+    text = text_of(path, split)
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise SetError(f"the file {path} does not exist", split) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SetError(f"{path} cannot be read: {error}", split) from error
-    rows = csv.DictReader(text.splitlines(), delimiter="\t" if path.suffix == ".tsv" else ",")
-    columns = list(rows.fieldnames or ())
-    for key in ("image", "content", "attribute"):
-        if (name := getattr(settings, key)) not in columns:
-            raise SetError(f"{path} has no column {name!r}; there are {listed(columns)}", key)
-    for number, row in enumerate(rows, 2):
-        cells = {name: (row[name] or "").strip() for name in (settings.image, settings.content, settings.attribute)}
-        image, content, value = cells.values()
-        if empty := [name for name, cell in cells.items() if not cell]:
-            yield f"{path.name}:{number}: no {empty[0]}"
-        elif reason := _damaged(content) or _damaged(value):
-            yield f"{path.name}:{number}: {reason}"
-        else:
-            yield Sample(image, content, os.path.join(folder, image), value=value)
+        columns, rows = table(path, text, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+        for key in ("image", "content", "attribute"):
+            if (name := getattr(settings, key)) not in columns:
+                raise SetError(f"{path} has no column {name!r}; there are {listed(columns)}", key)
+        merged = [
+            column
+            for column, words in ((settings.content, settings.contents), (settings.attribute, settings.values))
+            if words is None
+        ]
+        spelled: dict[tuple[str, str], tuple[str, int]] = {}
+        for number, row in rows:
+            cells = {name: row[name].strip() for name in (settings.image, settings.content, settings.attribute)}
+            image, content, value = cells.values()
+            if empty := [name for name, cell in cells.items() if is_missing(cell)]:
+                yield f"{path.name}:{number}: no {empty[0]}"
+            elif reason := _damaged(content) or _damaged(value):
+                yield f"{path.name}:{number}: {reason}"
+            else:
+                for column in merged:
+                    word = cells[column]
+                    other, line = spelled.setdefault((column, normal_form(word)), (word, number))
+                    if other != word:
+                        key = "contents" if column == settings.content else "values"
+                        message = f"{path}:{number}: {column} is {word!r}, but {other!r} in line {line}; "
+                        raise SetError(message + f"spell both alike, or name one of them in {key}", split)
+                yield Sample(image, content, os.path.join(folder, image), value=value)
+    except TextFileError as error:
+        raise SetError(str(error), split) from error
 
 
 _MONTH = re.compile(
@@ -211,7 +290,7 @@ def _utk_samples(settings: UtkFaceSet) -> Iterator[Sample | str]:
     try:
         names = sorted(name for name in os.listdir(settings.path) if is_image(name))
     except OSError as error:
-        raise SetError(f"{settings.path}: {error.strerror}", "path") from error
+        raise SetError(os_problem(error, settings.path), "path") from error
     for name in names:
         match = _UTK_NAME.fullmatch(name)
         if match is None:
@@ -265,12 +344,7 @@ def _celeba_partition(settings: CelebASet) -> dict[str, Split] | None:
 
 
 def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError:
-        raise SetError(f"the file {path} does not exist", "path") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SetError(f"{path} cannot be read: {error}", "path") from error
+    return text_lines(text_of(path, "path"))
 
 
 def _reasons(left_out: Sequence[str]) -> str:

@@ -5,14 +5,21 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import json
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
+
+from trainables.spelling import normal_form, same_word
+from trainables.text_files import TextFileError, parsed_json, read_text, text_lines
 
 _WORDNET_ID = re.compile(r"n\d{8}")
+_COPY_MARK = re.compile(r" ?\(\d+\)$| \([^()]*copy\)$|( -|-|_)? ?\bcopy( \d+| \(\d+\))?$", re.IGNORECASE)
+"""What browsers and desktops append to the name of a file of which there is one already."""
 _OWN = Path(__file__).with_name("names.json")
 
 
@@ -32,28 +39,31 @@ def chosen(ids: Sequence[str], classes: Path | list[str] | None) -> list[str]:
     if classes is None:
         return list(ids)
     if isinstance(classes, Path):
-        wanted = [line.strip() for line in _text(classes, "classes").splitlines() if line.strip()]
+        wanted = _lines(classes, "classes")
     else:
-        wanted = classes
-    for index, name in enumerate(wanted):
-        where = ("classes",) if isinstance(classes, Path) else ("classes", index)
-        if name not in ids:
+        wanted = [(("classes", index), "", name) for index, name in enumerate(classes)]
+    found: set[str] = set()
+    for where, place, name in wanted:
+        class_id = same_word(name, ids)
+        if class_id is None:
             near = difflib.get_close_matches(name, ids, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; there are {listed(ids)}"
-            raise SetError(f"no class {name!r}{hint}", *where)
-        if wanted.index(name) != index:
-            raise SetError(f"the class {name!r} is named twice", *where)
-    if len(wanted) < 2:
+            raise SetError(f"{place}no class {name!r}{hint}", *where)
+        if class_id in found:
+            raise SetError(f"{place}the class {name!r} is named twice", *where)
+        found.add(class_id)
+    if len(found) < 2:
         raise SetError("two classes or more are needed", "classes")
-    return [name for name in ids if name in set(wanted)]
+    return [name for name in ids if name in found]
 
 
 def words_for(ids: Sequence[str], given: Any, own: Mapping[str, str], what: str = "class folder") -> tuple[str, ...]:
     """Return the words of each class id.
 
-    A JSON file may hold a list or a mapping. Where all its keys are WordNet ids (the Labels.json of Kaggle's
-    ImageNet-100) a value such as "robin, American robin, Turdus migratorius" lists synonyms and the first is taken,
-    as the literature does. Keys of classes that the set does not have are ignored.
+    A JSON file may hold a list or a mapping, whose keys need not be spelled as the ids are. Where all its keys are
+    WordNet ids (the Labels.json of Kaggle's ImageNet-100) a value such as "robin, American robin, Turdus migratorius"
+    lists synonyms and the first is taken, as the literature does. Keys of classes that the set does not have are
+    ignored.
 
     Args:
         given: ``class_names`` of the settings: a list, a mapping, a JSON file, ``imagenet`` or None.
@@ -71,18 +81,21 @@ def words_for(ids: Sequence[str], given: Any, own: Mapping[str, str], what: str 
         return checked([known[name] for name in ids], shipped=True)
     if given is None:
         return checked([own[name] for name in ids], shipped=True)
-    content = _json(given) if isinstance(given, Path) else given
+    content = _content(given)
+    place = f"{given}: " if isinstance(given, Path) else ""
     if isinstance(content, list):
         if len(content) != len(ids):
-            raise SetError(f"{len(content)} class names for {counted(len(ids), what)}", "class_names")
-        return checked(content)
-    missing = [name for name in ids if name not in content]
+            message = f"{place}{len(content)} class names for {counted(len(ids), what)}"
+            raise SetError(f"{message} ({listed(ids)}), in their order", "class_names")
+        return checked(content, place=place, where=None if place else lambda index: ("class_names", index))
+    keys = [same_word(name, content) for name in ids]
+    missing = [name for name, key in zip(ids, keys, strict=True) if key is None]
     if missing:
-        raise SetError(f"no words for the {what} {listed(missing)}", "class_names")
-    words = [content[name] for name in ids]
+        raise SetError(f"{place}no words for the {what} {listed(missing)}", "class_names")
+    words = [content[key] for key in keys]
     if isinstance(given, Path) and all(_WORDNET_ID.fullmatch(key) for key in content):
         words = [word.split(",")[0].strip() if isinstance(word, str) else word for word in words]
-    return checked(words)
+    return checked(words, place=place, ids=ids)
 
 
 def words_in(file: Path) -> list[str]:
@@ -90,13 +103,92 @@ def words_in(file: Path) -> list[str]:
 
     Raises SetError.
     """
-    text = _text(file, "class_names")
-    if file.suffix == ".json":
+    if file.suffix.lower() == ".json":
         content = _json(file)
         if not isinstance(content, list):
             raise SetError(f"{file} holds no list of class names in the order of their indices", "class_names")
-        return list(checked(content))
-    return list(checked([line.strip() for line in text.splitlines() if line.strip()]))
+        return list(checked(content, place=f"{file}: "))
+    lines = _lines(file, "class_names")
+    first: dict[str, str] = {}
+    for where, place, name in lines:
+        if normal_form(name) in first:
+            raise SetError(f"{place}{_alike(first[normal_form(name)], name)}", *where)
+        first[normal_form(name)] = name
+    return list(checked([name for _, _, name in lines], place=f"{file}: "))
+
+
+class Named(NamedTuple):
+    """The name of a class where it is found."""
+
+    name: str
+    place: str = ""
+    """A folder, file or split, as messages name it; empty where names may be spelled in several ways everywhere."""
+    where: tuple[str | int, ...] = ()
+    """Leads from the set's settings to what names the place."""
+
+
+@dataclass(frozen=True)
+class Spellings:
+    """Names of classes, in folders or files, of which some are spelled in several ways."""
+
+    used: dict[str, str]
+    """Name as found -> the spelling that stands for its class: the first one."""
+    notes: list[str]
+    """A line for each class that is spelled in several ways."""
+
+
+def one_spelling(
+    found: Iterable[Named],
+    apart: Callable[[str, str], bool] | None = None,
+    mend: str = "spell both alike, or leave one out",
+) -> Spellings:
+    """Read names that CLIP's tokenizer cannot tell apart as one class.
+
+    Args:
+        found: the first spelling of a class stands for it.
+        apart: whether the settings tell two such names apart, by words of their own; None: never.
+        mend: what to do about two such names in one place.
+
+    Raises SetError where two such names are in one place: nobody knows whether they are meant to be one class.
+    """
+    used: dict[str, str] = {}
+    spelled: dict[str, dict[str, list[str]]] = {}
+    """Spelling that stands for a class -> each of its spellings -> the places it is found in."""
+    groups: dict[str, list[str]] = {}
+    for name, place, path in found:
+        firsts = groups.setdefault(normal_form(name), [])
+        first = next((other for other in firsts if other == name or apart is None or not apart(other, name)), None)
+        if first is None:
+            firsts.append(name)
+            first = name
+        used[name] = first
+        spellings = spelled.setdefault(first, {})
+        rival = next(
+            (other for other, places in spellings.items() if place and place in places and other != name), None
+        )
+        if rival is not None:
+            raise SetError(f"{place}: {_alike(rival, name)}; {mend}", *path)
+        spellings.setdefault(name, []).append(place)
+    notes = [
+        " and ".join(f"{name!r} ({places[0]})" if places[0] else repr(name) for name, places in spellings.items())
+        + " are read as one class"
+        for spellings in spelled.values()
+        if len(spellings) > 1
+    ]
+    return Spellings(used, notes)
+
+
+def told_apart(given: Any, ids: Iterable[str]) -> Callable[[str, str], bool]:
+    """Return whether ``class_names`` of the settings has a word of its own for each of two class ids.
+
+    ``ids``: all of them. Raises SetError where its file cannot be read.
+    """
+    content = {} if given in (None, "imagenet") else _content(given)
+    if isinstance(content, list):
+        each_named = len(content) == len(set(ids))
+        return lambda a, b: each_named
+    forms = {key: normal_form(word) for key, word in content.items() if isinstance(word, str)}
+    return lambda a, b: a in forms and b in forms and forms[a] != forms[b]
 
 
 @lru_cache(maxsize=1)
@@ -144,16 +236,60 @@ def counted(count: int, what: str) -> str:
     return f"{count} {plural}"
 
 
-def checked(words: Sequence[Any], *, shipped: bool = False) -> tuple[str, ...]:
-    """Return the words. Raises SetError for empty words, and for equal words unless they are ``shipped``."""
-    if any(not isinstance(word, str) or not word.strip() for word in words):
-        raise SetError("every class name must be text", "class_names")
-    # open_clip's names of ImageNet have "missile" and "sunglasses" twice; published results were measured with them.
-    twice = [] if shipped else sorted({word for word in words if words.count(word) > 1})
-    if twice:
-        message = f"two classes are both called {twice[0]!r}; the prompts could not tell them apart"
-        raise SetError(message, "class_names")
+def checked(
+    words: Sequence[Any],
+    *,
+    shipped: bool = False,
+    place: str = "",
+    ids: Sequence[str] = (),
+    where: Callable[[int], tuple[str | int, ...]] | None = None,
+) -> tuple[str, ...]:
+    """Return the words.
+
+    Args:
+        shipped: open_clip's names of ImageNet have "missile" and "sunglasses" twice; published results were measured
+            with them.
+        place: file in front of messages.
+        ids: the classes that the words are for, where messages are to name them.
+        where: leads to the word of an index in the settings; None: to ``class_names``.
+
+    Raises SetError for empty words, and unless they are ``shipped`` for words that the tokenizer cannot tell apart.
+    """
+    where = where or (lambda index: ("class_names",))
+    first: dict[str, int] = {}
+    for index, word in enumerate(words):
+        if not isinstance(word, str) or not normal_form(word):
+            raise SetError(f"{place}every class name must be text; {word!r} is not", *where(index))
+        earlier = first.setdefault(normal_form(word), index)
+        if earlier != index and not shipped:
+            of = f" (of {ids[earlier]!r} and {ids[index]!r})" if ids else ""
+            raise SetError(f"{place}{_alike(words[earlier], word)}{of}", *where(index))
     return tuple(words)
+
+
+def without_copy_mark(name: str) -> str:
+    """Return a name without what browsers and desktops append to that of a copy: ``dog (1)`` and ``dog - Copy (2)``."""
+    return _COPY_MARK.sub("", name)
+
+
+def printable(name: str) -> str:
+    """Return a file's name as text that can be written anywhere: bytes that are no UTF-8 as ``\\xe9``."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def os_problem(error: OSError, path: Path | str) -> str:
+    """Return what the operating system said of ``path`` or of a file in it, in one line."""
+    said = error.filename if isinstance(error.filename, str) else str(path)
+    return f"{printable(said)}: {error.strerror or error}"
+
+
+def _alike(name: str, other: str) -> str:
+    if name == other:
+        return f"two classes are both called {name!r}; the prompts could not tell them apart"
+    return (
+        f"two classes are called {name!r} and {other!r}; the prompts could not tell them apart, because CLIP's "
+        "tokenizer sees no difference in case, in white space or in how a letter is encoded (and _ is read as a space)"
+    )
 
 
 def _timm_file(name: str) -> Path:
@@ -162,20 +298,39 @@ def _timm_file(name: str) -> Path:
     return Path(package.submodule_search_locations[0], "data", "_info", name)
 
 
-def _text(file: Path, key: str) -> str:
+def text_of(file: Path, *where: str | int) -> str:
+    """Return the text of a file that the settings name at ``where``. Raises SetError."""
     try:
-        return file.read_text(encoding="utf-8-sig")
+        return read_text(file)
     except FileNotFoundError:
-        raise SetError(f"the file {file} does not exist", key) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SetError(f"{file} cannot be read: {error}", key) from error
+        raise SetError(f"the file {file} does not exist", *where) from None
+    except OSError as error:
+        raise SetError(os_problem(error, file), *where) from error
+    except TextFileError as error:
+        raise SetError(str(error), *where) from error
+
+
+def json_of(file: Path, *where: str | int) -> Any:
+    """Return what a JSON file that the settings name at ``where`` holds. Raises SetError."""
+    try:
+        return parsed_json(file, text_of(file, *where))
+    except TextFileError as error:
+        raise SetError(str(error), *where) from error
+
+
+def _lines(file: Path, key: str) -> list[tuple[tuple[str | int, ...], str, str]]:
+    """Return the lines that are not empty, stripped, each with ``key`` and with its place for messages."""
+    lines = enumerate(text_lines(text_of(file, key)), 1)
+    return [((key,), f"{file}:{number}: ", line.strip()) for number, line in lines if line.strip()]
+
+
+def _content(given: Any) -> Any:
+    """Return the list or mapping that ``class_names`` of the settings is or names."""
+    return _json(given) if isinstance(given, Path) else given
 
 
 def _json(file: Path) -> Any:
-    try:
-        content = json.loads(_text(file, "class_names"))
-    except json.JSONDecodeError as error:
-        raise SetError(f"{file} cannot be read as JSON: {error}", "class_names") from error
+    content = json_of(file, "class_names")
     if not isinstance(content, dict | list) or not content:
         raise SetError(f"{file} holds neither a mapping from folder to words nor a list", "class_names")
     return content

@@ -7,21 +7,54 @@ from pathlib import Path
 from typing import Literal
 
 from trainables.data.listing import Listing
-from trainables.data.readers.class_names import SetError, chosen, words_for
+from trainables.data.readers.class_names import (
+    Named,
+    SetError,
+    Spellings,
+    chosen,
+    one_spelling,
+    os_problem,
+    told_apart,
+    without_copy_mark,
+    words_for,
+)
+from trainables.data.readers.not_read import not_read
 from trainables.data.readers.reader import Reader
 from trainables.data.readers.samples import Sample, class_folders, held_out, images_in, listing_of
 from trainables.data.readers.templates import templates_of
 from trainables.settings.sets import SPLITS, HeldBack, ImageFolderSet, Split
+from trainables.spelling import same_word
 
 
 @dataclass(frozen=True)
 class ImageFolderReader(Reader):
-    """Several folders of a split are read as one."""
+    """Several folders of a split are read as one, and so are class folders of different splits or folders whose names
+    CLIP's tokenizer cannot tell apart. Images in folders below a class folder are not read: where a path names the
+    folder above the intended one, its splits would become classes without a word.
+    """
 
     settings: ImageFolderSet
 
     def class_names(self) -> tuple[str, ...]:
         return self._classes()[1]
+
+    def folders(self) -> set[str]:
+        """Return the names of the class folders that are read, in all their spellings. Raises SetError."""
+        used = self._spellings().used
+        wanted = set(chosen(sorted(set(used.values())), self.settings.classes))
+        return {folder for folder, of_class in used.items() if of_class in wanted}
+
+    def notes(self) -> list[str]:
+        wanted = self.folders()
+        plain = {name: without_copy_mark(name) for name in sorted(wanted)}
+        marked = [
+            f"the class folder {name!r} is a class of its own beside {of!r}; is it a copy?"
+            for name, of in plain.items()
+            if of != name and same_word(of, wanted) is not None
+        ]
+        roots = [(split, root) for split in SPLITS for root in self.settings.folders(split)]
+        lines = [f"{split}: {line}" for split, root in roots for line in not_read(root, 1, wanted)]
+        return self._spellings().notes + marked + lines
 
     def list_images(self, split: Split) -> Listing:
         settings = self.settings
@@ -43,27 +76,32 @@ class ImageFolderReader(Reader):
         return rest
 
     def _classes(self) -> tuple[list[str], tuple[str, ...]]:
-        """Return the class folders of all splits, sorted, and the words for them. Raises SetError."""
-        all_folders = {
-            folder
-            for split in SPLITS
-            for index, root in enumerate(self.settings.folders(split))
-            for folder in _classes_in(root, split, index)
-        }
-        folders = chosen(sorted(all_folders), self.settings.classes)
+        """Return the classes, sorted class folders of all splits, and the words for them. Raises SetError."""
+        folders = chosen(sorted(set(self._spellings().used.values())), self.settings.classes)
         if len(folders) < 2:
             raise SetError(f"only one class folder ({', '.join(folders)}); two classes or more are needed")
         own = {folder: folder.replace("_", " ") for folder in folders}
         return folders, words_for(folders, self.settings.class_names, own)
 
+    def _spellings(self) -> Spellings:
+        """Return the class folders of all splits, and which of them are one class. Raises SetError."""
+        found = [
+            Named(folder, str(root), (split, index))
+            for split in SPLITS
+            for index, root in enumerate(self.settings.folders(split))
+            for folder in _classes_in(root, split, index)
+        ]
+        apart = told_apart(self.settings.class_names, [named.name for named in found])
+        return one_spelling(found, apart, "rename or merge one, or give both words of their own in class_names")
+
     def _samples(self, folders: list[str], split: Split) -> list[Sample]:
-        roots, wanted = self.settings.folders(split), set(folders)
+        roots, wanted, used = self.settings.folders(split), set(folders), self._spellings().used
         samples = [
             sample
             for index, root in enumerate(roots)
             for folder in _classes_in(root, split, index)
-            if folder in wanted
-            for sample in images_in(root / folder, folder)
+            if used[folder] in wanted
+            for sample in images_in(root / folder, used[folder])
         ]
         if not samples:
             raise SetError(f"no images in {', '.join(map(str, roots))} (looked for <folder>/<class>/<image>)", split)
@@ -76,7 +114,9 @@ def _classes_in(root: Path, split: str, index: int) -> list[str]:
     except FileNotFoundError:
         raise SetError(f"the folder {root} does not exist", split, index) from None
     except OSError as error:
-        raise SetError(f"{root}: {error.strerror}", split, index) from error
+        raise SetError(os_problem(error, root), split, index) from error
+    except SetError as error:
+        raise SetError(str(error), split, index) from error
     if not folders:
         message = f"{root} has no class folders; images are expected as <folder>/<class>/<image>"
         raise SetError(message, split, index)

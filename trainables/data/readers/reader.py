@@ -27,6 +27,13 @@ class Reader(ABC):
         Raises SetError for missing files, unknown classes, and words that do not fit the classes.
         """
 
+    def notes(self) -> list[str]:
+        """Return a line for whatever in the set's files is not read, or is read otherwise than it is spelled.
+
+        Raises SetError.
+        """
+        return []
+
     def list_clean(self) -> Listing | None:
         """Return the test scenes of a typographic set without their words: keys, labels and ``written`` in the same
         order as in ``list_images("test")``; None where the set does not hold them.

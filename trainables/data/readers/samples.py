@@ -10,13 +10,20 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError, features
 
 from trainables.data.listing import Listing
-from trainables.data.readers.class_names import SetError, counted
+from trainables.data.readers.class_names import SetError, counted, os_problem, printable
 from trainables.settings.sets import HeldBack, Split
+from trainables.text_files import LFS_POINTER, names_lfs_pointer
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+IMAGE_SUFFIXES = {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".tga"),
+    *((".jp2", ".j2k", ".jpx", ".j2c") if features.check("jpg_2000") else ()),
+    *((".avif",) if features.check("avif") else ()),
+}
+"""What this build of Pillow decodes, of the formats that photographs come in."""
 
 
 class Sample(NamedTuple):
@@ -124,8 +131,8 @@ def images_in(folder: Path | str, class_id: str) -> list[Sample]:
     try:
         names = sorted(name for name in os.listdir(folder) if is_image(name))
     except OSError as error:
-        raise SetError(f"{folder}: {error.strerror}") from error
-    return [Sample(f"{class_id}/{name}", class_id, os.path.join(folder, name)) for name in names]
+        raise SetError(os_problem(error, folder)) from error
+    return [Sample(f"{class_id}/{printable(name)}", class_id, os.path.join(folder, name)) for name in names]
 
 
 def is_image(name: str) -> bool:
@@ -134,17 +141,29 @@ def is_image(name: str) -> bool:
 
 
 def class_folders(root: Path) -> list[str]:
-    """Return the names of the folders in ``root``, sorted, without hidden ones. Raises OSError."""
+    """Return the names of the folders in ``root``, sorted, without hidden ones.
+
+    Raises OSError, and SetError for a name that is no UTF-8: it would be a word of prompts.
+    """
     with os.scandir(root) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+    for name in names:
+        if printable(name) != name:
+            raise SetError(f"{root}: the name of the folder {printable(name)} is no UTF-8; rename it")
+    return names
 
 
 def _open(sample: Sample) -> Image.Image:
-    if sample.size is None:
-        return Image.open(sample.file)
-    with open(sample.file, "rb") as file:  # a handle kept open would share its position with forked processes
-        file.seek(sample.offset)
-        return Image.open(io.BytesIO(file.read(sample.size)))
+    try:
+        if sample.size is None:
+            return Image.open(sample.file)
+        with open(sample.file, "rb") as file:  # a handle kept open would share its position with forked processes
+            file.seek(sample.offset)
+            return Image.open(io.BytesIO(file.read(sample.size)))
+    except UnidentifiedImageError:
+        if names_lfs_pointer(sample.file, sample.offset):
+            raise ValueError(LFS_POINTER) from None
+        raise
 
 
 def _inputs(samples: Sequence[Sample]) -> str:
@@ -157,11 +176,13 @@ def _inputs(samples: Sequence[Sample]) -> str:
             try:
                 stats[sample.file] = os.stat(sample.file)
             except FileNotFoundError:
-                missing.append(sample.file)
+                missing.append(printable(sample.file))
                 continue
+            except OSError as error:
+                raise SetError(os_problem(error, sample.file)) from error
         stat = stats[sample.file]
         part = f"{sample.file}\0{stat.st_size}\0{stat.st_mtime_ns}\0{sample.offset}\0{sample.size}\n"
-        digest.update(part.encode())
+        digest.update(part.encode(errors="surrogateescape"))
     if missing:
         raise SetError(f"{len(missing)} of {counted(len(samples), 'listed image')} not there, first {missing[0]}")
     return digest.hexdigest()

@@ -6,7 +6,6 @@ import torch, create missing folders, and start to unpack archives where a split
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +13,22 @@ from pathlib import Path
 from typing import Any
 
 from trainables.data.listing import Listing
-from trainables.data.readers.class_names import SetError, chosen, listed, own_words, words_for
+from trainables.data.readers.class_names import (
+    SetError,
+    chosen,
+    json_of,
+    listed,
+    os_problem,
+    own_words,
+    text_of,
+    words_for,
+)
+from trainables.data.readers.not_read import not_read
 from trainables.data.readers.reader import Reader
 from trainables.data.readers.samples import Sample, class_folders, hold_back, images_in, listing_of, three_way
 from trainables.data.readers.templates import LITERATURE, templates_of
 from trainables.settings.sets import NO_SPLITS, OWN_VALIDATION, Split, TorchvisionName, TorchvisionSet
+from trainables.text_files import LFS_POINTER, names_lfs_pointer, text_lines
 
 FOLDERS: dict[TorchvisionName, tuple[str, str]] = {
     "caltech101": ("Caltech101", "caltech101/101_ObjectCategories"),
@@ -74,6 +84,15 @@ class TorchvisionReader(Reader):
             raise SetError(f"no {split} images of the chosen classes in {_folder(settings)}", "root")
         templates = templates_of(settings.templates, LITERATURE[settings.dataset])
         return listing_of(samples, ids, names, templates, settings.max_broken_share)
+
+    def notes(self) -> list[str]:
+        folder, wanted = _folder(self.settings), set(self._classes()[0])
+        if self.settings.dataset in ("caltech101", "eurosat"):
+            return not_read(folder, 1, wanted)
+        if self.settings.dataset == "imagenet":
+            parts = [folder / part for part in ("train", "val") if (folder / part).is_dir()]
+            return [line for part in parts for line in not_read(part, 1, wanted)]
+        return []  # read by lists of files
 
     def _classes(self) -> tuple[list[str], tuple[str, ...]]:
         """Return the set's own class ids in the order of its labels, and the words for them. Raises SetError."""
@@ -133,8 +152,9 @@ def _own_classes(settings: TorchvisionSet) -> tuple[list[str], dict[str, str]]:
     elif name == "dtd":
         ids = _class_folders(folder / "images")
     else:
-        ids = sorted(_json(folder / "meta" / "train.json")) if (folder / "meta" / "train.json").is_file() else []
-        ids = ids or sorted(_json(folder / "meta" / "test.json"))
+        files = [folder / "meta" / f"{part}.json" for part in ("train", "test")]
+        ids = sorted(json_of(files[0], "root")) if files[0].is_file() else []
+        ids = ids or sorted(json_of(files[1], "root"))
     return ids, {class_id: class_id.replace("_", " ") for class_id in ids}
 
 
@@ -171,7 +191,7 @@ def _published(settings: TorchvisionSet, split: Split, ids: Sequence[str]) -> li
         part = {"train": "train1", "validation": "val1", "test": "test1"}[split]
         rows = [line.split("/") for line in _lines(folder / "labels" / f"{part}.txt")]
         return [Sample(f"{label}/{file}", label, str(folder / "images" / label / file)) for label, file in rows]
-    paths, images = _json(folder / "meta" / f"{split}.json"), folder / "images"
+    paths, images = json_of(folder / "meta" / f"{split}.json", "root"), folder / "images"
     return [
         Sample(f"{path}.jpg", class_id, os.path.join(images, f"{path}.jpg"))
         for class_id in sorted(paths)
@@ -209,21 +229,13 @@ def _class_folders(folder: Path) -> list[str]:
     try:
         return class_folders(folder)
     except OSError as error:
-        raise SetError(f"{folder}: {error.strerror}", "root") from error
+        raise SetError(os_problem(error, folder), "root") from error
+    except SetError as error:
+        raise SetError(str(error), "root") from error
 
 
 def _lines(file: Path) -> list[str]:
-    try:
-        return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except OSError as error:
-        raise SetError(f"{file}: {error.strerror}", "root") from error
-
-
-def _json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SetError(f"{file} cannot be read as JSON: {error}", "root") from error
+    return [line.strip() for line in text_lines(text_of(file, "root")) if line.strip()]
 
 
 def _matrix(file: Path) -> dict[str, Any]:
@@ -234,5 +246,7 @@ def _matrix(file: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = loadmat(str(file), squeeze_me=True)
     except (OSError, ValueError) as error:
+        if names_lfs_pointer(file):
+            raise SetError(f"{file} {LFS_POINTER}", "root") from error
         raise SetError(f"{file} cannot be read: {error}", "root") from error
     return content

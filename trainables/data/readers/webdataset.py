@@ -10,39 +10,83 @@ import os
 import posixpath
 import re
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 from trainables.data.listing import Listing
-from trainables.data.readers.class_names import SetError, checked, counted, words_in
+from trainables.data.readers.class_names import (
+    Named,
+    SetError,
+    checked,
+    counted,
+    one_spelling,
+    os_problem,
+    printable,
+    words_in,
+)
 from trainables.data.readers.reader import Reader
-from trainables.data.readers.samples import Sample, hold_back, listing_of
+from trainables.data.readers.samples import IMAGE_SUFFIXES, Sample, hold_back, is_image, listing_of
 from trainables.data.readers.templates import templates_of
 from trainables.settings.sets import SPLITS, HeldBack, Split, WebDatasetSet
+from trainables.spelling import same_word
+from trainables.text_files import LFS_POINTER, names_lfs_pointer
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
+_FURTHER_IMAGES = {suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES} - set(IMAGES)
+"""Read where a sample has none of ``IMAGES``: beside one they may be masks."""
 CLASS_INDEX, CLASS_NAME = "cls", "txt"
 _NUMBERS = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _NAMES = re.compile(r"\{([^{}]*,[^{}]*)\}")
+_MEND = "spell both alike, or name the classes in class_names"
 _INDEX = "index "
 """Marks a class id that is an index (of a ``cls`` member) until the names are known."""
 READING_THREADS = 8
 
 
 def shards_of(patterns: Sequence[str], split: str) -> list[Path]:
-    """Return the files that patterns name: ``{000..127}`` and ``{a,b}`` as in a shell, then ``*``. Raises SetError."""
+    """Return the files that patterns name: ``{000..127}`` and ``{a,b}`` as in a shell, then ``*``.
+
+    What exists is taken literally, folder by folder: ``photos [v2]/*.tar`` names the shards in that folder.
+    Raises SetError.
+    """
     shards: list[Path] = []
     for index, pattern in enumerate(patterns):
-        for path in _braces(pattern):
-            matches = sorted(glob.glob(path)) if glob.has_magic(path) else [path]
-            files = [Path(match) for match in matches if os.path.isfile(match)]
+        if os.path.isfile(pattern):
+            shards.append(Path(pattern))
+            continue
+        folder, rest = _existing(pattern)
+        for name in _braces(rest):
+            files = [Path(match) for match in _matches(folder, name.split("/")) if os.path.isfile(match)]
             if not files:
+                path = os.path.join(folder, name)
                 raise SetError(f"no shard {path}" + (f" (from {pattern})" if path != pattern else ""), split, index)
             shards += files
     return shards
+
+
+def _existing(pattern: str) -> tuple[str, str]:
+    """Return the longest beginning of a pattern that is a folder, and the rest."""
+    parts = pattern.split("/")
+    for end in range(len(parts) - 1, 0, -1):
+        folder = "/".join(parts[:end]) or "/"
+        if os.path.isdir(folder):
+            return folder, "/".join(parts[end:])
+    return "", pattern
+
+
+def _matches(folder: str, parts: Sequence[str]) -> list[str]:
+    """Return what ``parts`` match in ``folder``, sorted: names that exist, else patterns with ``*``, ``?``, ``[ ]``."""
+    if not parts:
+        return [folder]
+    literal = os.path.join(folder, parts[0])
+    if os.path.lexists(literal) or not glob.has_magic(parts[0]):
+        return _matches(literal, parts[1:])
+    found = sorted(glob.glob(os.path.join(glob.escape(folder), parts[0])))
+    return [match for path in found for match in _matches(path, parts[1:])]
 
 
 @dataclass(frozen=True)
@@ -54,7 +98,9 @@ class WebDatasetReader(Reader):
         names = self.settings.class_names
         if isinstance(names, Path):
             return tuple(words_in(names))
-        return checked(names) if names is not None else None
+        if names is None:
+            return None
+        return checked(names, where=lambda index: ("class_names", index))
 
     def list_images(self, split: Split) -> Listing:
         """Without ``class_names``, classes are the words in ``txt`` members of all splits, sorted."""
@@ -62,18 +108,22 @@ class WebDatasetReader(Reader):
         if names is None:
             names = self._names_in_shards()
         held_back = settings.validation if isinstance(settings.validation, HeldBack) and split != "test" else None
-        samples = [_named(sample, names) for sample in self._samples("train" if held_back else split)]
+        read = self._samples("train" if held_back else split)
+        if not read:
+            raise SetError(f"no images in the {split} shards{self._reasons()}", split)
+        first = {sample.class_id: sample for sample in reversed(read)}
+        class_ids = {class_id: _class_of(sample, names) for class_id, sample in first.items()}
+        samples = [sample._replace(class_id=class_ids[sample.class_id]) for sample in read]
         if held_back is not None:
             samples = hold_back(samples, held_back, split)
-        if not samples:
-            raise SetError(f"no images in the {split} shards", split)
         left_out: list[str] = []
         values: list[str] = []
         if settings.attribute_key is not None:
-            found = {sample.value or "" for part in SPLITS for sample in self._samples(part)} - {""}
-            values = sorted(found) if settings.values is None else list(settings.values)
+            values = self._values() if settings.values is None else list(settings.values)
             if len(values) < 2:
                 raise SetError(f"fewer than two values in {settings.attribute_key} members", "attribute_key")
+            used = {value: same_word(value, values) for value in {sample.value or "" for sample in samples}}
+            samples = [sample._replace(value=used[sample.value or ""] or sample.value) for sample in samples]
             left_out = [f"{one.key}: its value {one.value!r} is not used" for one in samples if one.value not in values]
             samples = [sample for sample in samples if sample.value in values]
         words = settings.values or {value: value for value in values}
@@ -88,18 +138,57 @@ class WebDatasetReader(Reader):
             left_out=left_out,
         )
 
-    def _names_in_shards(self) -> tuple[str, ...]:
-        labels = {sample.class_id for split in SPLITS for sample in self._samples(split)}
-        if any(label.startswith(_INDEX) for label in labels):
+    def notes(self) -> list[str]:
+        spellings = one_spelling(self._labels(), mend=_MEND).notes if self.class_names() is None else []
+        if self.settings.attribute_key is not None and self.settings.values is None:
+            spellings = [*spellings, *one_spelling(self._found_values()).notes]
+        lines = []
+        for split in SPLITS:
+            dotted = [(shard, name) for shard in self._shards(split) for name in _not_read(*_key_of(shard))]
+            if dotted:
+                shard, name = dotted[0]
+                count = "1 image is" if len(dotted) == 1 else f"{len(dotted)} images are"
+                key, _, rest = os.path.basename(name).partition(".")
+                lines.append(
+                    f"{split}: {count} not read, because a key ends at its first dot: {name} in {shard} has the key "
+                    f"{key!r} and the suffix {rest!r}; where they are no further images of a sample, rename them "
+                    "without dots"
+                )
+        return [*spellings, *lines]
+
+    def _reasons(self) -> str:
+        return "".join(f" ({note})" for note in self.notes()) if self.class_names() is not None else ""
+
+    def _labels(self) -> list[Named]:
+        """Return the classes that the shards name, split by split. Raises SetError."""
+        labels = []
+        for split in SPLITS:
+            of_split = {sample.class_id for sample in self._samples(split)}
+            labels += [Named(label, f"the .txt members of the {split} shards", (split,)) for label in sorted(of_split)]
+        if any(label.name.startswith(_INDEX) for label in labels):
             raise SetError("the shards hold class indices (.cls); say their words in class_names")
+        return labels
+
+    def _found_values(self) -> list[Named]:
+        values = [(split, sample.value or "") for split in SPLITS for sample in self._samples(split)]
+        return [Named(value, f"the {split} shards", (split,)) for split, value in dict.fromkeys(values) if value]
+
+    def _values(self) -> list[str]:
+        return sorted(set(one_spelling(self._found_values()).used.values()))
+
+    def _names_in_shards(self) -> tuple[str, ...]:
+        labels = set(one_spelling(self._labels(), mend=_MEND).used.values())
         if len(labels) < 2:
-            raise SetError(f"only one class ({', '.join(labels)}); two classes or more are needed")
+            dotted = "".join(f"; {note}" for note in self.notes())
+            raise SetError(f"only one class ({', '.join(labels)}); two classes or more are needed{dotted}")
         return tuple(sorted(labels))
 
+    def _shards(self, split: Split) -> list[Path]:
+        return shards_of(self.settings.shards(split), split)
+
     def _samples(self, split: Split) -> list[Sample]:
-        shards = shards_of(self.settings.shards(split), split)
         with ThreadPoolExecutor(READING_THREADS) as pool:
-            parts = pool.map(lambda shard: _members(shard, *_version(shard), self.settings.attribute_key), shards)
+            parts = pool.map(lambda shard: _members(*_key_of(shard), self.settings.attribute_key), self._shards(split))
             return [sample for part in parts for sample in part]
 
 
@@ -115,22 +204,47 @@ def _braces(pattern: str) -> list[str]:
     return [path for part in parts for path in _braces(before + part + after)]
 
 
-def _named(sample: Sample, names: tuple[str, ...]) -> Sample:
-    """Return the sample with the name of its class as its class id. Raises SetError."""
+def _class_of(sample: Sample, names: tuple[str, ...]) -> str:
+    """Return the name of the class of a sample. Raises SetError."""
     if not sample.class_id.startswith(_INDEX):
-        if sample.class_id not in names:
+        name = same_word(sample.class_id, names)
+        if name is None:
             raise SetError(f"{sample.file}, {sample.key}: {sample.class_id!r} is none of class_names", "class_names")
-        return sample
+        return name
     index = int(sample.class_id.removeprefix(_INDEX))
     if index >= len(names):
         message = f"{sample.file}, {sample.key}: class {index}, but class_names has {counted(len(names), 'name')}"
         raise SetError(message, "class_names")
-    return sample._replace(class_id=names[index])
+    return names[index]
 
 
-def _version(shard: Path) -> tuple[int, int]:
+def _key_of(shard: Path) -> tuple[Path, int, int]:
+    """Return a shard with its size in bytes and its time: what tells its versions apart."""
     stat = shard.stat()
-    return stat.st_size, stat.st_mtime_ns
+    return shard, stat.st_size, stat.st_mtime_ns
+
+
+@lru_cache(maxsize=4096)
+def _not_read(shard: Path, size: int, changed_ns: int) -> tuple[str, ...]:
+    """Return the members that are images by their last suffix but not by all that follows the first dot.
+
+    Raises SetError.
+    """
+    names = (os.path.basename(member.name) for member in _files_in(shard))
+    return tuple(printable(name) for name in names if name.count(".") > 1 and is_image(name))
+
+
+def _files_in(shard: Path) -> Iterator[tarfile.TarInfo]:
+    """Yield the files in a shard, without hidden ones. Raises SetError."""
+    try:
+        with tarfile.open(shard, "r:") as archive:
+            for member in archive:
+                if member.isfile() and not os.path.basename(member.name).startswith("."):
+                    yield member
+    except (OSError, tarfile.TarError) as error:
+        if names_lfs_pointer(shard):
+            raise SetError(f"{shard} {LFS_POINTER}") from error
+        raise SetError(f"{shard} cannot be read as an uncompressed tar: {error}") from error
 
 
 @lru_cache(maxsize=4096)
@@ -141,23 +255,27 @@ def _members(shard: Path, size: int, changed_ns: int, attribute_key: str | None)
     Raises SetError.
     """
     images: dict[str, tuple[int, int]] = {}
+    further: dict[str, tuple[int, int]] = {}
+    named: dict[str, str] = {}
+    """Key -> member that holds its image."""
     texts: dict[str, dict[str, str]] = {CLASS_INDEX: {}, CLASS_NAME: {}, attribute_key or "": {}}
-    try:
-        with tarfile.open(shard, "r:") as archive:
-            for member in archive:
-                name = os.path.basename(member.name)
-                if not member.isfile() or name.startswith("."):
-                    continue
-                stem, _, suffix = name.partition(".")
-                key, suffix = posixpath.normpath(posixpath.join(posixpath.dirname(member.name), stem)), suffix.lower()
-                if suffix in IMAGES:
-                    images[key] = member.offset_data, member.size
-                elif suffix in texts:
-                    content = archive.extractfile(member)
-                    assert content is not None
-                    texts[suffix][key] = content.read().decode().strip()
-    except (OSError, tarfile.TarError, UnicodeDecodeError) as error:
-        raise SetError(f"{shard} cannot be read as an uncompressed tar: {error}") from error
+    with _opened(shard) as file:
+        for member in _files_in(shard):
+            stem, _, suffix = os.path.basename(member.name).partition(".")
+            key = printable(posixpath.normpath(posixpath.join(posixpath.dirname(member.name), stem)))
+            suffix = suffix.lower()
+            if suffix in IMAGES:
+                if key in images:
+                    members = f"{named[key]} and {printable(member.name)}"
+                    raise SetError(f"{shard}: the key {key} has two images, {members}; a key names one sample")
+                images[key], named[key] = (member.offset_data, member.size), printable(member.name)
+            elif suffix in texts:
+                if key in texts[suffix]:
+                    raise SetError(f"{shard}: the key {key} has two .{suffix} members; a key names one sample")
+                texts[suffix][key] = _text_in(file, shard, member)
+            elif suffix in _FURTHER_IMAGES:
+                further[key] = member.offset_data, member.size
+    images |= {key: place for key, place in further.items() if key not in images}
     if wrong := [f"{key}: {text!r}" for key, text in texts[CLASS_INDEX].items() if not text.isdecimal()]:
         raise SetError(f"{shard}: the .cls member of {wrong[0]} is no class index (names belong into .txt)")
     # Where a sample has both, its txt is a caption.
@@ -173,3 +291,19 @@ def _members(shard: Path, size: int, changed_ns: int, attribute_key: str | None)
         )
         for key, (offset, length) in images.items()
     )
+
+
+def _opened(shard: Path) -> BinaryIO:
+    try:
+        return open(shard, "rb")
+    except OSError as error:
+        raise SetError(os_problem(error, shard)) from error
+
+
+def _text_in(file: BinaryIO, shard: Path, member: tarfile.TarInfo) -> str:
+    """Return the text of a member, stripped. Raises SetError."""
+    file.seek(member.offset_data)
+    try:
+        return file.read(member.size).decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise SetError(f"{shard}: the member {printable(member.name)} is no UTF-8 text") from error

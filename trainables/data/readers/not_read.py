@@ -1,0 +1,99 @@
+"""Files of an image set that its reader does not read, so that none is passed over in silence."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trainables.data.readers.class_names import SetError, os_problem, printable
+from trainables.data.readers.samples import is_image
+
+_OF_DESKTOPS = {"thumbs.db", "desktop.ini"}
+_BESIDE_IMAGES = {"", ".txt", ".md", ".json", ".jsonl", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".html", ".pdf"}
+"""Files of a set that has no class folders may describe its images."""
+
+
+@dataclass
+class _NotRead:
+    above: list[str] = field(default_factory=list)
+    """Images above the folders that images are expected in."""
+    below: list[str] = field(default_factory=list)
+    """Images in folders below those."""
+    others: list[str] = field(default_factory=list)
+    """Files with another suffix."""
+    links: list[str] = field(default_factory=list)
+    """Links that lead nowhere."""
+
+
+def not_read(root: Path, levels: int, wanted: Collection[str] | None = None) -> list[str]:
+    """Return a line for each kind of files below ``root`` that is not read: how many, and the first.
+
+    Hidden files and what desktops leave behind do not count, nor what describes a set beside its folders.
+
+    Args:
+        levels: of folders between ``root`` and its images.
+        wanted: the folders in ``root`` that are read; None: all.
+
+    Raises SetError for a folder that cannot be read.
+    """
+    left = _NotRead()
+    for name, entry_level in _walk(root, "", (os.path.realpath(root),), left, wanted):
+        if entry_level < levels:
+            if is_image(name):
+                left.above.append(name)
+        elif is_image(name):
+            if entry_level > levels:
+                left.below.append(name)
+        elif levels or os.path.splitext(name)[1].lower() not in _BESIDE_IMAGES:
+            left.others.append(name)
+    expected = "<folder>/" + {0: "", 1: "<class>/", 2: "<content>/<value>/"}[levels] + "<image>"
+    lines = []
+    for names, where in ((left.above, "beside the folders of the classes"), (left.below, "in folders further down")):
+        if names:
+            lines.append(f"{_count(names, 'image')} not read, {where} (expected: {expected})")
+    if left.others:
+        suffixes = Counter(os.path.splitext(name)[1].lower() or "no suffix" for name in left.others)
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(5))
+        lines.append(f"{_count(left.others, 'file')} not read, no image by the suffix ({kinds})")
+    if left.links:
+        lines.append(f"{_count(left.links, 'link')} not read, because nothing is there")
+    firsts = [names[0] for names in (left.above, left.below, left.others, left.links) if names]
+    return [f"{line}, first {printable(str(root / first))}" for line, first in zip(lines, firsts, strict=True)]
+
+
+def _walk(
+    root: Path, below: str, above: tuple[str, ...], left: _NotRead, wanted: Collection[str] | None
+) -> Iterator[tuple[str, int]]:
+    """Yield the files in a folder and below it, relative to ``root``, with the number of folders between.
+
+    ``above``: the folder and those above it up to ``root``, links resolved.
+    """
+    try:
+        with os.scandir(root / below) as opened:
+            entries = sorted(opened, key=lambda entry: entry.name)
+    except OSError as error:
+        raise SetError(os_problem(error, root / below)) from error
+    for entry in entries:
+        if entry.name.startswith(".") or entry.name.lower() in _OF_DESKTOPS:
+            continue
+        name = os.path.join(below, entry.name)
+        try:
+            is_folder = entry.is_dir()
+        except OSError as error:  # a link that leads to itself
+            raise SetError(os_problem(error, entry.path)) from error
+        if not is_folder:
+            if entry.is_symlink() and not os.path.exists(entry.path):
+                left.links.append(name)
+            else:
+                yield name, len(above) - 1
+        elif below or wanted is None or entry.name in wanted:
+            folder = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(above[-1], entry.name)
+            if folder not in above:  # a link may lead back up
+                yield from _walk(root, name, (*above, folder), left, wanted)
+
+
+def _count(names: Collection[str], what: str) -> str:
+    return f"1 {what} is" if len(names) == 1 else f"{len(names)} {what}s are"

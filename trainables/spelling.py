@@ -1,0 +1,58 @@
+"""Words in the form that CLIP's tokenizer sees them, in which class names, folders, answers and written words are
+compared.
+
+The tokenizer repairs Unicode, resolves HTML entities, joins white space and drops the case before it looks at a word.
+Names that differ in nothing else make equal prompts. An underscore counts as a space, as it does in prompts that are
+made of folder names.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import unicodedata
+from collections.abc import Collection
+from functools import lru_cache
+
+_INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"))
+"""Soft hyphen, spaces and joiners without width: nobody sees them, whether in a name or in a picture."""
+_MISSING = {"nan", "<na>", "n/a", "#n/a", "null"}
+_NO_WORD = {*_MISSING, "none", "na"}
+_WHOLE_NUMBER = re.compile(r"([-+]?\d+)\.0*")
+
+
+@lru_cache(maxsize=2**17)
+def normal_form(word: str) -> str:
+    """Return a word as the tokenizer sees it. Words with equal forms are one word to the model."""
+    if not word.isascii() or "&" in word:
+        import ftfy  # takes 0.1 s to import, and few words need it
+
+        word = html.unescape(html.unescape(ftfy.fix_text(word))).translate(_INVISIBLE)
+        word = unicodedata.normalize("NFC", word.lower())
+    return " ".join(word.replace("_", " ").lower().split())
+
+
+@lru_cache(maxsize=2**17)
+def label_form(label: str) -> str:
+    """Return ``normal_form``, with ``1.0`` as ``1``: tables turn whole numbers into fractions when a cell is empty."""
+    form = normal_form(label)
+    number = _WHOLE_NUMBER.fullmatch(form)
+    return number[1] if number is not None else form
+
+
+def same_word(word: str, words: Collection[str]) -> str | None:
+    """Return the one of ``words`` that is ``word``: spelled alike, else the only one of its form; None without any."""
+    if word in words:
+        return word
+    alike = {other for other in words if normal_form(other) == normal_form(word)}
+    return alike.pop() if len(alike) == 1 else None
+
+
+def is_missing(value: object) -> bool:
+    """Return whether a cell holds nothing: empty, None, or what programs write for a missing number."""
+    return value is None or value != value or str(value).strip().lower() in {"", *_MISSING}
+
+
+def is_no_word(value: object) -> bool:
+    """Return whether a cell that holds a word written in a picture says that none is: ``none`` and ``NA`` too."""
+    return is_missing(value) or str(value).strip().lower() in _NO_WORD

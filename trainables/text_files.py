@@ -1,0 +1,166 @@
+"""Text files that users bring: tables, JSON, lists of names. What is wrong with one is told with file and line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+LFS_POINTER = "is a Git LFS pointer, not the file itself; `git lfs pull` fetches the file"
+_LFS_START = b"version https://git-lfs.github.com/spec/"
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_LINE_ENDS = re.compile(r"\r\n|\r|\n")
+_CSV_PROBLEMS = {
+    "unexpected end of data": "a quotation mark is opened in this row and not closed",
+    "field larger than field limit": "a value of more than 131072 characters; is a quotation mark not closed?",
+    "expected after": "text behind a closing quotation mark; is one not closed, or not doubled within quoted text?",
+}
+"""What Python's csv says, in words for users."""
+
+
+class TextFileError(ValueError):
+    """A file that is no text, no table or no JSON. The message begins with the file, and the line where it is known."""
+
+
+def is_lfs_pointer(start: bytes) -> bool:
+    """Return whether a file that begins like this is what Git LFS leaves in place of a file that was not fetched."""
+    return start.startswith(_LFS_START)
+
+
+def names_lfs_pointer(path: Path | str, offset: int = 0) -> bool:
+    """Return whether a file is a Git LFS pointer, or holds one from byte ``offset`` on; False for one that cannot be
+    read."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(offset)
+            return is_lfs_pointer(file.read(len(_LFS_START)))
+    except (OSError, ValueError):  # ValueError: a NUL character in the path
+        return False
+
+
+def read_text(path: Path) -> str:
+    """Return the content of a UTF-8 file, with or without byte order mark. Raise OSError, or TextFileError."""
+    return decoded_text(path, path.read_bytes())
+
+
+def decoded_text(path: Path, content: bytes) -> str:
+    """Return the text of ``content``, the bytes of ``path``. Raise TextFileError for what is no UTF-8."""
+    if is_lfs_pointer(content):
+        raise TextFileError(f"{path} {LFS_POINTER}")
+    if content.startswith(_UTF_16) or b"\0" in content[:1000]:
+        raise TextFileError(f"{path} is UTF-16 or no text at all; save it as UTF-8")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        byte = content[error.start]
+        raise TextFileError(f"{path}:{line}: the byte 0x{byte:02x} is no UTF-8; save the file as UTF-8") from error
+
+
+def text_lines(text: str) -> list[str]:
+    r"""Return the lines between \n, \r\n or \r. ``str.splitlines`` also cuts at U+2028 and others within a line."""
+    lines = _LINE_ENDS.split(text)
+    return lines if lines[-1] else lines[:-1]
+
+
+def parsed_json(path: Path, text: str) -> Any:
+    """Return what a JSON file holds. Raise TextFileError, with the line, for anything else."""
+    try:
+        return json.loads(text, strict=False)  # a line feed or tab within a string does no harm
+    except json.JSONDecodeError as error:
+        raise TextFileError(f"{path}:{error.lineno}: this is no JSON: {error.msg}") from error
+    except (ValueError, RecursionError) as error:
+        raise TextFileError(f"{path}: this is no JSON that can be read: {error}") from error
+
+
+def json_records(path: Path, text: str) -> list[tuple[str, dict[str, Any]]]:
+    """Return the objects of a JSON list, or of JSON lines, each with its place in the file.
+
+    Raise TextFileError where the file holds something else.
+    """
+    if text.lstrip().startswith("["):
+        return [_record(f"{path}, entry {i}", entry) for i, entry in enumerate(parsed_json(path, text), 1)]
+    return list(json_lines(path, text))
+
+
+def json_lines(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    r"""Yield the object of each line that is not empty, with its place. Lines end at \n only. Raise TextFileError."""
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        place = f"{path}:{number}"
+        try:
+            entry = json.loads(line, strict=False)
+        except (ValueError, RecursionError) as error:
+            message = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+            raise TextFileError(f"{place}: this line is no JSON: {message}{_hint(path, text)}") from error
+        if isinstance(entry, dict) and (hint := _of_one_object(entry)):
+            raise TextFileError(f"{place}: {hint}")
+        yield _record(place, entry)
+
+
+def table(path: Path, text: str, delimiter: str = ",") -> tuple[list[str], Iterator[tuple[int, dict[str, str]]]]:
+    r"""Return the columns of a table and its rows, each with the line where it begins. Lines end at \n, \r\n or \r.
+
+    Cells that a row lacks are empty. Raise TextFileError, with the line, where quotation marks or cells do not match.
+    """
+    records = _csv_records(path, csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
+    line, heading = next(records, (1, []))
+    columns = [name.strip() for name in heading]
+    if twice := [name for name in columns if name and columns.count(name) > 1]:
+        raise TextFileError(f"{path}:{line}: two columns are called {twice[0]!r}")
+    return columns, _rows(path, columns, records)
+
+
+def _csv_records(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            said = next((words for part, words in _CSV_PROBLEMS.items() if part in str(error)), str(error))
+            raise TextFileError(f"{path}:{line}: {said}") from error
+        if cells:
+            yield line, cells
+
+
+def _rows(
+    path: Path, columns: list[str], records: Iterator[tuple[int, list[str]]]
+) -> Iterator[tuple[int, dict[str, str]]]:
+    for line, cells in records:
+        if any(cell.strip() for cell in cells[len(columns) :]):
+            message = f"{len(cells)} cells for {len(columns)} columns; a value that holds the separator needs quotes"
+            raise TextFileError(f"{path}:{line}: {message}")
+        yield line, dict(zip(columns, cells + [""] * (len(columns) - len(cells)), strict=False))
+
+
+def _record(place: str, entry: Any) -> tuple[str, dict[str, Any]]:
+    if not isinstance(entry, dict):
+        raise TextFileError(f"{place}: expected a list of objects, or one object a line")
+    return place, entry
+
+
+def _hint(path: Path, text: str) -> str:
+    """What a file whose lines are no objects was probably meant to be."""
+    try:
+        whole = json.loads(text, strict=False)
+    except (ValueError, RecursionError):
+        return "; an object takes one line, without line breaks in it"
+    hint = _of_one_object(whole) if isinstance(whole, dict) else None
+    return "; " + (hint or "the file is one object over several lines: write one object a line, or a list of them")
+
+
+def _of_one_object(entry: dict[str, Any]) -> str | None:
+    """What to do with an object that holds the records instead of being one."""
+    lists = [key for key, value in entry.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
+    if lists:
+        return f"the objects are inside {lists[0]!r}; write the list alone, or one object a line"
+    if entry and all(isinstance(value, dict | list) for value in entry.values()):
+        return 'the file holds columns, not rows; with pandas write to_json(orient="records")'
+    return None
