@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,19 @@ def test_sheet_has_all_images_as_they_are() -> None:
     sheet = contact_sheet(Preview("demo", rows, ()), "demo " * 100)
     colours = {colour: count for count, colour in Image.Image.getcolors(sheet, 10**6) or []}
     assert colours[(255, 0, 0)] == 144**2 and colours[(0, 0, 255)] == 2 * 144**2, "whole multiples, no smoothing"
+
+
+def test_no_weights_are_needed(home: Path, tmp_path: Path) -> None:
+    with_weights = preview(load_spec(home / "demo.yaml"), 3)
+    shutil.copytree(home, tmp_path / "home")
+    (tmp_path / "home" / "clip" / "open_clip_model.safetensors").write_bytes(b"")
+    without = preview(load_spec(tmp_path / "home" / "demo.yaml"), 3)
+    there = [line.replace(str(tmp_path / "home"), str(home)) for line in without.lines]
+    assert there == list(with_weights.lines)
+    for row, other in zip(without.rows, with_weights.rows, strict=True):
+        assert all(np.array_equal(image, same) for image, same in zip(row.images, other.images, strict=True))
+    tagged = preview(load_spec(home / "demo.yaml", ["model={architecture: ViT-B-32, pretrained: openai}"]), 1)
+    assert tagged.rows[0].images[0].shape == (224, 224, 3)
 
 
 FACES = """\
