@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sweeper.cli.crash import works_in, works_on
 from sweeper.cli.tables import Format
 from sweeper.errors import UserError
 
@@ -98,6 +99,7 @@ def storage_path(given: Path | None) -> Path:
         raise UserError(f"storage {path}: only folders are served, local ones or shared by all nodes (NFS)")
     if path.exists() and not path.is_dir():
         raise UserError(f"storage {path} is a file; name a folder")
+    works_in(path.absolute())
     return path.absolute()
 
 
@@ -142,4 +144,6 @@ def open_sweep(name: str, storage: Path | None) -> tuple[SweepFolder, Spec]:
     from sweeper.storage.sweep_folder import SweepFolder
 
     folder = SweepFolder(storage_path(storage), name)
+    if folder.exists():
+        works_on(folder.path)
     return folder, folder.spec()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sweeper.cli.crash import works_on
 from sweeper.cli.options import (
     Address,
     BudgetHours,
@@ -72,8 +73,8 @@ def run(
     overrides = list(changes or [])
     overrides += [f"search.trials={trials}"] if trials is not None else []
     overrides += [f"name={name}"] if name is not None else []
-    loaded = with_budget(load_spec(spec, overrides), budget)
     root = storage_path(storage)
+    loaded = with_budget(load_spec(spec, overrides), budget)
     folder = SweepFolder(root, loaded.name)
     options = _options(gpus, address, tracking_uri, root, time, grace, price)
     if resume and folder.exists():
@@ -155,8 +156,8 @@ def check(
     from sweeper.preflight.probe import probe_sweep
     from sweeper.spec.spec import load_spec
 
-    loaded, root = with_budget(load_spec(spec, list(changes or [])), budget), storage_path(storage)
-    per_hour = option_price(price)
+    root, per_hour = storage_path(storage), option_price(price)
+    loaded = with_budget(load_spec(spec, list(changes or [])), budget)
     check_sweep(loaded, root, gpus=gpus, address=address, tracking_uri=tracking_uri, echo=typer.echo)
     if probe:
         probe_sweep(loaded, root, gpus=gpus, address=address, seconds=probe_seconds, echo=typer.echo, price=per_hour)
@@ -198,8 +199,10 @@ def _run(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Options, fo
     """Run a sweep whose lease this process holds, print its front and how to go on, and exit."""
     from sweeper.cli.run_summary import summary_lines
     from sweeper.front.rendering.table import table
+    from sweeper.run.resume_command import resume_command
     from sweeper.run.sweep import run_sweep
 
+    works_on(folder.path, resume_command(folder))
     result = run_sweep(folder, lease, spec, options)
     if result.front is not None:
         typer.echo(table(result.front, format.value), nl=False)
