@@ -42,6 +42,9 @@ from trainables.tasks.known import KINDS, kind_named, kind_of
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _RESERVED = ("cache", "mlartifacts", "mlflow.db")
 
+EXTENSION = "x-"
+"""Keys at the top that begin so are left alone: a place for anchors (``x-common: &common {...}``)."""
+
 CHANGEABLE = ("search.trials", "search.until", "confirm", "resources", "limits", "training.checkpoint_every_s")
 """What a resumed sweep may change."""
 
@@ -295,13 +298,16 @@ class Spec(TaskSettings):
         try:
             kind = kind_named(resolved.get("task"))
         except SettingError as error:
-            raise UserError(f"this spec was resolved by another version of sweeper: {error}") from error
+            raise UserError(f"this spec is damaged, or was resolved by another version of sweeper: {error}") from error
         read = spec_type(kind.name)
         try:
             return read.model_validate_json(json.dumps(resolved), strict=True)
         except ValidationError as error:
-            messages = "\n".join(problem.message for problem in from_validation(error, resolved, read))
-            raise UserError(f"this spec was resolved by another version of sweeper:\n{messages}") from error
+            messages = [problem.message for problem in from_validation(error, resolved, read)]
+            more = f"; and {len(messages) - 3} more problems" if len(messages) > 3 else ""
+            raise UserError(
+                f"this spec is damaged, or was resolved by another version of sweeper: {'; '.join(messages[:3])}{more}"
+            ) from error
 
 
 @cache
@@ -320,9 +326,18 @@ def load_spec(path: Path | str, overrides: Sequence[str] = ()) -> Spec:
     document = Document(Path(path))
     for override in overrides:
         document.override(override)
-    data = absolute_paths(document.data, Path(path).parent.absolute())
+    written = {key: value for key, value in document.data.items() if not key.startswith(EXTENSION)}
+    try:
+        data = absolute_paths(written, Path(path).parent.absolute())
+    except SettingError as error:
+        raise UserError(f"{document.place(error.path)}: {error}") from error
     if "name" not in data:
         data["name"] = re.sub(r"[^a-z0-9._-]+", "-", Path(path).stem.lower()).strip("._-")
+        if not data["name"]:
+            raise UserError(
+                f"{path}: a sweep is called like its file, and this name has no small letters (a to z) or digits; add "
+                "`name: my-sweep` to the file, or give --name my-sweep"
+            )
     try:
         kind = kind_named(data.get("task"))
     except SettingError as error:
@@ -366,6 +381,7 @@ def schema() -> dict[str, Any]:
     for kind in KINDS:
         described = spec_type(kind.name).model_json_schema()
         described["required"].remove("name")
+        described["patternProperties"] = {f"^{EXTENSION}": {}}
         definitions |= described.pop("$defs", {})
         of_tasks.append(described)
     return {"anyOf": of_tasks, "$defs": definitions}
