@@ -140,10 +140,13 @@ def option_seconds(option: str, text: str | None) -> float | None:
         raise UserError(f"{option} {text}: {error}") from error
 
 
-def open_sweep(name: str, storage: Path | None) -> tuple[SweepFolder, Spec]:
+def open_sweep(name: str, storage: Path | None, *, to_run: bool = False) -> tuple[SweepFolder, Spec]:
+    """Return a sweep and its spec. Raise UserError where there is none or it is damaged, UnavailableError where this
+    user may not read it, or write into it where it is ``to_run``."""
     from sweeper.storage.sweep_folder import SweepFolder
 
     folder = SweepFolder(storage_path(storage), name)
+    folder.check_access(writing=to_run)
     if folder.exists():
         works_on(folder.path)
     return folder, folder.spec()

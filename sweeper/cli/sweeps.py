@@ -123,7 +123,7 @@ def resume(
 
     Finished trials stay; running ones go on from their last checkpoint under their own number.
     """
-    folder, spec = open_sweep(name, storage)
+    folder, spec = open_sweep(name, storage, to_run=True)
     if trials is not None:
         spec = spec.with_trials(trials)
     spec = with_budget(spec, budget)
