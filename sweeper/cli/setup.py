@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from sweeper.commands import command
 from sweeper.errors import UserError
 
 
@@ -22,7 +23,7 @@ def init(
         raise UserError(f"{file} exists; name another file") from error
     except OSError as error:
         raise UserError(f"{file} cannot be written: {error.strerror}") from error
-    typer.echo(f"{file}: change it, then `sweeper check {file}` and `sweeper run {file}`")
+    typer.echo(f"{file}: change it, then `{command('check', str(file))}` and `{command('run', str(file))}`")
 
 
 def schema() -> None:

@@ -81,7 +81,7 @@ def show(
     if spec:
         path = folder.trial(number).path / "trial.json"
         if not path.exists():
-            raise UserError(f"sweep {name} has no trial {number}; see `sweeper trials {name}`")
+            raise UserError(f"sweep {name} has no trial {number}; see `{folder.command('trials')}`")
         with storage_in_reach():
             typer.echo(path.read_text(errors="replace"), nl=False)
     else:
@@ -93,7 +93,7 @@ def logs(name: Name, number: Number, storage: Storage = None) -> None:
     folder, _ = open_sweep(name, storage)
     path = folder.trial(number).path / "log.txt"
     if not path.exists():
-        raise UserError(f"sweep {name} has no log of trial {number}; see `sweeper trials {name}`")
+        raise UserError(f"sweep {name} has no log of trial {number}; see `{folder.command('trials')}`")
     with storage_in_reach():
         typer.echo(path.read_text(errors="replace"), nl=False)
 

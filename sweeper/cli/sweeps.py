@@ -199,13 +199,12 @@ def _run(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Options, fo
     """Run a sweep whose lease this process holds, print its front and how to go on, and exit."""
     from sweeper.cli.run_summary import summary_lines
     from sweeper.front.rendering.table import table
-    from sweeper.run.resume_command import resume_command
-    from sweeper.run.sweep import run_sweep
+    from sweeper.run.sweep import resume_command, run_sweep
 
-    works_on(folder.path, resume_command(folder))
+    works_on(folder.path, resume_command(folder, options))
     result = run_sweep(folder, lease, spec, options)
     if result.front is not None:
         typer.echo(table(result.front, format.value), nl=False)
-    for line in summary_lines(folder, result):
+    for line in summary_lines(folder, result, options):
         typer.echo(line, err=True)
     raise typer.Exit(EXIT_CODES[result.state])

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sweeper.commands import command
 from sweeper.errors import UnavailableError, UserError
 from sweeper.records import Confirmation, PointName, SecondLooks, UntouchedModel
 from sweeper.spec.spec import Spec
@@ -75,6 +76,10 @@ class SweepFolder:
         """Return the file of what is drawn of a point, where its task draws retrievals."""
         answers = self.answers_path(point)
         return answers.with_name(answers.name.removesuffix(".csv.gz") + ".retrieved.npz")
+
+    def command(self, verb: str, *words: str) -> str:
+        """Return ``sweeper VERB NAME ...`` for this sweep, to be copied into a shell."""
+        return command(verb, self.name, *words, storage=self.storage)
 
     def exists(self) -> bool:
         return (self.path / SPEC_FILE).exists()
@@ -163,7 +168,7 @@ class SweepFolder:
         # Asked in this order: another process's sweep appears whole, but may do so between two questions.
         if self.exists():
             raise NameTakenError(
-                f"a sweep {self.name!r} exists in {self.storage}; go on with `sweeper resume {self.name}`, "
+                f"a sweep {self.name!r} exists in {self.storage}; go on with `{self.command('resume')}`, "
                 "or start another with --name OTHER (--new takes the next free name)"
             )
         if self.path.is_dir() and {path.name for path in self.path.glob("[!.]*")} <= {"spec.yaml", ABOUT_FILE}:
@@ -233,8 +238,8 @@ class SweepFolder:
         if not path.exists():
             return None
         advice = (
-            "restore it from a backup, or delete it: `sweeper resume` then measures the untouched model again, but can "
-            "no longer tell whether model and images are those that the sweep began with"
+            f"restore it from a backup, or delete it: `{self.command('resume')}` then measures the untouched "
+            "model again, but can no longer tell whether model and images are those that the sweep began with"
         )
         record = read_record(path, advice)
         try:
