@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from sweeper.spec.spec import Spec
     from sweeper.storage.sweep_folder import SweepFolder
 
+_ODD = re.compile(r"\?|%[0-9A-Fa-f]{2}|[\x00-\x1f\ud800-\udfff]")
+"""What the URLs of SQLite files change or end at, and what is no text."""
 Storage = Annotated[
     Path | None,
     typer.Option(
@@ -99,8 +102,14 @@ def storage_path(given: Path | None) -> Path:
         raise UserError(f"storage {path}: only folders are served, local ones or shared by all nodes (NFS)")
     if path.exists() and not path.is_dir():
         raise UserError(f"storage {path} is a file; name a folder")
-    works_in(path.absolute())
-    return path.absolute()
+    path = path.absolute()
+    if odd := _ODD.search(str(path)):
+        raise UserError(
+            f"storage {str(path)!r}: SQLite files cannot be opened below a folder whose name holds {odd[0]!r}; name "
+            "another with --storage"
+        )
+    works_in(path)
+    return path
 
 
 def with_budget(spec: Spec, text: str | None) -> Spec:

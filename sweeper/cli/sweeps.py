@@ -172,12 +172,17 @@ def _options(
     grace: str | None,
     price: str | None,
 ) -> Options:
+    from sweeper.environment import check_gpus
+    from sweeper.execution import cluster
     from sweeper.run.sweep import Options
     from sweeper.tracking.runs import find_store
 
     find_store(storage, tracking_uri)  # refuses a URI that MLflow cannot use before anything is written
     if gpus is not None and gpus < 0:
         raise UserError(f"--gpus {gpus:g}: give a positive number, or 0 to run on CPUs")
+    cluster.check_before_start(address)
+    if not cluster.joins_a_cluster(address):
+        check_gpus(gpus)
     options = Options(
         gpus=gpus,
         address=address,

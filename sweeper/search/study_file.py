@@ -64,7 +64,7 @@ class StudyFile:
 def _url(path: Path) -> str:
     if "?" in str(path):
         raise UserError(f"{path}: a study's path must not hold a question mark")
-    return f"sqlite:///{path.absolute()}"
+    return "sqlite:///" + str(path.absolute()).replace("{", "{{").replace("}", "}}")  # Optuna formats it (5.0)
 
 
 def new_storage(path: Path, *, skip_table_creation: bool = False) -> RDBStorage:
