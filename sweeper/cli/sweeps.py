@@ -29,7 +29,8 @@ from sweeper.cli.options import (
     with_budget,
 )
 from sweeper.cli.tables import Format
-from sweeper.errors import SweepInterrupted, UnavailableError, UserError
+from sweeper.commands import command
+from sweeper.errors import UNAVAILABLE, SweepInterrupted, UnavailableError, UserError
 
 if TYPE_CHECKING:
     from sweeper.run.sweep import Options
@@ -75,6 +76,8 @@ def run(
     overrides += [f"name={name}"] if name is not None else []
     root = storage_path(storage)
     loaded = with_budget(load_spec(spec, overrides), budget)
+    for note in loaded.notes:
+        typer.echo(note, err=True)
     folder = SweepFolder(root, loaded.name)
     options = _options(gpus, address, tracking_uri, root, time, grace, price)
     if resume and folder.exists():
@@ -150,17 +153,46 @@ def check(
 ) -> None:
     """Check everything a sweep needs before a GPU is taken: spec, weights, images, capacity, MLflow, storage, disk.
 
-    With --probe one slot is taken: step time, memory, share of evaluation, and the forecast of the whole sweep.
+    All problems are told, not only the first; the last line says whether the sweep is ready, and the command that runs
+    it. With --probe one slot is taken: step time, memory, share of evaluation, and the forecast of the whole sweep.
     """
-    from sweeper.preflight.check import check_sweep
+    from sweeper.preflight.check import check_places, check_sweep
     from sweeper.preflight.probe import probe_sweep
     from sweeper.spec.spec import load_spec
+    from sweeper.storage.sweep_folder import SweepFolder
 
     root, per_hour = storage_path(storage), option_price(price)
-    loaded = with_budget(load_spec(spec, list(changes or [])), budget)
-    check_sweep(loaded, root, gpus=gpus, address=address, tracking_uri=tracking_uri, echo=typer.echo)
-    if probe:
-        probe_sweep(loaded, root, gpus=gpus, address=address, seconds=probe_seconds, echo=typer.echo, price=per_hour)
+    problems: list[UserError | UnavailableError] = []
+    try:
+        loaded = with_budget(load_spec(spec, list(changes or [])), budget)
+    except UserError as error:
+        problems = [error, *check_places(root, tracking_uri, typer.echo)]
+    else:
+        problems = check_sweep(loaded, root, gpus=gpus, address=address, tracking_uri=tracking_uri, echo=typer.echo)
+        if probe and not problems:
+            try:
+                probe_sweep(
+                    loaded, root, gpus=gpus, address=address, seconds=probe_seconds, echo=typer.echo, price=per_hour
+                )
+            except (UserError, UnavailableError) as error:
+                problems = [error]
+    for problem in problems:
+        typer.echo(str(problem), err=True)
+    if problems:
+        lines = [line for problem in problems for line in str(problem).splitlines()]
+        count = sum(not line.startswith(" ") for line in lines)  # others say what to do about it
+        again = command("check", str(spec), storage=root)
+        typer.echo(f"not ready: {count} problem{'s' * (count > 1)}; then again: {again}", err=True)
+        raise typer.Exit(2 if any(isinstance(problem, UserError) for problem in problems) else UNAVAILABLE)
+    words = ["run", str(spec), *(word for change in changes or [] for word in ("--set", change))]
+    given = {"--gpus": gpus, "--budget": budget, "--price": price, "--address": address, "--tracking-uri": tracking_uri}
+    words += [word for name, value in given.items() if value is not None for word in (name, _option_text(value))]
+    words += ["--new"] if SweepFolder(root, loaded.name).exists() else []  # the name is taken
+    typer.echo(f"ready: {command(*words, storage=root)}")
+
+
+def _option_text(value: float | str) -> str:
+    return f"{value:g}" if isinstance(value, float) else value
 
 
 def _options(
@@ -172,17 +204,12 @@ def _options(
     grace: str | None,
     price: str | None,
 ) -> Options:
-    from sweeper.environment import check_gpus
-    from sweeper.execution import cluster
+    from sweeper.preflight.check import refuse_early
     from sweeper.run.sweep import Options
     from sweeper.tracking.runs import find_store
 
     find_store(storage, tracking_uri)  # refuses a URI that MLflow cannot use before anything is written
-    if gpus is not None and gpus < 0:
-        raise UserError(f"--gpus {gpus:g}: give a positive number, or 0 to run on CPUs")
-    cluster.check_before_start(address)
-    if not cluster.joins_a_cluster(address):
-        check_gpus(gpus)
+    refuse_early(gpus, address)
     options = Options(
         gpus=gpus,
         address=address,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -22,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from sweeper.commands import command
 from sweeper.errors import UserError
 from sweeper.spec.bounds import EXAMPLE, Bound, Bounds, bound_value, is_bound
 from sweeper.spec.domains import AUTO_RATE, Value
@@ -29,7 +31,7 @@ from sweeper.spec.middle import anchors
 from sweeper.spec.model_checks import embedding_width, model_problems
 from sweeper.spec.problems import Problem, ProblemsError, did_you_mean, from_validation
 from sweeper.spec.sections import Confirm, GoalSettings, Limits, Resources, Search, Stopping
-from sweeper.spec.set_checks import class_problems, set_problems
+from sweeper.spec.set_checks import class_problems, set_problems, split_notes
 from sweeper.spec.space import Placed, Space
 from sweeper.spec.yaml_document import Document, Place
 from trainables.records import Goals
@@ -45,6 +47,7 @@ _RESERVED = ("cache", "mlartifacts", "mlflow.db")
 EXTENSION = "x-"
 """Keys at the top that begin so are left alone: a place for anchors (``x-common: &common {...}``)."""
 
+_MISSING = "does not exist"
 CHANGEABLE = ("search.trials", "search.until", "confirm", "resources", "limits", "training.checkpoint_every_s")
 """What a resumed sweep may change."""
 
@@ -76,6 +79,7 @@ class Spec(TaskSettings):
     confirm: Confirm | None = None
     resources: Resources = Resources()
     limits: Limits = Limits()
+    _notes: list[str] = PrivateAttr(default_factory=list)
     _placed_points: list[Placed] = PrivateAttr(default_factory=list)
     """``points`` in the space, set by validation."""
 
@@ -157,6 +161,11 @@ class Spec(TaskSettings):
         if self.search.trials > whole:
             raise ProblemsError([Problem(("search", "trials"), f"`search.trials`: {self._beyond_plan(whole)}")])
         return self
+
+    @property
+    def notes(self) -> list[str]:
+        """Return what may be a mistake in the file that the spec was read from, each with its place."""
+        return self._notes
 
     def _above_the_task(self, name: str, limit: int | None) -> Iterator[Problem]:
         for branch in self.parameters.branches.get(name, ()):
@@ -357,8 +366,10 @@ def load_spec(path: Path | str, overrides: Sequence[str] = ()) -> Spec:
         if not any(override.partition("=")[0].strip() == "search.trials" for override in overrides):
             problems += _plan_problems(spec) + _confirm_problems(spec)
     if problems:
-        raise UserError("\n".join(_lines(problems, document)))
+        raise UserError("\n".join([*_lines(problems, document), *_own_images(problems, data, Path(path))]))
     assert spec is not None
+    notes = [note for name, settings in spec.sets.items() for note in split_notes(name, settings)]
+    spec._notes = _lines(notes, document)
     return spec
 
 
@@ -424,6 +435,25 @@ def _flat(value: Any, prefix: str = "") -> dict[str, str]:
     if isinstance(value, dict) and value:
         return {key: text for name, item in value.items() for key, text in _flat(item, f"{prefix}.{name}").items()}
     return {prefix.lstrip("."): json.dumps(value)}
+
+
+def _own_images(problems: Iterable[Problem], data: Mapping[str, Any], file: Path) -> Iterator[str]:
+    """Yield how to go on where images that a spec names are not there: with others, or without any."""
+    missing = {problem.path[1] for problem in problems if problem.path[:1] == ("sets",) and _MISSING in problem.message}
+    used, train = data.get("sets"), data.get("train")
+    if not missing or not isinstance(used, dict) or not isinstance(train, dict):
+        return
+    name = str(train.get("set"))
+    own = (
+        f"{{{name}: {{kind: image_folder, train: DIR/train, test: DIR/test, validation: {{from: train, share: 0.1}}}}}}"
+    )
+    options = f"--set {shlex.quote(f'sets={own}')}"
+    if len(used) > 1:
+        options += f" --set {shlex.quote(f'evaluate.test.sets=[{name}]')}"
+    yield f"  with images of your own, a folder per class: {options}"
+    reduced = file.parent / "reduced" / file.name
+    if reduced.is_file():
+        yield f"  without any images, on those that ship with sweeper: {command('run', str(reduced))}"
 
 
 def _lines(problems: Iterable[Problem], document: Document) -> list[str]:

@@ -20,8 +20,6 @@ from trainables.settings.sets import ImageSetSettings, SettingError, Settings, S
 WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 _VARIABLE = re.compile(r"\$(\w+|\{\w+\})", re.ASCII)
 """As ``os.path.expandvars`` reads them."""
-_LONGEST_PATH = 4095
-"""Bytes, on Linux."""
 _OPEN_CLIP_EPOCH = re.compile(r"epoch_(\d+|latest)\.pt")
 
 
@@ -314,6 +312,4 @@ def _placed(text: str, folder: Path, *key: str | int) -> str:
     if unset := [name for name in unset if name not in os.environ]:
         message = f"{text!r}: the environment variable {unset[0]} is not set; set it, or write the path out"
         raise SettingError(message, *key)
-    if len(os.fsencode(placed)) > _LONGEST_PATH or any(len(os.fsencode(part)) > 255 for part in Path(placed).parts):
-        raise SettingError(f"{text[:40]}...: this is longer than a path may be", *key)
     return placed

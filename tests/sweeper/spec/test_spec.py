@@ -98,7 +98,9 @@ def test_the_base_of_these_cases_is_right(folder: Path) -> None:
 def test_all_mistakes_are_named_at_once_in_the_order_of_the_file(folder: Path) -> None:
     text = BASE.replace("name: base", "name: Base").replace("trials: 8", "trails: 8").replace("high: 5.0", "high: x")
     text = text.replace("test: photos/test", "test: nowhere")
-    places = [line.split(": ")[0] for line in complaints(folder, text)]
+    lines = complaints(folder, text)
+    assert lines[-1].startswith("  with images of your own, a folder per class: --set 'sets={photos: ")
+    places = [line.split(": ")[0] for line in lines[:-1]]
     assert places == ["spec.yaml:1:7", "spec.yaml:8:11", "spec.yaml:17:27", "spec.yaml:24:3"]
 
 
@@ -162,8 +164,6 @@ def test_a_home_and_environment_variables_are_put_into_paths(folder: Path, monke
     (folder / "photos").rename(folder / "~$NOT_SET")
     spec = load(folder, BASE.replace(" photos/", " ~$NOT_SET/"))
     assert spec.sets["photos"].test == [folder / "~$NOT_SET" / "test"], "a folder of that very name"
-    (line,) = complaints(folder, BASE.replace("test: photos/test", f"test: {'a/' * 3000}"))
-    assert line.startswith("spec.yaml:8:11: a/a/") and line.endswith("this is longer than a path may be")
 
 
 def test_a_file_name_that_gives_no_name_is_said(folder: Path) -> None:
