@@ -57,6 +57,19 @@ def device_named(name: str | None) -> torch.device:
     return device
 
 
+def check_gpus(gpus: float | None) -> None:
+    """Raise UserError where ``--gpus`` asks for GPUs on a machine without any that PyTorch sees. Imports torch then."""
+    if gpus is None or gpus <= 0:
+        return
+    import torch
+
+    if (there := torch.cuda.device_count()) == 0:
+        raise UserError(
+            f"--gpus {gpus:g}: PyTorch sees {there} GPUs on this machine (`sweeper env` says more); leave "
+            "--gpus out to run on its CPUs, or name a cluster that has GPUs with --address HOST:PORT"
+        )
+
+
 PACKAGES = ("ray", "optuna", "mlflow")
 
 

@@ -16,3 +16,17 @@ class UnavailableError(RuntimeError):
 
 class SweepInterrupted(UnavailableError):
     """Cluster or storage failed while a sweep ran. The sweep can go on, and the message says with which command."""
+
+
+_LONGEST_LINE = 240
+
+
+def one_line(error: BaseException) -> str:
+    """Return type and message of an error in one line, shortened.
+
+    Of an error that Ray brings from another process, whose message is a traceback, the last line counts.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    line = "" if not lines else lines[-1] if "ray::" in lines[0] else lines[0]
+    text = f"{type(error).__name__}: {line}" if line else type(error).__name__
+    return text if len(text) <= _LONGEST_LINE else text[: _LONGEST_LINE - 3] + "..."

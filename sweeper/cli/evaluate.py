@@ -212,7 +212,7 @@ def _of_sweep(text: str, storage: Path | None) -> list[Answers] | None:
     folder, spec = open_sweep(name, storage)
     front = load_front(folder, spec, read_trials(folder, spec))
     if front is None:
-        raise UserError(f"sweep {name} has not measured anything yet; see `sweeper status {name}`")
+        raise UserError(f"sweep {name} has not measured anything yet; see `{folder.command('status')}`")
     untouched = next(point for point in front.points if point.trial is None)
     point = untouched if choice == "untouched" else pick(front, choice)
     path = folder.answers_path(point.point_name)

@@ -1,17 +1,22 @@
 """The command line: ``sweeper run SPEC`` and the commands that show, measure and export what a sweep made.
 
 Data go to standard output, progress and messages to standard error. Exit codes: 0 ok, 1 too many trials failed,
-2 bad input, 3 cluster or storage unavailable, 130 interrupted.
+2 bad input, 3 cluster or storage unavailable or something that no one foresaw, 130 interrupted, 141 nobody reads the
+output.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
+from sweeper.cli.crash import crash_line, no_tracebacks_on_screen, thread_error
 from sweeper.cli.evaluate import compare, evaluate
 from sweeper.cli.models import export, preview, rerun
 from sweeper.cli.setup import env, init, schema
@@ -20,8 +25,31 @@ from sweeper.cli.sweeps import check, resume, run
 from sweeper.errors import UNAVAILABLE, UnavailableError, UserError
 from trainables.files import storage_problem
 
+
+class _InterruptedError(Exception):
+    """Ctrl-C while a command ran."""
+
+
+class _PipeClosedError(Exception):
+    """Nobody reads what a command prints."""
+
+
+class _Commands(TyperGroup):
+    """Leaves Ctrl-C and closed pipes to ``main``; Typer ends the process for them without a word, with codes of its
+    own."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise _InterruptedError from error
+        except BrokenPipeError as error:
+            raise _PipeClosedError from error
+
+
 app = typer.Typer(
     name="sweeper",
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -52,20 +80,64 @@ for name, command in COMMANDS.items():
     app.command(name)(command)
 
 
+INTERRUPTED = 130
+PIPE_CLOSED = 141
+"""As of a program that SIGPIPE ended: nobody reads on, which is no failure (``sweeper list | head -1``)."""
+
+
 def main() -> NoReturn:
-    """Entry point: errors of users and clusters become one message and an exit code."""
+    """Entry point: whatever goes wrong becomes one message and an exit code, and never a traceback on the screen."""
+    with no_tracebacks_on_screen():
+        try:
+            code = _exit_code()
+        except KeyboardInterrupt:  # between the command's end and here
+            code = INTERRUPTED
+        if (error := thread_error()) is not None:
+            code = _unexpected(error)
+    sys.exit(code)
+
+
+def _exit_code() -> int:
+    """Run the command; say what went wrong and return the exit code."""
     try:
         app()
+    except SystemExit as end:  # how Typer ends, also with mistakes on the command line
+        return end.code if isinstance(end.code, int) else 0 if end.code is None else UNAVAILABLE
     except UserError as error:
-        typer.echo(str(error), err=True)
-        sys.exit(2)
+        _say(str(error))
+        return 2
     except UnavailableError as error:
-        typer.echo(str(error), err=True)
-        sys.exit(UNAVAILABLE)
-    except OSError as error:
-        problem = storage_problem(error)
-        if problem is None:
-            raise
-        typer.echo(problem, err=True)
-        sys.exit(UNAVAILABLE)
-    sys.exit(0)
+        _say(str(error))
+        return UNAVAILABLE
+    except (KeyboardInterrupt, _InterruptedError):
+        if thread_error() is None:
+            _say("interrupted")
+        return INTERRUPTED
+    except (BrokenPipeError, _PipeClosedError):
+        _write_nowhere()
+        return PIPE_CLOSED
+    except Exception as error:
+        if (problem := storage_problem(error)) is not None:
+            _say(problem)
+            return UNAVAILABLE
+        return _unexpected(error)
+    return 0
+
+
+def _unexpected(error: BaseException) -> int:
+    command = " ".join(["sweeper", *(word for word in sys.argv[1:2] if word in COMMANDS)])
+    _say(crash_line(error, command))
+    return UNAVAILABLE
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):  # standard error is closed, or its disk is full
+        typer.echo(text, err=True)
+
+
+def _write_nowhere() -> None:
+    """Have what is still in the buffers of both outputs go nowhere: Python writes it when it ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        os.dup2(nowhere, descriptor)
+    os.close(nowhere)

@@ -74,7 +74,7 @@ def export(
     sweep, spec = open_sweep(name, storage)
     front = load_front(sweep, spec, read_trials(sweep, spec))
     if front is None:
-        raise UserError(f"sweep {name} has no finished trial yet; see `sweeper status {name}`")
+        raise UserError(f"sweep {name} has no finished trial yet; see `{sweep.command('status')}`")
     point = pick_point(front, pick, strength)
     registered_name = register_as or f"sweeper-{name}"
     alias = alias or default_alias(pick, strength)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sweeper.cli.crash import works_in, works_on
 from sweeper.cli.tables import Format
 from sweeper.errors import UserError
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from sweeper.spec.spec import Spec
     from sweeper.storage.sweep_folder import SweepFolder
 
+_ODD = re.compile(r"\?|%[0-9A-Fa-f]{2}|[\x00-\x1f\ud800-\udfff]")
+"""What the URLs of SQLite files change or end at, and what is no text."""
 Storage = Annotated[
     Path | None,
     typer.Option(
@@ -117,7 +121,14 @@ def storage_path(given: Path | None) -> Path:
         raise UserError(f"storage {path}: only folders are served, local ones or shared by all nodes (NFS)")
     if path.exists() and not path.is_dir():
         raise UserError(f"storage {path} is a file; name a folder")
-    return path.absolute()
+    path = path.absolute()
+    if odd := _ODD.search(str(path)):
+        raise UserError(
+            f"storage {str(path)!r}: SQLite files cannot be opened below a folder whose name holds {odd[0]!r}; name "
+            "another with --storage"
+        )
+    works_in(path)
+    return path
 
 
 def with_budget(spec: Spec, text: str | None) -> Spec:
@@ -157,8 +168,13 @@ def option_seconds(option: str, text: str | None) -> float | None:
         raise UserError(f"{option} {text}: {error}") from error
 
 
-def open_sweep(name: str, storage: Path | None) -> tuple[SweepFolder, Spec]:
+def open_sweep(name: str, storage: Path | None, *, to_run: bool = False) -> tuple[SweepFolder, Spec]:
+    """Return a sweep and its spec. Raise UserError where there is none or it is damaged, UnavailableError where this
+    user may not read it, or write into it where it is ``to_run``."""
     from sweeper.storage.sweep_folder import SweepFolder
 
     folder = SweepFolder(storage_path(storage), name)
+    folder.check_access(writing=to_run)
+    if folder.exists():
+        works_on(folder.path)
     return folder, folder.spec()

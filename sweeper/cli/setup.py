@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sweeper.cli.options import Images, Model
+from sweeper.commands import command
 from sweeper.errors import UserError
 
 
@@ -23,13 +23,13 @@ def init(
     """Write a commented spec to start from, or with --images one for your images. It never overwrites a file."""
     if images is not None:
         written = write_own_spec(images, model, file)
-        typer.echo(f"{written}: look at it, then `sweeper check {shlex.quote(str(written))}`")
+        typer.echo(f"{written}: look at it, then `{command('check', str(written))}`")
         return
     if model is not None:
         raise UserError("--model needs --images; without images change `model` in the spec")
     file = file or Path("sweep.yaml")
     _write(file, Path(__file__).with_name("starter.yaml").read_text())
-    typer.echo(f"{file}: change it, then `sweeper check {file}` and `sweeper run {file}`")
+    typer.echo(f"{file}: change it, then `{command('check', str(file))}` and `{command('run', str(file))}`")
 
 
 def write_own_spec(images: Path, model: str | None, file: Path | None = None) -> Path:

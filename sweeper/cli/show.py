@@ -19,8 +19,9 @@ from sweeper.cli.options import (
     storage_path,
 )
 from sweeper.cli.tables import Format, Row, print_rows
-from sweeper.errors import UnavailableError, UserError
+from sweeper.errors import UnavailableError, UserError, one_line
 from sweeper.storage.files import storage_in_reach
+from trainables.files import storage_problem
 
 if TYPE_CHECKING:
     from sweeper.records import Front
@@ -36,9 +37,11 @@ def list_(storage: Storage = None, format: Output = Format.table) -> None:
     for name in names(root):
         try:
             rows.append(sweep_row(*open_sweep(name, root)))
-        except (UserError, UnavailableError) as error:
+        except Exception as error:  # whatever is wrong with one sweep, the others are shown
+            known = isinstance(error, UserError | UnavailableError)
+            said = str(error).splitlines()[0] if known else storage_problem(error) or one_line(error)
             rows.append({"name": name, "state": "unreadable"})
-            typer.echo(f"{name}: {str(error).splitlines()[0]}", err=True)
+            typer.echo(f"{name}: {said}", err=True)
     columns = dict.fromkeys(key for row in rows for key in row)
     print_rows([{key: row.get(key) for key in columns} for row in rows], format, empty=f"no sweeps in {root}")
 
@@ -78,7 +81,7 @@ def show(
     if spec:
         path = folder.trial(number).path / "trial.json"
         if not path.exists():
-            raise UserError(f"sweep {name} has no trial {number}; see `sweeper trials {name}`")
+            raise UserError(f"sweep {name} has no trial {number}; see `{folder.command('trials')}`")
         with storage_in_reach():
             typer.echo(path.read_text(errors="replace"), nl=False)
     else:
@@ -90,7 +93,7 @@ def logs(name: Name, number: Number, storage: Storage = None) -> None:
     folder, _ = open_sweep(name, storage)
     path = folder.trial(number).path / "log.txt"
     if not path.exists():
-        raise UserError(f"sweep {name} has no log of trial {number}; see `sweeper trials {name}`")
+        raise UserError(f"sweep {name} has no log of trial {number}; see `{folder.command('trials')}`")
     with storage_in_reach():
         typer.echo(path.read_text(errors="replace"), nl=False)
 

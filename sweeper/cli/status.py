@@ -26,6 +26,7 @@ from sweeper.spec.quantities import HOUR_S, Price, duration, parse_budget
 from sweeper.spec.spec import Spec
 from sweeper.storage.files import storage_in_reach
 from sweeper.storage.sweep_folder import SweepFolder
+from sweeper.tracking.runs import find_runs, find_store
 
 
 def sweep_row(folder: SweepFolder, spec: Spec, price: Price | None = None) -> Row:
@@ -75,7 +76,7 @@ def status_text(folder: SweepFolder, spec: Spec, price: Price | None = None) -> 
         lines += [f"  {_named(front, name)}" for name in names if _named(front, name)]
     lines += [f"  trial {trial.number} failed: {trial.reason}" for trial in trials if trial.state == "failed"]
     if state in ("unfinished", "interrupted"):
-        lines.append(f"go on with: sweeper resume {folder.name}")
+        lines.append(f"go on with: {folder.command('resume', *_tracked(folder))}")
     return "\n".join(lines)
 
 
@@ -85,7 +86,7 @@ def front_notes(folder: SweepFolder, spec: Spec, price: Price | None = None) -> 
     front = load_front(folder, spec, trials)
     lines = [*_cost_text(_usage(folder, price), spec, trials, front), *_floor_text(folder, spec, trials)]
     if front is not None and untouched is not None:
-        lines += [wrapped(line) for line in advice(spec, front, trials, untouched)]
+        lines += [wrapped(line) for line in advice(spec, front, trials, untouched, folder.storage)]
     return lines
 
 
@@ -218,6 +219,14 @@ def _cost_fields(folder: SweepFolder, spec: Spec, trials: list[TrialRecord], usa
         "forecast_device_h": None if forecast is None else round(forecast.device_s / 3600, 4),
         "forecast_left_s": None if forecast is None else round(forecast.left_s, 1),
     }
+
+
+def _tracked(folder: SweepFolder) -> tuple[str, ...]:
+    """Return the option for the MLflow store that has the sweep's runs, where a command would take another one."""
+    runs = find_runs(folder.path)
+    if runs is None or runs.uri == find_store(folder.storage).shown_uri:
+        return ()
+    return ("--tracking-uri", runs.uri)
 
 
 def _named(front: Front, name: str) -> str | None:

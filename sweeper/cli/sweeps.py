@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sweeper.cli.crash import works_on
 from sweeper.cli.options import (
     Address,
     BudgetHours,
@@ -31,7 +32,8 @@ from sweeper.cli.options import (
 )
 from sweeper.cli.setup import write_own_spec
 from sweeper.cli.tables import Format
-from sweeper.errors import SweepInterrupted, UnavailableError, UserError
+from sweeper.commands import command
+from sweeper.errors import UNAVAILABLE, SweepInterrupted, UnavailableError, UserError
 
 if TYPE_CHECKING:
     from sweeper.run.sweep import Options
@@ -84,10 +86,10 @@ def run(
     overrides = list(changes or [])
     overrides += [f"search.trials={trials}"] if trials is not None else []
     overrides += [f"name={name}"] if name is not None else []
-    loaded = with_budget(load_spec(spec, overrides), budget)
-    for note in set_notes(loaded.sets):
-        typer.echo(note, err=True)
     root = storage_path(storage)
+    loaded = with_budget(load_spec(spec, overrides), budget)
+    for note in [*loaded.notes, *set_notes(loaded.sets)]:
+        typer.echo(note, err=True)
     folder = SweepFolder(root, loaded.name)
     options = _options(gpus, address, tracking_uri, root, time, grace, price)
     if resume and folder.exists():
@@ -136,7 +138,7 @@ def resume(
 
     Finished trials stay; running ones go on from their last checkpoint under their own number.
     """
-    folder, spec = open_sweep(name, storage)
+    folder, spec = open_sweep(name, storage, to_run=True)
     if trials is not None:
         spec = spec.with_trials(trials)
     spec = with_budget(spec, budget)
@@ -163,17 +165,46 @@ def check(
 ) -> None:
     """Check everything a sweep needs before a GPU is taken: spec, weights, images, capacity, MLflow, storage, disk.
 
-    With --probe one slot is taken: step time, memory, share of evaluation, and the forecast of the whole sweep.
+    All problems are told, not only the first; the last line says whether the sweep is ready, and the command that runs
+    it. With --probe one slot is taken: step time, memory, share of evaluation, and the forecast of the whole sweep.
     """
-    from sweeper.preflight.check import check_sweep
+    from sweeper.preflight.check import check_places, check_sweep
     from sweeper.preflight.probe import probe_sweep
     from sweeper.spec.spec import load_spec
+    from sweeper.storage.sweep_folder import SweepFolder
 
-    loaded, root = with_budget(load_spec(spec, list(changes or [])), budget), storage_path(storage)
-    per_hour = option_price(price)
-    check_sweep(loaded, root, gpus=gpus, address=address, tracking_uri=tracking_uri, echo=typer.echo)
-    if probe:
-        probe_sweep(loaded, root, gpus=gpus, address=address, seconds=probe_seconds, echo=typer.echo, price=per_hour)
+    root, per_hour = storage_path(storage), option_price(price)
+    problems: list[UserError | UnavailableError] = []
+    try:
+        loaded = with_budget(load_spec(spec, list(changes or [])), budget)
+    except UserError as error:
+        problems = [error, *check_places(root, tracking_uri, typer.echo)]
+    else:
+        problems = check_sweep(loaded, root, gpus=gpus, address=address, tracking_uri=tracking_uri, echo=typer.echo)
+        if probe and not problems:
+            try:
+                probe_sweep(
+                    loaded, root, gpus=gpus, address=address, seconds=probe_seconds, echo=typer.echo, price=per_hour
+                )
+            except (UserError, UnavailableError) as error:
+                problems = [error]
+    for problem in problems:
+        typer.echo(str(problem), err=True)
+    if problems:
+        lines = [line for problem in problems for line in str(problem).splitlines()]
+        count = sum(not line.startswith(" ") for line in lines)  # others say what to do about it
+        again = command("check", str(spec), storage=root)
+        typer.echo(f"not ready: {count} problem{'s' * (count > 1)}; then again: {again}", err=True)
+        raise typer.Exit(2 if any(isinstance(problem, UserError) for problem in problems) else UNAVAILABLE)
+    words = ["run", str(spec), *(word for change in changes or [] for word in ("--set", change))]
+    given = {"--gpus": gpus, "--budget": budget, "--price": price, "--address": address, "--tracking-uri": tracking_uri}
+    words += [word for name, value in given.items() if value is not None for word in (name, _option_text(value))]
+    words += ["--new"] if SweepFolder(root, loaded.name).exists() else []  # the name is taken
+    typer.echo(f"ready: {command(*words, storage=root)}")
+
+
+def _option_text(value: float | str) -> str:
+    return f"{value:g}" if isinstance(value, float) else value
 
 
 def _spec_file(spec: Path | None, images: Path | None, model: str | None) -> Path:
@@ -196,12 +227,12 @@ def _options(
     grace: str | None,
     price: str | None,
 ) -> Options:
+    from sweeper.preflight.check import refuse_early
     from sweeper.run.sweep import Options
     from sweeper.tracking.runs import find_store
 
     find_store(storage, tracking_uri)  # refuses a URI that MLflow cannot use before anything is written
-    if gpus is not None and gpus < 0:
-        raise UserError(f"--gpus {gpus:g}: give a positive number, or 0 to run on CPUs")
+    refuse_early(gpus, address)
     options = Options(
         gpus=gpus,
         address=address,
@@ -223,11 +254,12 @@ def _run(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Options, fo
     """Run a sweep whose lease this process holds, print its front and how to go on, and exit."""
     from sweeper.cli.run_summary import summary_lines
     from sweeper.front.rendering.table import table
-    from sweeper.run.sweep import run_sweep
+    from sweeper.run.sweep import resume_command, run_sweep
 
+    works_on(folder.path, resume_command(folder, options))
     result = run_sweep(folder, lease, spec, options)
     if result.front is not None:
         typer.echo(table(result.front, format.value), nl=False)
-    for line in summary_lines(folder, result):
+    for line in summary_lines(folder, result, options):
         typer.echo(line, err=True)
     raise typer.Exit(EXIT_CODES[result.state])

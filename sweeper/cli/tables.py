@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import textwrap
 from enum import StrEnum
 
 import typer
 
+_COMMAND = re.compile("`[^`]*`")
 Row = dict[str, object]
 
 
@@ -42,8 +44,10 @@ def as_table(rows: list[Row]) -> str:
 
 
 def wrapped(line: str) -> str:
-    """Return a line broken at spaces so that it fits 80 columns."""
-    return textwrap.fill(line, 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    """Return a line broken at spaces so that it fits 80 columns; `commands` in backquotes stay whole, to be copied."""
+    whole = _COMMAND.sub(lambda command: command[0].replace(" ", "\0"), line)
+    broken = textwrap.fill(whole, 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return broken.replace("\0", " ")
 
 
 def as_csv(rows: list[Row]) -> str:

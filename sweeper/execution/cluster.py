@@ -46,6 +46,10 @@ _GCS_WAIT = "RAY_gcs_server_port_wait_time_s"
 """For how many seconds Ray asks for the head again; 20 by default."""
 _CONNECTION_VARIABLES = (*QUIET, "RAY_ADDRESS")
 """Environment variables that ``connect`` sets and ``disconnect`` sets back."""
+_LONGEST_SOCKET = 107
+"""Bytes of the path of a Unix socket."""
+_SOCKET_IN_SESSION = len("/ray/session_2026-01-01_00-00-00_000000_/sockets/plasma_store")
+"""Of the path below Ray's temporary folder, without the number of the process (Ray 2.60)."""
 _variables_before: dict[str, str | None] = {}
 """These variables before ``connect``; None: not set. Empty where no cluster is connected."""
 
@@ -64,12 +68,13 @@ def connect(address: str | None = None, num_cpus: int | None = None) -> None:
     before = {name: os.environ.get(name) for name in _CONNECTION_VARIABLES}
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    address = address or os.environ.get("RAY_ADDRESS") or None  # a Ray job finds its cluster there
     try:
-        if address is None:
+        check_before_start(address)
+        joined = _named(address)
+        if joined is None:
             _start(num_cpus)
         else:
-            _join(address)
+            _join(*joined)
     except BaseException:
         _set_variables(before)
         raise
@@ -82,6 +87,35 @@ def connect(address: str | None = None, num_cpus: int | None = None) -> None:
     os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
     if not _variables_before:
         _variables_before.update(before)
+
+
+def check_before_start(address: str | None) -> None:
+    """Refuse what Ray would stumble over after seconds, or without a word that helps. Nothing is started.
+
+    Raises UserError for an address of another form, UnavailableError where a Ray of our own cannot have its files.
+    """
+    joined = _named(address)
+    if joined is not None:
+        _parsed(*joined)
+        return
+    variable = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
+    temporary = os.environ.get(variable, "/tmp")
+    bytes_needed = len(os.fsencode(os.path.abspath(temporary))) + _SOCKET_IN_SESSION + len(str(os.getpid()))
+    advice = "name a short folder of your own for Ray's files: export RAY_TMPDIR=/tmp/SHORT"
+    if bytes_needed > _LONGEST_SOCKET:
+        raise UnavailableError(
+            f"{variable} is {temporary}, which is too long for Ray: paths of its sockets would have {bytes_needed} "
+            f"bytes there, and {_LONGEST_SOCKET} are allowed; {advice}"
+        )
+    folder = Path(temporary).absolute() / "ray"
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UnavailableError(f"Ray keeps its files in {folder}, and this user may not write to {existing}; {advice}")
+
+
+def joins_a_cluster(address: str | None) -> bool:
+    """Return whether ``connect`` joins a cluster, else it starts a Ray of our own."""
+    return _named(address) is not None
 
 
 def disconnect() -> None:
@@ -247,6 +281,7 @@ def _start(num_cpus: int | None) -> None:
     import psutil
     import ray
 
+    temporary = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
     before = set(psutil.Process().children(recursive=True))
     terminated = signal.getsignal(signal.SIGTERM)
     for attempt in range(START_ATTEMPTS):
@@ -266,23 +301,38 @@ def _start(num_cpus: int | None) -> None:
             if attempt == START_ATTEMPTS - 1 or "timed out" not in str(error):
                 raise UnavailableError(
                     f"Ray does not start on this machine: {_last_line(error)} Is the machine very busy, or its memory "
-                    "or /tmp full? Ray's logs are in the newest folder under /tmp/ray"
+                    f"or {temporary} full? Ray's logs are in the newest folder under {temporary}/ray"
                 ) from error
 
 
-def _join(address: str) -> None:
+def _named(address: str | None) -> tuple[str, str] | None:
+    """Return the address of the cluster to join, and what names it; None for a Ray of our own."""
+    if address is not None:
+        return address, "--address"
+    variable = os.environ.get("RAY_ADDRESS", "")  # a Ray job finds its cluster there
+    return None if variable in ("", "local") else (variable, "the environment variable RAY_ADDRESS")
+
+
+def _parsed(address: str, named_by: str) -> tuple[str, int]:
+    """Return host and port. Raises UserError for an address of another form."""
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdigit() or "://" in address:
+        own = "" if named_by.startswith("--") else ", or unset it for a Ray of sweeper's own"
         raise UserError(
-            f"--address {address!r} is not of the form host:port; give the address of the head's GCS, for instance "
-            "10.0.0.1:6379 (`ray start --head` prints it)"
+            f"{named_by} {address!r} is not of the form host:port; give the address of the head's GCS, for instance "
+            f"10.0.0.1:6379 (`ray start --head` prints it){own}"
         )
+    return host, int(port)
+
+
+def _join(address: str, named_by: str) -> None:
     try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+        socket.create_connection(_parsed(address, named_by), timeout=CONNECT_S).close()
     except (OSError, OverflowError) as error:
+        own = "" if named_by.startswith("--") else f" {named_by} names it: unset it for a Ray of sweeper's own"
         raise UnavailableError(
             f"no Ray cluster answers at {address} ({error}); is it up (`ray start --head`), and is this the GCS "
-            "address and port it printed?"
+            f"address and port it printed?{own}"
         ) from error
     import ray
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
+from sweeper.commands import command
 from sweeper.records import Front, TrialRecord, UntouchedModel
 from sweeper.search.first_points import first_points, rate_found, worth_of
 from sweeper.spec.branches import all_branches
@@ -19,20 +21,26 @@ NO_GAIN = 0.01
 """A second goal that never was better than the untouched model's by more than this has not moved."""
 
 
-def advice(spec: Spec, front: Front, trials: Sequence[TrialRecord], untouched: UntouchedModel) -> list[str]:
+def advice(
+    spec: Spec, front: Front, trials: Sequence[TrialRecord], untouched: UntouchedModel, storage: Path | None = None
+) -> list[str]:
     """Return what to change in the spec, a line each; the learning rate that the first points have found comes first.
 
-    ``trials``: of the study; those that run say nothing yet.
+    Args:
+        trials: of the study; those that run say nothing yet.
+        storage: of the sweep, for commands.
     """
     points = first_points(spec, untouched) if spec.finds_points else None
     found = None if points is None else rate_found(trials, points)
     searched = [trial for trial in trials if trial.confirms is None and trial.baseline is None]
     lines = [] if found is None else [found]
-    lines += _about_rates(spec, searched, untouched)
-    return [*lines, *_edges(spec, front)]
+    lines += _about_rates(spec, searched, untouched, storage)
+    return [*lines, *_edges(spec, front, storage)]
 
 
-def _about_rates(spec: Spec, searched: Sequence[TrialRecord], untouched: UntouchedModel) -> Iterator[str]:
+def _about_rates(
+    spec: Spec, searched: Sequence[TrialRecord], untouched: UntouchedModel, storage: Path | None
+) -> Iterator[str]:
     """Tell of learning rates that were all too low, or mostly too high."""
     ended = [trial for trial in searched if trial.state in ("complete", "failed")]
     if not ended or all(trial.parameters.get("learning_rate") is None for trial in ended):
@@ -47,26 +55,26 @@ def _about_rates(spec: Spec, searched: Sequence[TrialRecord], untouched: Untouch
     if best <= NO_GAIN and collapsed < len(ended):
         yield (
             f"learning rate too low: {goals[1].title} never left the untouched model's "
-            f"{untouched.goals[goals[1].metric]:.3f}; {_cure(spec, ended, higher=True)}"
+            f"{untouched.goals[goals[1].metric]:.3f}; {_cure(spec, ended, storage, higher=True)}"
         )
     elif 2 * collapsed > len(ended):
         yield (
             f"learning rate too high: {collapsed} of {len(ended)} trials failed or lost more {goals[0].title} than the "
-            f"floor allows; {_cure(spec, ended, higher=False)}"
+            f"floor allows; {_cure(spec, ended, storage, higher=False)}"
         )
 
 
-def _cure(spec: Spec, ended: Sequence[TrialRecord], *, higher: bool) -> str:
+def _cure(spec: Spec, ended: Sequence[TrialRecord], storage: Path | None, *, higher: bool) -> str:
     """Return how to come to other learning rates than those of trials that have ended."""
     domains = [branch.domain for branch in spec.parameters.branches["learning_rate"]]
     if not all(isinstance(domain, Range) and domain.auto for domain in domains):
-        return "run again with --set parameters.learning_rate=auto"
+        return f"run again: `{_run_again(spec, storage, 'parameters.learning_rate=auto')}`"
     tried = [float(trial.parameters["learning_rate"]) for trial in ended if "learning_rate" in trial.parameters]
     beyond = f"above {max(tried):.2g}" if higher else f"below {min(tried):.2g}"
     return f"give parameters.learning_rate a range {beyond}"
 
 
-def _edges(spec: Spec, front: Front) -> Iterator[str]:
+def _edges(spec: Spec, front: Front, storage: Path | None) -> Iterator[str]:
     """Tell of ranges at whose end most members of the front lie."""
     members = [point for point in front.points if point.member and point.parameters]
     for branch in all_branches(spec.parameters.branches):
@@ -82,11 +90,17 @@ def _edges(spec: Spec, front: Front) -> Iterator[str]:
         for end in ("low", "high"):
             at_end = [value for value in own.values() if _distance(domain, value, end) <= EDGE]
             if 2 * len(at_end) > len(own):
+                wider = f"parameters.{dotted(branch.path)}.{end}={_wider(domain, end):.3g}"
                 yield (
                     f"{branch.name}: {len(at_end)} of {len(own)} trials on the front lie at the {end} end of its range "
                     f"({', '.join(f'{value:.3g}' for value in at_end[:3])} of {domain.low:g} to {domain.high:g}); "
-                    f"widen it with --set parameters.{dotted(branch.path)}.{end}={_wider(domain, end):.3g}"
+                    f"widen it in another sweep: `{_run_again(spec, storage, wider)}`"
                 )
+
+
+def _run_again(spec: Spec, storage: Path | None, change: str) -> str:
+    """Return the command for another sweep with a change; SPEC stands for the spec's file, which may have moved."""
+    return command("run", "SPEC", "--set", change, "--name", f"{spec.name}-2", storage=storage)
 
 
 def _distance(domain: Range, value: float, end: str) -> float:

@@ -103,7 +103,7 @@ def load_merged_front(sweeps: Sequence[tuple[SweepFolder, Spec]]) -> Front:
     for folder, spec in sweeps:
         front = load_front(folder, spec, read_trials(folder, spec))
         if front is None:
-            raise UserError(f"sweep {folder.name} has not measured anything yet; see `sweeper status {folder.name}`")
+            raise UserError(f"sweep {folder.name} has not measured anything yet; see `{folder.command('status')}`")
         fronts.append(front)
     if len(fronts) == 1:
         return fronts[0]

@@ -43,7 +43,7 @@ def _chosen(front: Front, choice: str) -> FrontPoint:
     if choice.isdigit():
         of_trial = [point for point in trained if point.trial == int(choice)]
         if not of_trial:
-            raise UserError(f"trial {choice} has no finished weights; see `sweeper trials {front.sweep}`")
+            raise UserError(f"trial {choice} of {front.sweep} has no finished weights; `sweeper trials` says why")
         return next(point for point in of_trial if point.weights == "last" and point.strength == 1.0)
     for point in trained:
         if point.name is not None and point.name == choice.replace("-", " ").replace("_", " "):

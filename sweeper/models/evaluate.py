@@ -18,7 +18,7 @@ from sweeper.spec.problems import from_validation
 from sweeper.spec.set_checks import set_problems
 from sweeper.spec.yaml_document import Document
 from trainables.settings.attribute import AttributeSection
-from trainables.settings.sets import ImageSetSettings, Settings, Split, TorchvisionName
+from trainables.settings.sets import ImageSetSettings, SettingError, Settings, Split, TorchvisionName
 from trainables.settings.task import ModelSettings, absolute_paths, split_of
 from trainables.settings.typographic import AttackSettings
 
@@ -230,7 +230,10 @@ def _from_argument(text: str) -> tuple[str, SetSettings]:
         raw = {"kind": "torchvision", "dataset": kind, "root": path}
     else:
         raise UserError(f"--data {text}: {DATA_FORMS}")
-    raw = absolute_paths({"sets": {kind: raw}}, Path.cwd())["sets"][kind]
+    try:
+        raw = absolute_paths({"sets": {kind: raw}}, Path.cwd())["sets"][kind]
+    except SettingError as error:
+        raise UserError(f"--data {text}: {error}") from error
     problems = set_problems(kind, raw)
     if problems:
         raise UserError("\n".join(f"--data {text}: {problem.message}" for problem in problems))
@@ -240,7 +243,10 @@ def _from_argument(text: str) -> tuple[str, SetSettings]:
 
 def _from_file(path: Path) -> tuple[_DataFile, dict[str, tuple[str, Split]]]:
     document = Document(path)
-    data = absolute_paths(document.data, path.parent.absolute())
+    try:
+        data = absolute_paths(document.data, path.parent.absolute())
+    except SettingError as error:
+        raise UserError(f"{document.place(error.path)}: {error}") from error
     if not isinstance(data.get("sets"), dict):
         raise UserError(f"{path}: has no `sets:`, the image sets by name")
     sections = {key: data[key] for key in ("sets", "attack", "attribute") if key in data}

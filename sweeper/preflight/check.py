@@ -7,8 +7,9 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from sweeper.errors import UnavailableError, UserError
@@ -19,7 +20,8 @@ from sweeper.run.usage import check_device, new_session
 from sweeper.spec.quantities import parse_budget
 from sweeper.spec.set_checks import set_notes
 from sweeper.spec.spec import Spec
-from trainables.settings.task import Expectation
+from trainables.settings.sets import Split
+from trainables.settings.task import Expectation, split_of
 
 if TYPE_CHECKING:
     from trainables.context.trial_context import TrialContext
@@ -39,15 +41,62 @@ def check_sweep(
     address: str | None,
     tracking_uri: str | None,
     echo: Callable[[str], None],
-) -> None:
-    """Echo a line per thing checked. Raise UserError or UnavailableError at the first that a sweep cannot run with."""
+) -> list[UserError | UnavailableError]:
+    """Echo a line per thing checked. Return all that a sweep cannot run with."""
     echo(f"spec: {spec.name}, {spec.search.trials} trials, seed {spec.search.seed}")
-    for note in set_notes(spec.sets):
+    for note in [*spec.notes, *set_notes(spec.sets)]:
         echo(note)
-    _check_storage(storage, echo)
-    _check_tracker(storage, tracking_uri, echo)
-    check_model_and_images(spec, echo)
-    _check_capacity(spec, gpus, address, echo)
+    return [
+        *check_places(storage, tracking_uri, echo),
+        *_model_and_image_problems(spec, echo),
+        *_problems(lambda: _check_capacity(spec, gpus, address, echo)),
+    ]
+
+
+def check_places(
+    storage: Path, tracking_uri: str | None, echo: Callable[[str], None]
+) -> list[UserError | UnavailableError]:
+    """The part of ``check_sweep`` that needs no spec."""
+    return [
+        *_problems(lambda: _check_storage(storage, echo)),
+        *_problems(lambda: _check_tracker(storage, tracking_uri, echo)),
+    ]
+
+
+def _model_and_image_problems(spec: Spec, echo: Callable[[str], None]) -> list[UserError | UnavailableError]:
+    """Where the model cannot be loaded no image is prepared for it, but the sets are read as far as they can be."""
+    problems = _problems(lambda: check_model_and_images(spec, echo))
+    if problems:
+        told = {str(problem) for problem in problems}
+        problems += [problem for problem in _listing_problems(spec, echo) if str(problem) not in told]
+    return problems
+
+
+def _listing_problems(spec: Spec, echo: Callable[[str], None]) -> list[UserError | UnavailableError]:
+    from trainables.data.readers.kinds import list_images
+
+    evaluate = spec.evaluate
+    named: list[tuple[str, Split]] = [(spec.train.set, "train")]
+    named += [(reference, "validation") for reference in evaluate.search.sets]
+    named += [(reference, "test") for reference in evaluate.test.sets]
+
+    def check(reference: str, default: Split) -> None:
+        name, split = split_of(reference, default)
+        try:
+            listing = list_images(name, spec.sets[name], cast(Split, split))
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        echo(f"{name}/{split}: {len(listing.keys)} images of {len(listing.class_names)} classes, not opened")
+
+    return [problem for reference, default in named for problem in _problems(partial(check, reference, default))]
+
+
+def _problems(check: Callable[[], None]) -> list[UserError | UnavailableError]:
+    try:
+        check()
+    except (UserError, UnavailableError) as error:
+        return [error]
+    return []
 
 
 def check_writable(storage: Path) -> Path:
@@ -82,6 +131,18 @@ def _check_tracker(storage: Path, tracking_uri: str | None, echo: Callable[[str]
     echo(f"MLflow: {store.shown_uri}")
 
 
+def refuse_early(gpus: float | None, address: str | None) -> None:
+    """Refuse what Ray would take its time to stumble over. Raise UserError or UnavailableError."""
+    from sweeper.environment import check_gpus
+    from sweeper.execution import cluster
+
+    if gpus is not None and gpus < 0:
+        raise UserError(f"--gpus {gpus:g}: give a positive number, or 0 to run on CPUs")
+    cluster.check_before_start(address)
+    if not cluster.joins_a_cluster(address):
+        check_gpus(gpus)
+
+
 def check_model_and_images(spec: Spec, echo: Callable[[str], None]) -> None:
     """The part of ``check_sweep`` that loads the model and reads the images. Raise UserError."""
     import torch
@@ -90,6 +151,8 @@ def check_model_and_images(spec: Spec, echo: Callable[[str], None]) -> None:
     from trainables.numerics import flushed_denormals
     from trainables.tasks.known import open_context
 
+    if spec.model.architecture.startswith("hf-hub:") or (spec.model.pretrained and not spec.model.is_bare_file):
+        echo("model: loading it, from its hub where it is not in the cache")
     with tempfile.TemporaryDirectory() as scratch, flushed_denormals():
         try:
             context = open_context(
@@ -183,6 +246,7 @@ def _check_expectation(context: TrialContext, expect: Expectation, echo: Callabl
 def _check_capacity(spec: Spec, gpus: float | None, address: str | None, echo: Callable[[str], None]) -> None:
     from sweeper.execution import cluster
 
+    refuse_early(gpus, address)
     cluster.connect(address)
     try:
         plan = plan_slots(spec, gpus)

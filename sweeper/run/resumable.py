@@ -1,17 +1,20 @@
-"""Cluster or storage that fails under a running sweep: one line that says how to go on."""
+"""Cluster or storage that fails under a running sweep: one line that says how to go on. MLflow is told too."""
 
 from __future__ import annotations
 
 from types import TracebackType
 
-from sweeper.errors import SweepInterrupted, UnavailableError
+from sweeper.errors import SweepInterrupted, UnavailableError, UserError
 from sweeper.run.signals import StopSignal
 from sweeper.tracking.tracker import Tracker
 from trainables.files import storage_problem
 
 
 class ResumableSession:
-    """A context manager around a session: raises SweepInterrupted for what a resumed sweep may not meet again."""
+    """A context manager around a session: raises SweepInterrupted for what a resumed sweep may not meet again.
+
+    Whatever else ends the session, mistakes of the user's aside, MLflow shows the sweep as interrupted.
+    """
 
     def __init__(self, tracker: Tracker, stop: StopSignal, resume: str, *, has_begun: bool, flush_s: float) -> None:
         """
@@ -29,11 +32,10 @@ class ResumableSession:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if not self.has_begun or error is None:
+        if not self.has_begun or not isinstance(error, Exception) or isinstance(error, UserError):
             return
         problem = str(error) if isinstance(error, UnavailableError) else storage_problem(error)
-        if problem is None:
-            return
         self._tracker.sweep_ended("interrupted")
         self._tracker.flush(self._flush_s, self._stop.impatience(self._flush_s))
-        raise SweepInterrupted(f"{problem}; go on with: {self._resume}") from error
+        if problem is not None:
+            raise SweepInterrupted(f"{problem}; go on with: {self._resume}") from error

@@ -27,7 +27,6 @@ from sweeper.run.preparation import ActiveSearch, begin_search
 from sweeper.run.progress import Progress
 from sweeper.run.resources import job_limits, plan_slots, runner_for
 from sweeper.run.resumable import ResumableSession
-from sweeper.run.resume_command import resume_command
 from sweeper.run.signals import SessionInterrupted, StopSignal, end_process
 from sweeper.run.usage import UsageMeter, most_retrainings, new_session
 from sweeper.run.usage_text import live_line
@@ -37,6 +36,7 @@ from sweeper.spec.quantities import HOUR_S, Price, hours, parse_budget
 from sweeper.spec.spec import Spec
 from sweeper.storage.lease import HeldLease
 from sweeper.storage.sweep_folder import SweepFolder
+from sweeper.tracking.runs import shown_uri
 from sweeper.tracking.tracker import Tracker
 
 CLOSE_S = 60.0
@@ -58,6 +58,22 @@ class Options:
     """From a signal that ends the session to the end of the process."""
     price: Price | None = None
     """Of a device hour; None: as in the session before, if that had one."""
+
+    def to_go_on(self) -> tuple[str, ...]:
+        """Return the options that a further session needs to run as this one does: where, and tracked where."""
+        options: list[str] = []
+        if self.gpus is not None:
+            options += ["--gpus", f"{self.gpus:g}"]
+        if self.address is not None:
+            options += ["--address", self.address]
+        if self.tracking_uri is not None:
+            options += ["--tracking-uri", shown_uri(self.tracking_uri)]
+        return tuple(options)
+
+
+def resume_command(folder: SweepFolder, options: Options, *more: str) -> str:
+    """Return the command with which a sweep goes on as in this session; ``more``: further options."""
+    return folder.command("resume", *more, *options.to_go_on())
 
 
 SweepState = Literal["complete", "failed", "interrupted"]
@@ -84,7 +100,7 @@ def run_sweep(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Option
     Raise UserError for images or a model that cannot be had, UnavailableError where no trial fits on the cluster,
     SweepInterrupted where the cluster or the storage fails later.
     """
-    resume, ray_folder = resume_command(folder), folder.path / "ray"
+    resume, ray_folder = resume_command(folder, options), folder.path / "ray"
     search: ActiveSearch | None = None
     state: SweepState = "interrupted"
     with ExitStack() as session:
@@ -129,6 +145,7 @@ def run_sweep(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Option
                 time_s=options.time_s,
                 not_begun=spec.search.trials - planned,
                 price=options.price,
+                to_go_on=options.to_go_on(),
             )
             if _front_is_measured(folder, spec, trials_before):
                 usage.check()

@@ -19,7 +19,6 @@ from sweeper.run.budget import (
     time_saved_s,
     used_device_s,
 )
-from sweeper.run.resume_command import resume_command
 from sweeper.run.usage_file import read_usage, write_usage
 from sweeper.run.usage_text import resume_options, unfinished_line, usage_line
 from sweeper.spec.quantities import HOUR_S, Budget, Price, rounded_up
@@ -47,6 +46,7 @@ class UsageMeter:
         time_s: float | None = None,
         not_begun: int = 0,
         price: Price | None = None,
+        to_go_on: Sequence[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Begin the session now.
@@ -59,6 +59,7 @@ class UsageMeter:
             time_s: how long this session may take.
             not_begun: trials of the search that will not begin, because it has ended at its noise floor.
             price: of a device hour; None: that of the session before.
+            to_go_on: options of this session that one that goes on needs too.
 
         Raise UserError for a budget in devices that the sweep does not run on.
         """
@@ -66,7 +67,7 @@ class UsageMeter:
         self.planned, self.confirming = planned, confirming
         self.budget, self.not_begun = budget, not_begun
         self._folder, self._session, self._clock = folder, session, clock
-        self._time_s, self._epochs = time_s, epochs
+        self._time_s, self._epochs, self._to_go_on = time_s, epochs, to_go_on
         self._start_s = self._saved_s = clock()
         self._closed_s: float | None = None
         earlier = read_usage(folder)
@@ -92,9 +93,10 @@ class UsageMeter:
         """Raise UserError if the budget allows neither a new trial nor resuming one."""
         work = self.unfinished_work()
         if work is not None and not self.may_start() and (self.used_up() or not self._to_resume):
+            again = self._folder.command("resume", *resume_options(work), *self._to_go_on)
             raise UserError(
                 f"sweep {self._folder.name} has taken {usage_line(self.usage(), [], self.budget)}, and "
-                f"{unfinished_line(work)}; go on with: {resume_command(self._folder, resume_options(work))}"
+                f"{unfinished_line(work)}; go on with: {again}"
             )
 
     def started(self, trial: TrialRecord) -> None:

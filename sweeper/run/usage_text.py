@@ -71,6 +71,6 @@ def unfinished_line(work: UnfinishedWork) -> str:
     return f"{work.missing} of {work.planned} trials are not done, because {limit} does not hold more"
 
 
-def resume_options(work: UnfinishedWork) -> str:
-    """Return the options of ``sweeper resume`` that let the sweep go on, each with a space before it."""
-    return "" if work.enough is None else f" --budget {work.enough}"
+def resume_options(work: UnfinishedWork) -> tuple[str, ...]:
+    """Return the options of ``sweeper resume`` that let the sweep go on."""
+    return () if work.enough is None else ("--budget", str(work.enough))

@@ -12,6 +12,7 @@ import sqlalchemy.exc
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 
+from sweeper.commands import command
 from sweeper.errors import UnavailableError, UserError
 from sweeper.search.sampler import silence_optuna
 
@@ -51,9 +52,11 @@ class StudyFile:
                 entered = connection.exec_driver_sql("SELECT count(*) FROM trials").scalar()
                 connection.rollback()
             if entered != number:
+                sweep = self.path.absolute().parent
+                again = command("resume", sweep.name, storage=sweep.parent)
                 raise UnavailableError(
                     f"{self.path} holds {entered} trials where this session knows {number}: another process writes "
-                    "into it, or the disk has lost or kept a write against its word; go on with `sweeper resume`"
+                    f"into it, or the disk has lost or kept a write against its word; go on with `{again}`"
                 )
             return storage.create_new_trial(self.study._study_id, template_trial=frozen)
 
@@ -61,7 +64,7 @@ class StudyFile:
 def _url(path: Path) -> str:
     if "?" in str(path):
         raise UserError(f"{path}: a study's path must not hold a question mark")
-    return f"sqlite:///{path.absolute()}"
+    return "sqlite:///" + str(path.absolute()).replace("{", "{{").replace("}", "}}")  # Optuna formats it (5.0)
 
 
 def new_storage(path: Path, *, skip_table_creation: bool = False) -> RDBStorage:

@@ -31,7 +31,7 @@ def check_warm_start(storage: Path, names: Sequence[str], spec: Spec) -> None:
             goals = " and ".join(goal.metric for goal in earlier.task_goals())
             raise UserError(f"--warm-start {name}: it has other goals, {goals}; name a sweep with the same ones")
         if not any(trial.state == "complete" for trial in read_trials(folder, earlier)):
-            raise UserError(f"--warm-start {name}: no trial of it is complete; see `sweeper trials {name}`")
+            raise UserError(f"--warm-start {name}: no trial of it is complete; see `{folder.command('trials')}`")
 
 
 def prior_trials_of(earlier: SweepFolder, spec: Spec, untouched: UntouchedModel) -> tuple[list[PriorTrial], list[str]]:

@@ -114,4 +114,6 @@ def _architecture_problem(name: str) -> str | None:
 def _missing_file(file: Path) -> str:
     siblings = [other.name for other in file.parent.iterdir() if other.is_file()] if file.parent.is_dir() else []
     guess = closest(file.name, siblings)
-    return f"the file {file} does not exist" + (f"; did you mean {file.parent / guess}?" if guess else "")
+    return f"the file {os.path.realpath(file)} does not exist" + (
+        f"; did you mean {file.parent / guess}?" if guess else ""
+    )

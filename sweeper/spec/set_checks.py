@@ -22,7 +22,10 @@ from trainables.data.readers.samples import class_folders, is_image
 from trainables.data.readers.webdataset import shards_of
 from trainables.settings.sets import SPLITS, ImageFolderSet, ImageSetSettings, Split, TypographicSet, WebDatasetSet
 from trainables.settings.task import TrainSettings
-from trainables.spelling import same_word
+from trainables.spelling import normal_form, same_word
+
+_CLASS_NAME = "cat"
+"""Any."""
 
 
 def set_problems(name: str, raw: Any) -> list[Problem]:
@@ -34,10 +37,14 @@ def set_problems(name: str, raw: Any) -> list[Problem]:
     path = ("sets", name)
     templates = settings.templates if isinstance(settings.templates, list) else []
     problems = [
-        Problem((*path, "templates", index), f"the template {template!r} has no {{}} for the class name")
+        Problem((*path, "templates", index), message)
         for index, template in enumerate(templates)
-        if "{}" not in template
+        if (message := template_problem(template)) is not None
     ]
+    missing = list(_missing_files(settings))
+    problems += [problem.below(path) for problem in missing]
+    if any(problem.path[0] in ("root", "path") for problem in missing):
+        return problems
     try:
         if isinstance(settings, ImageFolderSet):
             problems_of_files = [*_folder_problems(settings), *_shared(settings, _resolved_folders(settings))]
@@ -77,6 +84,64 @@ def word_problems(sets: Mapping[str, ImageSetSettings], names: Iterable[str]) ->
                 problems.append(Problem(("sets", name, *(("class_names", index) if inline else ())), message))
                 break
     return problems
+
+
+def template_problem(template: str) -> str | None:
+    """Return what is wrong with a template, which is formatted with a class name wherever it is used."""
+    try:
+        text = template.format(_CLASS_NAME)
+    except (IndexError, KeyError, TypeError, ValueError, AttributeError):
+        return (
+            f"the template {template!r} has more than one place for the class name, or another bracket; write one {{}} "
+            "(and {{ or }} for a bracket itself)"
+        )
+    return None if _CLASS_NAME in text else f"the template {template!r} has no {{}} for the class name"
+
+
+def split_notes(name: str, settings: ImageSetSettings) -> list[Problem]:
+    """Return what the splits of a set of folders do not have in common, given a set without problems: no mistake for
+    sure, but one that a spelling easily makes."""
+    if not isinstance(settings, ImageFolderSet):
+        return []
+    train = _classes_of(settings, "train")
+    notes = []
+    for split in SPLITS[1:]:
+        measured = _classes_of(settings, split)
+        if not train or not measured:
+            continue
+        counts = f"set {name}: train has {len(train)} classes, {split} {len(measured)}"
+        if new := [measured[form] for form in sorted(measured.keys() - train.keys())]:
+            message = f"{counts}: not in train {_is_are(new)} {listed(new)}, which no trial is trained on"
+            notes.append(Problem(("sets", name, split), message))
+        if lacking := [train[form] for form in sorted(train.keys() - measured.keys())]:
+            message = (
+                f"{counts}: not in {split} {_is_are(lacking)} {listed(lacking)}, which nothing is measured of there"
+            )
+            notes.append(Problem(("sets", name, split), message))
+    return notes
+
+
+def _is_are(names: list[str]) -> str:
+    return "is" if len(names) == 1 else "are"
+
+
+def _classes_of(settings: ImageFolderSet, split: Split) -> dict[str, str]:
+    """Return the class folders of a split that are read, by their normal form."""
+    roots, wanted = getattr(settings, split), ImageFolderReader(settings).folders()
+    names = [name for root in (roots if isinstance(roots, list) else []) for name in class_folders(root)]
+    return {normal_form(name): name for name in names if name in wanted}
+
+
+def _missing_files(settings: ImageSetSettings) -> Iterator[Problem]:
+    """Yield a problem for each folder of a whole set and each file of class names that is not there."""
+    for key in ("root", "path"):
+        folder = getattr(settings, key, None)
+        if isinstance(folder, Path) and not os.path.exists(folder):
+            yield Problem((key,), _missing(folder))
+    for key in ("class_names", "classes"):
+        file = getattr(settings, key, None)
+        if isinstance(file, Path) and not os.path.exists(file):
+            yield Problem((key,), f"the file {file} does not exist")
 
 
 def class_problems(train: TrainSettings, settings: ImageSetSettings) -> list[Problem]:
@@ -167,7 +232,9 @@ def _shared(settings: ImageFolderSet | WebDatasetSet, files: dict[Split, list[li
 def _missing(folder: Path) -> str:
     siblings = [other.name for other in folder.parent.iterdir() if other.is_dir()] if folder.parent.is_dir() else []
     guess = closest(folder.name, siblings)
-    return f"the folder {folder} does not exist" + (f"; did you mean {folder.parent / guess}?" if guess else "")
+    return f"the folder {os.path.realpath(folder)} does not exist" + (
+        f"; did you mean {folder.parent / guess}?" if guess else ""
+    )
 
 
 def _has_images(folder: Path) -> bool:

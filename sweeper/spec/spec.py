@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -22,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from sweeper.commands import command
 from sweeper.errors import UserError
 from sweeper.spec.bounds import EXAMPLE, Bound, Bounds, bound_value, is_bound
 from sweeper.spec.domains import AUTO_RATE, Value
@@ -29,7 +31,7 @@ from sweeper.spec.middle import anchors
 from sweeper.spec.model_checks import embedding_width, model_problems
 from sweeper.spec.problems import Problem, ProblemsError, did_you_mean, from_validation
 from sweeper.spec.sections import Confirm, GoalSettings, Limits, Resources, Search, Stopping
-from sweeper.spec.set_checks import class_problems, set_problems, word_problems
+from sweeper.spec.set_checks import class_problems, set_problems, split_notes, word_problems
 from sweeper.spec.space import Placed, Space
 from sweeper.spec.yaml_document import Document, Place
 from trainables.records import Goals
@@ -43,6 +45,10 @@ from trainables.tasks.known import KINDS, kind_named, kind_of
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _RESERVED = ("cache", "mlartifacts", "mlflow.db")
 
+EXTENSION = "x-"
+"""Keys at the top that begin so are left alone: a place for anchors (``x-common: &common {...}``)."""
+
+_MISSING = "does not exist"
 CHANGEABLE = ("search.trials", "search.until", "confirm", "resources", "limits", "training.checkpoint_every_s")
 """What a resumed sweep may change."""
 
@@ -74,6 +80,7 @@ class Spec(TaskSettings):
     confirm: Confirm | None = None
     resources: Resources = Resources()
     limits: Limits = Limits()
+    _notes: list[str] = PrivateAttr(default_factory=list)
     _placed_points: list[Placed] = PrivateAttr(default_factory=list)
     """``points`` in the space, set by validation."""
 
@@ -155,6 +162,11 @@ class Spec(TaskSettings):
         if self.search.trials > whole:
             raise ProblemsError([Problem(("search", "trials"), f"`search.trials`: {self._beyond_plan(whole)}")])
         return self
+
+    @property
+    def notes(self) -> list[str]:
+        """Return what may be a mistake in the file that the spec was read from, each with its place."""
+        return self._notes
 
     def _above_the_task(self, name: str, limit: int | None) -> Iterator[Problem]:
         for branch in self.parameters.branches.get(name, ()):
@@ -296,13 +308,16 @@ class Spec(TaskSettings):
         try:
             kind = kind_named(resolved.get("task"))
         except SettingError as error:
-            raise UserError(f"this spec was resolved by another version of sweeper: {error}") from error
+            raise UserError(f"this spec is damaged, or was resolved by another version of sweeper: {error}") from error
         read = spec_type(kind.name)
         try:
             return read.model_validate_json(json.dumps(resolved), strict=True)
         except ValidationError as error:
-            messages = "\n".join(problem.message for problem in from_validation(error, resolved, read))
-            raise UserError(f"this spec was resolved by another version of sweeper:\n{messages}") from error
+            messages = [problem.message for problem in from_validation(error, resolved, read)]
+            more = f"; and {len(messages) - 3} more problems" if len(messages) > 3 else ""
+            raise UserError(
+                f"this spec is damaged, or was resolved by another version of sweeper: {'; '.join(messages[:3])}{more}"
+            ) from error
 
 
 @cache
@@ -321,9 +336,18 @@ def load_spec(path: Path | str, overrides: Sequence[str] = ()) -> Spec:
     document = Document(Path(path))
     for override in overrides:
         document.override(override)
-    data = absolute_paths(document.data, Path(path).parent.absolute())
+    written = {key: value for key, value in document.data.items() if not key.startswith(EXTENSION)}
+    try:
+        data = absolute_paths(written, Path(path).parent.absolute())
+    except SettingError as error:
+        raise UserError(f"{document.place(error.path)}: {error}") from error
     if "name" not in data:
         data["name"] = re.sub(r"[^a-z0-9._-]+", "-", Path(path).stem.lower()).strip("._-")
+        if not data["name"]:
+            raise UserError(
+                f"{path}: a sweep is called like its file, and this name has no small letters (a to z) or digits; add "
+                "`name: my-sweep` to the file, or give --name my-sweep"
+            )
     try:
         kind = kind_named(data.get("task"))
     except SettingError as error:
@@ -346,8 +370,10 @@ def load_spec(path: Path | str, overrides: Sequence[str] = ()) -> Spec:
         if not any(override.partition("=")[0].strip() == "search.trials" for override in overrides):
             problems += _plan_problems(spec) + _confirm_problems(spec)
     if problems:
-        raise UserError("\n".join(_lines(problems, document)))
+        raise UserError("\n".join([*_lines(problems, document), *_own_images(problems, data, Path(path))]))
     assert spec is not None
+    notes = [note for name, settings in spec.sets.items() for note in split_notes(name, settings)]
+    spec._notes = _lines(notes, document)
     return spec
 
 
@@ -370,6 +396,7 @@ def schema() -> dict[str, Any]:
     for kind in KINDS:
         described = spec_type(kind.name).model_json_schema()
         described["required"].remove("name")
+        described["patternProperties"] = {f"^{EXTENSION}": {}}
         definitions |= described.pop("$defs", {})
         of_tasks.append(described)
     return {"anyOf": of_tasks, "$defs": definitions}
@@ -412,6 +439,25 @@ def _flat(value: Any, prefix: str = "") -> dict[str, str]:
     if isinstance(value, dict) and value:
         return {key: text for name, item in value.items() for key, text in _flat(item, f"{prefix}.{name}").items()}
     return {prefix.lstrip("."): json.dumps(value)}
+
+
+def _own_images(problems: Iterable[Problem], data: Mapping[str, Any], file: Path) -> Iterator[str]:
+    """Yield how to go on where images that a spec names are not there: with others, or without any."""
+    missing = {problem.path[1] for problem in problems if problem.path[:1] == ("sets",) and _MISSING in problem.message}
+    used, train = data.get("sets"), data.get("train")
+    if not missing or not isinstance(used, dict) or not isinstance(train, dict):
+        return
+    name = str(train.get("set"))
+    own = (
+        f"{{{name}: {{kind: image_folder, train: DIR/train, test: DIR/test, validation: {{from: train, share: 0.1}}}}}}"
+    )
+    options = f"--set {shlex.quote(f'sets={own}')}"
+    if len(used) > 1:
+        options += f" --set {shlex.quote(f'evaluate.test.sets=[{name}]')}"
+    yield f"  with images of your own, a folder per class: {options}"
+    reduced = file.parent / "reduced" / file.name
+    if reduced.is_file():
+        yield f"  without any images, on those that ship with sweeper: {command('run', str(reduced))}"
 
 
 def _lines(problems: Iterable[Problem], document: Document) -> list[str]:

@@ -1,7 +1,8 @@
 """A YAML file as plain data that remembers where each value stands.
 
 Read as YAML 1.2: ``1e-4`` is a number, ``on`` and ``no`` are words, a date is text (YAML 1.1, PyYAML's dialect, has all
-three otherwise). Keys are text, as in JSON. A key that stands twice is an error.
+three otherwise). Keys are text, as in JSON. A key that stands twice is an error. Merge keys (``<<: *common``) are those
+of YAML 1.1.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ from sweeper.spec.problems import Key, KeyPath, dotted
 _LARGEST = 200_000
 """Bytes of a file and values after aliases: far above any spec, far below what would hang."""
 
+_DEEPEST = 40
+"""Values in values: far above any spec, far below what a parser of JSON takes."""
+_LONGEST_NUMBER = 40
+"""Characters."""
 _INTEGER = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _SPECIAL: dict[str, bool | None] = {"null": None, "Null": None, "NULL": None, "~": None, "": None}
@@ -59,8 +64,16 @@ class Document:
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             raise UserError(f"{self._at(mark)}: {_plain(error)}") from error
-        except (yaml.YAMLError, RecursionError) as error:
+        except yaml.reader.ReaderError as error:
+            before = text[: error.position].rpartition("\n")
+            place = Place(str(path), before[0].count("\n") + (1 if not before[1] else 2), len(before[2]) + 1)
+            raise UserError(
+                f"{place}: the character {chr(error.character)!r} may not stand in YAML; remove it"
+            ) from error
+        except yaml.YAMLError as error:
             raise UserError(f"{path}: this is no YAML: {' '.join(str(error).split())}") from error
+        except RecursionError as error:
+            raise UserError(f"{path}: this is no YAML: brackets in brackets without end") from error
         if node is None:
             raise UserError(f"{path}: the file is empty; `sweeper init` writes a spec to start from")
         if not isinstance(node, yaml.MappingNode):
@@ -77,6 +90,8 @@ class Document:
             node = yaml.compose(text, Loader=yaml.SafeLoader)
         except yaml.YAMLError as error:
             raise UserError(f"--set {setting}: the value is no YAML: {' '.join(str(error).split())}") from error
+        except RecursionError as error:
+            raise UserError(f"--set {dotted_path}: the value has brackets in brackets without end") from error
         path: KeyPath = ()
         parent: Any = self.data
         for position, name in enumerate(names):
@@ -120,6 +135,10 @@ class Document:
         self._values += 1
         if self._values > _LARGEST or node in self._open:
             raise UserError(f"{self._at(node.start_mark)}: aliases (*name) that grow without end")
+        if len(self._open) > _DEEPEST:
+            raise UserError(
+                f"{self._at(node.start_mark)}: values in values, more than {_DEEPEST} deep; that is no spec"
+            )
         self._places[path] = self._at(node.start_mark)
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node)
@@ -135,25 +154,63 @@ class Document:
 
     def _mapping(self, node: yaml.Node, path: KeyPath) -> dict[str, Any]:
         mapping: dict[str, Any] = {}
+        merged: list[yaml.MappingNode] = []
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise UserError(f"{self._at(key.start_mark)}: a key is plain text, this is {_kind(key)}")
-            name = key.value
+            if key.tag == _MERGE:
+                merged += self._merged(value)
+                continue
+            name = self._text(key)
             if name in mapping:
                 first = self._keys[(*path, name)]
                 raise UserError(f"{self._at(key.start_mark)}: `{name}` stands here twice (first at {first}); keep one")
             self._keys[(*path, name)] = self._at(key.start_mark)
             mapping[name] = self._read(value, (*path, name))
+        for other in merged:  # keys of the mapping itself win, then those of the first one
+            mapping = {**self._read_aside(other, path, set(mapping)), **mapping}
         return mapping
 
+    def _read_aside(self, node: yaml.MappingNode, path: KeyPath, known: set[str]) -> dict[str, Any]:
+        """Return the entries of a merged mapping that are not ``known``, with their places below ``path``."""
+        if node in self._open or len(self._open) > _DEEPEST:
+            raise UserError(f"{self._at(node.start_mark)}: aliases (*name) that grow without end")
+        pairs = [pair for pair in node.value if not (isinstance(pair[0], yaml.ScalarNode) and pair[0].value in known)]
+        self._open.append(node)
+        try:
+            return self._mapping(yaml.MappingNode(node.tag, pairs, node.start_mark, node.end_mark), path)
+        finally:
+            self._open.pop()
+
+    def _merged(self, value: yaml.Node) -> list[yaml.MappingNode]:
+        """Return the mappings that a merge key names: one, or a list of them."""
+        named = value.value if isinstance(value, yaml.SequenceNode) else [value]
+        for node in named:
+            if not isinstance(node, yaml.MappingNode):
+                raise UserError(
+                    f"{self._at(node.start_mark)}: `<<` takes the keys of another mapping (<<: *name) or of a list of "
+                    f"mappings, not {_kind(node)}"
+                )
+        return list(named)
+
+    def _text(self, node: yaml.ScalarNode) -> str:
+        """Return the text of a node. Raise UserError for what no file and no setting is called."""
+        text: str = node.value
+        if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+            raise UserError(f"{self._at(node.start_mark)}: {text!r} holds a character that is no text; write it anew")
+        return text
+
     def _scalar(self, node: yaml.ScalarNode) -> Any:
-        text = node.value
+        text = self._text(node)
         if node.tag not in _SCALAR_TAGS:
             raise UserError(f"{self._at(node.start_mark)}: the tag {node.tag} is not allowed; write plain values")
         if node.style is not None:
             return text
         if text in _SPECIAL:
             return _SPECIAL[text]
+        if len(text) > _LONGEST_NUMBER and (_INTEGER.fullmatch(text) or _FLOAT.fullmatch(text)):
+            shown = f"{text[:12]}...{text[-4:]}"
+            raise UserError(f"{self._at(node.start_mark)}: {shown}: a number of {len(text)} characters is no setting")
         if _INTEGER.fullmatch(text):
             return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
         if _FLOAT.fullmatch(text):
@@ -169,7 +226,8 @@ class Document:
 
 
 _SCALAR_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "timestamp")}
-_SCALAR_TAGS |= {"tag:yaml.org,2002:merge", "tag:yaml.org,2002:value"}
+_MERGE = "tag:yaml.org,2002:merge"
+_SCALAR_TAGS |= {_MERGE, "tag:yaml.org,2002:value"}
 
 
 def _text(path: Path) -> str:
@@ -201,7 +259,11 @@ def _plain(error: yaml.MarkedYAMLError) -> str:
     """Return PyYAML's error in words for users; PyYAML 6 tells its syntax errors apart by their text only."""
     message = " ".join(part for part in (error.context, error.problem) if part)
     if "'\\t'" in message:
-        return "a tab; YAML wants spaces for indentation"
+        mark = error.problem_mark
+        before = "" if mark is None or mark.buffer is None else mark.buffer[: mark.pointer].rpartition("\n")[2]
+        return "a tab; YAML wants spaces " + (
+            "between words and before a comment" if before.strip() else "for indentation"
+        )
     hints = {
         "mapping values are not allowed here": "is the indentation right, and is text with a colon in quotes?",
         "expected ',' or": "is a bracket or a comma missing?",

@@ -7,6 +7,7 @@ import errno
 import json
 import math
 import os
+import pwd
 import re
 import shutil
 import time
@@ -16,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sweeper.commands import command
 from sweeper.errors import UnavailableError, UserError
 from sweeper.records import Confirmation, PointName, SecondLooks, UntouchedModel
 from sweeper.spec.spec import Spec
@@ -74,6 +76,10 @@ class SweepFolder:
         """Return the file of what is drawn of a point, where its task draws retrievals."""
         answers = self.answers_path(point)
         return answers.with_name(answers.name.removesuffix(".csv.gz") + ".retrieved.npz")
+
+    def command(self, verb: str, *words: str) -> str:
+        """Return ``sweeper VERB NAME ...`` for this sweep, to be copied into a shell."""
+        return command(verb, self.name, *words, storage=self.storage)
 
     def exists(self) -> bool:
         return (self.path / SPEC_FILE).exists()
@@ -162,7 +168,7 @@ class SweepFolder:
         # Asked in this order: another process's sweep appears whole, but may do so between two questions.
         if self.exists():
             raise NameTakenError(
-                f"a sweep {self.name!r} exists in {self.storage}; go on with `sweeper resume {self.name}`, "
+                f"a sweep {self.name!r} exists in {self.storage}; go on with `{self.command('resume')}`, "
                 "or start another with --name OTHER (--new takes the next free name)"
             )
         if self.path.is_dir() and {path.name for path in self.path.glob("[!.]*")} <= {"spec.yaml", ABOUT_FILE}:
@@ -195,9 +201,12 @@ class SweepFolder:
         if not self.exists():
             known = ", ".join(names(self.storage)) or "none"
             raise UserError(f"no sweep {self.name!r} in {self.storage}; there are: {known}. Name another --storage?")
-        return Spec.from_resolved(
-            read_record(self.path / SPEC_FILE, "restore it from a backup; spec.yaml holds the spec as it was written")
-        )
+        path = self.path / SPEC_FILE
+        record = read_record(path, "restore it from a backup; spec.yaml holds the spec as it was written")
+        try:
+            return Spec.from_resolved(record)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
 
     @property
     def sweep_id(self) -> str:
@@ -229,8 +238,8 @@ class SweepFolder:
         if not path.exists():
             return None
         advice = (
-            "restore it from a backup, or delete it: `sweeper resume` then measures the untouched model again, but can "
-            "no longer tell whether model and images are those that the sweep began with"
+            f"restore it from a backup, or delete it: `{self.command('resume')}` then measures the untouched "
+            "model again, but can no longer tell whether model and images are those that the sweep began with"
         )
         record = read_record(path, advice)
         try:
@@ -307,6 +316,23 @@ class SweepFolder:
         except (KeyError, TypeError, ValueError, AttributeError):
             return {}
 
+    def check_access(self, *, writing: bool) -> None:
+        """Raise UnavailableError where the sweep belongs to another user who does not let this one read it, or, where
+        it is to be run, write into it."""
+        try:
+            owner = os.stat(self.path).st_uid
+        except OSError:
+            return  # there is no such sweep, or the whole storage cannot be read: that is said elsewhere
+        wanted = os.R_OK | os.X_OK | (os.W_OK if writing else 0)
+        needed = [self.path, self.path / SPEC_FILE, *([self.path / "lease.lock", self.study_path] if writing else [])]
+        for path in [path for path in needed if os.path.lexists(path)]:
+            if not os.access(path, wanted if path == self.path else wanted & ~os.X_OK) and owner != os.geteuid():
+                raise UnavailableError(
+                    f"sweep {self.name!r} belongs to {_user_name(owner)}, and {path} may not be "
+                    f"{'written to' if writing else 'read'}: ask for access to the folder, or copy it into a storage "
+                    "of your own and name that with --storage"
+                )
+
     @property
     def lease(self) -> Lease:
         """Who may run the sweep."""
@@ -351,9 +377,10 @@ def create_under_free_name(
 
 
 def names(storage: Path) -> list[str]:
-    """Return the names of the sweeps of a storage, oldest first; behind them those whose ``sweep.json`` is damaged."""
+    """Return the names of the sweeps of a storage, oldest first; behind them those whose ``sweep.json`` is damaged, and
+    folders that may not be read, which may hold sweeps."""
     with storage_in_reach():
-        folders = [path.parent for path in storage.glob(f"*/{SPEC_FILE}") if not path.parent.name.startswith(".")]
+        folders = [path for path in storage.glob("[!.]*") if _may_hold_a_sweep(path)]
     return [path.name for path in sorted(folders, key=lambda path: (_created_s(path), path.name))]
 
 
@@ -364,6 +391,13 @@ def free_name(storage: Path, name: str) -> str:
         number += 1
         candidate = f"{name}-{number}"
     return candidate
+
+
+def _may_hold_a_sweep(folder: Path) -> bool:
+    try:
+        return (folder / SPEC_FILE).exists()
+    except PermissionError:
+        return True
 
 
 def _created_s(folder: Path) -> float:
@@ -415,6 +449,13 @@ def _remove_abandoned(storage: Path) -> None:
                 removed = path.with_suffix(".removed")
                 os.rename(path, removed)
                 shutil.rmtree(removed, ignore_errors=True)
+
+
+def _user_name(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return f"user {number}"
 
 
 def _remove_if_empty(folder: Path) -> None:

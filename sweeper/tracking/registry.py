@@ -62,7 +62,7 @@ def register(sweep: SweepFolder, tracking_uri: str | None, exported: Path, name:
     record = ExportRecord.read(exported)
     run_id = runs.trials.get(record.trial)
     if run_id is None:
-        raise UnavailableError(f"MLflow has no run of trial {record.trial}; `sweeper resume {sweep.name}` sends it")
+        raise UnavailableError(f"MLflow has no run of trial {record.trial}; `{sweep.command('resume')}` sends it")
     try:
         with mlflow_environment():
             version, new = _add_version(create_store(store), run_id, exported, record, name, alias)
@@ -108,7 +108,7 @@ def _store(sweep: SweepFolder, tracking_uri: str | None) -> tuple[Store, Runs]:
     """Return the store that has the sweep's runs: that of ``tracking_uri``, else wherever they are."""
     runs = find_runs(sweep.path)
     if runs is None:
-        raise UnavailableError(f"MLflow has no runs of sweep {sweep.name}; `sweeper resume {sweep.name}` sends them")
+        raise UnavailableError(f"MLflow has no runs of sweep {sweep.name}; `{sweep.command('resume')}` sends them")
     store = find_store(sweep.storage, tracking_uri)
     if store.shown_uri != runs.uri:
         if tracking_uri is not None:

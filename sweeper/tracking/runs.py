@@ -34,10 +34,13 @@ class Store:
     @property
     def shown_uri(self) -> str:
         """Return ``uri`` without a password, for files and messages."""
-        parts = urlsplit(self.uri)
-        if "@" not in parts.netloc:
-            return self.uri
-        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+        return shown_uri(self.uri)
+
+
+def shown_uri(uri: str) -> str:
+    """Return the URI of a store without the user and password in it."""
+    parts = urlsplit(uri)
+    return uri if "@" not in parts.netloc else urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def find_store(storage: Path, tracking_uri: str | None = None) -> Store:

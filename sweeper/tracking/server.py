@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from sweeper.commands import command
 from sweeper.errors import UnavailableError, UserError
 from sweeper.tracking.runs import Runs, Store, find_runs, find_store
 
@@ -52,7 +53,7 @@ def ui(
 
 def _sweeps(storage: Path, name: str | None, store: Store) -> dict[str, Runs]:
     if name is not None and not (storage / name).is_dir():
-        raise UserError(f"no sweep {name!r} in {storage}; `sweeper list` shows those there are")
+        raise UserError(f"no sweep {name!r} in {storage}; `{command('list', storage=storage)}` shows those there are")
     folders = [storage / name] if name is not None else sorted(path for path in storage.glob("*/") if path.is_dir())
     known = {folder.name: runs for folder in folders if (runs := find_runs(folder)) is not None}
     in_store = {sweep: runs for sweep, runs in known.items() if runs.uri == store.shown_uri}
@@ -62,7 +63,10 @@ def _sweeps(storage: Path, name: str | None, store: Store) -> dict[str, Runs]:
     if elsewhere:
         raise UserError(f"tracked elsewhere: try --tracking-uri {' or --tracking-uri '.join(elsewhere)}")
     what = f"sweep {name!r} has" if name is not None else f"the sweeps in {storage} have"
-    raise UserError(f"{what} no MLflow runs yet; start one with `sweeper run`, or wait a few seconds after its start")
+    raise UserError(
+        f"{what} no MLflow runs yet; start one with `{command('run', 'SPEC', storage=storage)}`, or wait a "
+        "few seconds after its start"
+    )
 
 
 def _echo_links(sweeps: dict[str, Runs], base: str, echo: Callable[[str], None]) -> None:

@@ -251,6 +251,10 @@ def _why_not(settings: ModelSettings, name: str, error: Exception, said: list[st
                 reason += f". Is it {' or '.join(likely)}?"
     elif "download" in reason or "connect" in reason or name.startswith("hf-hub:"):
         reason = " ".join([*reason.split(), *(line for line in said if line not in reason)]).rstrip(".")
+        if "cannot find the requested files in the local cache" in reason:
+            from huggingface_hub.constants import HF_HUB_CACHE
+
+            reason = f"the hub cannot be reached, and its weights are not in the cache {HF_HUB_CACHE}"
         reason += (
             ". Where the hub cannot be reached: fill the Hugging Face cache elsewhere and name it in HF_HOME "
             "(HF_HUB_OFFLINE=1 spares the retries), or give a checkpoint file or local-dir:FOLDER"
@@ -279,7 +283,8 @@ def _few(words: list[str]) -> str:
 
 @contextlib.contextmanager
 def _open_clip_speaking() -> Iterator[list[str]]:
-    """open_clip narrates on the root logger: its warnings are kept for error messages, nothing of it is shown."""
+    """open_clip narrates on the root logger: its warnings are kept for error messages, nothing of it is shown. Nor is
+    what huggingface_hub says of each of its retries."""
     said: list[str] = []
 
     def keep(record: logging.LogRecord) -> bool:
@@ -288,10 +293,14 @@ def _open_clip_speaking() -> Iterator[list[str]]:
             said.append(record.getMessage())
         return not of_open_clip
 
+    hub = logging.getLogger("huggingface_hub")
+    level = hub.level
     logging.getLogger().addFilter(keep)
+    hub.setLevel(logging.CRITICAL)
     try:
         yield said
     finally:
+        hub.setLevel(level)
         logging.getLogger().removeFilter(keep)
 
 

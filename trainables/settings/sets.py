@@ -39,7 +39,7 @@ class SettingError(ValueError):
     ``path`` leads from the model that was checked to the setting that the message is about; empty: to the model.
     """
 
-    def __init__(self, message: str, *path: str) -> None:
+    def __init__(self, message: str, *path: str | int) -> None:
         super().__init__(message)
         self.path = path
 

@@ -7,6 +7,7 @@ before torch is imported, so that a mistake costs seconds. Relative paths start 
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast, get_args
@@ -17,6 +18,8 @@ from trainables.settings.parameters import Parameters, Positive
 from trainables.settings.sets import ImageSetSettings, SettingError, Settings, Share, Split
 
 WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
+_VARIABLE = re.compile(r"\$(\w+|\{\w+\})", re.ASCII)
+"""As ``os.path.expandvars`` reads them."""
 _OPEN_CLIP_EPOCH = re.compile(r"epoch_(\d+|latest)\.pt")
 
 
@@ -258,7 +261,10 @@ def absolute_paths(value: Any, folder: Path) -> Any:
     """Return a task mapping (as parsed from YAML) whose relative paths start from ``folder``.
 
     Paths are the splits, ``class_names``, ``classes``, ``root`` and ``path`` of sets, ``local-dir:`` architectures and
-    checkpoint files (``pretrained`` ending in .pt, .pth, .bin or .safetensors).
+    checkpoint files (``pretrained`` ending in .pt, .pth, .bin or .safetensors). ``~`` and environment variables
+    (``$DATA``, ``${DATA}``) in them are replaced, unless a file has the name as it is written.
+
+    Raises SettingError, which has the path to the key, for a variable that is not set.
     """
     if not isinstance(value, dict):
         return value
@@ -268,26 +274,44 @@ def absolute_paths(value: Any, folder: Path) -> Any:
         model = dict(model)
         architecture, pretrained = model.get("architecture"), model.get("pretrained")
         if isinstance(architecture, str) and architecture.startswith("local-dir:"):
-            model["architecture"] = "local-dir:" + str(folder / architecture.removeprefix("local-dir:"))
+            place = _placed(architecture.removeprefix("local-dir:"), folder, "model", "architecture")
+            model["architecture"] = "local-dir:" + place
         if isinstance(pretrained, str) and pretrained.endswith(WEIGHT_SUFFIXES):
-            model["pretrained"] = str(folder / pretrained)
+            model["pretrained"] = _placed(pretrained, folder, "model", "pretrained")
         value["model"] = model
     if isinstance(value.get("sets"), dict):
-        value["sets"] = {name: _set_paths(settings, folder) for name, settings in value["sets"].items()}
+        value["sets"] = {name: _set_paths(name, settings, folder) for name, settings in value["sets"].items()}
     return value
 
 
-def _set_paths(settings: Any, folder: Path) -> Any:
+def _set_paths(name: str, settings: Any, folder: Path) -> Any:
     if not isinstance(settings, dict):
         return settings
     settings = dict(settings)
     for key in ("train", "validation", "test"):
         split = settings.get(key)
         if isinstance(split, str):
-            settings[key] = str(folder / split)
+            settings[key] = _placed(split, folder, "sets", name, key)
         elif isinstance(split, list):
-            settings[key] = [str(folder / part) if isinstance(part, str) else part for part in split]
+            settings[key] = [
+                _placed(part, folder, "sets", name, key, index) if isinstance(part, str) else part
+                for index, part in enumerate(split)
+            ]
     for key in ("class_names", "classes", "root", "path", "images"):
         if isinstance(settings.get(key), str) and settings[key] != "imagenet":
-            settings[key] = str(folder / settings[key])
+            settings[key] = _placed(settings[key], folder, "sets", name, key)
     return settings
+
+
+def _placed(text: str, folder: Path, *key: str | int) -> str:
+    """Return a path that a task mapping has at ``key``, from ``folder`` on. Raises SettingError."""
+    try:
+        as_written = ("~" not in text and "$" not in text) or bool(os.lstat(folder / text))
+    except (OSError, ValueError):
+        as_written = False
+    placed = str(folder / (text if as_written else os.path.expanduser(os.path.expandvars(text))))
+    unset = [] if as_written else [name.strip("{}") for name in _VARIABLE.findall(text)]
+    if unset := [name for name in unset if name not in os.environ]:
+        message = f"{text!r}: the environment variable {unset[0]} is not set; set it, or write the path out"
+        raise SettingError(message, *key)
+    return placed

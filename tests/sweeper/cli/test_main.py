@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,10 +17,14 @@ from tests.paths import ROOT
 QUICKSTART = ROOT / "search_spaces" / "quickstart.yaml"
 
 
-def sweeper(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def sweeper(
+    *arguments: str, cwd: Path, env: dict[str, str] | None = None, before: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
+    """``before``: a command that runs the other one."""
     root = str(ROOT)
     script = f"import sys; sys.path.insert(0, {root!r}); from sweeper.cli.main import main; main()"
-    return subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, cwd=cwd)
+    command = [*before, sys.executable, "-c", script, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env)
 
 
 @pytest.mark.parametrize(
@@ -35,6 +43,9 @@ def sweeper(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (("run", str(QUICKSTART), "--trials", "0"), "--trials"),
         (("run", str(QUICKSTART), "--storage", "s3://bucket/sweeps"), "only folders are served"),
         (("run", str(QUICKSTART), "--storage", "broken.yaml"), "is a file"),
+        (("run", str(QUICKSTART), "--storage", "x?y"), "whose name holds '?'; name another with --storage"),
+        (("run", str(QUICKSTART), "--storage", "100%25"), "whose name holds '%25'"),
+        (("run", str(QUICKSTART), "--address", "auto"), "--address 'auto' is not of the form host:port"),
         (("run", str(QUICKSTART), "--tracking-uri", "./mlruns"), "mlruns"),
         (("run", str(QUICKSTART), "--format", "xml"), "xml"),
         (("resume", "nobody"), "no sweep 'nobody'"),
@@ -61,6 +72,46 @@ def test_cluster_that_is_not_there(tmp_path: Path) -> None:
     done = sweeper("run", str(QUICKSTART), "--address", "127.0.0.1:1", cwd=tmp_path)
     assert done.returncode == 3, done.stderr
     assert "no Ray cluster answers at 127.0.0.1:1" in done.stderr and "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("variables", "code", "message"),
+    [
+        ({"RAY_ADDRESS": "auto"}, 2, "the environment variable RAY_ADDRESS 'auto' is not of the form host:port"),
+        ({"RAY_ADDRESS": "127.0.0.1:1"}, 3, "the environment variable RAY_ADDRESS names it: unset it"),
+        ({"TMPDIR": "/tmp/" + "x" * 80}, 3, "TMPDIR is /tmp/xxxx"),
+        ({"RAY_TMPDIR": "/tmp/" + "x" * 80}, 3, "export RAY_TMPDIR=/tmp/SHORT"),
+    ],
+    ids=["address of no cluster", "nobody at the address", "long TMPDIR", "long RAY_TMPDIR"],
+)
+def test_variables_that_ray_reads_are_named_before_anything_is_written(
+    variables: dict[str, str], code: int, message: str, tmp_path: Path
+) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | variables
+    done = sweeper("run", str(QUICKSTART), cwd=tmp_path, env=environment)
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr and done.stderr.count("\n") == 1 and "--address" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_temporary_folder_of_another_user_is_named(tmp_path: Path) -> None:
+    if os.geteuid() != 0 or shutil.which("setpriv") is None:
+        pytest.skip("only root can give up the right to write everywhere")
+    with tempfile.TemporaryDirectory(dir="/tmp") as temporary:  # a short path
+        (Path(temporary) / "ray").mkdir()
+        os.chown(Path(temporary) / "ray", 65534, 65534)
+        rights = ["setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner", "--inh-caps=-all"]
+        environment = {**os.environ, "RAY_TMPDIR": temporary}
+        done = sweeper("run", str(QUICKSTART), cwd=tmp_path, env=environment, before=rights)
+        assert done.returncode == 3 and f"this user may not write to {temporary}/ray; name a short" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_gpus_that_are_not_there_are_told_before_ray_starts(tmp_path: Path) -> None:
+    done = sweeper("run", str(QUICKSTART), "--gpus", "2", cwd=tmp_path, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+    assert done.returncode == 2
+    assert done.stderr.startswith("--gpus 2: PyTorch sees 0 GPUs on this machine") and "--address" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

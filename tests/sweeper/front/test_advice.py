@@ -73,10 +73,11 @@ def test_a_front_at_the_end_of_a_range_says_what_widens_it(spec: Spec) -> None:
         ],
     )
     assert lines == [
-        "weight_decay: 2 of 3 trials on the front lie at the high end of its range (0.99, 1 of 0 to 1); widen it with "
-        "--set parameters.weight_decay.high=2",
+        "weight_decay: 2 of 3 trials on the front lie at the high end of its range (0.99, 1 of 0 to 1); widen it in "
+        "another sweep: `sweeper run SPEC --set parameters.weight_decay.high=2 --name spec-2`",
         "learning_rate[visual]: 2 of 2 trials on the front lie at the high end of its range (0.00095, 0.001 of 1e-05 "
-        "to 0.001); widen it with --set parameters.learning_rate.1.high=0.01",
+        "to 0.001); widen it in another sweep: "
+        "`sweeper run SPEC --set parameters.learning_rate.1.high=0.01 --name spec-2`",
     ]
 
 
@@ -87,7 +88,7 @@ def test_a_baseline_outside_a_range_says_nothing_about_it(spec: Spec) -> None:
 
 def test_what_is_advised_can_be_set(spec: Spec, tmp_path: Path) -> None:
     for line in said(spec, [trial(0, 0.92, 0.5, learning_rate=1e-5, lambda_reg=0.1)]):
-        setting = line.split("--set ")[1]
+        setting = line.split("--set ")[1].split(" ")[0]
         wider = load_spec(tmp_path / "spec.yaml", [setting])
         assert wider.parameters != spec.parameters
 
@@ -95,13 +96,13 @@ def test_what_is_advised_can_be_set(spec: Spec, tmp_path: Path) -> None:
 def test_rates_that_are_too_low_or_too_high_are_told(spec: Spec) -> None:
     low = [trial(number, 0.9, 0.3 + 0.001 * number) for number in range(5)]
     assert said(spec, low)[0] == (
-        "learning rate too low: robust accuracy (attacked images) never left the untouched model's 0.300; run again "
-        "with --set parameters.learning_rate=auto"
+        "learning rate too low: robust accuracy (attacked images) never left the untouched model's 0.300; run again: "
+        "`sweeper run SPEC --set parameters.learning_rate=auto --name spec-2`"
     )
     high = [trial(0, 0.9, 0.5), trial(1, 0.4, 0.2), trial(2, 0.3, 0.2)]
     assert said(spec, high) == [
-        "learning rate too high: 2 of 3 trials failed or lost more clean accuracy than the floor allows; run again "
-        "with --set parameters.learning_rate=auto"
+        "learning rate too high: 2 of 3 trials failed or lost more clean accuracy than the floor allows; run again: "
+        "`sweeper run SPEC --set parameters.learning_rate=auto --name spec-2`"
     ]
     assert said(spec, [*low, trial(9, 0.9, 0.5)]) == []
 

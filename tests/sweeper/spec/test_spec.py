@@ -99,7 +99,9 @@ def test_the_base_of_these_cases_is_right(folder: Path) -> None:
 def test_all_mistakes_are_named_at_once_in_the_order_of_the_file(folder: Path) -> None:
     text = BASE.replace("name: base", "name: Base").replace("trials: 8", "trails: 8").replace("high: 5.0", "high: x")
     text = text.replace("test: photos/test", "test: nowhere")
-    places = [line.split(": ")[0] for line in complaints(folder, text)]
+    lines = complaints(folder, text)
+    assert lines[-1].startswith("  with images of your own, a folder per class: --set 'sets={photos: ")
+    places = [line.split(": ")[0] for line in lines[:-1]]
     assert places == ["spec.yaml:1:7", "spec.yaml:8:11", "spec.yaml:17:27", "spec.yaml:24:3"]
 
 
@@ -111,7 +113,16 @@ def test_all_mistakes_are_named_at_once_in_the_order_of_the_file(folder: Path) -
         (b"- a\n- b\n", "spec.yaml:1:1: a spec is a mapping (key: value lines), not a list"),
         (b"hello", "spec.yaml:1:1: a spec is a mapping (key: value lines), not a plain value"),
         (b"\x80\x81\x82", "spec.yaml is no text in UTF-8 (byte 0); is it really a spec?"),
-        (b"a: \x00", "spec.yaml: this is no YAML: "),
+        (b"a: 1\nb: \x00", "spec.yaml:2:4: the character '\\x00' may not stand in YAML; remove it"),
+        (b"a: \x00", "spec.yaml:1:4: the character '\\x00' may not stand in YAML; remove it"),
+        (b"a: {b: " * 60 + b"1" + b"}" * 60, "spec.yaml:1:"),
+        (b"a: " + b"9" * 5000, "spec.yaml:1:4: 999999999999...9999: a number of 5000 characters is no setting"),
+        (b"a: 0x" + b"f" * 5000, "spec.yaml:1:4: 0xffffffffff...ffff: a number of 5002 characters is no setting"),
+        (b'a: "\\ud800"', "spec.yaml:1:4: '\\ud800' holds a character that is no text; write it anew"),
+        (b'a: "b\\0"', "spec.yaml:1:4: 'b\\x00' holds a character that is no text; write it anew"),
+        (b"a: 1\t# one", "spec.yaml:1:5: a tab; YAML wants spaces between words and before a comment"),
+        (b"a: {<<: 3}", "spec.yaml:1:9: `<<` takes the keys of another mapping (<<: *name) or of a list of mappings"),
+        (b"a: &a {<<: *a}", "spec.yaml:1:4: aliases (*name) that grow without end"),
         (b"a: 1\n---\nb: 2\n", "spec.yaml:2:1: this is no YAML: expected a single document"),
         (b"a: &b [*b]\n", "spec.yaml:1:4: aliases (*name) that grow without end"),
         (b"[" * 5000, "spec.yaml: this is no YAML: "),
@@ -130,6 +141,37 @@ def test_aliases_that_explode_are_refused(tmp_path: Path) -> None:
     (tmp_path / "spec.yaml").write_text("\n".join(doubling))
     with pytest.raises(UserError, match="aliases .* grow without end"):
         load_spec(tmp_path / "spec.yaml")
+
+
+def test_merge_keys_take_the_keys_of_other_mappings(folder: Path) -> None:
+    common = "x-one: &one {optimizer: adamw, epochs: 9}\nx-two: &two {optimizer: adamax, warmup_share: 0.5}\n"
+    spec = load(folder, common + BASE + "training: {epochs: 2, <<: [*one, *two]}\n")
+    assert (spec.training.epochs, spec.training.optimizer, spec.training.warmup_share) == (2, "adamw", 0.5)
+    (line,) = complaints(folder, "x-one: &one {epochs: none}\n" + BASE + "training: {<<: *one}\n")
+    assert line == "spec.yaml:1:22: `training.epochs`: 'none' must be a whole number", "where it was written"
+    (line,) = complaints(folder, "x-one: &one {a: 1, a: 2}\n" + BASE + "training: {<<: *one}\n")
+    assert line == "spec.yaml:1:20: `a` stands here twice (first at spec.yaml:1:14); keep one"
+
+
+def test_a_home_and_environment_variables_are_put_into_paths(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.setenv("PHOTOS", "photos")
+    monkeypatch.delenv("NOT_SET", raising=False)
+    text = BASE.replace("train: photos/train", "train: ~/photos/train").replace("photos/test", "${PHOTOS}/test")
+    assert load(folder, text).sets == load(folder, BASE).sets
+    assert complaints(folder, BASE.replace("test: photos/test", "test: $NOT_SET/test")) == [
+        "spec.yaml:8:11: '$NOT_SET/test': the environment variable NOT_SET is not set; set it, or write the path out"
+    ]
+    (folder / "photos").rename(folder / "~$NOT_SET")
+    spec = load(folder, BASE.replace(" photos/", " ~$NOT_SET/"))
+    assert spec.sets["photos"].test == [folder / "~$NOT_SET" / "test"], "a folder of that very name"
+
+
+def test_a_file_name_that_gives_no_name_is_said(folder: Path) -> None:
+    (folder / "日本.yaml").write_text(BASE.removeprefix("name: base\n"))
+    with pytest.raises(UserError, match="日本.yaml: a sweep is called like its file.*--name my-sweep"):
+        load_spec(folder / "日本.yaml")
+    assert load_spec(folder / "日本.yaml", ["name=japan"]).name == "japan"
 
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:

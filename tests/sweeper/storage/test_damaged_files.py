@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -210,3 +212,31 @@ def test_a_file_is_replaced_or_stays(tmp_path: Path, whole: Path, monkeypatch: p
     with pytest.raises(OSError, match="usage.json cannot be written: No such file or directory"):
         folder.write_json("usage.json", {})
     assert not folder.path.exists(), "a sweep that was removed does not come back as a folder"
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o555])
+def test_a_sweep_of_another_user_is_named_with_its_owner(mode: int, whole: Path, tmp_path: Path) -> None:
+    """In a process without root's right to read everything."""
+    if os.geteuid() != 0 or shutil.which("setpriv") is None:
+        pytest.skip("only root can give a folder away")
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    bad = tmp_path / "bad"
+    os.chown(bad, 65534, 65534)
+    bad.chmod(mode)
+    script = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from sweeper.cli.main import main; main()"
+    rights = ["setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner", "--inh-caps=-all"]
+
+    def said(*arguments: str) -> tuple[int, str, str]:
+        command = [*rights, sys.executable, "-c", script, *arguments, "--storage", str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        return done.returncode, done.stdout, done.stderr
+
+    try:
+        code, _, err = said("resume", "bad")
+        assert code == 3 and err.startswith("sweep 'bad' belongs to ") and f"and {bad} may not be written to" in err
+        code, out, err = said("list", "--format", "json")
+        states = {row["name"]: row["state"] for row in json.loads(out)}
+        assert code == 0 and states == {"good": "unfinished", "bad": "unreadable" if mode == 0 else "unfinished"}
+        assert err.startswith("bad: sweep 'bad' belongs to ") if mode == 0 else err == ""
+    finally:
+        bad.chmod(0o755)

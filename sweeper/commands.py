@@ -1,0 +1,34 @@
+"""Commands of sweeper as messages print them: whoever copies one into a shell gets the sweep that was meant."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+
+def command(*words: str, storage: Path | None = None) -> str:
+    """Return ``sweeper`` and ``words``, quoted for a shell.
+
+    ``storage``: that the command works in; it is named where a command without ``--storage`` would take another one.
+    """
+    parts = [program(), *(shlex.quote(word) for word in words)]
+    if storage is not None and storage != _storage_by_default():
+        parts += ["--storage", shlex.quote(str(storage))]
+    return " ".join(parts)
+
+
+def program() -> str:
+    """Return how this command was called, where it is not on the path (an environment that is not activated)."""
+    called = Path(sys.argv[0])
+    if shutil.which("sweeper") is not None or called.name != "sweeper":
+        return "sweeper"
+    return shlex.quote(os.path.relpath(called))
+
+
+def _storage_by_default() -> Path | None:
+    """Return the storage that a command takes in this folder, in any shell; None where that depends on the shell."""
+    here = Path("sweeps").absolute()
+    return here if Path(os.environ.get("SWEEPER_STORAGE", "sweeps")).absolute() == here else None
