@@ -32,8 +32,6 @@ from benchmarks.search.methods import (
     FACTOR,
     STARTUP_TRIALS,
     SYNE_TUNE_FACTOR,
-    FinishedTrials,
-    cost_epochs,
     mean,
     run_asha,
     run_default_tpe,
@@ -43,7 +41,7 @@ from benchmarks.search.methods import (
     run_sweep,
     run_syne_tune,
 )
-from benchmarks.search.peers import PEER_FACTOR, PRIOR_CONFIDENCE
+from benchmarks.search.peers import PEER_FACTOR, PRIOR_CONFIDENCE, FinishedTrials, cost_epochs
 from benchmarks.search.problems import Goals, MeasuredPoint, TestedProblem, World
 from benchmarks.search.scattered_problem import FLOOR, SEEN_IMAGES, SHARE, load_recordings, scattered_problem
 from sweeper.search.pareto import hypervolume, knee, non_dominated

@@ -8,7 +8,8 @@ import numpy as np
 import optuna
 import pytest
 
-from benchmarks.search.methods import clean, cost_epochs, robust, run_optuna, run_sweep
+from benchmarks.search.methods import clean, robust, run_optuna, run_sweep
+from benchmarks.search.peers import cost_epochs
 from benchmarks.search.problems import EPOCHS, SEARCHED, analytic
 from sweeper.search.pareto import hypervolume
 
