@@ -484,7 +484,7 @@ def judge(compared: Sequence[Compared]) -> list[str]:
                 for share in JUDGED_SHARES:
                     gains = problem.gains(method, share, looked)
                     signs.add(sign_of(gains))
-                    cells.append(cell(gains, *VOLUME))
+                    cells.append(cell(gains, VOLUME[0], 1))
                 title = f"{problem.title}{', second look' if looked else ''}"
                 rows.append(f"| {method.name} | {title} | {' | '.join(cells)} |")
             better, worse = better + (1 in signs), worse + (-1 in signs)
@@ -501,7 +501,7 @@ def judge(compared: Sequence[Compared]) -> list[str]:
         "without a second look",
         *verdicts,
         "",
-        "Hypervolume on test minus that of ours with the same seed:",
+        "Hypervolume on test minus that of ours with the same seed, in points^2:",
         "",
         f"| search | problem |{shares}",
         "|" + " --- |" * (len(JUDGED_SHARES) + 2),
@@ -567,7 +567,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="the results file")
     parser.add_argument("--recordings", type=Path, default=RESULTS, help="folder of scattered_SCOPE.npz")
     parser.add_argument("--table", type=Path, default=RESULTS / "response_table.csv.gz")
-    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--seeds", type=int, default=40)
     parser.add_argument("--look-epochs", type=float, default=LOOK_EPOCHS, help="cost of a second look per point")
     parser.add_argument("--keep", type=Path, help="file of finished searches; an interrupted run is continued")
     options = parser.parse_args()
