@@ -4,6 +4,9 @@
 
 Searches are simulated over trained trials: scattered ones (``benchmarks.search.scattered_problem``) and the response
 table. ``--keep`` names a file of finished searches, with which an interrupted run goes on.
+
+Syne Tune and NePS have an environment of their own: ``pip install -r benchmarks/peers.txt`` into a new one, and run the
+command with its Python. Without them their rows are left out.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -28,14 +32,16 @@ from benchmarks.search.methods import (
     FACTOR,
     STARTUP_TRIALS,
     SYNE_TUNE_FACTOR,
-    FinishedTrials,
-    cost_epochs,
     mean,
     run_asha,
+    run_default_tpe,
     run_gp,
     run_nsga2,
+    run_primo,
     run_sweep,
+    run_syne_tune,
 )
+from benchmarks.search.peers import PEER_FACTOR, PRIOR_CONFIDENCE, FinishedTrials, cost_epochs
 from benchmarks.search.problems import Goals, MeasuredPoint, TestedProblem, World
 from benchmarks.search.scattered_problem import FLOOR, SEEN_IMAGES, SHARE, load_recordings, scattered_problem
 from sweeper.search.pareto import hypervolume, knee, non_dominated
@@ -52,8 +58,13 @@ CLEAN_COST = 0.01
 MARGIN = 0.01
 """By which a point may fall short of the front and is looked at."""
 LOOK_EPOCHS = 0.03
-GP_SEEDS, GP_TRIALS = 2, (30,)
-"""A suggestion of Optuna's Gaussian process takes seconds."""
+SLOW_SEEDS, SLOW_SHARE = 10, 0.3
+"""Seeds, and share of a full search's epochs, of searches whose suggestions take more than a second."""
+JUDGED_SHARES = (0.3, 1.0)
+JUDGED_ERRORS = 2.0
+"""By so many standard errors of the paired difference a search is better or worse than ours."""
+JUDGED_PROBLEMS = 2
+"""On so many problems a search has to be better, and on none worse, to become the default."""
 
 Search = list[tuple[float, list[MeasuredPoint]]]
 """(epochs spent by all slots until its end, points) of each trial that came to its end, in order of time."""
@@ -151,10 +162,17 @@ class Method:
     name: str
     run: RunTrials
     trials: tuple[int, ...] = TRIALS
-    seeds: int | None = None
-    """None: as many as all others."""
+    slow: bool = False
+    """Whether a suggestion takes more than a second: ``SLOW_SEEDS`` seeds, and no longer than ``SLOW_SHARE``."""
     over_epochs: bool = True
     """Whether it also runs for the epochs of a full search."""
+    judged: bool = False
+    """Whether it is given the first points of ours and is compared with ours."""
+
+    @property
+    def share(self) -> float:
+        """Of the epochs of a full search."""
+        return SLOW_SHARE if self.slow else 1.0
 
 
 def _sweep(sampler: str, factor: float, with_points: bool) -> RunTrials:
@@ -173,24 +191,43 @@ def _sweep(sampler: str, factor: float, with_points: bool) -> RunTrials:
     return run
 
 
-def _peer(run_peer: Callable[..., FinishedTrials]) -> RunTrials:
+def _peer(run_peer: Callable[..., FinishedTrials], *, with_points: bool) -> RunTrials:
     def run(problem: TestedProblem, seed: int, epochs: float, trials: int, planned: int) -> FinishedTrials:
-        return run_peer(problem, seed, SLOTS, epochs, trials=trials)
+        points = planned if with_points else None
+        return run_peer(problem, seed, SLOTS, epochs, trials=trials, first_points_for=points)
 
     return run
 
 
+def _given_points(name: str, run_peer: Callable[..., FinishedTrials], *, slow: bool = False) -> Method:
+    return Method(f"{name}, first points", _peer(run_peer, with_points=True), trials=(), slow=slow, judged=True)
+
+
 OURS = Method("TPE, MO-ASHA, first points (ours)", _sweep("tpe", FACTOR, True))
-SINGLE = Method("one cross-entropy training, its strengths", _sweep("tpe", FACTOR, True), (1,), over_epochs=False)
-GP = Method("GP (Optuna), no stopping", _peer(run_gp), GP_TRIALS, GP_SEEDS, over_epochs=False)
+SINGLE = Method(
+    "one cross-entropy training, its strengths (PAINT)", _sweep("tpe", FACTOR, True), (1,), over_epochs=False
+)
+PACKAGES = {
+    "syne_tune": (_given_points("random, MO-ASHA (Syne Tune)", run_syne_tune),),
+    "neps": (_given_points("PriMO (NePS), priors", run_primo, slow=True),),
+}
+"""Module -> searches that need it."""
 METHODS = (
     OURS,
+    Method("random, MO-ASHA, first points", _sweep("random", SYNE_TUNE_FACTOR, True), judged=True),
+    _given_points("TPE, default (Optuna)", run_default_tpe),
+    _given_points("GP (Optuna)", run_gp, slow=True),
+    _given_points("NSGA-II (Optuna)", run_nsga2),
+    _given_points("TPE, ASHA on the goals' mean (Optuna)", partial(run_asha, merit=mean)),
+    *(method for module, methods in PACKAGES.items() if find_spec(module) is not None for method in methods),
     Method("TPE, MO-ASHA, no first points", _sweep("tpe", FACTOR, False)),
-    Method("random, MO-ASHA, first points", _sweep("random", SYNE_TUNE_FACTOR, True)),
-    Method("NSGA-II (Optuna)", _peer(run_nsga2)),
-    Method("TPE, ASHA on the goals' mean (Optuna)", _peer(partial(run_asha, merit=mean))),
+    Method("TPE, default (Optuna)", _peer(run_default_tpe, with_points=False)),
+    Method("NSGA-II (Optuna)", _peer(run_nsga2, with_points=False)),
+    Method("TPE, ASHA on the goals' mean (Optuna)", _peer(partial(run_asha, merit=mean), with_points=False), trials=()),
     SINGLE,
 )
+NAMES = {"syne_tune": "syne-tune", "neps": "neural-pipeline-search"}
+"""Module -> name of its package."""
 MANY_TRIALS = 100_000
 
 
@@ -213,7 +250,8 @@ class Job:
 
     def run(self, problem: TestedProblem) -> Search:
         if self.trials is None:
-            finished = self.method.run(problem, self.seed, full_epochs(problem), MANY_TRIALS, FULL_TRIALS)
+            epochs = self.method.share * full_epochs(problem)
+            finished = self.method.run(problem, self.seed, epochs, MANY_TRIALS, FULL_TRIALS)
         else:
             finished = self.method.run(problem, self.seed, math.inf, self.trials, self.trials)
         return [(trial.spent_epochs, list(problem.measured(trial.parameters))) for trial in finished]
@@ -222,7 +260,7 @@ class Job:
 def jobs(methods: Sequence[Method], seeds: int) -> Iterator[Job]:
     for seed in range(seeds):
         for method in methods:
-            if seed < (seeds if method.seeds is None else method.seeds):
+            if seed < SLOW_SEEDS or not method.slow:
                 if method.over_epochs:
                     yield Job(method, seed, None)
                 yield from (Job(method, seed, trials) for trials in method.trials)
@@ -242,13 +280,20 @@ class Compared:
     look_epochs: float = LOOK_EPOCHS
 
     def over_epochs(self, method: Method, share: float, looked: bool) -> list[Merit]:
-        """Per seed, after a share of the epochs of a full search."""
-        merits = []
+        """Per seed, after a share of the epochs of a full search; none where it did not run for so long."""
+        merits: list[Merit] = []
+        if share > method.share + 1e-9:
+            return merits
         for job, search in self._of(method, None if method.over_epochs else method.trials[0]):
             problem = self.problem_of(job.seed)
             epochs = share * full_epochs(problem)
             merits.append(merit_until(search, problem.untouched, epochs, looked=looked, look_epochs=self.look_epochs))
         return merits
+
+    def gains(self, method: Method, share: float, looked: bool) -> list[float]:
+        """Return a search's hypervolume on test minus that of ours, per seed that both have."""
+        pairs = zip(self.over_epochs(method, share, looked), self.over_epochs(OURS, share, looked), strict=False)
+        return [theirs.test_volume - ours.test_volume for theirs, ours in pairs]
 
     def over_trials(self, method: Method, trials: int, looked: bool) -> list[Merit]:
         """Per seed, at the end of a search of so many trials; epochs of a second look come on top."""
@@ -346,10 +391,11 @@ def tables(compared: Compared, seeds: int) -> list[str]:
             cells.append(cell([one.clean_cost for one in merits[-1]], *PERCENT))
             lines.append(f"| {method.name} | {' | '.join(cells)} |")
         numbers = "".join(f" {trials} |" for trials in TRIALS)
+        by_trials = [method for method in compared.methods if method.trials]
         for title, value in (("Hypervolume on test", "volume"), ("Robust accuracy on test of the pick", "robust")):
             lines += ["", f"### {title} by the number of trials, {chosen}", ""]
             lines += [f"| search |{numbers}", "|" + " --- |" * (len(TRIALS) + 1)]
-            for method in compared.methods:
+            for method in by_trials:
                 cells = []
                 for trials in TRIALS:
                     merits_then = compared.over_trials(method, trials, looked)
@@ -360,7 +406,7 @@ def tables(compared: Compared, seeds: int) -> list[str]:
         lines += ["Of all seeds: at the knee, the mean of both goals on test is worse than at the first point's."]
         lines += ["", f"| search |{numbers}", "|" + " --- |" * (len(TRIALS) + 1)]
         first = [one.knee for one in compared.over_trials(SINGLE, 1, looked)]
-        for method in compared.methods:
+        for method in by_trials:
             cells = []
             for trials in TRIALS:
                 knees = [one.knee for one in compared.over_trials(method, trials, looked)]
@@ -369,7 +415,7 @@ def tables(compared: Compared, seeds: int) -> list[str]:
             lines.append(f"| {method.name} | {' | '.join(cells)} |")
     lines += ["", "### Epochs until the last trial ended, idle slots included", ""]
     lines += [f"| search |{numbers}", "|" + " --- |" * (len(TRIALS) + 1)]
-    for method in compared.methods:
+    for method in by_trials:
         cells = [compared.epochs(method, trials) for trials in TRIALS]
         lines.append(f"| {method.name} | {' | '.join(cells)} |")
     return lines
@@ -421,17 +467,67 @@ def targets(scattered: Compared | None, world: Compared) -> list[str]:
                 "(target: at most a standard error below it, in hypervolume and in robust accuracy)"
             )
             lines += [f"  - {line}" for line in against_single(each, looked)]
-    return lines
+    return lines + judge([one for one in (scattered, world) if one is not None])
+
+
+def judge(compared: Sequence[Compared]) -> list[str]:
+    """Say whether a search that is given the first points of ours is to become the default."""
+    rows, verdicts = [], []
+    for method in METHODS:
+        if not method.judged:
+            continue
+        better = worse = 0
+        for problem in compared:
+            signs = set[int]()
+            for looked in problem.looks():
+                cells = []
+                for share in JUDGED_SHARES:
+                    gains = problem.gains(method, share, looked)
+                    signs.add(sign_of(gains))
+                    cells.append(cell(gains, VOLUME[0], 1))
+                title = f"{problem.title}{', second look' if looked else ''}"
+                rows.append(f"| {method.name} | {title} | {' | '.join(cells)} |")
+            better, worse = better + (1 in signs), worse + (-1 in signs)
+        default = better >= JUDGED_PROBLEMS and worse == 0
+        verdicts.append(
+            f"  - {method.name}: better on {better} of {len(compared)} problems, worse on {worse}: "
+            f"{'**becomes the default**' if default else 'not the default'}"
+        )
+    shares = "".join(f" {share:.0%} |" for share in JUDGED_SHARES)
+    return [
+        f"- A search with the same first points becomes the default where it is better than ours on {JUDGED_PROBLEMS} "
+        f"problems and worse on none: by {JUDGED_ERRORS:g} standard errors of the paired difference over seeds, in "
+        f"hypervolume on test, at {' or at '.join(f'{share:.0%}' for share in JUDGED_SHARES)} of the epochs, with or "
+        "without a second look",
+        *verdicts,
+        "",
+        "Hypervolume on test minus that of ours with the same seed, in points^2:",
+        "",
+        f"| search | problem |{shares}",
+        "|" + " --- |" * (len(JUDGED_SHARES) + 2),
+        *rows,
+    ]
+
+
+def sign_of(gains: Sequence[float]) -> int:
+    """Return 1 or -1 where paired differences are positive or negative by ``JUDGED_ERRORS`` standard errors, else 0."""
+    if len(gains) < 2:
+        return 0
+    mean_gain, least = statistics.fmean(gains), max(JUDGED_ERRORS * error_of(gains), 1e-12)
+    return 0 if abs(mean_gain) <= least else 1 if mean_gain > 0 else -1
 
 
 def text(compared: Sequence[Compared], scattered: Compared | None, world: Compared, seeds: int) -> str:
+    left_out = [method.name for module, own in PACKAGES.items() if find_spec(module) is None for method in own]
+    packages = ("optuna", "numpy", "scipy", *(name for module, name in NAMES.items() if find_spec(module) is not None))
     lines = [
         "# What a user gets from a search",
         "",
-        f"{environment('optuna', 'numpy', 'scipy')}. The numbers depend on seeds and recorded trials, not on the "
-        "machine.",
+        f"{environment(*packages)}. The numbers depend on seeds and recorded trials, not on the machine.",
+        *([f"Left out, as their package is not installed: {'; '.join(left_out)}."] if left_out else []),
         "",
-        f"{seeds} seeds (Optuna's GP: {GP_SEEDS}, a suggestion takes it seconds), mean +- standard error over seeds. "
+        f"{seeds} seeds ({min(seeds, SLOW_SEEDS)} where a suggestion takes more than a second: GP and PriMO, which "
+        f"also run for {SLOW_SHARE:.0%} of the epochs only), mean +- standard error over seeds. "
         f"{SLOTS} slots. Hypervolume in points^2 above the untouched model's robust and its clean accuracy - "
         f"{FLOOR:g}. The pick is the most robust point with at most {100 * CLEAN_COST:g} point of clean cost. "
         "Everything is chosen on validation and shown on test. A full search spends the epochs of "
@@ -446,6 +542,19 @@ def text(compared: Sequence[Compared], scattered: Compared | None, world: Compar
         f"{SYNE_TUNE_FACTOR:g}. Sweeps and peers learn from an ended trial at the recorded parameters; sweeps plan "
         "their first points, and a running trial stands in a peer's study, at those asked for. Optuna's GP learns the "
         "parameters that all trials have; it draws the others at random.",
+        "",
+        "Peers with first points are given those of ours, each as soon as ours would try it, and train them to their "
+        "end, as ours does. The default TPE has the settings of Optuna 5; it, GP and NSGA-II stop no trial, as Optuna "
+        "supports that for one goal only. ASHA on the goals' mean is what users of W&B and Ray do, a weighted sum. "
+        "The one cross-entropy training is our first point; its strengths are PAINT's: weights between the untouched "
+        "and the trained ones. It costs one trial, whatever the epochs.",
+        "",
+        f"Syne Tune's MO-ASHA (reduction factor {PEER_FACTOR}) and PriMO are the packages' own code. They know no "
+        "conditions, so that each branch of a parameter is one of its own. Syne Tune 0.16 takes the order of the "
+        "trials for their ranks, so that random search with our MO-ASHA is the row of the published rule. PriMO has "
+        "the middle point, which is our first one, as the prior of each goal (confidence "
+        f"{PRIOR_CONFIDENCE:g}, NePS's high), and the first points as trials given to it, which pay for its initial "
+        "design. A trial that it promotes goes on from its last rung.",
         *targets(scattered, world),
     ]
     for one in compared:
@@ -458,7 +567,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="the results file")
     parser.add_argument("--recordings", type=Path, default=RESULTS, help="folder of scattered_SCOPE.npz")
     parser.add_argument("--table", type=Path, default=RESULTS / "response_table.csv.gz")
-    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--seeds", type=int, default=40)
     parser.add_argument("--look-epochs", type=float, default=LOOK_EPOCHS, help="cost of a second look per point")
     parser.add_argument("--keep", type=Path, help="file of finished searches; an interrupted run is continued")
     options = parser.parse_args()
@@ -484,7 +593,7 @@ def main() -> None:
         scattered = Compared(
             "scattered trainings",
             about,
-            (*METHODS, GP),
+            METHODS,
             lambda seed: replace(problems[seed]),
             True,
             {},

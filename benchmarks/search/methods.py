@@ -6,29 +6,35 @@ Optuna's users have it.
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
 from typing import Any, Literal, get_args
 
 import optuna
 
 from benchmarks.common.goals import DIRECTIONS, GOALS
-from benchmarks.common.optuna_space import suggest
-from benchmarks.search.problems import EPOCHS, Goals, Parameters, Problem
+from benchmarks.search.peers import (
+    MANY_TRIALS,
+    RUNGS,
+    FinishedTrial,
+    FinishedTrials,
+    OptunaPeer,
+    PrimoPeer,
+    SyneTunePeer,
+    cost_epochs,
+    noise_seed_of,
+    run_peer,
+)
+from benchmarks.search.problems import EPOCHS, Goals, Problem
 from sweeper.records import TrialRecord
 from sweeper.search.first_points import FirstPoints, worth_of
-from sweeper.search.sampler import STOPPED_TRIAL_POLICY, StoppedTrialPolicy, distributions
+from sweeper.search.sampler import STOPPED_TRIAL_POLICY, StoppedTrialPolicy
 from sweeper.search.simulator import SimulatedTrial, Simulation
-from sweeper.search.stopping import MultiObjectiveAsha
 from sweeper.search.study import Study
-from sweeper.spec.domains import Value
-from sweeper.spec.spec import spec_type
+from sweeper.spec.spec import Spec, spec_type
 from trainables.records import Point, Report, TrialResult
 
-RUNGS = (1 / 9, 1 / 3)
 FACTOR = 2.0
 SYNE_TUNE_FACTOR = 3.0
 """Default of Syne Tune."""
@@ -39,22 +45,7 @@ POPULATION = 16
 
 STEPS = 1_000_000
 """Of a simulated trial: fine enough that no two reports are at the same step."""
-MANY_TRIALS = 100_000
-"""More than any budget here allows."""
 
-
-@dataclass(frozen=True)
-class FinishedTrial:
-    spent_epochs: float
-    """By all slots until its end."""
-    parameters: Parameters
-    """As they were asked for."""
-    points: list[Goals]
-    """Goals of its points."""
-
-
-FinishedTrials = list[FinishedTrial]
-"""In order of time."""
 Run = Callable[[Problem, int, int, float], FinishedTrials]
 """(problem, seed, slots, budget in epochs) -> finished trials. Trials that run when the budget is spent are lost."""
 
@@ -78,21 +69,8 @@ def run_sweep(
     """
     rule = {"kind": "moasha", "rungs": ["1/9", "1/3"], "reduction_factor": factor} if stopping else {"kind": "none"}
     search = {"trials": trials, "sampler": sampler, "seed": seed}
-    spec = spec_type("typographic").model_validate(
-        {
-            "name": "simulated",
-            "sets": {"world": {"kind": "world"}},
-            "train": {"set": "world"},
-            "attack": {"recipe": "sign"},
-            "evaluate": {"search": {"sets": ["world"]}, "test": {"sets": ["world"]}},
-            "goals": {goal: {"floor": floor} for goal, floor in zip(GOALS, problem.floors, strict=True)},
-            "parameters": problem.space,
-            "paint": None,
-            "points": [dict(point) for point in problem.points],
-            "search": search | ({"startup_trials": STARTUP_TRIALS} if sampler == "tpe" else {}),
-            "stopping": rule,
-        }
-    )
+    search |= {"startup_trials": STARTUP_TRIALS} if sampler == "tpe" else {}
+    spec = _spec(problem, search, rule)
     study = Study.in_memory(
         problem.space,
         goals=DIRECTIONS,
@@ -104,7 +82,7 @@ def run_sweep(
     )
 
     def simulate(trial: TrialRecord, rungs: Sequence[float]) -> SimulatedTrial:
-        noise_seed = _noise_seed(seed, trial.number)
+        noise_seed = noise_seed_of(seed, trial.number)
 
         def report(progress: float) -> Report:
             trained, evaluated = cost_epochs(problem, trial.parameters, rungs, progress)
@@ -131,15 +109,7 @@ def run_sweep(
         return SimulatedTrial(reports=[report(rung) for rung in rungs], result=result)
 
     untouched_goals = dict(zip(GOALS, problem.reference, strict=True))
-    first_points = None
-    if first_points_for is not None:
-        first_points = FirstPoints(
-            problem.space,
-            trials=first_points_for,
-            order=spec.kind.tried_first(spec),
-            usual=lambda point: 1.0,  # for `auto`, which no problem's learning rate is
-            worth=worth_of(spec.task_goals(), spec.bounds(untouched_goals), untouched_goals, chance=0.0),
-        )
+    first_points = None if first_points_for is None else _first_points(problem, spec, first_points_for)
     simulation = Simulation(
         spec, study, simulate, untouched_goals=untouched_goals, slots=slots, first_points=first_points
     )
@@ -155,128 +125,43 @@ def run_sweep(
     ]
 
 
-def cost_epochs(
-    problem: Problem, parameters: Parameters, rungs: Sequence[float], progress: float
-) -> tuple[float, float]:
-    """Return (epochs trained, epochs that the evaluations took) of a trial up to ``progress``.
-
-    A trial is evaluated at rungs, after each epoch, and at its end also at further strengths and averaged weights.
-    """
-    places = {*rungs, *((epoch + 1) / EPOCHS for epoch in range(EPOCHS))}
-    evaluations = sum(place <= progress for place in places)
-    if progress == 1:
-        evaluations += problem.final_evaluations - 1
-    return progress * EPOCHS, evaluations * problem.evaluation_epochs(parameters)
+def first_points_of(problem: Problem, trials: int) -> FirstPoints:
+    """Return the first points of a sweep of so many trials."""
+    spec = _spec(problem, {"trials": trials, "sampler": "random"}, {"kind": "none"})
+    return _first_points(problem, spec, trials)
 
 
-class Peer:
-    """An Optuna study. With a single merit to maximise, ASHA stops trials by it and reports them to Optuna as PRUNED.
-
-    Optuna's multi-objective studies support no pruning.
-    """
-
-    def __init__(
-        self,
-        problem: Problem,
-        sampler: optuna.samplers.BaseSampler,
-        merits: Sequence[Callable[[Goals], float]],
-        rungs: Sequence[float],
-    ) -> None:
-        assert len(merits) == 1 or not rungs
-        self._problem, self._space, self._floors, self._merits = problem, problem.space, problem.floors, merits
-        self._rule = None
-        if rungs:
-            self._rule = MultiObjectiveAsha(
-                rungs=rungs, reduction_factor=FACTOR, directions=["maximize"], floors=[None]
-            )
-        self._study = optuna.create_study(directions=["maximize"] * len(merits), sampler=sampler)
-        self._trials: dict[int, optuna.trial.Trial] = {}
-        self._asked: dict[int, Parameters] = {}
-        for point in problem.points:
-            self._study.enqueue_trial(dict(point))
-
-    def ask(self) -> tuple[int, dict[str, Value]]:
-        trial = self._study.ask()
-        self._trials[trial.number] = trial
-        self._asked[trial.number] = parameters = self._space.draw(partial(suggest, trial))
-        return trial.number, parameters
-
-    def stops(self, number: int, progress: float, goals: Goals) -> bool:
-        """Return whether ASHA stops a trial; a stopped trial is reported to Optuna as pruned."""
-        assert self._rule is not None
-        merit = self._merits[0](goals)
-        self._trials[number].report(merit, step=round(1000 * progress))
-        stop = self._rule.report(number, progress, [merit])
-        if stop:
-            self._end(number, optuna.trial.TrialState.PRUNED, None)
-        return stop
-
-    def tell(self, number: int, goals: Goals) -> None:
-        trial = self._trials[number]
-        if len(self._merits) > 1:
-            missed = sum(max(0.0, f - goal) for f, goal in zip(self._floors, goals, strict=True) if f is not None)
-            trial.set_constraint("floor", missed)
-        self._end(number, optuna.trial.TrialState.COMPLETE, [merit(goals) for merit in self._merits])
-
-    def _end(self, number: int, state: optuna.trial.TrialState, values: list[float] | None) -> None:
-        """Tell Optuna a trial's end, at the point that stands for it."""
-        asked = self._asked[number]
-        learned = self._problem.learned_at(asked)
-        if learned == asked:
-            self._study.tell(self._trials[number], values, state=state)
-            return
-        frozen = self._study.get_trials(deepcopy=False)[number]
-        located = self._space.place(learned).located
-        ended = optuna.trial.create_trial(
-            state=state,
-            values=values,
-            params=dict(located),
-            distributions=distributions(self._space, located),
-            system_attrs=dict(frozen.system_attrs),  # NSGA-II's generation, and the constraint
-            intermediate_values=dict(frozen.intermediate_values),
-        )
-        self._study.tell(self._trials[number], state=optuna.trial.TrialState.FAIL)
-        self._study.add_trial(ended)
+def _points_if_any(problem: Problem, trials: int | None) -> FirstPoints | None:
+    return None if trials is None else first_points_of(problem, trials)
 
 
-def run_peer(
-    problem: Problem,
-    seed: int,
-    slots: int,
-    budget_epochs: float,
-    *,
-    sampler: optuna.samplers.BaseSampler,
-    merits: Sequence[Callable[[Goals], float]],
-    rungs: Sequence[float] = (),
-    trials: int = MANY_TRIALS,
-) -> FinishedTrials:
-    """Run a search of Optuna alone, with the clock and the costs of ``run_sweep``."""
-    peer, finished, turn = Peer(problem, sampler, merits, rungs), FinishedTrials(), count()
-    places = (*rungs, 1.0)
-    queue: list[tuple[float, int, int, dict[str, Any], int]] = []
-    """(time, turn, trial, its parameters, index into ``places`` of its evaluation at that time)."""
+def _spec(problem: Problem, search: Mapping[str, Any], stopping: Mapping[str, Any]) -> Spec:
+    return spec_type("typographic").model_validate(
+        {
+            "name": "simulated",
+            "sets": {"world": {"kind": "world"}},
+            "train": {"set": "world"},
+            "attack": {"recipe": "sign"},
+            "evaluate": {"search": {"sets": ["world"]}, "test": {"sets": ["world"]}},
+            "goals": {goal: {"floor": floor} for goal, floor in zip(GOALS, problem.floors, strict=True)},
+            "parameters": problem.space,
+            "paint": None,
+            "points": [dict(point) for point in problem.points],
+            "search": search,
+            "stopping": stopping,
+        }
+    )
 
-    def schedule(now: float, number: int, parameters: dict[str, Any], index: int) -> None:
-        spent = [sum(cost_epochs(problem, parameters, rungs, places[i])) if i >= 0 else 0.0 for i in (index - 1, index)]
-        heapq.heappush(queue, (now + spent[1] - spent[0], next(turn), number, parameters, index))
 
-    begun = min(slots, trials)
-    for _ in range(begun):
-        schedule(0.0, *peer.ask(), 0)
-    while queue and queue[0][0] * slots <= budget_epochs * (1 + 1e-9):
-        now, _, number, parameters, index = heapq.heappop(queue)
-        goals = problem.at(parameters, places[index], _noise_seed(seed, number))
-        if places[index] == 1:
-            peer.tell(number, goals)
-            points = list(problem.front_points(parameters, _noise_seed(seed, number)))
-            finished.append(FinishedTrial(now * slots, parameters, points))
-        elif not peer.stops(number, places[index], goals):
-            schedule(now, number, parameters, index + 1)
-            continue
-        if begun < trials:
-            begun += 1
-            schedule(now, *peer.ask(), 0)
-    return finished
+def _first_points(problem: Problem, spec: Spec, trials: int) -> FirstPoints:
+    untouched_goals = dict(zip(GOALS, problem.reference, strict=True))
+    return FirstPoints(
+        problem.space,
+        trials=trials,
+        order=spec.kind.tried_first(spec),
+        usual=lambda point: 1.0,  # for `auto`, which no problem's learning rate is
+        worth=worth_of(spec.task_goals(), spec.bounds(untouched_goals), untouched_goals, chance=0.0),
+    )
 
 
 @dataclass(frozen=True)
@@ -297,6 +182,24 @@ def mean(goals: Goals) -> float:
     return 0.5 * goals[0] + 0.5 * goals[1]
 
 
+def run_optuna(
+    problem: Problem,
+    seed: int,
+    slots: int,
+    budget_epochs: float,
+    *,
+    sampler: optuna.samplers.BaseSampler,
+    merits: Sequence[Callable[[Goals], float]] = (clean, robust),
+    rungs: Sequence[float] = (),
+    trials: int = MANY_TRIALS,
+    first_points_for: int | None = None,
+) -> FinishedTrials:
+    """Run a search of Optuna alone. ``first_points_for``: as for ``run_sweep``."""
+    peer = OptunaPeer(problem, sampler, merits, rungs, FACTOR)
+    points = _points_if_any(problem, first_points_for)
+    return run_peer(problem, seed, slots, budget_epochs, peer, trials=trials, first_points=points)
+
+
 def run_asha(
     problem: Problem,
     seed: int,
@@ -305,28 +208,104 @@ def run_asha(
     *,
     merit: Callable[[Goals], float],
     trials: int = MANY_TRIALS,
+    first_points_for: int | None = None,
 ) -> FinishedTrials:
     """TPE with ASHA on a single number."""
     sampler = optuna.samplers.TPESampler(
         n_startup_trials=STARTUP_TRIALS, multivariate=True, group=True, constant_liar=True, seed=seed
     )
-    return run_peer(problem, seed, slots, budget_epochs, sampler=sampler, merits=[merit], rungs=RUNGS, trials=trials)
+    return run_optuna(
+        problem,
+        seed,
+        slots,
+        budget_epochs,
+        sampler=sampler,
+        merits=[merit],
+        rungs=RUNGS,
+        trials=trials,
+        first_points_for=first_points_for,
+    )
+
+
+def run_default_tpe(
+    problem: Problem,
+    seed: int,
+    slots: int,
+    budget_epochs: float,
+    *,
+    trials: int = MANY_TRIALS,
+    first_points_for: int | None = None,
+) -> FinishedTrials:
+    """Optuna's TPE on both goals, with the settings that Optuna gives it."""
+    sampler = optuna.samplers.TPESampler(seed=seed)
+    return run_optuna(
+        problem, seed, slots, budget_epochs, sampler=sampler, trials=trials, first_points_for=first_points_for
+    )
 
 
 def run_nsga2(
-    problem: Problem, seed: int, slots: int, budget_epochs: float, *, trials: int = MANY_TRIALS
+    problem: Problem,
+    seed: int,
+    slots: int,
+    budget_epochs: float,
+    *,
+    trials: int = MANY_TRIALS,
+    first_points_for: int | None = None,
 ) -> FinishedTrials:
     sampler = optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=seed)
-    return run_peer(problem, seed, slots, budget_epochs, sampler=sampler, merits=[clean, robust], trials=trials)
+    return run_optuna(
+        problem, seed, slots, budget_epochs, sampler=sampler, trials=trials, first_points_for=first_points_for
+    )
 
 
 def run_gp(
-    problem: Problem, seed: int, slots: int, budget_epochs: float, *, trials: int = MANY_TRIALS
+    problem: Problem,
+    seed: int,
+    slots: int,
+    budget_epochs: float,
+    *,
+    trials: int = MANY_TRIALS,
+    first_points_for: int | None = None,
 ) -> FinishedTrials:
     """Optuna's Gaussian process with expected hypervolume gain; parameters that not all trials have are drawn at
     random."""
     sampler = optuna.samplers.GPSampler(n_startup_trials=STARTUP_TRIALS, seed=seed, warn_independent_sampling=False)
-    return run_peer(problem, seed, slots, budget_epochs, sampler=sampler, merits=[clean, robust], trials=trials)
+    return run_optuna(
+        problem, seed, slots, budget_epochs, sampler=sampler, trials=trials, first_points_for=first_points_for
+    )
+
+
+def run_syne_tune(
+    problem: Problem,
+    seed: int,
+    slots: int,
+    budget_epochs: float,
+    *,
+    trials: int = MANY_TRIALS,
+    first_points_for: int | None = None,
+) -> FinishedTrials:
+    """Syne Tune's random search with MO-ASHA; needs the package."""
+    peer, points = SyneTunePeer(problem, seed), _points_if_any(problem, first_points_for)
+    return run_peer(problem, seed, slots, budget_epochs, peer, trials=trials, first_points=points)
+
+
+def run_primo(
+    problem: Problem,
+    seed: int,
+    slots: int,
+    budget_epochs: float,
+    *,
+    trials: int = MANY_TRIALS,
+    first_points_for: int | None = None,
+) -> FinishedTrials:
+    """NePS's PriMO, whose prior for each goal is the middle point of ours; needs the package.
+
+    ``trials`` counts each promotion as a trial.
+    """
+    middle = first_points_of(problem, 1).next([])
+    assert middle is not None, "no trial has begun"
+    peer, points = PrimoPeer(problem, seed, middle.parameters), _points_if_any(problem, first_points_for)
+    return run_peer(problem, seed, slots, budget_epochs, peer, trials=trials, first_points=points)
 
 
 SWEEPER = Method("TPE, MO-ASHA (ours)", run_sweep)
@@ -347,8 +326,3 @@ OTHER_POLICIES = tuple(
     if policy != STOPPED_TRIAL_POLICY
 )
 """``SWEEPER`` with the policies for stopped trials that are not the default."""
-
-
-def _noise_seed(seed: int, number: int) -> int:
-    """Return the seed of a trial's noise."""
-    return 1_000_000 * seed + number

@@ -32,15 +32,14 @@ from benchmarks.search.methods import (
     METHODS,
     OTHER_POLICIES,
     POPULATION,
-    RUNGS,
     STARTUP_TRIALS,
     SWEEPER,
     SYNE_TUNE_FACTOR,
     UNSTOPPED,
-    FinishedTrials,
     Method,
     run_sweep,
 )
+from benchmarks.search.peers import RUNGS, FinishedTrials
 from benchmarks.search.problems import EPOCHS, Goals, Problem, World, analytic
 from sweeper.search.pareto import hypervolume
 from sweeper.search.sampler import STOPPED_TRIAL_POLICY

@@ -8,7 +8,8 @@ import numpy as np
 import optuna
 import pytest
 
-from benchmarks.search.methods import clean, cost_epochs, robust, run_peer, run_sweep
+from benchmarks.search.methods import clean, robust, run_optuna, run_sweep
+from benchmarks.search.peers import cost_epochs
 from benchmarks.search.problems import EPOCHS, SEARCHED, analytic
 from sweeper.search.pareto import hypervolume
 
@@ -39,7 +40,7 @@ def test_sweeps_and_peers_have_the_same_costs() -> None:
     problem = analytic()[0]
     sweep = run_sweep(problem, 0, 4, BUDGET_EPOCHS, sampler="random", stopping=False)
     sampler = optuna.samplers.RandomSampler(seed=0)
-    peer = run_peer(problem, 0, 4, BUDGET_EPOCHS, sampler=sampler, merits=[clean, robust])
+    peer = run_optuna(problem, 0, 4, BUDGET_EPOCHS, sampler=sampler, merits=[clean, robust])
     trial_epochs = sum(cost_epochs(problem, {}, (), 1.0))
     whole = 4 * math.floor(BUDGET_EPOCHS / 4 / trial_epochs)
     assert [trial.spent_epochs for trial in sweep] == pytest.approx([trial.spent_epochs for trial in peer])
