@@ -58,6 +58,8 @@ CLEAN_COST = 0.01
 MARGIN = 0.01
 """By which a point may fall short of the front and is looked at."""
 LOOK_EPOCHS = 0.03
+AUTHORS_SHARE = 0.1
+"""Of the cost of the authors' grids: so much ours may spend."""
 SLOW_SEEDS, SLOW_SHARE = 10, 0.3
 """Seeds, and share of a full search's epochs, of searches whose suggestions take more than a second."""
 JUDGED_SHARES = (0.3, 1.0)
@@ -448,7 +450,7 @@ def verdict(met: bool) -> str:
     return "met" if met else "**not met**"
 
 
-def targets(scattered: Compared | None, world: Compared) -> list[str]:
+def targets(scattered: Compared | None, world: Compared, table: World) -> list[str]:
     lines = ["", "## Targets", ""]
     for compared, share, enough in ((scattered, 0.3, 0.99), (world, 0.1, 0.98)):
         if compared is None:
@@ -460,6 +462,7 @@ def targets(scattered: Compared | None, world: Compared) -> list[str]:
                 f"hypervolume on test after {share:.0%} of the epochs (target {enough:.0%}): "
                 f"{verdict(reached >= enough)}"
             )
+    lines += against_authors(world, table)
     for each in filter(None, (scattered, world)):
         for looked in each.looks():
             lines.append(
@@ -468,6 +471,24 @@ def targets(scattered: Compared | None, world: Compared) -> list[str]:
             )
             lines += [f"  - {line}" for line in against_single(each, looked)]
     return lines + judge([one for one in (scattered, world) if one is not None])
+
+
+def against_authors(world: Compared, table: World) -> list[str]:
+    """Return a line on the authors' whole grids, and on those of their trainings that a search over the table has."""
+    lines = []
+    grids = ((None, "the authors' grids"), (1, "those with one attacked copy per image, as all that is searched here"))
+    for most_copies, name in grids:
+        cost_epochs, points = table.authors(most_copies=most_copies)
+        theirs = merit(points, table.untouched)
+        ours = world.over_epochs(OURS, AUTHORS_SHARE * cost_epochs / full_epochs(table), False)
+        met = statistics.fmean(one.test_volume for one in ours) >= theirs.test_volume
+        lines.append(
+            f"- response table: {name}: {cost_epochs:.0f} epochs, hypervolume on test "
+            f"{1e4 * theirs.test_volume:.0f}, robust accuracy of the pick {100 * theirs.robust:.1f}; ours for "
+            f"{AUTHORS_SHARE:.0%} of that {cell([one.test_volume for one in ours], 1e4, 0)} and "
+            f"{cell([one.robust for one in ours], 100, 1)} (target: their front): {verdict(met)}"
+        )
+    return lines
 
 
 def judge(compared: Sequence[Compared]) -> list[str]:
@@ -517,7 +538,7 @@ def sign_of(gains: Sequence[float]) -> int:
     return 0 if abs(mean_gain) <= least else 1 if mean_gain > 0 else -1
 
 
-def text(compared: Sequence[Compared], scattered: Compared | None, world: Compared, seeds: int) -> str:
+def text(compared: Sequence[Compared], scattered: Compared | None, world: Compared, table: World, seeds: int) -> str:
     left_out = [method.name for module, own in PACKAGES.items() if find_spec(module) is None for method in own]
     packages = ("optuna", "numpy", "scipy", *(name for module, name in NAMES.items() if find_spec(module) is not None))
     lines = [
@@ -555,7 +576,7 @@ def text(compared: Sequence[Compared], scattered: Compared | None, world: Compar
         "the middle point, which is our first one, as the prior of each goal (confidence "
         f"{PRIOR_CONFIDENCE:g}, NePS's high), and the first points as trials given to it, which pay for its initial "
         "design. A trial that it promotes goes on from its last rung.",
-        *targets(scattered, world),
+        *targets(scattered, world, table),
     ]
     for one in compared:
         lines += ["", f"## {one.title}", "", one.about, *tables(one, seeds)]
@@ -604,7 +625,7 @@ def main() -> None:
     world = Compared("response table", table.about, METHODS, lambda seed: table, False, {}, options.look_epochs)
     run_all(world, options.seeds, options.keep, "table")
     compared = [world] if scattered is None else [scattered, world]
-    publish(text(compared, scattered, world, options.seeds), options.output)
+    publish(text(compared, scattered, world, table, options.seeds), options.output)
 
 
 if __name__ == "__main__":

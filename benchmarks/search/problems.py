@@ -222,14 +222,21 @@ class World:
     def everything(self) -> Sequence[MeasuredPoint]:
         return [point for trial in self.table.part("transform", "visual") for point in _measured(trial)]
 
-    def authors(self) -> tuple[float, list[Goals]]:
-        """Return (epochs over all images, evaluations included, goals of all points) of the authors' grids."""
-        trials = self.table.part("authors")
+    def authors(self, *, most_copies: int | None = None) -> tuple[float, list[MeasuredPoint]]:
+        """Return (epochs over all images, evaluations included, all points) of the authors' grids.
+
+        ``most_copies``: without the trainings of more attacked copies per image, which no search over the table has.
+        """
+        trials = [
+            trial
+            for trial in self.table.part("authors")
+            if most_copies is None or trial.parameters["copies"] <= most_copies
+        ]
         last = self.table.part("visual")[0].course[-1]
         images = last.image_steps / last.epoch
         trained = sum(trial.course[-1].image_steps / images for trial in trials)
         evaluations = len(trials) * (EPOCHS + self.final_evaluations - 1)
-        points = [point.validation for trial in trials for point in trial.points]
+        points = [point for trial in trials for point in _measured(trial)]
         return trained + evaluations * self._evaluation_epochs["visual"], points
 
     def trial(self, parameters: Parameters) -> RecordedTrial:

@@ -152,7 +152,7 @@ def against_the_authors(world: World, courses: Sequence[SearchCourse]) -> list[s
     trials = world.table.part("authors")
     objectives = sorted({str(trial.parameters["objective"]) for trial in trials})
     cost_epochs, points = world.authors()
-    volume = hypervolume(points, world.reference) / world.attainable
+    volume = hypervolume([point.validation for point in points], world.reference) / world.attainable
     budget_epochs = statistics.fmean(course.budget_epochs for course in courses)
     shares = [reached(course.volumes, volume) for course in courses]
     spent = sorted(math.inf if share is None else share * budget_epochs for share in shares)
