@@ -406,3 +406,35 @@ def test_ui_refuses_what_it_cannot_show(tmp_path: Path) -> None:
         ui(tmp_path, "nosuch", None, "127.0.0.1", 5000, print)
     with pytest.raises(UserError, match="no MLflow runs yet"):
         ui(tmp_path, None, None, "127.0.0.1", 5000, print)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_the_server_ends_with_the_command_however_that_ends(number: signal.Signals, tmp_path: Path) -> None:
+    """With a small server in MLflow's place, which starts in a moment; it is the command's own to start and end."""
+    script = (
+        f"import sys, time; sys.path.insert(0, {str(ROOT)!r})\n"
+        "import subprocess\n"
+        "from sweeper.tracking import server_process\n"
+        "from sweeper.tracking.server import _signals_as_ctrl_c\n"
+        "code = 'import os, time; print(os.getpid(), flush=True); time.sleep(600)'\n"
+        "command = [sys.executable, '-I', server_process.__file__, sys.executable, '-c', code]\n"
+        "with _signals_as_ctrl_c():\n"
+        "    server = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)\n"
+        "    server.wait()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+    )
+    assert process.stdout is not None
+    server = int(process.stdout.readline())
+    process.send_signal(number)
+    process.wait(timeout=60)
+    deadline = time.monotonic() + 60
+    while Path(f"/proc/{server}").exists():
+        assert time.monotonic() < deadline, "the server is left"
+        time.sleep(0.05)
+    process.stdout.close()
