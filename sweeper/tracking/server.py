@@ -19,6 +19,7 @@ from types import FrameType
 from sweeper.commands import command
 from sweeper.errors import UnavailableError, UserError
 from sweeper.tracking import server_process
+from sweeper.tracking.moved import bring_home
 from sweeper.tracking.runs import Runs, Store, find_runs, find_store
 
 _START_S = 180.0
@@ -35,6 +36,8 @@ def ui(
     """
     store = find_store(storage, tracking_uri)
     sweeps = _sweeps(storage, name, store)
+    if (moved := bring_home(store)) is not None:
+        echo(moved)
     if store.is_server:
         _echo_links(sweeps, store.shown_uri, echo)
         return

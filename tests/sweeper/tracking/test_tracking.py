@@ -216,6 +216,43 @@ def test_a_story_is_told_once_however_often_it_is_said(
     check_story(create_store(find_store(storage)))
 
 
+@pytest.mark.parametrize("how", ["moved", "copied"])
+def test_a_storage_that_was_moved_or_copied_has_its_artifacts(
+    how: str, storage: Path, new_tracker: Callable[..., Tracker], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    tracker = new_tracker()
+    tell_story(tracker, storage / "quickstart")
+    assert tracker.flush(FLUSH_S), tracker.problem()
+    tracker.close()
+    there = tmp_path_factory.mktemp("elsewhere") / "my sweeps"
+    shutil.copytree(storage, there)
+    kept = sorted(path.name for path in storage.iterdir())
+    if how == "moved":
+        shutil.rmtree(storage)
+    runs = find_runs(there / "quickstart")
+    assert runs is not None and runs.uri == find_store(there).uri, "what shows the sweep takes its own store"
+
+    resumed = Tracker(there / "quickstart", None, there, "quickstart", "id-1")
+    try:
+        assert resumed.moved is not None and f"lay in {storage} before" in resumed.moved
+        tell_story(resumed, there / "quickstart")
+        assert resumed.flush(FLUSH_S), resumed.problem()
+    finally:
+        resumed.close()
+    client = create_store(find_store(there))
+    check_story(client)
+    parent, _ = runs_of(client)
+    (there / "note.txt").write_text("uploaded by hand")
+    client.log_artifact(parent.info.run_id, str(there / "note.txt"))
+    assert list((there / "mlartifacts").rglob("note.txt"))
+    if how == "moved":
+        assert not storage.exists(), "nothing recreates the old folder"
+    else:
+        assert sorted(path.name for path in storage.iterdir()) == kept and not list(storage.rglob("note.txt"))
+        check_story(create_store(find_store(storage)))
+    assert Tracker(there / "quickstart", None, there, "quickstart", "id-1").moved is None, "once is enough"
+
+
 DRIVER = """
 import sys
 from pathlib import Path
