@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from sweeper.cli.main import app
 from sweeper.errors import UserError
 from sweeper.records import Front, FrontPoint, TrialRecord
 from sweeper.tracking.events import (
@@ -251,6 +253,29 @@ def test_a_storage_that_was_moved_or_copied_has_its_artifacts(
         assert sorted(path.name for path in storage.iterdir()) == kept and not list(storage.rglob("note.txt"))
         check_story(create_store(find_store(storage)))
     assert Tracker(there / "quickstart", None, there, "quickstart", "id-1").moved is None, "once is enough"
+
+
+def test_a_deleted_sweep_leaves_nothing_but_models(storage: Path, new_tracker: Callable[..., Tracker]) -> None:
+    (storage / "quickstart" / "spec.resolved.json").write_text("{}")  # a sweep that cannot be read can be deleted
+    tracker = new_tracker()
+    tell_story(tracker, storage / "quickstart")
+    assert tracker.flush(FLUSH_S), tracker.problem()
+    tracker.close()
+    client = create_store(find_store(storage))
+    parent, children = runs_of(client)
+    kept = children["0"].info.run_id
+    client.create_registered_model("sweeper-quickstart")
+    client.create_model_version("sweeper-quickstart", f"runs:/{kept}/models/last-100", run_id=kept)
+    done = CliRunner().invoke(app, ["delete", "quickstart", "--storage", str(storage)], input="n\n")
+    assert isinstance(done.exception, UserError) and (storage / "quickstart").is_dir()
+    done = CliRunner().invoke(app, ["delete", "quickstart", "--storage", str(storage)], input="y\n")
+    assert done.exit_code == 0, done.exception
+    assert f"removes {storage}/quickstart: " in done.stderr and "3 runs deleted" in done.stderr
+    assert "1 stay, because models in the registry are theirs" in done.stderr
+    assert not [path for path in storage.iterdir() if "quickstart" in path.name]
+    left = client.search_runs([parent.info.experiment_id])
+    assert [run.info.run_id for run in left] == [kept]
+    assert parent.info.run_id not in {path.name for path in (storage / "mlartifacts").iterdir()}
 
 
 DRIVER = """
