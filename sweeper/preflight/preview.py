@@ -82,12 +82,11 @@ class _Sheet:
     def __init__(self, spec: Spec, count: int, scratch: Path) -> None:
         from trainables.data.cache import Store
         from trainables.data.source import DataSource
-        from trainables.models.clip import load_clip
+        from trainables.models.clip import image_preparation
 
-        clip = load_clip(spec.model)
         self._spec, self._count, self._seed, self._scratch = spec, count, spec.search.seed, scratch
-        self._crop = clip.crop
-        self._source: DataSource = DataSource(Store(scratch), clip.crop, clip.image_size, None)
+        self._crop, image_size = image_preparation(spec.model)
+        self._source: DataSource = DataSource(Store(scratch), self._crop, image_size, None)
         self._lines: list[str] = []
 
     def rows(self) -> Preview:
@@ -110,8 +109,11 @@ class _Sheet:
         from trainables.tasks.known import open_context
 
         settings, device = self._spec.task_settings(), torch.device("cpu")
-        context = open_context(settings, data_seed=self._seed, cache=self._scratch / "context", device=device)
-        return context.measures.findings(context)
+        try:
+            context = open_context(settings, data_seed=self._seed, cache=self._scratch / "context", device=device)
+            return context.measures.findings(context)
+        except ValueError as error:
+            return [f"what the untouched model tells of the training data is not known: {error}"]
 
     def _typographic_rows(self, spec: TypographicSettings) -> Preview:
         from trainables.data.typographic import held_out_variants, trained_attack
