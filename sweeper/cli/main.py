@@ -11,7 +11,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -20,9 +20,10 @@ from sweeper.cli.crash import crash_line, no_tracebacks_on_screen, thread_error
 from sweeper.cli.evaluate import compare, evaluate
 from sweeper.cli.models import export, preview, rerun
 from sweeper.cli.setup import env, init, schema
-from sweeper.cli.show import front, list_, logs, show, status, trials, ui
+from sweeper.cli.show import delete, front, list_, logs, show, status, trials, ui
 from sweeper.cli.sweeps import check, resume, run
 from sweeper.errors import UNAVAILABLE, UnavailableError, UserError
+from sweeper.version import __version__
 from trainables.files import storage_problem
 
 
@@ -51,10 +52,26 @@ app = typer.Typer(
     name="sweeper",
     cls=_Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Finds how much robustness to written words a CLIP model can have, and what it costs in clean accuracy.",
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Options before the command."""
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": run,
     "resume": resume,
@@ -71,6 +88,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "compare": compare,
     "rerun": rerun,
     "ui": ui,
+    "delete": delete,
     "init": init,
     "schema": schema,
     "env": env,

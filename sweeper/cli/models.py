@@ -67,6 +67,7 @@ def export(
     from sweeper.front.pick import pick as pick_point
     from sweeper.models.export import export_point
     from sweeper.search.study import read_trials
+    from sweeper.tracking.moved import bring_home
     from sweeper.tracking.registry import check_names, default_alias
     from sweeper.tracking.registry import register as register_folder
     from sweeper.tracking.runs import find_store
@@ -79,7 +80,9 @@ def export(
     registered_name = register_as or f"sweeper-{name}"
     alias = alias or default_alias(pick, strength)
     check_names(registered_name, alias)
-    find_store(sweep.storage, tracking_uri)  # refuses a URI that MLflow cannot use before anything is written
+    store = find_store(sweep.storage, tracking_uri)  # refuses a URI that MLflow cannot use before anything is written
+    if register and (moved := bring_home(store)) is not None:
+        typer.echo(moved, err=True)
     gap = export_point(sweep, spec, front, point, folder)
     typer.echo(
         f"trial {point.trial}, {point.weights} weights at strength {point.strength:g} -> {folder} "

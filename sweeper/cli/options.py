@@ -67,7 +67,11 @@ Name = Annotated[str, typer.Argument(help="The sweep's name; `sweeper list` show
 Number = Annotated[int, typer.Argument(help="The trial's number.", min=0)]
 Changes = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change one entry of the spec, for instance training.epochs=5."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one entry of the spec, for instance training.epochs=5; may be given several times.",
+    ),
 ]
 Output = Annotated[Format, typer.Option("--format", help="How to print.")]
 BudgetHours = Annotated[

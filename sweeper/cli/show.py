@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,12 +22,17 @@ from sweeper.cli.options import (
     storage_path,
 )
 from sweeper.cli.tables import Format, Row, print_rows
+from sweeper.commands import command
 from sweeper.errors import UnavailableError, UserError, one_line
 from sweeper.storage.files import storage_in_reach
 from trainables.files import storage_problem
 
 if TYPE_CHECKING:
     from sweeper.records import Front
+
+
+WATCH_S = 5.0
+FOLLOW_S = 0.5
 
 
 def list_(storage: Storage = None, format: Output = Format.table) -> None:
@@ -46,14 +54,33 @@ def list_(storage: Storage = None, format: Output = Format.table) -> None:
     print_rows([{key: row.get(key) for key in columns} for row in rows], format, empty=f"no sweeps in {root}")
 
 
-def status(name: Name, price: PriceOption = None, storage: Storage = None, format: Output = Format.table) -> None:
+def status(
+    name: Name,
+    watch: Annotated[
+        bool, typer.Option("--watch", help=f"Say it again every {WATCH_S:g} s, as long as the sweep runs.")
+    ] = False,
+    price: PriceOption = None,
+    storage: Storage = None,
+    format: Output = Format.table,
+) -> None:
     """Say how far a sweep is: trials by state, cost, noise floor, the front so far, who runs it."""
     from sweeper.cli.status import floor_fields, status_text, sweep_row
 
     per_hour = option_price(price)
+    if watch and format is not Format.table:
+        raise UserError(f"--watch is for people; for --format {format.value} ask again and again")
     folder, spec = open_sweep(name, storage)
     if format is Format.table:
-        typer.echo(status_text(folder, spec, per_hour))
+        while True:
+            runs, text = watch and folder.lease.is_held(), status_text(folder, spec, per_hour)
+            if watch and sys.stdout.isatty():
+                typer.echo("\x1b[H\x1b[2J", nl=False)  # clears the screen
+            typer.echo(text)
+            if not runs:
+                return
+            time.sleep(WATCH_S)
+            typer.echo()
+            folder, spec = open_sweep(name, storage)  # `resume` may have changed the spec
     else:
         print_rows([{**sweep_row(folder, spec, per_hour), **floor_fields(folder, spec)}], format, empty="")
 
@@ -88,14 +115,27 @@ def show(
         typer.echo(trial_text(folder, loaded, number))
 
 
-def logs(name: Name, number: Number, storage: Storage = None) -> None:
+def logs(
+    name: Name,
+    number: Number,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on with what is logged from now on, as long as the trial runs.")
+    ] = False,
+    storage: Storage = None,
+) -> None:
     """Print what the workers of a trial logged, over all its attempts."""
-    folder, _ = open_sweep(name, storage)
+    from sweeper.search.study import read_trials
+
+    folder, spec = open_sweep(name, storage)
     path = folder.trial(number).path / "log.txt"
     if not path.exists():
         raise UserError(f"sweep {name} has no log of trial {number}; see `{folder.command('trials')}`")
-    with storage_in_reach():
-        typer.echo(path.read_text(errors="replace"), nl=False)
+    with storage_in_reach(), path.open(errors="replace") as log:
+        typer.echo(log.read(), nl=False)
+        while follow and folder.lease.is_held() and read_trials(folder, spec)[number].state == "running":
+            time.sleep(FOLLOW_S)
+            typer.echo(log.read(), nl=False)
+        typer.echo(log.read(), nl=False)
 
 
 def front(
@@ -137,6 +177,63 @@ def ui(
     from sweeper.tracking.server import ui as serve
 
     serve(storage_path(storage), name, tracking_uri, host, port, typer.echo)
+
+
+def delete(
+    name: Name,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    runs: Annotated[bool, typer.Option("--runs/--no-runs", help="Also delete its runs in MLflow.")] = True,
+    storage: Storage = None,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Remove a sweep that nobody runs: its folder with all trials, and its runs in MLflow.
+
+    Models in MLflow's registry with their runs, exported folders and the prepared images of the storage stay.
+    """
+    from sweeper.storage.sweep_folder import SweepFolder
+    from sweeper.tracking.removal import remove_runs, store_of
+
+    folder = SweepFolder(storage_path(storage), name)
+    if "/" in name or not folder.exists():
+        raise UserError(
+            f"no sweep {name!r} in {folder.storage}; `{command('list', storage=folder.storage)}` shows them"
+        )
+    folder.check_access(writing=True)
+    with folder.lease.hold() as lease:
+        files = [path for path in folder.path.rglob("*") if path.is_file() and not path.is_symlink()]
+        typer.echo(
+            f"removes {folder.path}: {len(files)} files, {sum(map(_size_bytes, files)) / 2**20:.1f} MiB", err=True
+        )
+        store = store_of(folder, tracking_uri) if runs else None
+        if store is not None:
+            typer.echo(f"removes its runs in MLflow at {store.shown_uri}", err=True)
+        if not yes:
+            _ask("Remove it? It cannot be undone.")
+        if store is not None:
+            try:
+                deleted, kept = remove_runs(folder, store)
+            except UnavailableError as error:
+                raise UnavailableError(f"{error}; nothing was removed, --no-runs removes the folder alone") from error
+            stay = f"; {kept} stay, because models in the registry are theirs" if kept else ""
+            typer.echo(f"MLflow: {deleted} runs deleted (`mlflow gc` frees what its database keeps){stay}", err=True)
+        folder.remove(lease)
+    typer.echo(f"sweep {name} is removed", err=True)
+
+
+def _ask(question: str) -> None:
+    """Raise UserError unless the answer is yes."""
+    try:
+        agreed = typer.confirm(question, err=True)
+    except typer.Abort:
+        agreed = False
+    if not agreed:
+        raise UserError("nothing was removed; where nobody can be asked, give --yes")
+
+
+def _size_bytes(file: Path) -> int:
+    with contextlib.suppress(OSError):
+        return file.stat().st_size
+    return 0
 
 
 def _plot(front: Front, path: Path) -> None:

@@ -27,6 +27,7 @@ from sweeper.spec.spec import Spec
 from sweeper.storage.files import storage_in_reach
 from sweeper.storage.sweep_folder import SweepFolder
 from sweeper.tracking.runs import find_runs, find_store
+from trainables.records import Report
 
 
 def sweep_row(folder: SweepFolder, spec: Spec, price: Price | None = None) -> Row:
@@ -102,15 +103,19 @@ def floor_fields(folder: SweepFolder, spec: Spec) -> Row:
 
 
 def trial_rows(folder: SweepFolder, spec: Spec) -> list[Row]:
+    """Return a row per trial. Those that have not ended show what they reported last, and after how many epochs."""
     rows: list[Row] = []
+    live = folder.lease.is_held()
     trials, goals = read_trials(folder, spec), [goal.metric for goal in spec.task_goals()]
     parameters = list(dict.fromkeys(name for trial in trials for name in trial.parameters))
     for trial in trials:
-        values = trial.values or {}
-        row: Row = {"trial": trial.number, "state": trial.state, "baseline": trial.baseline}
+        latest = _latest(folder, trial) if trial.state == "running" else None
+        values = trial.values or ({} if latest is None else latest.values)
+        row: Row = {"trial": trial.number, "state": _state_of(trial, live=live), "baseline": trial.baseline}
         row["first_point"] = trial.first_point
         row["confirms"] = trial.confirms
         row |= {goal: _rounded(values.get(goal)) for goal in goals}
+        row["epoch"] = None if latest is None else _rounded(latest.epoch, 2)
         row["duration_s"], row["cost_s"] = _rounded(trial.duration_s, 1), _rounded(trial.cost_s, 1)
         row |= {name: _rounded(trial.parameters.get(name), 6) for name in parameters}
         row["reason"] = trial.reason
@@ -125,8 +130,17 @@ def trial_text(folder: SweepFolder, spec: Spec, number: int) -> str:
         raise UserError(f"sweep {folder.name} has no trial {number}; it has {len(trials)} so far")
     trial, files = trials[number], folder.trial(number)
     with _damage_named(files.path):
-        attempts, reports = files.last_attempt(), files.reports().values()
-    lines = [f"trial {number} of {folder.name}: {trial.state}" + (f" ({trial.baseline})" if trial.baseline else "")]
+        attempts, reports = files.last_attempt(), list(files.reports().values())
+    state = _state_of(trial, live=folder.lease.is_held())
+    lines = [f"trial {number} of {folder.name}: {state}" + (f" ({trial.baseline})" if trial.baseline else "")]
+    if trial.state == "running" and reports:
+        latest = list(reports)[-1]
+        goals_now = ", ".join(
+            f"{goal.short} {latest.values[goal.metric]:.3f}"
+            for goal in spec.task_goals()
+            if goal.metric in latest.values
+        )
+        lines.append(f"after {latest.epoch:g} of {latest.epochs} epochs: {goals_now} (validation)")
     if trial.first_point is not None:
         lines.append(f"first point: {trial.first_point}")
     if trial.confirms is not None:
@@ -162,6 +176,20 @@ def trial_text(folder: SweepFolder, spec: Spec, number: int) -> str:
             text = log.read_text(errors="replace")
         lines += ["end of the log:", *("  " + line for line in text.splitlines()[-30:])]
     return "\n".join(lines).rstrip()
+
+
+def _state_of(trial: TrialRecord, *, live: bool) -> str:
+    """Return the state of a trial to show; ``live``: whether a process runs the sweep, without which no trial runs."""
+    return "unfinished" if trial.state == "running" and not live else trial.state
+
+
+def _latest(folder: SweepFolder, trial: TrialRecord) -> Report | None:
+    """Return what a trial reported last; None before it has, and where its file is damaged or out of reach."""
+    with contextlib.suppress(UserError, UnavailableError):
+        files = folder.trial(trial.number)
+        with _damage_named(files.path):
+            return next(reversed(files.reports().values()), None)
+    return None
 
 
 @contextlib.contextmanager

@@ -69,7 +69,7 @@ def preview(spec: Spec, count: int) -> Preview:
     Images are drawn as the sweep draws them, but for those that cannot be decoded: the sweep opens all images and
     leaves out the broken ones first.
 
-    Weights are not needed, except of a model on the hub. Raise UserError where the images cannot be had.
+    Raise UserError where the model or the images cannot be had.
     """
     with tempfile.TemporaryDirectory() as scratch:
         try:
@@ -82,11 +82,11 @@ class _Sheet:
     def __init__(self, spec: Spec, count: int, scratch: Path) -> None:
         from trainables.data.cache import Store
         from trainables.data.source import DataSource
-        from trainables.models.preparation import crop_without_weights
+        from trainables.models.clip import image_preparation
 
         self._spec, self._count, self._seed, self._scratch = spec, count, spec.search.seed, scratch
-        self._crop, side_px = crop_without_weights(spec.model)
-        self._source: DataSource = DataSource(Store(scratch), self._crop, side_px, None)
+        self._crop, image_size = image_preparation(spec.model)
+        self._source: DataSource = DataSource(Store(scratch), self._crop, image_size, None)
         self._lines: list[str] = []
 
     def rows(self) -> Preview:
@@ -103,8 +103,7 @@ class _Sheet:
         return Preview(f"{spec.name}: images, their contents and values", tuple(rows), tuple(lines))
 
     def _findings(self) -> list[str]:
-        """Return what the untouched model tells of the training data, which are all embedded for it; where its weights
-        cannot be had, that."""
+        """Return what the untouched model tells of the training data, which are all embedded for it."""
         import torch
 
         from trainables.tasks.known import open_context
@@ -112,9 +111,9 @@ class _Sheet:
         settings, device = self._spec.task_settings(), torch.device("cpu")
         try:
             context = open_context(settings, data_seed=self._seed, cache=self._scratch / "context", device=device)
+            return context.measures.findings(context)
         except ValueError as error:
-            return [f"not measured on the untouched model: {error}"]
-        return context.measures.findings(context)
+            return [f"what the untouched model tells of the training data is not known: {error}"]
 
     def _typographic_rows(self, spec: TypographicSettings) -> Preview:
         from trainables.data.typographic import held_out_variants, trained_attack

@@ -115,6 +115,8 @@ def run_sweep(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Option
         session.callback(progress.close)
         tracker = Tracker(folder.path, options.tracking_uri, folder.storage, folder.name, folder.sweep_id)
         session.callback(lambda: tracker.close(stop.impatience(TAIL_S)))
+        if tracker.moved is not None:
+            progress.line(tracker.moved)
         resumable = session.enter_context(
             ResumableSession(tracker, stop, resume, has_begun=folder.has_begun(), flush_s=TAIL_S)
         )

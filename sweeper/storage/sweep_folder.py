@@ -153,13 +153,19 @@ class SweepFolder:
         with storage_in_reach():
             if not lease.is_current() or self.sweep_id != created.sweep_id:
                 return
-            removed = self.storage / f".{self.name}.{uuid.uuid4().hex}.removed"
+        self.remove(lease)
+        if created.storage_too:
+            _remove_if_empty(self.storage)
+
+    def remove(self, lease: HeldLease) -> None:
+        """Remove the sweep, whose lease the caller holds, and release that. It is gone whole, or not at all."""
+        lease.stop_renewing()
+        removed = self.storage / f".{self.name}.{uuid.uuid4().hex}.removed"
+        with storage_in_reach():
             os.rename(self.path, removed)
         lease.moved(removed)
         lease.release()
         shutil.rmtree(removed, ignore_errors=True)
-        if created.storage_too:
-            _remove_if_empty(self.storage)
 
     def _check_free(self) -> None:
         """Raise NameTakenError where something else has the place of a new sweep."""

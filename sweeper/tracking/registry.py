@@ -11,6 +11,7 @@ from typing import Any
 from sweeper.errors import UnavailableError, UserError
 from sweeper.front.export_record import ExportRecord
 from sweeper.storage.sweep_folder import SweepFolder
+from sweeper.tracking.moved import bring_home
 from sweeper.tracking.projection import create_store, mlflow_environment
 from sweeper.tracking.registered_folder import CLIP, write_registered
 from sweeper.tracking.runs import Runs, Store, find_runs, find_store
@@ -59,6 +60,7 @@ def register(sweep: SweepFolder, tracking_uri: str | None, exported: Path, name:
     Raise UnavailableError where MLflow has no run of the trial, or cannot be reached.
     """
     store, runs = _store(sweep, tracking_uri)
+    bring_home(store)
     record = ExportRecord.read(exported)
     run_id = runs.trials.get(record.trial)
     if run_id is None:

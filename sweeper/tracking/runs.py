@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import sqlite3
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -15,6 +17,8 @@ from sweeper.storage.files import read_if_whole, replace_text
 EXPERIMENT = "sweeper"
 """All sweeps of a store are parent runs of this experiment, unless MLFLOW_EXPERIMENT_NAME names another."""
 
+DATABASE = "mlflow.db"
+"""In a storage, unless another store is named."""
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 
 
@@ -32,6 +36,13 @@ class Store:
         return self.uri.startswith(("http://", "https://"))
 
     @property
+    def own_database(self) -> Path | None:
+        """Return the SQLite file that lies in the storage itself, beside its artifacts; None for any other store."""
+        if self.artifacts is None or self.uri != _own_uri(self.artifacts.parent):
+            return None
+        return self.artifacts.parent / DATABASE
+
+    @property
     def shown_uri(self) -> str:
         """Return ``uri`` without a password, for files and messages."""
         return shown_uri(self.uri)
@@ -43,6 +54,10 @@ def shown_uri(uri: str) -> str:
     return uri if "@" not in parts.netloc else urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
+def _own_uri(storage: Path) -> str:
+    return f"sqlite:///{storage / DATABASE}"
+
+
 def find_store(storage: Path, tracking_uri: str | None = None) -> Store:
     """Return the store to use: ``tracking_uri``, else MLFLOW_TRACKING_URI, else ``<storage>/mlflow.db``.
 
@@ -51,7 +66,7 @@ def find_store(storage: Path, tracking_uri: str | None = None) -> Store:
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     storage = storage.resolve()
     if not uri:
-        return Store(uri=f"sqlite:///{storage / 'mlflow.db'}", artifacts=storage / "mlartifacts")
+        return Store(uri=_own_uri(storage), artifacts=storage / "mlartifacts")
     scheme = uri.partition(":")[0].partition("+")[0]
     if scheme in _DATABASES:
         return Store(uri=uri, artifacts=storage / "mlartifacts")
@@ -129,6 +144,21 @@ def find_runs(folder: Path) -> Runs | None:
     if saved is None:
         return None
     try:
-        return Runs(**{**saved, "trials": {int(number): run for number, run in saved["trials"].items()}})
+        runs = Runs(**{**saved, "trials": {int(number): run for number, run in saved["trials"].items()}})
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
+    own = _own_uri(folder.parent.resolve())
+    moved = runs.uri != own and runs.uri.startswith("sqlite:///") and _has_run(folder.parent / DATABASE, runs.parent)
+    return replace(runs, uri=own) if moved else runs
+
+
+def _has_run(database: Path, run: str) -> bool:
+    """Return whether an SQLite file of MLflow holds a run: it was moved or copied with the sweep."""
+    if not database.is_file():
+        return False
+    try:
+        with contextlib.closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            found = connection.execute("SELECT 1 FROM runs WHERE run_uuid = ?", (run,)).fetchone()
+    except sqlite3.Error:
+        return False
+    return found is not None

@@ -14,9 +14,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 
 from sweeper.commands import command
 from sweeper.errors import UnavailableError, UserError
+from sweeper.tracking import server_process
+from sweeper.tracking.moved import bring_home
 from sweeper.tracking.runs import Runs, Store, find_runs, find_store
 
 _START_S = 180.0
@@ -33,6 +36,8 @@ def ui(
     """
     store = find_store(storage, tracking_uri)
     sweeps = _sweeps(storage, name, store)
+    if (moved := bring_home(store)) is not None:
+        echo(moved)
     if store.is_server:
         _echo_links(sweeps, store.shown_uri, echo)
         return
@@ -40,7 +45,7 @@ def ui(
     if free != port:
         echo(f"port {port} is taken, using {free}")
     echo(f"starting mlflow server on {store.shown_uri} (about 20 s)")
-    with serving(store, storage, host, free) as server:
+    with _signals_as_ctrl_c(), serving(store, storage, host, free) as server:
         local = "localhost" if host in ("0.0.0.0", "::") else host
         _echo_links(sweeps, f"http://{local}:{free}", echo)
         echo("from another machine, first:")
@@ -94,6 +99,22 @@ def free_port(host: str, port: int) -> int:
 
 
 @contextlib.contextmanager
+def _signals_as_ctrl_c() -> Iterator[None]:
+    """Raise KeyboardInterrupt for SIGTERM and, unless it is ignored (nohup), SIGHUP: a terminal that was closed."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    hangup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, *hangup)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
 def serving(store: Store, storage: Path, host: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """Run an ``mlflow server`` as long as the context lasts; it logs to ``<storage>/mlflow-server.log``.
 
@@ -107,20 +128,21 @@ def serving(store: Store, storage: Path, host: str, port: int) -> Iterator[subpr
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with _log(storage).open("wb") as log:
         server = subprocess.Popen(
-            command, cwd=storage, env={**os.environ, **quiet}, stdout=log, stderr=log, start_new_session=True
+            [sys.executable, "-I", server_process.__file__, *command],
+            cwd=storage,
+            env={**os.environ, **quiet},
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # the terminal's Ctrl-C is for this process
         )
     try:
         _wait(server, f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}/health", _log(storage))
         yield server
     finally:
-        # The server is a group of processes, in a session of its own.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGTERM)
-        try:
-            server.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
+        assert server.stdin is not None
+        server.stdin.close()
+        server.wait(timeout=3 * server_process.END_S)
 
 
 def _wait(server: subprocess.Popen[bytes], address: str, log: Path) -> None:

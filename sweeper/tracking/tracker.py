@@ -35,6 +35,7 @@ from sweeper.tracking.events import (
     TrialReported,
     TrialStarted,
 )
+from sweeper.tracking.moved import bring_home
 from sweeper.tracking.outbox import Outbox
 from sweeper.tracking.runs import find_runs, find_store
 from trainables.records import Point, Report
@@ -55,6 +56,8 @@ class Tracker:
     def __init__(self, folder: Path, tracking_uri: str | None, storage: Path, sweep_name: str, sweep_id: str) -> None:
         """``folder``: of the sweep. Raise UserError for a tracking URI that MLflow cannot use."""
         self._store = find_store(storage, tracking_uri)
+        self.moved = bring_home(self._store)
+        """A line for the user, where the storage was moved or copied."""
         self._folder = folder.resolve()
         self._name = sweep_name
         self._sweep_id = sweep_id

@@ -9,7 +9,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -104,14 +104,7 @@ def load_clip(settings: ModelSettings) -> Clip:
     import open_clip
     from open_clip.transform import PreprocessCfg
 
-    name = settings.architecture
-    if name == "world":
-        from trainables.world.files import WORLD_MODEL_FOLDER
-
-        name = f"local-dir:{WORLD_MODEL_FOLDER}"
-    folder = Path(name.removeprefix("local-dir:")) if name.startswith("local-dir:") else None
-    if folder is None and not name.startswith("hf-hub:"):
-        name = name.replace("/", "-")
+    name, folder = _located(settings)
     merges = folder / MERGES_FILE if folder is not None and (folder / MERGES_FILE).is_file() else None
     with _open_clip_speaking() as said:
         try:
@@ -165,6 +158,49 @@ def load_clip(settings: ModelSettings) -> Clip:
         assumed=assumed,
         trains_text=settings.text == "trained",
     )
+
+
+def image_preparation(settings: ModelSettings) -> tuple[Callable[[Any], Any], int]:
+    """Return ``Clip.crop`` and ``Clip.image_size`` of a model.
+
+    Its weights are not loaded and need not be there, but for ``hf-hub:``, where the preprocessing lies beside them.
+
+    Raises:
+        ValueError: the model cannot be had, with what to do about it.
+    """
+    import open_clip
+    from open_clip.transform import PreprocessCfg, merge_preprocess_dict
+
+    if settings.architecture.startswith("hf-hub:"):
+        clip = load_clip(settings)
+        return clip.crop, clip.image_size
+    name, folder = _located(settings)
+    config = open_clip.get_model_config(name)
+    if config is None:
+        raise ValueError(f"model {settings.architecture}: open_clip has no such architecture")
+    if folder is not None:
+        stated = read_config(folder).get("preprocess_cfg") or {}
+    elif settings.is_bare_file:
+        start = started_from(Path(settings.pretrained or ""))
+        stated, _ = preprocessing(settings, open_clip.get_pretrained_cfg(*start) if start else {})
+    else:
+        stated = open_clip.get_pretrained_cfg(name, settings.pretrained)
+    size = (stated.get("size") if settings.is_bare_file else None) or config["vision_cfg"].get("image_size", 224)
+    if not isinstance(size, int):
+        raise ValueError(f"model {settings.architecture!r} takes {size} images; only square ones are served")
+    merged = merge_preprocess_dict(asdict(PreprocessCfg()), {**stated, "size": size})
+    return cropping(PreprocessCfg(**merged)), size
+
+
+def _located(settings: ModelSettings) -> tuple[str, Path | None]:
+    """Return the model's name as open_clip knows it, and its folder where it has one."""
+    name = settings.architecture
+    if name == "world":
+        from trainables.world.files import WORLD_MODEL_FOLDER
+
+        name = f"local-dir:{WORLD_MODEL_FOLDER}"
+    folder = Path(name.removeprefix("local-dir:")) if name.startswith("local-dir:") else None
+    return (name if folder is not None or name.startswith("hf-hub:") else name.replace("/", "-")), folder
 
 
 def _weights_options(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from sweeper.version import __version__
 from tests.paths import ROOT
 
 QUICKSTART = ROOT / "search_spaces" / "quickstart.yaml"
@@ -113,6 +114,14 @@ def test_gpus_that_are_not_there_are_told_before_ray_starts(tmp_path: Path) -> N
     assert done.returncode == 2
     assert done.stderr.startswith("--gpus 2: PyTorch sees 0 GPUs on this machine") and "--address" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_version_and_completion(tmp_path: Path) -> None:
+    done = sweeper("--version", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"{__version__}\n")
+    done = sweeper("--show-completion", "bash", cwd=tmp_path)
+    assert done.returncode == 0 and "complete" in done.stdout
+    assert "may be given several times" in " ".join(sweeper("run", "--help", cwd=tmp_path).stdout.split())
 
 
 def test_list_of_nothing(tmp_path: Path) -> None:

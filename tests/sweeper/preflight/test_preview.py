@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,8 @@ from sweeper.spec.spec import Spec, load_spec
 from tests.helpers.tiny import write_clip, write_images
 from trainables.context.trial_context import TrialContext
 from trainables.data.typographic import EvaluationSet
+from trainables.models.clip import image_preparation, load_clip
+from trainables.settings.task import ModelSettings
 from trainables.tasks.known import open_context
 
 SPEC = """\
@@ -53,6 +57,39 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def spec(home: Path) -> Spec:
     return load_spec(home / "demo.yaml")
+
+
+def test_no_weights_are_needed(sheet: Preview, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    changes = ["model={architecture: ViT-B-32, pretrained: laion2b_s34b_b79k}"]
+    drawn = preview(load_spec(home / "demo.yaml", changes), 4)
+    assert [row.title for row in drawn.rows] == [row.title for row in sheet.rows]
+    assert {image.shape for row in drawn.rows for image in row.images} == {(224, 224, 3)}
+    shutil.copytree(home / "clip", tmp_path / "damaged")
+    (tmp_path / "damaged" / "open_clip_model.safetensors").write_bytes(b"no weights")
+    same = preview(load_spec(home / "demo.yaml", [f"model.architecture=local-dir:{tmp_path}/damaged"]), 4)
+    for row, other in zip(sheet.rows, same.rows, strict=True):
+        assert all(np.array_equal(image, again) for image, again in zip(row.images, other.images, strict=True))
+
+
+def test_images_are_prepared_as_for_the_loaded_model(home: Path, tmp_path: Path) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8))
+
+    def prepared(crop: Callable[[Image.Image], Image.Image]) -> np.ndarray:
+        return np.asarray(crop(image))
+
+    for mode in ("shortest", "longest", "squash"):
+        shutil.copytree(home / "clip", tmp_path / mode)
+        file = tmp_path / mode / "open_clip_config.json"
+        config = json.loads(file.read_text())
+        config["preprocess_cfg"] = {"resize_mode": mode, "interpolation": "bilinear", "mean": [0.5] * 3}
+        file.write_text(json.dumps(config))
+        settings = ModelSettings(architecture=f"local-dir:{tmp_path}/{mode}")
+        loaded, (crop, size) = load_clip(settings), image_preparation(settings)
+        assert size == loaded.image_size and np.array_equal(prepared(crop), prepared(loaded.crop))
+    crop, size = image_preparation(ModelSettings(architecture="ViT-B-16-SigLIP", pretrained="webli"))  # squashes
+    whole = image.resize((224, 224), Image.Resampling.BICUBIC)
+    assert size == 224 and np.array_equal(prepared(crop), np.asarray(whole))
 
 
 @pytest.fixture(scope="module")
@@ -128,19 +165,6 @@ def test_sheet_has_all_images_as_they_are() -> None:
     sheet = contact_sheet(Preview("demo", rows, ()), "demo " * 100)
     colours = {colour: count for count, colour in Image.Image.getcolors(sheet, 10**6) or []}
     assert colours[(255, 0, 0)] == 144**2 and colours[(0, 0, 255)] == 2 * 144**2, "whole multiples, no smoothing"
-
-
-def test_no_weights_are_needed(home: Path, tmp_path: Path) -> None:
-    with_weights = preview(load_spec(home / "demo.yaml"), 3)
-    shutil.copytree(home, tmp_path / "home")
-    (tmp_path / "home" / "clip" / "open_clip_model.safetensors").write_bytes(b"")
-    without = preview(load_spec(tmp_path / "home" / "demo.yaml"), 3)
-    there = [line.replace(str(tmp_path / "home"), str(home)) for line in without.lines]
-    assert there == list(with_weights.lines)
-    for row, other in zip(without.rows, with_weights.rows, strict=True):
-        assert all(np.array_equal(image, same) for image, same in zip(row.images, other.images, strict=True))
-    tagged = preview(load_spec(home / "demo.yaml", ["model={architecture: ViT-B-32, pretrained: openai}"]), 1)
-    assert tagged.rows[0].images[0].shape == (224, 224, 3)
 
 
 FACES = """\

@@ -45,11 +45,30 @@ def test_its_front_and_trials_read_as_they_did(early: SweepFolder) -> None:
     assert shown == json.loads((HERE / "early_front.json").read_text())
     rows = json.loads(json.dumps(trial_rows(early, spec)))
     assert [row.pop("first_point") for row in rows] == [None] * len(rows)
-    assert rows == json.loads((HERE / "early_trials.json").read_text())
+    printed = json.loads((HERE / "early_trials.json").read_text())
+    running = [row["trial"] for row in printed if row["state"] == "running"]
+    assert [(row.pop("epoch") is not None) for row in rows] == [row["trial"] in running for row in printed]
+    assert [row for row in rows if row["trial"] not in running] == [row for row in printed if row["state"] != "running"]
     states = [trial.state for trial in trials]
     assert (states.count("complete"), states.count("stopped"), states.count("running")) == (5, 4, 2)
     confirmed = [point.confirmation for point in front.points if point.confirmation is not None]
     assert [confirmation.seeds for confirmation in confirmed] == [2, 2]
+
+
+def test_a_trial_that_has_not_ended_runs_only_as_long_as_its_sweep(early: SweepFolder) -> None:
+    def shown() -> dict[str, object]:
+        return trial_rows(early, early.spec())[10]
+
+    assert shown()["state"] == "unfinished" and "trial 10 of early: unfinished" in trial_text(early, early.spec(), 10)
+    with early.lease.hold():
+        row = shown()
+        latest = list(early.trial(10).reports().values())[-1]
+        assert (row["state"], row["epoch"]) == ("running", round(latest.epoch, 2))
+        assert row["clean_accuracy"] == round(latest.values["clean_accuracy"], 4)
+        text = trial_text(early, early.spec(), 10)
+        assert "trial 10 of early: running" in text and f"after {latest.epoch:g} of {latest.epochs} epochs" in text
+    (early.trial(10).path / "metrics.jsonl").write_bytes(b"\xff\xfe{")
+    assert shown()["clean_accuracy"] is None
 
 
 def test_its_usage_and_its_views(early: SweepFolder) -> None:

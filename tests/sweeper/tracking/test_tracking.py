@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from sweeper.cli.main import app
 from sweeper.errors import UserError
 from sweeper.records import Front, FrontPoint, TrialRecord
 from sweeper.tracking.events import (
@@ -216,6 +218,66 @@ def test_a_story_is_told_once_however_often_it_is_said(
     check_story(create_store(find_store(storage)))
 
 
+@pytest.mark.parametrize("how", ["moved", "copied"])
+def test_a_storage_that_was_moved_or_copied_has_its_artifacts(
+    how: str, storage: Path, new_tracker: Callable[..., Tracker], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    tracker = new_tracker()
+    tell_story(tracker, storage / "quickstart")
+    assert tracker.flush(FLUSH_S), tracker.problem()
+    tracker.close()
+    there = tmp_path_factory.mktemp("elsewhere") / "my sweeps"
+    shutil.copytree(storage, there)
+    kept = sorted(path.name for path in storage.iterdir())
+    if how == "moved":
+        shutil.rmtree(storage)
+    runs = find_runs(there / "quickstart")
+    assert runs is not None and runs.uri == find_store(there).uri, "what shows the sweep takes its own store"
+
+    resumed = Tracker(there / "quickstart", None, there, "quickstart", "id-1")
+    try:
+        assert resumed.moved is not None and f"lay in {storage} before" in resumed.moved
+        tell_story(resumed, there / "quickstart")
+        assert resumed.flush(FLUSH_S), resumed.problem()
+    finally:
+        resumed.close()
+    client = create_store(find_store(there))
+    check_story(client)
+    parent, _ = runs_of(client)
+    (there / "note.txt").write_text("uploaded by hand")
+    client.log_artifact(parent.info.run_id, str(there / "note.txt"))
+    assert list((there / "mlartifacts").rglob("note.txt"))
+    if how == "moved":
+        assert not storage.exists(), "nothing recreates the old folder"
+    else:
+        assert sorted(path.name for path in storage.iterdir()) == kept and not list(storage.rglob("note.txt"))
+        check_story(create_store(find_store(storage)))
+    assert Tracker(there / "quickstart", None, there, "quickstart", "id-1").moved is None, "once is enough"
+
+
+def test_a_deleted_sweep_leaves_nothing_but_models(storage: Path, new_tracker: Callable[..., Tracker]) -> None:
+    (storage / "quickstart" / "spec.resolved.json").write_text("{}")  # a sweep that cannot be read can be deleted
+    tracker = new_tracker()
+    tell_story(tracker, storage / "quickstart")
+    assert tracker.flush(FLUSH_S), tracker.problem()
+    tracker.close()
+    client = create_store(find_store(storage))
+    parent, children = runs_of(client)
+    kept = children["0"].info.run_id
+    client.create_registered_model("sweeper-quickstart")
+    client.create_model_version("sweeper-quickstart", f"runs:/{kept}/models/last-100", run_id=kept)
+    done = CliRunner().invoke(app, ["delete", "quickstart", "--storage", str(storage)], input="n\n")
+    assert isinstance(done.exception, UserError) and (storage / "quickstart").is_dir()
+    done = CliRunner().invoke(app, ["delete", "quickstart", "--storage", str(storage)], input="y\n")
+    assert done.exit_code == 0, done.exception
+    assert f"removes {storage}/quickstart: " in done.stderr and "3 runs deleted" in done.stderr
+    assert "1 stay, because models in the registry are theirs" in done.stderr
+    assert not [path for path in storage.iterdir() if "quickstart" in path.name]
+    left = client.search_runs([parent.info.experiment_id])
+    assert [run.info.run_id for run in left] == [kept]
+    assert parent.info.run_id not in {path.name for path in (storage / "mlartifacts").iterdir()}
+
+
 DRIVER = """
 import sys
 from pathlib import Path
@@ -406,3 +468,35 @@ def test_ui_refuses_what_it_cannot_show(tmp_path: Path) -> None:
         ui(tmp_path, "nosuch", None, "127.0.0.1", 5000, print)
     with pytest.raises(UserError, match="no MLflow runs yet"):
         ui(tmp_path, None, None, "127.0.0.1", 5000, print)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_the_server_ends_with_the_command_however_that_ends(number: signal.Signals, tmp_path: Path) -> None:
+    """With a small server in MLflow's place, which starts in a moment; it is the command's own to start and end."""
+    script = (
+        f"import sys, time; sys.path.insert(0, {str(ROOT)!r})\n"
+        "import subprocess\n"
+        "from sweeper.tracking import server_process\n"
+        "from sweeper.tracking.server import _signals_as_ctrl_c\n"
+        "code = 'import os, time; print(os.getpid(), flush=True); time.sleep(600)'\n"
+        "command = [sys.executable, '-I', server_process.__file__, sys.executable, '-c', code]\n"
+        "with _signals_as_ctrl_c():\n"
+        "    server = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)\n"
+        "    server.wait()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+    )
+    assert process.stdout is not None
+    server = int(process.stdout.readline())
+    process.send_signal(number)
+    process.wait(timeout=60)
+    deadline = time.monotonic() + 60
+    while Path(f"/proc/{server}").exists():
+        assert time.monotonic() < deadline, "the server is left"
+        time.sleep(0.05)
+    process.stdout.close()

@@ -22,11 +22,10 @@ from sweeper.spec.spec import Spec, spec_type
 from tests.helpers.tiny import parameters, write_clip
 from tests.helpers.tiny_towers import IMAGES, TEXT, VIT, images_for, timm_tower
 from trainables.evaluation.measure import untouched_policy
-from trainables.models.clip import load_clip
+from trainables.models.clip import image_preparation, load_clip
 from trainables.models.export import export_model
 from trainables.models.model_files import preprocessing, started_from
 from trainables.models.policy import make_policy
-from trainables.models.preparation import crop_without_weights
 from trainables.settings.task import ModelSettings
 from trainables.tasks.known import open_context
 
@@ -299,23 +298,6 @@ def test_weights_that_git_lfs_has_not_fetched(architectures: None, tmp_path: Pat
         load_clip(bare(tmp_path / "a.pt"))
 
 
-@pytest.mark.parametrize("tower", ["vit", "resnet"])
-@pytest.mark.parametrize(
-    "preprocess",
-    [{}, {"resize_mode": "squash"}, {"resize_mode": "longest", "interpolation": "bilinear", "mean": [0.5, 0.5, 0.5]}],
-)
-def test_crop_is_known_without_the_weights(tmp_path: Path, tower: str, preprocess: dict[str, Any]) -> None:
-    folder = write_clip(tmp_path / "clip", tower)
-    config = json.loads((folder / "open_clip_config.json").read_text())
-    (folder / "open_clip_config.json").write_text(json.dumps({**config, "preprocess_cfg": preprocess}))
-    settings = ModelSettings(architecture=f"local-dir:{folder}")
-    clip = load_clip(settings)
-    (folder / "open_clip_model.safetensors").unlink()
-    crop, side_px = crop_without_weights(settings)
-    photo = Image.effect_noise((50, 37), 90).convert("RGB")
-    assert side_px == clip.image_size and crop(photo).tobytes() == clip.crop(photo).tobytes()
-
-
 def test_crop_of_a_bare_checkpoint_is_known(tmp_path: Path) -> None:
     settings = ModelSettings(
         architecture="ViT-B-32",
@@ -323,5 +305,5 @@ def test_crop_of_a_bare_checkpoint_is_known(tmp_path: Path) -> None:
         quick_gelu=False,
         preprocess={"mean": [0.5] * 3, "std": [0.5] * 3, "size": 96, "resize_mode": "squash"},
     )
-    crop, side_px = crop_without_weights(settings)
+    crop, side_px = image_preparation(settings)
     assert side_px == 96 and crop(Image.new("RGB", (300, 200))).size == (96, 96)
