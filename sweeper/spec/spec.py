@@ -455,6 +455,7 @@ def _own_images(problems: Iterable[Problem], data: Mapping[str, Any], file: Path
     if len(used) > 1:
         options += f" --set {shlex.quote(f'evaluate.test.sets=[{name}]')}"
     yield f"  with images of your own, a folder per class: {options}"
+    yield f"  or with a spec that is written for them: {command('run', '--images', 'DIR')}"
     reduced = file.parent / "reduced" / file.name
     if reduced.is_file():
         yield f"  without any images, on those that ship with sweeper: {command('run', str(reduced))}"
