@@ -454,8 +454,8 @@ def _own_images(problems: Iterable[Problem], data: Mapping[str, Any], file: Path
     options = f"--set {shlex.quote(f'sets={own}')}"
     if len(used) > 1:
         options += f" --set {shlex.quote(f'evaluate.test.sets=[{name}]')}"
-    yield f"  with images of your own, a folder per class: {options}"
-    yield f"  or with a spec that is written for them: {command('run', '--images', 'DIR')}"
+    written = command("run", "--images", "DIR")
+    yield f"  with images of your own, a folder per class: {options} (or {written}, which writes a spec)"
     reduced = file.parent / "reduced" / file.name
     if reduced.is_file():
         yield f"  without any images, on those that ship with sweeper: {command('run', str(reduced))}"
