@@ -29,6 +29,8 @@ from trainables.files import storage_problem
 
 if TYPE_CHECKING:
     from sweeper.records import Front
+    from sweeper.storage.lease import HeldLease
+    from sweeper.storage.sweep_folder import SweepFolder
 
 
 WATCH_S = 5.0
@@ -199,16 +201,16 @@ def delete(
             f"no sweep {name!r} in {folder.storage}; `{command('list', storage=folder.storage)}` shows them"
         )
     folder.check_access(writing=True)
-    with folder.lease.hold() as lease:
-        files = [path for path in folder.path.rglob("*") if path.is_file() and not path.is_symlink()]
-        typer.echo(
-            f"removes {folder.path}: {len(files)} files, {sum(map(_size_bytes, files)) / 2**20:.1f} MiB", err=True
-        )
-        store = store_of(folder, tracking_uri) if runs else None
-        if store is not None:
-            typer.echo(f"removes its runs in MLflow at {store.shown_uri}", err=True)
-        if not yes:
-            _ask("Remove it? It cannot be undone.")
+    if folder.lease.is_held():
+        folder.lease.hold().release()  # refuses, and names who holds it
+    files = [path for path in folder.path.rglob("*") if path.is_file() and not path.is_symlink()]
+    typer.echo(f"removes {folder.path}: {len(files)} files, {sum(map(_size_bytes, files)) / 2**20:.1f} MiB", err=True)
+    store = store_of(folder, tracking_uri) if runs else None
+    if store is not None:
+        typer.echo(f"removes its runs in MLflow at {store.shown_uri}", err=True)
+    if not yes:
+        _ask("Remove it? It cannot be undone.")
+    with _lease_to_delete(folder) as lease:
         if store is not None:
             try:
                 deleted, kept = remove_runs(folder, store)
@@ -218,6 +220,16 @@ def delete(
             typer.echo(f"MLflow: {deleted} runs deleted (`mlflow gc` frees what its database keeps){stay}", err=True)
         folder.remove(lease)
     typer.echo(f"sweep {name} is removed", err=True)
+
+
+def _lease_to_delete(folder: SweepFolder) -> HeldLease:
+    """Take the lease of a sweep that is to be removed, on a full disk too: room is made first."""
+    try:
+        return folder.lease.hold()
+    except UnavailableError:
+        for file in (folder.path / "spec.yaml", *folder.front_path.glob("*")):
+            file.unlink(missing_ok=True)
+        return folder.lease.hold()
 
 
 def _ask(question: str) -> None:
@@ -246,4 +258,7 @@ def _plot(front: Front, path: Path) -> None:
         raise UserError(f"--plot {path}: name a file that ends in .png or .html")
     with tempfile.TemporaryDirectory() as scratch:
         write_front(front, Path(scratch))
-        shutil.copyfile(Path(scratch) / f"front{path.suffix}", path)
+        try:
+            shutil.copyfile(Path(scratch) / f"front{path.suffix}", path)
+        except OSError as error:
+            raise UserError(f"--plot {path}: {error.strerror or error}") from error

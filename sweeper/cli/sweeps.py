@@ -34,6 +34,7 @@ from sweeper.cli.setup import write_own_spec
 from sweeper.cli.tables import Format
 from sweeper.commands import command
 from sweeper.errors import UNAVAILABLE, SweepInterrupted, UnavailableError, UserError
+from trainables.files import StorageError
 
 if TYPE_CHECKING:
     from sweeper.run.sweep import Options
@@ -245,9 +246,16 @@ def _options(
 
 
 def _resume(folder: SweepFolder, spec: Spec, options: Options, format: Format) -> None:
-    with folder.lease.hold() as lease:
-        folder.save_spec(spec)
-        _run(folder, lease, spec, options, format)
+    from sweeper.run.sweep import resume_command
+
+    try:
+        with folder.lease.hold() as lease:
+            folder.save_spec(spec)
+            _run(folder, lease, spec, options, format)
+    except SweepInterrupted:
+        raise
+    except (UnavailableError, StorageError) as error:
+        raise UnavailableError(f"{error}; then go on with: {resume_command(folder, options)}") from error
 
 
 def _run(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Options, format: Format) -> None:

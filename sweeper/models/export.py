@@ -16,6 +16,7 @@ from sweeper.models.model_card import model_card, validation_intervals
 from sweeper.records import Front, FrontPoint
 from sweeper.spec.spec import Spec
 from sweeper.storage.sweep_folder import SweepFolder
+from trainables.files import StorageError
 
 SPEC_FILE, CARD_FILE = "spec.yaml", "README.md"
 
@@ -27,6 +28,7 @@ def export_point(folder: SweepFolder, spec: Spec, front: Front, point: FrontPoin
     architecture; RuntimeError where the logits differ by more than rounding.
     """
     import torch
+    from safetensors import SafetensorError
 
     from trainables.models.clip import MERGES_FILE, load_clip
     from trainables.models.clip import WEIGHTS_FILE as MODEL_FILE
@@ -45,7 +47,10 @@ def export_point(folder: SweepFolder, spec: Spec, front: Front, point: FrontPoin
         clip = load_clip(spec.model)
         policy = make_policy(clip, Parameters.model_validate(point.parameters), embeddings=torch.eye(clip.embed_dim))
         weights = trial.weights(point.weights)
-        export_model(clip, policy, weights, point.strength, target)
+        try:
+            export_model(clip, policy, weights, point.strength, target)
+        except SafetensorError as error:  # what safetensors says of a full disk
+            raise StorageError(f"{target} cannot be written: {error}") from error
     except ValueError as error:
         raise UserError(f"trial {point.trial} cannot be exported: {error}") from error
     noise = torch.Generator().manual_seed(0)
