@@ -23,6 +23,8 @@ FIRST_FILES, RAY_FILES = (
     ("test_slots.py", "test_lost_slots.py", "test_cluster.py"),
 )
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # shells start background jobs so, and children inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

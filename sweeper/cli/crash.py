@@ -73,8 +73,12 @@ def no_tracebacks_on_screen() -> Iterator[None]:
 
     A thread of this package that ends with an exception interrupts the main thread, as Ctrl-C does: a sweep then writes
     its checkpoints, and the command ends with ``thread_error``. Threads of libraries leave their traceback in a file.
+    Where Ctrl-C is ignored, as in background jobs of shells, SIGTERM takes its place.
     """
     before = threading.excepthook, sys.unraisablehook, logging.lastResort
+    of_sigterm = signal.getsignal(signal.SIGTERM)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and of_sigterm is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     threading.excepthook = _thread_ended
     sys.unraisablehook = lambda unraisable: None  # a destructor's: nothing can be done about it
     handler = logging.StreamHandler()
@@ -85,6 +89,8 @@ def no_tracebacks_on_screen() -> Iterator[None]:
         yield
     finally:
         threading.excepthook, sys.unraisablehook, logging.lastResort = before
+        if signal.getsignal(signal.SIGTERM) is signal.default_int_handler:
+            signal.signal(signal.SIGTERM, of_sigterm)
 
 
 class _WithoutTraceback(logging.Formatter):
@@ -107,7 +113,8 @@ def _thread_ended(ended: threading.ExceptHookArgs) -> None:
     ):
         if _context.thread_error is None:
             _context.thread_error = error
-            os.kill(os.getpid(), signal.SIGINT)
+            ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+            os.kill(os.getpid(), signal.SIGTERM if ignored else signal.SIGINT)
     else:
         _write(error)
 

@@ -84,8 +84,10 @@ def test_an_unforeseen_error_is_one_line_and_a_file(place: str, tmp_path: Path) 
     assert "Traceback (most recent call last)" in text and "and a second one" in text and "command: " in text
 
 
-def test_an_error_in_a_thread_of_ours_ends_the_command_the_same_way(tmp_path: Path) -> None:
-    process = command("--how", "thread", temporary=tmp_path)
+@pytest.mark.parametrize("ctrl_c", [signal.SIG_DFL, signal.SIG_IGN], ids=["foreground", "background"])
+def test_an_error_in_a_thread_of_ours_ends_the_command_the_same_way(ctrl_c: signal.Handlers, tmp_path: Path) -> None:
+    """Shells start background jobs with SIGINT ignored."""
+    process = command("--how", "thread", temporary=tmp_path, preexec_fn=lambda: signal.signal(signal.SIGINT, ctrl_c))
     _, err = process.communicate(timeout=60)
     assert process.returncode == 3
     assert err.startswith("sweeper status failed unexpectedly: KeyError: 'no text'; ") and err.count("\n") == 1

@@ -116,9 +116,10 @@ def test_gpus_that_are_not_there_are_told_before_ray_starts(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-def test_version_and_completion(tmp_path: Path) -> None:
+def test_version_and_completion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = sweeper("--version", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, f"{__version__}\n")
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")  # it goes by the processes above
     done = sweeper("--show-completion", "bash", cwd=tmp_path)
     assert done.returncode == 0 and "complete" in done.stdout
     assert "may be given several times" in " ".join(sweeper("run", "--help", cwd=tmp_path).stdout.split())

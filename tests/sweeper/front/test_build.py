@@ -156,7 +156,7 @@ def test_picks() -> None:
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        ("9", "trial 9 has no finished weights"),
+        ("9", "trial 9 of .* has no finished weights"),
         ("elbow", "knee, most robust"),
         ("max speed", "'speed' is no goal"),
         ("max robust_accuracy where clean_accuracy>=0.99", "the highest is 0.8800"),

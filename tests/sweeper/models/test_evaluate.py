@@ -228,7 +228,8 @@ def test_answers_in_another_language_are_no_accuracy_of_0(here: Path) -> None:
         run("evaluate", "answers.csv")
 
 
-def test_what_is_not_read_is_said_by_evaluate_check_and_run_alike(here: Path) -> None:
+def test_what_is_not_read_is_said_by_evaluate_check_and_run_alike(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp/" + "x" * 80)  # Ray is refused before it starts
     for split in ("train", "test"):
         tiny.write_images(here / split, ["cat", "dog", "owl"], 3, side=32)
     (here / "train" / "cat").rename(here / "train" / "Cat")
