@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainables.models.hub import offline_where_unreachable
 from trainables.models.model_files import (
     check_training_settings,
     is_torchscript,
@@ -105,6 +106,8 @@ def load_clip(settings: ModelSettings) -> Clip:
     from open_clip.transform import PreprocessCfg
 
     name, folder = _located(settings)
+    if folder is None and not settings.is_bare_file:
+        offline_where_unreachable()
     merges = folder / MERGES_FILE if folder is not None and (folder / MERGES_FILE).is_file() else None
     with _open_clip_speaking() as said:
         try:
@@ -293,7 +296,7 @@ def _why_not(settings: ModelSettings, name: str, error: Exception, said: list[st
             reason = f"the hub cannot be reached, and its weights are not in the cache {HF_HUB_CACHE}"
         reason += (
             ". Where the hub cannot be reached: fill the Hugging Face cache elsewhere and name it in HF_HOME "
-            "(HF_HUB_OFFLINE=1 spares the retries), or give a checkpoint file or local-dir:FOLDER"
+            "or give a checkpoint file or local-dir:FOLDER"
         )
     weights = f" with {settings.pretrained}" if settings.pretrained is not None else ""
     return f"model {settings.architecture}{weights} cannot be loaded: {reason}"
