@@ -57,17 +57,23 @@ def device_named(name: str | None) -> torch.device:
     return device
 
 
-def check_gpus(gpus: float | None) -> None:
-    """Raise UserError where ``--gpus`` asks for GPUs on a machine without any that PyTorch sees. Imports torch then."""
+def check_gpus(gpus: float | None) -> str | None:
+    """Return a line where ``--gpus`` asks for more GPUs than PyTorch sees on this machine. Imports torch then.
+
+    Raise UserError where there are none: a resumed sweep may have fewer than before, but not none.
+    """
     if gpus is None or gpus <= 0:
-        return
+        return None
     import torch
 
-    if (there := torch.cuda.device_count()) == 0:
+    there = torch.cuda.device_count()
+    sees = f"--gpus {gpus:g}: PyTorch sees {there} GPU{'s' * (there != 1)} on this machine"
+    if there == 0:
         raise UserError(
-            f"--gpus {gpus:g}: PyTorch sees {there} GPUs on this machine (`sweeper env` says more); leave "
-            "--gpus out to run on its CPUs, or name a cluster that has GPUs with --address HOST:PORT"
+            f"{sees} (`sweeper env` says more); leave --gpus out to run on its CPUs, or name a cluster that has GPUs "
+            "with --address HOST:PORT"
         )
+    return f"{sees}, which it uses; for more name a cluster with --address HOST:PORT" if gpus > there else None
 
 
 PACKAGES = ("ray", "optuna", "mlflow")

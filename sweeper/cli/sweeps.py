@@ -233,7 +233,7 @@ def _options(
     from sweeper.tracking.runs import find_store
 
     find_store(storage, tracking_uri)  # refuses a URI that MLflow cannot use before anything is written
-    refuse_early(gpus, address)
+    refuse_early(gpus, address, lambda line: typer.echo(line, err=True))
     options = Options(
         gpus=gpus,
         address=address,

@@ -131,16 +131,16 @@ def _check_tracker(storage: Path, tracking_uri: str | None, echo: Callable[[str]
     echo(f"MLflow: {store.shown_uri}")
 
 
-def refuse_early(gpus: float | None, address: str | None) -> None:
-    """Refuse what Ray would take its time to stumble over. Raise UserError or UnavailableError."""
+def refuse_early(gpus: float | None, address: str | None, echo: Callable[[str], None]) -> None:
+    """Refuse what Ray would take its time to stumble over, and say what it would. Raise UserError or UnavailableError."""
     from sweeper.environment import check_gpus
     from sweeper.execution import cluster
 
     if gpus is not None and gpus < 0:
         raise UserError(f"--gpus {gpus:g}: give a positive number, or 0 to run on CPUs")
     cluster.check_before_start(address)
-    if not cluster.joins_a_cluster(address):
-        check_gpus(gpus)
+    if not cluster.joins_a_cluster(address) and (note := check_gpus(gpus)) is not None:
+        echo(note)
 
 
 def check_model_and_images(spec: Spec, echo: Callable[[str], None]) -> None:
@@ -246,7 +246,7 @@ def _check_expectation(context: TrialContext, expect: Expectation, echo: Callabl
 def _check_capacity(spec: Spec, gpus: float | None, address: str | None, echo: Callable[[str], None]) -> None:
     from sweeper.execution import cluster
 
-    refuse_early(gpus, address)
+    refuse_early(gpus, address, echo)
     cluster.connect(address)
     try:
         plan = plan_slots(spec, gpus)

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
+from sweeper.environment import check_gpus
 from sweeper.version import __version__
 from tests.paths import ROOT
 
@@ -114,6 +116,15 @@ def test_gpus_that_are_not_there_are_told_before_ray_starts(tmp_path: Path) -> N
     assert done.returncode == 2
     assert done.stderr.startswith("--gpus 2: PyTorch sees 0 GPUs on this machine") and "--address" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("gpus", "note"), [(8.0, "--gpus 8: PyTorch sees 2 GPUs on this machine, which it uses"), (2.0, None)]
+)
+def test_more_gpus_than_there_are_are_told(gpus: float, note: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    told = check_gpus(gpus)
+    assert told is None if note is None else told is not None and told.startswith(note)
 
 
 def test_version_and_completion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
