@@ -132,7 +132,7 @@ def _check_tracker(storage: Path, tracking_uri: str | None, echo: Callable[[str]
 
 
 def refuse_early(gpus: float | None, address: str | None, echo: Callable[[str], None]) -> None:
-    """Refuse what Ray would take its time to stumble over, and say what it would. Raise UserError or UnavailableError."""
+    """Refuse what Ray would stumble over later, and say what it would. Raise UserError or UnavailableError."""
     from sweeper.environment import check_gpus
     from sweeper.execution import cluster
 
