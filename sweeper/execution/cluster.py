@@ -92,11 +92,12 @@ def connect(address: str | None = None, num_cpus: int | None = None) -> None:
 def check_before_start(address: str | None) -> None:
     """Refuse what Ray would stumble over after seconds, or without a word that helps. Nothing is started.
 
-    Raises UserError for an address of another form, UnavailableError where a Ray of our own cannot have its files.
+    Raises UserError for an address of another form, UnavailableError where nobody answers there, or where a Ray of our
+    own cannot have its files.
     """
     joined = _named(address)
     if joined is not None:
-        _parsed(*joined)
+        _reach(*joined)
         return
     variable = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
     temporary = os.environ.get(variable, "/tmp")
@@ -325,7 +326,8 @@ def _parsed(address: str, named_by: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def _join(address: str, named_by: str) -> None:
+def _reach(address: str, named_by: str) -> None:
+    """Raise UserError for an address of another form, UnavailableError where nobody answers there."""
     try:
         socket.create_connection(_parsed(address, named_by), timeout=CONNECT_S).close()
     except (OSError, OverflowError) as error:
@@ -334,6 +336,10 @@ def _join(address: str, named_by: str) -> None:
             f"no Ray cluster answers at {address} ({error}); is it up (`ray start --head`), and is this the GCS "
             f"address and port it printed?{own}"
         ) from error
+
+
+def _join(address: str, named_by: str) -> None:
+    _reach(address, named_by)
     import ray
 
     import sweeper

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from sweeper.cli.main import app
 from tests.helpers.finished_sweep import finished_sweep
 from tests.paths import ROOT
 
@@ -52,7 +54,7 @@ def sweeper(*arguments: str, storage: Path, cwd: Path) -> subprocess.CompletedPr
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_a_full_disk_is_one_line(full: Path, tmp_path: Path) -> None:
     resumed = sweeper("resume", "demo", "--trials", "9", storage=full, cwd=tmp_path)
     assert resumed.returncode == 3 and resumed.stderr.count("\n") == 1
@@ -64,7 +66,8 @@ def test_a_full_disk_is_one_line(full: Path, tmp_path: Path) -> None:
     plotted = sweeper("front", "demo", "--plot", str(full / "front.png"), storage=full, cwd=tmp_path)
     assert plotted.returncode == 2 and f"--plot {full}/front.png: No space left on device" in plotted.stderr
     for command in (["list"], ["status", "demo"], ["trials", "demo"], ["show", "demo", "0"], ["front", "demo"]):
-        assert sweeper(*command, storage=full, cwd=tmp_path).returncode == 0, "what only reads works"
+        read = CliRunner().invoke(app, [*command, "--storage", str(full)])
+        assert read.exit_code == 0, "what only reads works"
 
 
 def test_a_sweep_can_be_deleted_to_make_room(full: Path, tmp_path: Path) -> None:

@@ -23,11 +23,19 @@ QUICKSTART = ROOT / "search_spaces" / "quickstart.yaml"
 def sweeper(
     *arguments: str, cwd: Path, env: dict[str, str] | None = None, before: Sequence[str] = ()
 ) -> subprocess.CompletedProcess[str]:
-    """``before``: a command that runs the other one."""
+    """Without the Ray cluster that other tests may have started.
+
+    ``before``: a command that runs the other one.
+    """
     root = str(ROOT)
     script = f"import sys; sys.path.insert(0, {root!r}); from sweeper.cli.main import main; main()"
     command = [*before, sys.executable, "-c", script, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env)
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=without_ray() if env is None else env)
+
+
+def without_ray() -> dict[str, str]:
+    """Return the environment without what names a Ray cluster: other tests may have started one."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
 
 
 @pytest.mark.parametrize(
@@ -91,7 +99,7 @@ def test_cluster_that_is_not_there(tmp_path: Path) -> None:
 def test_variables_that_ray_reads_are_named_before_anything_is_written(
     variables: dict[str, str], code: int, message: str, tmp_path: Path
 ) -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | variables
+    environment = without_ray() | variables
     done = sweeper("run", str(QUICKSTART), cwd=tmp_path, env=environment)
     assert done.returncode == code, done.stderr
     assert message in done.stderr and done.stderr.count("\n") == 1 and "--address" not in done.stderr
@@ -105,14 +113,15 @@ def test_a_temporary_folder_of_another_user_is_named(tmp_path: Path) -> None:
         (Path(temporary) / "ray").mkdir()
         os.chown(Path(temporary) / "ray", 65534, 65534)
         rights = ["setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner", "--inh-caps=-all"]
-        environment = {**os.environ, "RAY_TMPDIR": temporary}
+        environment = {**without_ray(), "RAY_TMPDIR": temporary}
         done = sweeper("run", str(QUICKSTART), cwd=tmp_path, env=environment, before=rights)
         assert done.returncode == 3 and f"this user may not write to {temporary}/ray; name a short" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
 def test_gpus_that_are_not_there_are_told_before_ray_starts(tmp_path: Path) -> None:
-    done = sweeper("run", str(QUICKSTART), "--gpus", "2", cwd=tmp_path, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+    environment = {**without_ray(), "CUDA_VISIBLE_DEVICES": ""}
+    done = sweeper("run", str(QUICKSTART), "--gpus", "2", cwd=tmp_path, env=environment)
     assert done.returncode == 2
     assert done.stderr.startswith("--gpus 2: PyTorch sees 0 GPUs on this machine") and "--address" in done.stderr
     assert list(tmp_path.iterdir()) == []

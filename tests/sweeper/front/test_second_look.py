@@ -125,13 +125,14 @@ def test_the_choice_by_both_is_the_choice_on_the_union_of_the_images(
     counted: tuple[int, int, list[list[tuple[int, int]]]],
 ) -> None:
     seen, unseen, points = counted
-    untouched = make_untouched(goals=values(0.5, 0.5), validation_images=[seen])
+    half = 0.5 + 1e-6  # no point equals it: rounding would decide whether such a point beats the untouched model
+    untouched = make_untouched(goals=values(half, half), validation_images=[seen])
     trials = [trial(i, (clean[0] / seen, robust[0] / seen)) for i, (clean, robust) in enumerate(points)]
     by_point = {
         (i, "last", 1.0): SecondLook(values=values(clean[1] / unseen, robust[1] / unseen), images=[unseen])
         for i, (clean, robust) in enumerate(points)
     }
-    by_point[UNTOUCHED] = SecondLook(values=values(0.5, 0.5), images=[unseen])
+    by_point[UNTOUCHED] = SecondLook(values=values(half, half), images=[unseen])
 
     def choice(trials: Sequence[TrialRecord], second_looks: dict[PointName, SecondLook] | None) -> Front:
         return build_front(

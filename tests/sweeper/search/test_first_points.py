@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweeper.jobs import Outcome
@@ -119,6 +119,7 @@ def test_more_trials_try_scopes_lambda_and_objectives_around_the_best(tmp_path: 
     assert tried(searched(spec_of(tmp_path, "search.trials=12"), Truth(USUAL)))[3:] == order[:3]
 
 
+@settings(max_examples=30)
 @given(decades=st.floats(-2.5, 2.5))
 def test_a_bracket_is_extended_until_the_best_is_inside(
     tmp_path_factory: pytest.TempPathFactory, decades: float
@@ -159,6 +160,7 @@ def test_a_slot_never_waits_for_a_result(tmp_path: Path) -> None:
     assert set(tried(trials)) >= {"learning rate 0.02", "most lambda_reg", "least lambda_reg", "kto", "dpo"}
 
 
+@settings(max_examples=8)
 @given(records=st.integers(1, 29))
 def test_a_killed_search_goes_on_with_the_same_points(tmp_path_factory: pytest.TempPathFactory, records: int) -> None:
     spec, truth = spec_of(tmp_path_factory.mktemp("spec")), Truth(5 * USUAL)

@@ -218,7 +218,7 @@ def test_a_story_is_told_once_however_often_it_is_said(
     check_story(create_store(find_store(storage)))
 
 
-@pytest.mark.parametrize("how", ["moved", "copied"])
+@pytest.mark.parametrize("how", ["moved", pytest.param("copied", marks=pytest.mark.drill)])
 def test_a_storage_that_was_moved_or_copied_has_its_artifacts(
     how: str, storage: Path, new_tracker: Callable[..., Tracker], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
