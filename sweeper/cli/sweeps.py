@@ -176,6 +176,7 @@ def check(
 
     root, per_hour = storage_path(storage), option_price(price)
     problems: list[UserError | UnavailableError] = []
+    set_words = [word for change in changes or [] for word in ("--set", change)]
     try:
         loaded = with_budget(load_spec(spec, list(changes or [])), budget)
     except UserError as error:
@@ -194,10 +195,10 @@ def check(
     if problems:
         lines = [line for problem in problems for line in str(problem).splitlines()]
         count = sum(not line.startswith(" ") for line in lines)  # others say what to do about it
-        again = command("check", str(spec), storage=root)
+        again = command("check", str(spec), *set_words, storage=root)
         typer.echo(f"not ready: {count} problem{'s' * (count > 1)}; then again: {again}", err=True)
         raise typer.Exit(2 if any(isinstance(problem, UserError) for problem in problems) else UNAVAILABLE)
-    words = ["run", str(spec), *(word for change in changes or [] for word in ("--set", change))]
+    words = ["run", str(spec), *set_words]
     given = {"--gpus": gpus, "--budget": budget, "--price": price, "--address": address, "--tracking-uri": tracking_uri}
     words += [word for name, value in given.items() if value is not None for word in (name, _option_text(value))]
     words += ["--new"] if SweepFolder(root, loaded.name).exists() else []  # the name is taken

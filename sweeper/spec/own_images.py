@@ -27,7 +27,7 @@ LEAST_IMAGES = 50
 SMALL_SIDE_PX = 112
 """Models of smaller images are taken to be small enough to be trained on CPUs."""
 MOST_TRAINED = 20_000
-"""Images of a training; more make trials long before they make them better."""
+"""Images of a training, so that a first sweep of a large folder has short trials."""
 MOST_TESTED = 5000
 SEARCHED = 1000
 """Validation images that the search sees, where there are twice as many; the second look has the others."""
