@@ -39,7 +39,8 @@ def process_is_left_as_it_was() -> Iterator[None]:
     before = _switches()
     yield
     after = _switches()
-    assert {name: after[name] for name in before} == before, "a switch of the process was left changed"
+    changed = [f"{name}: {before.get(name)} -> {after.get(name)}" for name in before if after.get(name) != before[name]]
+    assert not changed, f"left changed in this process: {'; '.join(changed)}"
 
 
 def _switches() -> dict[str, Any]:
@@ -47,12 +48,13 @@ def _switches() -> dict[str, Any]:
         "denormals are flushed": sys.float_info.min / 2 == 0.0,
         "signal handlers": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)],
         "working directory": os.getcwd(),
-        "environment": {
-            name: value
-            for name, value in os.environ.items()
-            if name.startswith(OUR_VARIABLES) and name != "RAY_CLIENT_MODE"  # set by importing Ray (2.60)
-        },
     }
+    for name in OUR_VARIABLES:
+        switches[f"variables {name}*"] = {
+            variable: value
+            for variable, value in os.environ.items()
+            if variable.startswith(name) and variable != "RAY_CLIENT_MODE"  # set by importing Ray (2.60)
+        }
     if "torch" in sys.modules:
         switches["threads of PyTorch"] = sys.modules["torch"].get_num_threads()
     return switches

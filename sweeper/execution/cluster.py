@@ -284,14 +284,11 @@ def _start(num_cpus: int | None) -> None:
 
     temporary = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
     before = set(psutil.Process().children(recursive=True))
-    terminated = signal.getsignal(signal.SIGTERM)
     for attempt in range(START_ATTEMPTS):
         try:
             # Without "local" Ray joins a cluster that runs on this machine already, whatever it is for (Ray 2.60).
-            ray.init(address="local", num_cpus=num_cpus, **_silent())
-            if threading.current_thread() is threading.main_thread():
-                # Ray puts a handler of its own in the place of the caller's (Ray 2.60); it aborts with a C++ trace.
-                signal.signal(signal.SIGTERM, terminated)
+            with _own_sigterm():
+                ray.init(address="local", num_cpus=num_cpus, **_silent())
             return
         except Exception as error:  # Ray raises nothing more special here
             ray.shutdown()
@@ -354,7 +351,8 @@ def _join(address: str, named_by: str) -> None:
     wait_before = os.environ.get(_GCS_WAIT)
     os.environ.setdefault(_GCS_WAIT, "3")
     try:
-        ray.init(address=address, runtime_env=environment, **_silent())
+        with _own_sigterm():
+            ray.init(address=address, runtime_env=environment, **_silent())
     except Exception as error:
         said = f"{error} {error.__cause__} {error.__context__}"
         if "token" in said.lower() or "auth" in said.lower():
@@ -366,6 +364,17 @@ def _join(address: str, named_by: str) -> None:
         raise UnavailableError(f"cannot join the Ray cluster at {address}: {_last_line(error)}") from error
     finally:
         _set_variables({_GCS_WAIT: wait_before})
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Set the caller's SIGTERM handler again: Ray 2.60 installs one that aborts with a C++ trace."""
+    terminated = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, terminated)
 
 
 def _silent() -> dict[str, Any]:
