@@ -9,6 +9,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from trainables.activity import busy_with
+
 Result = TypeVar("Result")
 
 
@@ -48,13 +50,17 @@ def halve(size: int) -> int:
     return (size + 1) // 2
 
 
-def in_batches(rows: Tensor, size: int, work: Callable[[Tensor], Result]) -> tuple[list[Result], int]:
+def in_batches(rows: Tensor, size: int, work: Callable[[Tensor], Result], what: str) -> tuple[list[Result], int]:
     """Return the results of ``work`` on ``rows`` in order, at most ``size`` at a time, and the size that fitted.
+
+    ``what``: the work in words, for ``busy_with``.
 
     Where memory runs out, the batches are smaller from that row on. Raises OutOfMemory where one row does not fit.
     """
     results: list[Result] = []
+    total = len(rows)
     while len(rows):
+        busy_with(what, total - len(rows), total)
         batch = rows[:size]
         result = run_or_none_on_oom(lambda batch=batch: work(batch))  # type: ignore[misc]
         if result is None:

@@ -36,6 +36,7 @@ from sweeper.front.load import front_of, searched_front
 from sweeper.front.rendering.writer import FrontFiles
 from sweeper.records import UntouchedModel
 from sweeper.run.budget import Session
+from sweeper.run.expected_cost import cost_model
 from sweeper.run.observer import Observer
 from sweeper.run.progress import Progress
 from sweeper.run.usage import UsageMeter
@@ -165,7 +166,7 @@ def measure(home: Path, spec: Spec, slots: int, at: list[int], peer: Connection 
     files = FrontFiles(folder.front_path, tracker.front_updated)
 
     session = Session(started_s=time.time(), device="cpu", slots=slots, devices_per_slot=1.0, wall_s=0.0)
-    usage = UsageMeter(folder, session, [], planned=search.trials, epochs=spec.training.epochs)
+    usage = UsageMeter(folder, session, [], planned=search.trials, epochs=spec.training.epochs, costs=cost_model(spec))
     build = partial(front_of, folder, spec, UNTOUCHED)
     searched = partial(searched_front, folder, spec, UNTOUCHED)
     observer = Observer(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sweeper.cli.options import Output, Storage, open_sweep, storage_path
-from sweeper.cli.tables import Format, print_rows
+from sweeper.cli.tables import Format, Wide, print_rows
 from sweeper.errors import UserError
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def evaluate(
     device: Device = None,
     storage: Storage = None,
     format: Output = Format.table,
+    wide: Wide = False,
 ) -> None:
     """Measure models, made by sweeper or not, on clean and attacked images.
 
@@ -99,9 +100,13 @@ def evaluate(
     if given is not None and given.attribute is not None:
         from sweeper.models.bias import rows_for_people as bias_for_people
 
-        print_rows(bias_for_people(table) if format is Format.table else table, format, empty="nothing was measured")
+        print_rows(
+            bias_for_people(table) if format is Format.table else table, format, empty="nothing was measured", wide=wide
+        )
         return
-    print_rows(rows_for_people(table) if format is Format.table else table, format, empty="nothing was answered")
+    print_rows(
+        rows_for_people(table) if format is Format.table else table, format, empty="nothing was answered", wide=wide
+    )
 
 
 def _bias(
@@ -144,6 +149,7 @@ def compare(
     device: Device = None,
     storage: Storage = None,
     format: Output = Format.table,
+    wide: Wide = False,
 ) -> None:
     """Compare two models on the same images: differences (B minus A) with 95 % paired bootstrap intervals.
 
@@ -195,7 +201,7 @@ def compare(
         }
         for comparison in comparisons
     ]
-    print_rows(rows, format, empty="")
+    print_rows(rows, format, empty="", wide=wide)
 
 
 def _of_sweep(text: str, storage: Path | None) -> list[Answers] | None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sweeper.cli.options import Changes, Name, Number, Output, Storage, TrackingUri, open_sweep
-from sweeper.cli.tables import Format, print_rows
+from sweeper.cli.tables import Format, Wide, print_rows
 from sweeper.errors import UnavailableError, UserError
 
 
@@ -109,6 +109,7 @@ def rerun(
     ] = None,
     storage: Storage = None,
     format: Output = Format.table,
+    wide: Wide = False,
 ) -> None:
     """Train one trial again, alone and in this process, and say whether its result comes back.
 
@@ -121,5 +122,5 @@ def rerun(
     if format is Format.json:
         typer.echo(json.dumps(result.as_json(), indent=1))
         return
-    print_rows(result.rows(), format, empty="")
+    print_rows(result.rows(), format, empty="", wide=wide)
     typer.echo(result.conclusion(), err=format is Format.csv)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sweeper.cli.tables import wrapped
 from sweeper.front.advice import advice
+from sweeper.layout import wrapped
 from sweeper.run.floor_text import sweep_floor_line
 from sweeper.run.sweep import Options, SweepResult, resume_command
 from sweeper.run.usage_file import read_usage

@@ -21,9 +21,10 @@ from sweeper.cli.options import (
     option_price,
     storage_path,
 )
-from sweeper.cli.tables import Format, Row, print_rows
+from sweeper.cli.tables import Format, Row, Wide, print_rows
 from sweeper.commands import command
 from sweeper.errors import UnavailableError, UserError, one_line
+from sweeper.layout import terminal_width
 from sweeper.storage.files import storage_in_reach
 from trainables.files import storage_problem
 
@@ -37,9 +38,9 @@ WATCH_S = 5.0
 FOLLOW_S = 0.5
 
 
-def list_(storage: Storage = None, format: Output = Format.table) -> None:
+def list_(storage: Storage = None, format: Output = Format.table, wide: Wide = False) -> None:
     """List the sweeps of a storage. What is wrong with one that cannot be read is said on standard error."""
-    from sweeper.cli.status import sweep_row
+    from sweeper.cli.status import narrow_sweep_row, sweep_row
     from sweeper.storage.sweep_folder import names
 
     root = storage_path(storage)
@@ -53,7 +54,9 @@ def list_(storage: Storage = None, format: Output = Format.table) -> None:
             rows.append({"name": name, "state": "unreadable"})
             typer.echo(f"{name}: {said}", err=True)
     columns = dict.fromkeys(key for row in rows for key in row)
-    print_rows([{key: row.get(key) for key in columns} for row in rows], format, empty=f"no sweeps in {root}")
+    rows = [{key: row.get(key) for key in columns} for row in rows]
+    narrow = [narrow_sweep_row(row) for row in rows]
+    print_rows(rows, format, empty=f"no sweeps in {root}", narrow=narrow, wide=wide)
 
 
 def status(
@@ -87,12 +90,13 @@ def status(
         print_rows([{**sweep_row(folder, spec, per_hour), **floor_fields(folder, spec)}], format, empty="")
 
 
-def trials(name: Name, storage: Storage = None, format: Output = Format.table) -> None:
+def trials(name: Name, storage: Storage = None, format: Output = Format.table, wide: Wide = False) -> None:
     """List the trials of a sweep: state, goals on validation, parameters."""
-    from sweeper.cli.status import trial_rows
+    from sweeper.cli.status import narrow_trial_rows, trial_rows
 
     folder, spec = open_sweep(name, storage)
-    print_rows(trial_rows(folder, spec), format, empty=f"sweep {name} has no trials yet")
+    rows, narrow = trial_rows(folder, spec), narrow_trial_rows(folder, spec)
+    print_rows(rows, format, empty=f"sweep {name} has no trials yet", narrow=narrow, wide=wide)
 
 
 def show(
@@ -145,6 +149,9 @@ def front(
     price: PriceOption = None,
     storage: Storage = None,
     format: Output = Format.table,
+    wide: Annotated[
+        bool, typer.Option("--wide", help="Also validation, intervals' ends, costs on test, and what was confirmed.")
+    ] = False,
     plot: Annotated[Path | None, typer.Option("--plot", help="Also write the picture here (.png or .html).")] = None,
 ) -> None:
     """Print the front: picked on validation, measured once on test, with 95 % intervals.
@@ -159,7 +166,7 @@ def front(
     merged = load_merged_front(opened)
     if plot is not None:
         _plot(merged, plot)
-    typer.echo(table(merged, format.value), nl=False)
+    typer.echo(table(merged, format.value, width=None if wide else terminal_width()), nl=False)
     for folder, spec in opened if format is Format.table else []:
         notes = front_notes(folder, spec, per_hour)
         if notes and len(opened) > 1:

@@ -9,14 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sweeper.cli.tables import Row, as_table, wrapped
+from sweeper.cli.tables import Row, as_table
 from sweeper.errors import UnavailableError, UserError
 from sweeper.front.advice import advice
 from sweeper.front.load import load_front
 from sweeper.front.rendering.table import summary
-from sweeper.records import Front, TrialRecord
+from sweeper.layout import wrapped
+from sweeper.records import Front, FrontPoint, TrialRecord
 from sweeper.run.budget import Usage
 from sweeper.run.floor_text import sweep_floor_line
+from sweeper.run.progress import describe
 from sweeper.run.usage_file import read_usage
 from sweeper.run.usage_text import forecast_line, usage_line, value_lines
 from sweeper.search.floor_files import load_floor, planned_trials
@@ -27,7 +29,7 @@ from sweeper.spec.spec import Spec
 from sweeper.storage.files import storage_in_reach
 from sweeper.storage.sweep_folder import SweepFolder
 from sweeper.tracking.runs import find_runs, find_store
-from trainables.records import Report
+from trainables.records import Goals, Report
 
 
 def sweep_row(folder: SweepFolder, spec: Spec, price: Price | None = None) -> Row:
@@ -72,10 +74,10 @@ def status_text(folder: SweepFolder, spec: Spec, price: Price | None = None) -> 
         lines.append(f"forecast: {forecast} with {usage.sessions[-1].devices} ({duration(ago_s)} ago)")
     lines += _floor_text(folder, spec, trials)
     if front is not None:
-        lines.append(summary(front))
+        lines.append(wrapped(summary(front)))
         names = (front.goals[0].best, "knee", front.goals[1].best)
         lines += [f"  {_named(front, name)}" for name in names if _named(front, name)]
-    lines += [f"  trial {trial.number} failed: {trial.reason}" for trial in trials if trial.state == "failed"]
+    lines += [wrapped(f"  trial {trial.number} failed: {trial.reason}") for trial in trials if trial.state == "failed"]
     if state in ("unfinished", "interrupted"):
         lines.append(f"go on with: {folder.command('resume', *_tracked(folder))}")
     return "\n".join(lines)
@@ -123,9 +125,37 @@ def trial_rows(folder: SweepFolder, spec: Spec) -> list[Row]:
     return rows
 
 
+def narrow_trial_rows(folder: SweepFolder, spec: Spec) -> list[Row]:
+    """Return ``trial_rows`` in six columns: goals by their short names, parameters in one text."""
+    goals = spec.task_goals()
+    rows: list[Row] = []
+    for row, trial in zip(trial_rows(folder, spec), read_trials(folder, spec), strict=True):
+        about = describe(trial.parameters)
+        for note in (trial.baseline, None if trial.confirms is None else f"trial {trial.confirms} again"):
+            about = about if note is None else f"{note}: {about}"
+        shown: Row = {"trial": trial.number, "state": row["state"]}
+        shown |= {goal.short: _three_digits(row[goal.metric]) for goal in goals}
+        rows.append(shown | {"epoch": row["epoch"], "parameters": about if trial.reason is None else trial.reason})
+    return rows
+
+
+def narrow_sweep_row(row: Row) -> Row:
+    """Return a row of ``sweep_row`` in six columns."""
+    knee = [f"{value:.3f}" for name, value in row.items() if name.startswith("knee_") and isinstance(value, float)]
+    cost = None if row.get("device_h") is None else f"{row['device_h']:.3g} {row['device']}-h"
+    return {
+        "name": row["name"],
+        "state": row["state"],
+        "trials": None if row.get("trials") is None else f"{row['finished']}/{row['trials']}",
+        "failed": row.get("failed") or None,
+        "knee": " / ".join(knee) or None,
+        "cost": cost,
+    }
+
+
 def trial_text(folder: SweepFolder, spec: Spec, number: int) -> str:
     """Return what `show` prints of a trial. Raise UserError where the trial does not exist."""
-    trials = read_trials(folder, spec)
+    trials, goals = read_trials(folder, spec), spec.task_goals()
     if number >= len(trials):
         raise UserError(f"sweep {folder.name} has no trial {number}; it has {len(trials)} so far")
     trial, files = trials[number], folder.trial(number)
@@ -136,9 +166,7 @@ def trial_text(folder: SweepFolder, spec: Spec, number: int) -> str:
     if trial.state == "running" and reports:
         latest = list(reports)[-1]
         goals_now = ", ".join(
-            f"{goal.short} {latest.values[goal.metric]:.3f}"
-            for goal in spec.task_goals()
-            if goal.metric in latest.values
+            f"{goal.short} {latest.values[goal.metric]:.3f}" for goal in goals if goal.metric in latest.values
         )
         lines.append(f"after {latest.epoch:g} of {latest.epochs} epochs: {goals_now} (validation)")
     if trial.first_point is not None:
@@ -154,28 +182,39 @@ def trial_text(folder: SweepFolder, spec: Spec, number: int) -> str:
     ]
     lines.append(f"attempts: {attempts}, folder: {files.path}")
     if reports:
-        goals = [goal.metric for goal in spec.task_goals()]
-        shown = ("epoch", "loss", "reference_kl", *goals, "train_s", "evaluation_s")
-        lines += [
-            "epochs (goals on validation):",
-            as_table([{name: _rounded(report.to_json().get(name)) for name in shown} for report in reports]),
-        ]
+        lines += ["epochs (goals on validation):", as_table([_epoch_row(report, goals) for report in reports])]
     front = load_front(folder, spec, trials)
     points = [point for point in (*front.points, *front.others) if point.trial == number] if front else []
     if points:
-        rows: list[Row] = []
-        for point in sorted(points, key=lambda point: (point.weights, point.strength)):
-            row: Row = {"weights": point.weights, "strength": point.strength, "on_front": point.member}
-            row |= {f"validation {name}": _rounded(value) for name, value in point.validation.items()}
-            row |= {f"test {name}": _rounded((point.values or {}).get(name)) for name in point.validation}
-            rows.append(row)
-        lines += ["points:", as_table(rows)]
+        points.sort(key=lambda point: (point.weights, point.strength))
+        lines += ["points (validation; test where measured):", as_table([_point_row(point, goals) for point in points])]
     log = files.path / "log.txt"
     if trial.state == "failed" and log.exists():
         with _damage_named(files.path):
             text = log.read_text(errors="replace")
         lines += ["end of the log:", *("  " + line for line in text.splitlines()[-30:])]
     return "\n".join(lines).rstrip()
+
+
+def _epoch_row(report: Report, goals: Goals) -> Row:
+    seconds: Row = {"train_s": f"{report.train_s:.1f}", "evaluation_s": f"{report.evaluation_s:.1f}"}
+    return {
+        "epoch": f"{report.epoch:.3g}",
+        "loss": None if report.loss is None else f"{report.loss:.4f}",
+        "KL": None if report.reference_kl is None else f"{report.reference_kl:.4f}",
+        **{goal.short: _three_digits(report.values.get(goal.metric)) for goal in goals},
+        **seconds,
+    }
+
+
+def _point_row(point: FrontPoint, goals: Goals) -> Row:
+    return {
+        "weights": point.weights,
+        "strength": f"{point.strength:g}",
+        "front": "yes" if point.member else "no",
+        **{goal.short: _three_digits(point.validation.get(goal.metric)) for goal in goals},
+        **{f"test {goal.short}": _three_digits((point.values or {}).get(goal.metric)) for goal in goals},
+    }
 
 
 def _state_of(trial: TrialRecord, *, live: bool) -> str:
@@ -263,6 +302,10 @@ def _named(front: Front, name: str) -> str | None:
         return None
     goals = ", ".join(f"{goal.short} {point.validation[goal.metric]:.3f}" for goal in front.goals)
     return f"{name}: trial {point.trial} at strength {point.strength:g}, {goals} (validation)"
+
+
+def _three_digits(value: object) -> str | None:
+    return f"{value:.3f}" if isinstance(value, float) else None
 
 
 def _rounded(value: Any, digits: int = 4) -> Any:

@@ -34,6 +34,7 @@ from sweeper.cli.setup import write_own_spec
 from sweeper.cli.tables import Format
 from sweeper.commands import command
 from sweeper.errors import UNAVAILABLE, SweepInterrupted, UnavailableError, UserError
+from sweeper.layout import terminal_width
 from trainables.files import StorageError
 
 if TYPE_CHECKING:
@@ -268,7 +269,7 @@ def _run(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Options, fo
     works_on(folder.path, resume_command(folder, options))
     result = run_sweep(folder, lease, spec, options)
     if result.front is not None:
-        typer.echo(table(result.front, format.value), nl=False)
+        typer.echo(table(result.front, format.value, width=terminal_width()), nl=False)
     for line in summary_lines(folder, result, options):
         typer.echo(line, err=True)
     raise typer.Exit(EXIT_CODES[result.state])

@@ -5,14 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
-import textwrap
 from enum import StrEnum
+from typing import Annotated
 
 import typer
 
-_COMMAND = re.compile("`[^`]*`")
+from sweeper.layout import columns, terminal_width, wrapped
+
 Row = dict[str, object]
+Wide = Annotated[
+    bool, typer.Option("--wide", help="All columns of the table, however wide. Default: those that fit the terminal.")
+]
 
 
 class Format(StrEnum):
@@ -21,33 +24,42 @@ class Format(StrEnum):
     csv = "csv"
 
 
-def print_rows(rows: list[Row], format: Format, *, empty: str) -> None:
-    """``empty``: said on standard error in place of an empty table."""
+def print_rows(
+    rows: list[Row], format: Format, *, empty: str, narrow: list[Row] | None = None, wide: bool = False
+) -> None:
+    """Print rows.
+
+    Args:
+        empty: said on standard error in place of an empty table.
+        narrow: printed as a table unless ``wide``; by default the columns of ``rows`` that fit.
+        wide: whether a table has all columns.
+    """
     if format is Format.json:
         typer.echo(json.dumps(rows, indent=2))
     elif not rows:
         typer.echo(empty, err=True)
+    elif format is Format.csv:
+        typer.echo(as_csv(rows), nl=False)
+    elif wide:
+        typer.echo(as_table(rows), nl=False)
     else:
-        typer.echo(as_csv(rows) if format is Format.csv else as_table(rows), nl=False)
+        typer.echo(as_table(rows if narrow is None else narrow, terminal_width()), nl=False)
 
 
-def as_table(rows: list[Row]) -> str:
-    """Return columns side by side; columns without any value are left out."""
-    columns = [
+def as_table(rows: list[Row], width: int | None = None) -> str:
+    """Return columns side by side; columns without any value are left out.
+
+    ``width``: of the terminal, in columns; a line below the table names what did not fit. None: everything is shown.
+    """
+    names = [
         name for name in dict.fromkeys(key for row in rows for key in row) if any(row[name] is not None for row in rows)
     ]
-    cells = [columns, *([_cell(row[name]) for name in columns] for row in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-    return "".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() + "\n" for line in cells
-    )
-
-
-def wrapped(line: str) -> str:
-    """Return a line broken at spaces so that it fits 80 columns; `commands` in backquotes stay whole, to be copied."""
-    whole = _COMMAND.sub(lambda command: command[0].replace(" ", "\0"), line)
-    broken = textwrap.fill(whole, 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
-    return broken.replace("\0", " ")
+    cells = [names, *([_cell(row[name]) for name in names] for row in rows)]
+    lines, left_out = columns(cells, width)
+    if left_out:
+        named = ", ".join(left_out[:4]) + (", ..." if len(left_out) > 4 else "")
+        lines.append(wrapped(f"({len(left_out)} more with --wide: {named})", width))
+    return "".join(f"{line}\n" for line in lines)
 
 
 def as_csv(rows: list[Row]) -> str:

@@ -36,6 +36,7 @@ class Dispatcher:
         self._followers: dict[JobName, Any] = {}
         """Handles of Tune's trial actors, by the job that each follows."""
         self._barrier_open = asyncio.Event()
+        self._activity: str | None = None
         self._ticking = asyncio.get_running_loop().create_task(self._tick())
 
     # The driver's side
@@ -116,6 +117,7 @@ class Dispatcher:
             setup_error=queue.setup_error(),
             to_kill=hung,
             notes=notes,
+            activity=self._activity,
             controllers=dict(self._controllers),
             placement_groups=dict(self._groups),
         )
@@ -156,6 +158,9 @@ class Dispatcher:
         self._queue.worker_started(worker.slot, worker.group, time.monotonic())
         self._queue.heartbeat(worker.slot, worker.group, worker.rank, None, 0.0, time.monotonic())
         self._notify()
+
+    async def busy_with(self, what: str) -> None:
+        self._activity = what
 
     async def heartbeat(self, worker: WorkerAddress, attempt: AttemptName | None, idle_s: float) -> bool:
         return self._queue.heartbeat(worker.slot, worker.group, worker.rank, attempt, idle_s, time.monotonic())

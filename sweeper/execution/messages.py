@@ -63,6 +63,8 @@ class SlotsState:
     """Handles of actors that hang: workers, and trial actors of Tune."""
     notes: list[str]
     """Lines for the user since the last call."""
+    activity: str | None
+    """What the first rank of a slot has said last that it is busy with (``trainables.activity``)."""
     controllers: dict[int, Any]
     """Slot -> handle of Train's controller."""
     placement_groups: dict[int, Any]

@@ -173,6 +173,10 @@ class SlotPool:
         self._groups: dict[int, Any] = {}
         """Slot -> placement group. Kept here too, because the queue's actor may die."""
         self._given_up: set[int] = set()
+        self.warm = 0
+        """Slots that are warm, as of a second ago."""
+        self.activity: str | None = None
+        """What a slot is busy with, as of a second ago."""
         # Beside the driver: if that node is lost, so is the sweep's driver.
         address = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.dispatcher: ActorHandle = (
@@ -324,6 +328,7 @@ class SlotPool:
                 return
 
     def _act_on(self, state: SlotsState) -> None:
+        self.warm, self.activity = state.warm, state.activity
         with self._lock:
             self._controllers.update(state.controllers)
             self._groups.update(state.placement_groups)

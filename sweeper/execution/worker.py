@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import faulthandler
 import gc
+import logging
 import os
 import threading
 import time
@@ -20,6 +21,7 @@ from typing import Any, Protocol
 from sweeper.execution.job_queue import JobLimits
 from sweeper.execution.messages import SetupError, SetupErrorKind, WorkerAddress
 from sweeper.jobs import AttemptName, Job, JobResult, Outcome
+from trainables.activity import LOGGER
 from trainables.files import storage_problem
 from trainables.records import Report
 
@@ -27,6 +29,8 @@ POLL_S = 10.0
 """Longest wait of one call to the dispatcher."""
 FAILURE_PATIENCE_S = 10.0
 """How long a rank that failed waits for the others to fail as well before the group is replaced."""
+ACTIVITY_S = 1.0
+"""Between two messages that say what a process is busy with."""
 HEARTBEAT_S = 5.0
 """Between the heartbeats of a process; less where ``stall_s`` is short."""
 LONG_OPERATION_S = 3600.0
@@ -175,6 +179,11 @@ class Worker:
         """Run jobs until the slot is closed. ``actor``: handle of this process, by which it is killed if it hangs."""
         self.get(self.dispatcher.worker_started.remote(self._place, actor))
         threading.Thread(target=self._send_heartbeats, daemon=True, name="heartbeats").start()
+        if self.context.rank == 0:
+            logger = logging.getLogger(LOGGER)
+            logger.setLevel(logging.INFO)
+            logger.propagate = False
+            logger.addHandler(_ActivityHandler(self.dispatcher))
         try:
             runner = make_runner(self.context)
         except Exception as error:
@@ -263,6 +272,20 @@ class Worker:
                     channel.log_stacks()
                 os._exit(1)
             time.sleep(min(HEARTBEAT_S, self._limits.stall_s / 4))
+
+
+class _ActivityHandler(logging.Handler):
+    """Tells the dispatcher what this process is busy with, once a second at most; nobody waits for an answer."""
+
+    def __init__(self, dispatcher: Any) -> None:
+        super().__init__()
+        self._dispatcher, self._sent_s = dispatcher, -ACTIVITY_S
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if time.monotonic() - self._sent_s >= ACTIVITY_S:
+            self._sent_s = time.monotonic()
+            with suppress(Exception):  # of Ray, which is not imported here: the driver has ended
+                self._dispatcher.busy_with.remote(record.getMessage())
 
 
 def _setup_error(error: Exception) -> SetupError:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweeper.jobs import Job, Outcome, ProbeJob
+from sweeper.run.expected_cost import expected_share
 from sweeper.run.resources import plan_slots, runner_for
 from sweeper.run.usage import most_retrainings, new_session
 from sweeper.run.usage_text import money
@@ -112,17 +113,6 @@ def trial_cost(spec: Spec, scope: Scope, timing: TrialTiming, epochs: float | No
         train_s=timing.steps * scope.pairs_share * epochs / drawn.most * timing.step_s,
         evaluation_s=(_evaluations(spec, epochs) + _end_points(spec)) * timing.evaluation_s,
         end_s=_end_points(spec) * timing.evaluation_s,
-    )
-
-
-def expected_share(rungs: Sequence[float], reduction_factor: float) -> float:
-    """Return the share of its steps that a trial is expected to run under asynchronous halving.
-
-    Once many trials have come to each rung, a trial goes on to the next rung with probability 1 / reduction_factor.
-    """
-    starts = [0.0, *rungs]
-    return sum(
-        (end - start) * reduction_factor**-i for i, (start, end) in enumerate(zip(starts, [*rungs, 1.0], strict=True))
     )
 
 

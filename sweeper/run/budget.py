@@ -240,10 +240,15 @@ class BudgetLedger:
             self._ended_s, self._ended_epochs = self._ended_s + cost_s, self._ended_epochs + epochs
             self._ended += 1
 
-    def forecast(self, now_s: float, waiting: int) -> Forecast | None:
+    def forecast(
+        self, now_s: float, waiting: int, *, waiting_s: Sequence[float] | None = None, after_s: float = 0.0
+    ) -> Forecast | None:
         """Return how the sweep goes on; None before anything is known of what a trial costs.
 
-        ``waiting``: trials that have not begun.
+        Args:
+            waiting: trials that have not begun.
+            waiting_s: what they will cost, where that is known better than by the mean of all others.
+            after_s: seconds on all slots once the last trial has ended.
         """
         known = [(self._ended_s, self._ended_epochs)] if self._ended else []
         if not known:
@@ -255,9 +260,9 @@ class BudgetLedger:
         rests_s = sorted((running.rest_s(now_s, epoch_s) for running in self._running.values()), reverse=True)
         free_s = [*rests_s, *[0.0] * (self._slots - len(rests_s))]
         heapq.heapify(free_s)
-        for _ in range(waiting):
-            heapq.heapreplace(free_s, free_s[0] + mean_s)
-        wanted_s, allowed_s = max(free_s, default=0.0), self.left_s(now_s)
+        for cost_s in [mean_s] * waiting if waiting_s is None else waiting_s:
+            heapq.heapreplace(free_s, free_s[0] + cost_s)
+        wanted_s, allowed_s = max(free_s, default=0.0) + after_s, self.left_s(now_s)
         left_s = min(wanted_s, allowed_s)
         return Forecast(
             left_s=left_s,

@@ -73,5 +73,9 @@ class SessionControl:
         most = confirm.most_trainings(search.trials) if self._spec.limits.budget is None else None
         planned = plan(front, trials, confirm, seed=search.seed, most=most)
         self._progress.line(planned.note)
+        if planned.missing:
+            self._progress.wait_for("training members of the front again", len(planned.missing))
+        else:
+            self._progress.searching()
         self._usage.confirming = len(planned.missing) + sum(trial.confirms is not None for trial in trials)
         return planned.missing

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any
@@ -28,9 +27,6 @@ from sweeper.spec.spec import Spec
 from sweeper.storage.sweep_folder import SweepFolder
 from trainables.records import Measurement, SecondLook
 
-LOOK_LINE_S = 10.0
-"""So often is told how far a second look is."""
-
 
 class Measurements:
     """Has warm slots measure points, and records what they measured.
@@ -47,11 +43,10 @@ class Measurements:
         *,
         stop: StopSignal,
         tick: Callable[[], None],
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """``submit``: of the slots; ``tick``: called several times a second while a measurement is under way."""
         self._submit_job, self._folder, self._progress = submit, folder, progress
-        self._stop, self._tick, self._clock = stop, tick, clock
+        self._stop, self._tick = stop, tick
         self._submitted = 0
         self._untouched: Future[Outcome] | None = None
         self._broken_splits: set[str] = set()
@@ -59,7 +54,6 @@ class Measurements:
         self._looks: dict[PointName, Future[Outcome]] = {}
         """Of the second look that goes on, by point: those that are not on disk yet."""
         self._looks_wanted = 0
-        self._look_told_s = 0.0
 
     def untouched(self) -> UntouchedModel | None:
         """Return the measured untouched model; None while it is being measured."""
@@ -107,11 +101,11 @@ class Measurements:
     def _begin_looks(self, points: Mapping[PointName, Mapping[str, Any]], images: Sequence[int]) -> None:
         self._looks_wanted = len(points.keys() - {UNTOUCHED})
         self._progress.line(f"second look: {about_text(self._looks_wanted, sum(images))}")
+        self._progress.wait_for("second look", self._looks_wanted)
         self._looks = {
             point: self._submit_job(SecondLookJob(key=self._next_key(), point=self._weights(point, parameters)))
             for point, parameters in points.items()
         }
-        self._look_told_s = self._clock()
 
     def _go_on_looking(self) -> None:
         wait(self._looks.values(), timeout=0.1, return_when=FIRST_COMPLETED)
@@ -119,10 +113,7 @@ class Measurements:
             looked = self._result(self._looks.pop(point))
             assert isinstance(looked, SecondLook)
             self._folder.append_second_look(point, looked)
-        if self._looks and self._clock() - self._look_told_s >= LOOK_LINE_S:
-            self._look_told_s = self._clock()
-            done = self._looks_wanted - len(self._looks.keys() - {UNTOUCHED})
-            self._progress.line(f"second look: {done} of {self._looks_wanted} points")
+        self._progress.step(self._looks_wanted - len(self._looks.keys() - {UNTOUCHED}))
 
     def _end_look(self, trials: Sequence[TrialRecord], spec: Spec) -> None:
         looks = self._folder.second_looks()
@@ -140,12 +131,15 @@ class Measurements:
 
         ``variants``: under unseen attacks too.
         """
+        what = "front, untouched model, baselines" if variants else "what was trained again"
+        self._progress.wait_for(f"measuring on test: points of {what}", len(points))
         futures = {
             point: self._submit_job(self._measure_job(point, parameters, variants))
             for point, parameters in points.items()
         }
         broken: dict[str, list[str]] = {}
-        for point, future in futures.items():
+        for number, (point, future) in enumerate(futures.items()):
+            self._progress.step(number)
             measured = self._result(future)
             assert isinstance(measured, Measurement)
             broken |= measured.broken
@@ -166,7 +160,6 @@ class Measurements:
         measured = self._folder.measurements()
         missing = {point: parameters for point, parameters in points.items() if point not in measured}
         if missing:
-            self._progress.line(f"measuring on test: {len(missing)} points of what was trained again")
             self.on_test(missing, variants=False)
         goals = untouched.goals
         if front.second_look is not None and untouched.unseen_images is not None:

@@ -1,33 +1,49 @@
-"""What the terminal shows while a sweep runs: a live view, or plain lines where nobody can watch one."""
+"""What the terminal shows while a sweep runs: a live view, or plain lines where nobody can watch one.
+
+A thread of its own writes to the terminal: a terminal that stands still (Ctrl-S, a full pipe) holds up no sweep, and
+the view goes on while the sweep waits in a call of Ray.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
 from sweeper.front.rendering.style import label
 from sweeper.records import Front, TrialRecord
+from sweeper.run.view import RunningTrial, Snapshot, frame
 from sweeper.spec.quantities import duration
-from trainables.records import Goals, Report, goal_values
+from trainables.records import Goals, Report
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.live import Live
 
 _REFRESH_S = 0.25
 _EPOCH_LINE_S = 30.0
 """Where lines are plain, a trial's epochs are told no more often than this."""
 _COST_LINE_S = 60.0
 """Where lines are plain, so often is told what the sweep costs."""
+_ACTIVITY_LINE_S = 10.0
+"""Where lines are plain, so often is told what the sweep waits for while no trial runs."""
+_FLUSH_S = 2.0
+"""For the last lines, where the terminal takes them."""
 _BEST = 5
 _FAILURES = 3
 
 
 class Progress:
-    """Everything goes to standard error. In a terminal ``tick`` redraws; elsewhere every event is one line."""
+    """Everything goes to standard error. In a terminal a view is redrawn; elsewhere every event is one line.
+
+    A context manager: inside it a thread writes, and the last view is left standing. Outside it lines are written by
+    who calls. All methods may be called from any thread.
+    """
 
     def __init__(
         self, name: str, trials: int, goals: Goals, *, finished: int = 0, stream: TextIO | None = None,
@@ -37,44 +53,101 @@ class Progress:
         self._goals = goals
         self._name, self._trials, self._before, self._clock = name, trials, finished, clock
         self._stream = stream or sys.stderr
-        self._start_s = self._drawn_s = clock()
+        self._start_s = self._sampled_s = clock()
         self._finished = finished
         self._failed = 0
         self._running: dict[int, _Running] = {}
         self._best: list[str] = []
         self._failures: list[str] = []
+        self._activity: _Activity | None = None
         self._cost: Callable[[], str] | None = None
         self._left_s: Callable[[], float | None] | None = None
         self._floor: Callable[[], str | None] = lambda: None
+        self._sampled = _Sampled()
         self._floor_told: str | None = None
         self._cost_told_s = self._start_s
-        self._live: Any = None
-        if self._stream.isatty() and os.environ.get("TERM") != "dumb":
-            self._live = self._open()
+        self._lock = threading.RLock()
+        """Of everything above."""
+        self._lines: deque[str] = deque()
+        """To be written."""
+        self._writing = threading.Lock()
+        self._wake, self._closed = threading.Event(), False
+        self._thread: threading.Thread | None = None
+        self._is_live = self._stream.isatty() and os.environ.get("TERM") != "dumb"
+        self._live: Live | None = None
+
+    def __enter__(self) -> Progress:
+        self._thread = threading.Thread(target=self._keep_writing, daemon=True, name="progress")
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closed = True
+        self._wake.set()
+        assert self._thread is not None, "it was entered"
+        self._thread.join(_FLUSH_S)
+
+    def freeze(self) -> None:
+        """Write nothing more, and leave no frame half drawn: this process is about to end."""
+        self._writing.acquire(timeout=_REFRESH_S)
 
     def line(self, text: str) -> None:
-        """Says something once, above the live view."""
-        with suppress(OSError):  # nobody reads it any more: a closed terminal, a pipe without a reader
-            if self._live is None:
-                self._stream.write(f"[{_clock_time(self._clock() - self._start_s)}] {text}\n")
-                self._stream.flush()
-            else:
-                from rich.text import Text
-
-                self._live.console.print(Text(text))
+        """Say something once, above the live view."""
+        with self._lock:
+            self._lines.append(text if self._is_live else f"[{_clock_time(self._elapsed_s())}] {text}")
+        self._wake.set()
+        if self._thread is None:
+            self._write_lines()
 
     def charge(self, cost: Callable[[], str], left_s: Callable[[], float | None]) -> None:
         """From now on ``cost`` is asked what the sweep has taken and will take, ``left_s`` for the seconds left, which
-        it may not know."""
+        it may not know. Both are called by ``tick``."""
         self._cost, self._left_s = cost, left_s
 
     def watch_floor(self, floor: Callable[[], str | None]) -> None:
-        """From now on ``floor`` is asked for a line about the noise floor; None: not known."""
+        """From now on ``tick`` asks ``floor`` for a line about the noise floor; None: not known."""
         self._floor = floor
+
+    def wait_for(self, what: str, total: int | None = None) -> None:
+        """Say what the sweep waits for from now on while no trial runs, and how long already.
+
+        ``total``: of the steps that ``step`` counts.
+        """
+        with self._lock:
+            self._activity = _Activity(what, total, self._clock())
+        if not self._is_live:
+            self.line(self._activity.text(self._clock()))
+
+    def step(self, done: int) -> None:
+        """Say how many steps of what the sweep waits for are done."""
+        with self._lock:
+            if self._activity is not None:
+                self._activity.done = done
+
+    def detail(self, text: str | None) -> None:
+        """Say what what the sweep waits for is at now."""
+        with self._lock:
+            if self._activity is not None:
+                self._activity.detail = text
+
+    def searching(self) -> None:
+        """Say that trials run from now on: the sweep waits for nothing else."""
+        with self._lock:
+            self._activity = None
+
+    def stopping(self, grace_s: float) -> None:
+        """Say that the sweep was asked to stop, and what becomes of what it does now."""
+        with self._lock:
+            activity, running = self._activity, bool(self._running)
+        what = "running trials write a checkpoint"
+        if activity is not None and not running:
+            what = f"{activity.what} ends, and what is done is kept"
+        self.line(f"stopping: {what}, within {grace_s:g} s (again: end at once)")
 
     def search_ended(self, trials: int) -> None:
         """The search has only so many trials, fewer than were planned."""
-        self._trials = trials
+        with self._lock:
+            self._trials = trials
 
     def trial_started(
         self, number: int, parameters: dict[str, Any], slot: int | None = None, tries: str | None = None
@@ -84,33 +157,41 @@ class Progress:
         ``tries``: what it tries, for one of the search's first points.
         """
         about = describe(parameters) + ("" if tries is None else f" ({tries})")
-        self._running[number] = _Running(about, self._clock())
-        if self._live is None:
+        with self._lock:
+            self._running[number] = _Running(about, self._clock())
+        if not self._is_live:
             self.line(f"trial {number} started: {about}" + ("" if slot is None else f" (slot {slot})"))
 
     def trial_reported(self, number: int, report: Report) -> None:
         """After an evaluation."""
-        running = self._running.setdefault(number, _Running("", self._clock()))
-        running.report = report
-        if self._live is None and self._clock() - running.told_s >= _EPOCH_LINE_S:
-            running.told_s = self._clock()
+        with self._lock:
+            running = self._running.setdefault(number, _Running("", self._clock()))
+            running.report = report
+            tell = not self._is_live and self._clock() - running.told_s >= _EPOCH_LINE_S
+            if tell:
+                running.told_s = self._clock()
+        if tell:
             self.line(f"trial {number}: {_epoch(report)}, {self._goals_text(report.values)}")
 
     def trial_ended(self, record: TrialRecord) -> None:
         """Complete, stopped or failed."""
-        self._running.pop(record.number, None)
-        self._finished += record.confirms is None
         took = "" if record.duration_s is None else f" in {duration(record.duration_s)}"
         if record.state == "complete":
             text = f"trial {record.number} complete{took}: {self._goals_text(record.values or {})}"
         else:
             text = f"trial {record.number} {record.state}{took}: {record.reason or 'no reason given'}"
-        if record.state == "failed":
-            self._failed += 1
-            self._failures = [*self._failures, text][-_FAILURES:]
-        if self._live is None:
+        with self._lock:
+            self._running.pop(record.number, None)
+            self._finished += record.confirms is None
+            if record.confirms is not None and self._activity is not None:
+                self._activity.done += 1
+            if record.state == "failed":
+                self._failed += 1
+                self._failures = [*self._failures, text][-_FAILURES:]
             of = f"{self._finished} of {self._trials}" if record.confirms is None else f"trial {record.confirms} again"
-            self.line(f"{text} ({of}, {self._eta()})")
+        if not self._is_live:
+            self._sample()
+            self.line(f"{text} ({of}{self._left()})")
 
     def front_updated(self, front: Front) -> None:
         """The best points so far."""
@@ -118,93 +199,164 @@ class Progress:
         named = [point for point in members if point.name]
         shown = (named + [point for point in members if not point.name])[:_BEST]
         best = [f"{label(point)}: {self._goals_text(point.validation)}" for point in shown]
-        if self._live is None and best != self._best:
+        with self._lock:
+            changed, self._best = best != self._best, best
+        if changed and not self._is_live:
             knee = next((point for point in members if point.name == "knee"), None)
             about = "" if knee is None else f", knee {self._goals_text(knee.validation)}"
             self.line(f"front: {_count(len(members), 'point')}, hypervolume {front.hypervolume:.4f}{about}")
-        self._best = best
 
     def tick(self) -> None:
-        """Redraws the live view, or says what the sweep costs, if it is time; call it often."""
-        if self._live is None and self._cost is not None and self._clock() - self._cost_told_s >= _COST_LINE_S:
-            self._cost_told_s = self._clock()
-            self.line(f"cost: {self._cost()}")
-            floor = self._floor()
-            if floor is not None and floor != self._floor_told:
-                self._floor_told = floor
-                self.line(floor)
-        if self._live is not None and self._clock() - self._drawn_s >= _REFRESH_S:
-            self._drawn_s = self._clock()
-            with suppress(OSError):
-                self._live.update(self._view(), refresh=True)
+        """Ask what the sweep costs and how long it takes, for the view; call it often, on the sweep's own thread."""
+        if self._clock() - self._sampled_s >= _REFRESH_S:
+            self._sample()
+            if self._thread is None:
+                self._tell_plainly()
 
-    def close(self) -> None:
-        """Leave the last view standing. To be called once."""
-        if self._live is not None:
-            with suppress(OSError):
-                self._live.update(self._view(), refresh=True)
-                self._live.stop()
-            self._live = None
+    def _sample(self) -> None:
+        """Ask what is told only on the sweep's own thread."""
+        self._sampled_s = self._clock()
+        sampled = _Sampled(
+            cost=None if self._cost is None else self._cost(),
+            left_s=None if self._left_s is None else self._left_s(),
+            floor=self._floor(),
+        )
+        with self._lock:
+            self._sampled = sampled
+
+    def _tell_plainly(self) -> None:
+        """Where lines are plain: say what the sweep waits for and what it costs, when it is time."""
+        now_s, lines = self._clock(), list[str]()
+        with self._lock:
+            activity, sampled = self._activity, self._sampled
+            if activity is not None and now_s - activity.told_s >= _ACTIVITY_LINE_S:
+                activity.told_s = now_s
+                lines.append(activity.text(now_s))
+            if sampled.cost is not None and now_s - self._cost_told_s >= _COST_LINE_S:
+                self._cost_told_s = now_s
+                lines.append(f"cost: {sampled.cost}")
+                if sampled.floor is not None and sampled.floor != self._floor_told:
+                    self._floor_told = sampled.floor
+                    lines.append(sampled.floor)
+        for text in lines:
+            self.line(text)
 
     def _goals_text(self, values: Mapping[str, float]) -> str:
         shown = (goal for goal in self._goals if goal.metric in values)
         return ", ".join(f"{goal.short} {values[goal.metric]:.3f}" for goal in shown)
 
-    def _eta(self) -> str:
-        left_s = None if self._left_s is None else self._left_s()
-        if left_s is not None:
-            if left_s <= 0:
-                return "all done" if self._finished >= self._trials else "nothing left"
-            return f"about {duration(left_s)} left"
-        done, left = self._finished - self._before, self._trials - self._finished
-        elapsed_s = self._clock() - self._start_s
-        if left <= 0:
-            return "all done"
-        return f"about {duration(elapsed_s / done * left)} left" if done > 0 else "time left unknown"
+    def _left(self) -> str:
+        """Return a text about the time left: of the forecast, where there is one, else by the trials that have ended;
+        empty where nothing is left to forecast."""
+        left_s = self._sampled.left_s
+        if left_s is None:
+            done, left = self._finished - self._before, self._trials - self._finished
+            if left > 0 and done > 0:
+                left_s = self._elapsed_s() / done * left
+            elif left > 0:
+                return ", time left unknown"
+        return "" if left_s is None or left_s <= 0 else f", about {duration(left_s)} left"
 
-    def _open(self) -> Any:
+    def _elapsed_s(self) -> float:
+        return self._clock() - self._start_s
+
+    def _keep_writing(self) -> None:
+        if self._is_live:
+            with suppress(OSError):  # nobody reads it any more: a closed terminal
+                self._live = self._open()
+        while not self._closed:
+            self._write_lines()
+            if self._live is None:
+                self._tell_plainly()
+            else:
+                self._draw(self._live)
+            self._wake.wait(_REFRESH_S)
+            self._wake.clear()
+        self._write_lines()
+        if self._live is not None:
+            self._draw(self._live)
+            with self._writing, suppress(OSError):
+                self._live.stop()
+
+    def _write_lines(self) -> None:
+        with self._writing, suppress(OSError):  # nobody reads it any more: a closed terminal, a pipe without a reader
+            while self._lines:
+                text = self._lines.popleft()
+                if self._live is None:
+                    self._stream.write(f"{text}\n")
+                    self._stream.flush()
+                else:
+                    from rich.text import Text
+
+                    self._live.console.print(Text(text))
+
+    def _draw(self, live: Live) -> None:
+        view = self._view(*live.console.size)
+        with self._writing, suppress(OSError):
+            live.update(view, refresh=True)
+
+    def _open(self) -> Live:
         from rich.console import Console
         from rich.live import Live
 
+        console = Console(file=self._stream)
         # Standard output is for data: it must neither be captured nor moved to standard error.
         live = Live(
-            self._view(), console=Console(file=self._stream), auto_refresh=False, redirect_stdout=False,
+            self._view(*console.size), console=console, auto_refresh=False, redirect_stdout=False,
             redirect_stderr=self._stream is sys.stderr,
         )  # fmt: skip
-        live.start()
+        with self._writing:
+            live.start()
         return live
 
-    def _view(self) -> RenderableType:
+    def _view(self, width: int, height: int) -> RenderableType:
+        """Return the view; its last line stays free, for the cursor."""
         from rich.console import Group
-        from rich.progress_bar import ProgressBar
-        from rich.table import Table
         from rich.text import Text
 
-        failed = f", {self._failed} failed" if self._failed else ""
-        head = Table.grid(padding=(0, 1))
-        head.add_row(
-            Text(self._name, style="bold"),
-            ProgressBar(total=max(1, self._trials), completed=self._finished, width=30),
-            Text(f"{self._finished} of {self._trials} trials{failed}"),
-            Text(f"{_clock_time(self._clock() - self._start_s)}, {self._eta()}", style="dim"),
+        with self._lock:
+            shown = self._snapshot()
+        lines = frame(shown, width, height - 1)
+        return Group(*(Text(line.text, style=line.style, no_wrap=True, overflow="crop") for line in lines))
+
+    def _snapshot(self) -> Snapshot:
+        return Snapshot(
+            name=self._name,
+            finished=self._finished,
+            planned=self._trials,
+            failed=self._failed,
+            time=f"{_clock_time(self._elapsed_s())}{self._left()}",
+            activity=None if self._activity is None else self._activity.text(self._clock()),
+            cost=None if self._sampled.cost is None else f"cost: {self._sampled.cost}",
+            floor=self._sampled.floor,
+            goals=tuple(goal.short for goal in self._goals),
+            running=[running.shown(number, self._goals) for number, running in sorted(self._running.items())],
+            best=self._best,
+            failures=self._failures,
         )
-        parts: list[RenderableType] = [head]
-        if self._cost is not None:
-            parts.append(Text(f"cost: {self._cost()}", style="dim"))
-        if (floor := self._floor()) is not None:
-            parts.append(Text(floor, style="dim"))
-        if self._running:
-            table = Table(box=None, pad_edge=False, header_style="dim")
-            for column in ("trial", "epoch", *(goal.short for goal in self._goals), "parameters"):
-                table.add_column(column, no_wrap=True, overflow="ellipsis")
-            for number, running in sorted(self._running.items()):
-                table.add_row(str(number), *running.cells(self._goals), Text(running.about))
-            parts.append(table)
-        if self._best:
-            parts.append(Text("best so far (validation)", style="dim"))
-            parts += [Text(f"  {text}", style="green") for text in self._best]
-        parts += [Text(text, style="red", no_wrap=True, overflow="ellipsis") for text in self._failures]
-        return Group(*parts)
+
+
+class _Activity:
+    """What the sweep waits for while no trial runs."""
+
+    def __init__(self, what: str, total: int | None, now_s: float) -> None:
+        self.what, self.total, self.since_s, self.told_s = what, total, now_s, now_s
+        self.done = 0
+        self.detail: str | None = None
+
+    def text(self, now_s: float) -> str:
+        """Return ``measuring on test: 3 of 9 (20 s)``."""
+        count = "" if self.total is None else f": {self.done} of {self.total}"
+        detail = "" if self.detail is None else f", {self.detail}"
+        waited_s = now_s - self.since_s
+        return f"{self.what}{count}{detail}" + (f" ({duration(waited_s)})" if waited_s >= 1 else "")
+
+
+class _Sampled:
+    """What the sweep's own thread was asked last."""
+
+    def __init__(self, cost: str | None = None, left_s: float | None = None, floor: str | None = None) -> None:
+        self.cost, self.left_s, self.floor = cost, left_s, floor
 
 
 class _Running:
@@ -213,11 +365,11 @@ class _Running:
         self.report: Report | None = None
         self.told_s = now_s
 
-    def cells(self, goals: Goals) -> tuple[str, str, str]:
+    def shown(self, number: int, goals: Goals) -> RunningTrial:
         if self.report is None:
-            return "starting", "", ""
-        first, second = goal_values(self.report.values, goals)
-        return f"{self.report.epoch:.3g}/{self.report.epochs}", f"{first:.3f}", f"{second:.3f}"
+            return RunningTrial(number, "starting", (), self.about)
+        values = tuple(f"{self.report.values[goal.metric]:.3f}" for goal in goals)
+        return RunningTrial(number, f"{self.report.epoch:.3g}/{self.report.epochs}", values, self.about)
 
 
 def describe(parameters: dict[str, Any]) -> str:

@@ -36,6 +36,9 @@ class StopSignal:
             before_end: called before the process ends at once, on another thread.
         """
         self._resume, self._grace_s, self._before_end = resume, grace_s, before_end
+        self._announce: Callable[[float], None] = lambda grace_s: say(
+            f"\nstopping, within {grace_s:g} s (again: end at once)"
+        )
         self._asked_s: float | None = None
         self._left = threading.Event()
 
@@ -43,6 +46,18 @@ class StopSignal:
     def asked(self) -> bool:
         """Return whether the sweep is to stop."""
         return self._asked_s is not None
+
+    def announce_with(self, announce: Callable[[float], None], freeze: Callable[[], None]) -> None:
+        """From now on ``announce`` says that the sweep is to stop, given the grace time, and ``freeze`` ends what else
+        is written before the process ends at once. Both are called on another thread."""
+        before_end = self._before_end
+        self._announce = announce
+
+        def end() -> None:
+            before_end()
+            freeze()
+
+        self._before_end = end
 
     def left_s(self) -> float:
         """Return the seconds until the process is ended; infinite before the sweep was asked to stop."""
@@ -95,8 +110,8 @@ class StopSignal:
             if self.asked:
                 self._end(f"ended at once; go on with: {self._resume}")
             self._asked_s = time.monotonic()
-            say(f"\nstopping: running trials write a checkpoint, within {self._grace_s:g} s (again: end at once)")
             threading.Thread(target=self._enforce, daemon=True, name="end of the grace time").start()
+            self._announce(self._grace_s)
 
     def _enforce(self) -> None:
         if not self._left.wait(self._grace_s):

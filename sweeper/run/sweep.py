@@ -22,6 +22,7 @@ from sweeper.records import Front, TrialRecord
 from sweeper.run.budget import UnfinishedWork
 from sweeper.run.cleanup import SessionCleanup
 from sweeper.run.control import SessionControl
+from sweeper.run.expected_cost import cost_model
 from sweeper.run.measurements import Measurements
 from sweeper.run.preparation import ActiveSearch, begin_search
 from sweeper.run.progress import Progress
@@ -106,13 +107,15 @@ def run_sweep(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Option
     with ExitStack() as session:
         # What lives until the command ends: signals, the live view, MLflow's sender.
         cleanup = session.enter_context(SessionCleanup(resume))
-        lease.when_lost(partial(_end_at_once, cleanup))
         stop = session.enter_context(StopSignal(resume, options.grace_s, before_end=cleanup.user_was_told))
         folder.remove_partial_files()
         trials_before = read_trials(folder, spec)
         planned = planned_trials(folder, spec, trials_before)
         progress = Progress(folder.name, planned, spec.task_goals(), finished=searched(trials_before))
-        session.callback(progress.close)
+        lease.when_lost(partial(_end_at_once, cleanup, progress))
+        stop.announce_with(progress.stopping, progress.freeze)
+        session.enter_context(progress)
+        progress.wait_for("starting Ray" if options.address is None else f"joining Ray at {options.address}")
         tracker = Tracker(folder.path, options.tracking_uri, folder.storage, folder.name, folder.sweep_id)
         session.callback(lambda: tracker.close(stop.impatience(TAIL_S)))
         if tracker.moved is not None:
@@ -132,7 +135,9 @@ def run_sweep(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Option
             if (logs := cluster.session_folder()) is not None:
                 cleanup.remove_at_end(logs)
             # Ray's calls never return without its own processes, or end this one without a word.
-            held.enter_context(cluster.watched(lambda what: _end_at_once(cleanup, f"{what}; go on with: {resume}")))
+            held.enter_context(
+                cluster.watched(lambda what: _end_at_once(cleanup, progress, f"{what}; go on with: {resume}"))
+            )
             cluster.check_shared(folder.path)
             plan = plan_slots(spec, options.gpus)
             progress.line(f"sweep {folder.name}: {plan.text}")
@@ -142,6 +147,7 @@ def run_sweep(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Option
                 trials_before,
                 planned=spec.search.trials,
                 epochs=spec.training.epochs,
+                costs=cost_model(spec),
                 confirming=most_retrainings(spec),
                 budget=None if spec.limits.budget is None else parse_budget(spec.limits.budget),
                 time_s=options.time_s,
@@ -159,13 +165,14 @@ def run_sweep(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Option
             held.callback(lambda: slots.close(CLOSE_S, stop.impatience(TAIL_S)))
             slots.start()
             resumable.has_begun = True
-            progress.line("warming up: model, images and the reference's embeddings")
+            progress.wait_for("warming up: slots that are ready", plan.slots)
             files = FrontFiles(folder.front_path, tracker.front_updated)
             held.callback(files.close)
 
             def tick() -> None:
                 usage.tick()
                 progress.tick()
+                progress.detail(slots.activity)
 
             measurements = Measurements(slots.submit, folder, progress, stop=stop, tick=tick)
             control = SessionControl(
@@ -181,8 +188,10 @@ def run_sweep(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Option
             def prepare() -> ActiveSearch | None:
                 """Begin the search once the untouched model is measured."""
                 untouched = measurements.untouched()
+                progress.step(slots.warm)
                 if untouched is None:
                     return None
+                progress.searching()
                 return begin_search(
                     folder,
                     spec,
@@ -206,6 +215,7 @@ def run_sweep(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Option
             except SessionInterrupted:
                 pass  # as it was: interrupted
             trials = [] if search is None else search.study.trials()
+        progress.wait_for("drawing the front, telling MLflow")
         front = None if search is None else load_front(folder, spec, trials)
         if front is not None:
             write_front(front, folder.front_path, folder.retrieved_path)
@@ -214,6 +224,7 @@ def run_sweep(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Option
         floor = search.floor.metrics() if search is not None and search.floor is not None else {}
         tracker.sweep_ended(state, costs | floor)
         sent = tracker.flush(MLFLOW_FLUSH_S, stop.impatience(TAIL_S))
+        progress.searching()
         return SweepResult(
             state=state,
             front=front,
@@ -225,8 +236,9 @@ def run_sweep(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Option
         )
 
 
-def _end_at_once(cleanup: SessionCleanup, line: str) -> None:
+def _end_at_once(cleanup: SessionCleanup, progress: Progress, line: str) -> None:
     cleanup.user_was_told()
+    progress.freeze()
     end_process(UNAVAILABLE, line)
 
 
@@ -256,7 +268,6 @@ def _measure_front(
     assert front is not None, "the untouched model is measured"
     missing = {point.point_name: point.parameters for point in front.points if point.values is None}
     if missing:
-        progress.line(f"measuring on test: {len(missing)} points (front, untouched model, baselines)")
         measurements.on_test(missing, variants=True)
     measurements.confirm(front, trials, spec)
     if usage.limited():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from sweeper.errors import UserError
@@ -19,6 +20,7 @@ from sweeper.run.budget import (
     time_saved_s,
     used_device_s,
 )
+from sweeper.run.expected_cost import CostModel, Sample
 from sweeper.run.usage_file import read_usage, write_usage
 from sweeper.run.usage_text import resume_options, unfinished_line, usage_line
 from sweeper.spec.quantities import HOUR_S, Budget, Price, rounded_up
@@ -26,6 +28,10 @@ from sweeper.spec.spec import Spec
 from sweeper.storage.sweep_folder import SweepFolder
 from trainables.records import Report
 
+POINTS_ON_TEST = 10
+"""Points that are expected to be measured on test: the front, the untouched model, baselines."""
+EVALUATIONS_PER_POINT = 4.0
+"""Evaluations on validation that take as long as one point on test, where attacks are measured that were never seen."""
 SAVE_S = 10.0
 """A kill loses at most so many seconds of the usage."""
 
@@ -41,6 +47,7 @@ class UsageMeter:
         *,
         planned: int,
         epochs: int,
+        costs: CostModel,
         confirming: int = 0,
         budget: Budget | None = None,
         time_s: float | None = None,
@@ -55,6 +62,7 @@ class UsageMeter:
             trials: of the study so far.
             planned: trials of the whole search.
             epochs: of a trial without the parameter ``epochs``.
+            costs: what trials that have not begun are expected to cost.
             confirming: retrainings of the confirm phase.
             time_s: how long this session may take.
             not_begun: trials of the search that will not begin, because it has ended at its noise floor.
@@ -68,6 +76,12 @@ class UsageMeter:
         self.budget, self.not_begun = budget, not_begun
         self._folder, self._session, self._clock = folder, session, clock
         self._time_s, self._epochs, self._to_go_on = time_s, epochs, to_go_on
+        self._costs = costs
+        self._reports: dict[int, Report] = {}
+        """The last one of each running trial."""
+        self._report_counts = Counter[int]()
+        self._evaluation_s: float | None = None
+        """Of one evaluation on validation, as last seen."""
         self._start_s = self._saved_s = clock()
         self._closed_s: float | None = None
         earlier = read_usage(folder)
@@ -104,10 +118,14 @@ class UsageMeter:
         self._ledger.trial_started(trial.number, self._now_s(), self._epochs_of(trial))
 
     def reported(self, trial: TrialRecord, report: Report) -> None:
+        self._reports[trial.number] = report
+        self._report_counts[trial.number] += 1
+        self._evaluation_s = report.evaluation_s / self._report_counts[trial.number]
         self._ledger.trial_reported(trial.number, report.progress, report.spent_s, self._now_s())
 
     def ended(self, trial: TrialRecord) -> None:
         self._running.pop(trial.number, None)
+        self._reports.pop(trial.number, None)
         self._ended[trial.number] = trial
         self._ledger.trial_ended(trial.number, trial.cost_s, self._epochs_of(trial))
 
@@ -161,8 +179,30 @@ class UsageMeter:
         """Return how the sweep goes on; None where that cannot be said yet."""
         begun = [*self._ended.values(), *self._running.values()]
         searched = _searched(begun)
-        waiting = max(0, self.planned - self.not_begun - searched) + max(0, self.confirming - (len(begun) - searched))
-        return self._ledger.forecast(self._now_s(), waiting)
+        searches = max(0, self.planned - self.not_begun - searched)
+        confirms = max(0, self.confirming - (len(begun) - searched))
+        epochs = [self._epochs_of(trial) for trial in begun]
+        costs = self._costs.expected(self._samples(), sum(epochs) / len(epochs)) if epochs else None
+        waiting_s = None if costs is None else [costs.searched_s] * searches + [costs.whole_s] * confirms
+        after_s = POINTS_ON_TEST * EVALUATIONS_PER_POINT * (self._evaluation_s or 0.0) / self._session.slots
+        return self._ledger.forecast(self._now_s(), searches + confirms, waiting_s=waiting_s, after_s=after_s)
+
+    def _samples(self) -> Iterator[Sample]:
+        """Yield what trials, ended or running, say about the cost of others."""
+        for trial in self._ended.values():
+            share = {"complete": 1.0, "stopped": trial.stopped_at}.get(trial.state)
+            if trial.cost_s is not None and share is not None:
+                may_stop = trial.confirms is None and trial.baseline is None
+                epochs = share * self._epochs_of(trial)
+                yield Sample(
+                    scope=str(trial.parameters.get("tune")),
+                    cost_s=trial.cost_s,
+                    epochs=epochs,
+                    share=share if may_stop else None,
+                )
+        for number, report in self._reports.items():
+            scope = str(self._running[number].parameters.get("tune"))
+            yield Sample(scope=scope, cost_s=report.spent_s, epochs=report.epoch, share=None)
 
     def left_s(self) -> float | None:
         """Return the seconds until the last trial ends or nothing is left; None where that cannot be said yet."""

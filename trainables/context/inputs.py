@@ -75,7 +75,9 @@ class InputCache:
         name = digest_of(["activations", view.digest, blocks])
         if name not in self._memory:
             rows = torch.arange(len(view.labels))
-            batches, _ = in_batches(rows, EMBEDDING_BATCH, lambda batch: self._trunk(view.images[batch], blocks))
+            batches, _ = in_batches(
+                rows, EMBEDDING_BATCH, lambda batch: self._trunk(view.images[batch], blocks), "computing activations"
+            )
             self._memory[name] = torch.cat(batches)
         return self._memory[name]
 

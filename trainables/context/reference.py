@@ -71,5 +71,5 @@ class ReferenceCache:
                 embeddings = features(self._clip.model.visual, self._clip.pixels(view.images[rows]))
             return F.normalize(embeddings.float(), dim=-1).cpu()
 
-        batches, _ = in_batches(torch.arange(len(view.labels)), EMBEDDING_BATCH, embed)
+        batches, _ = in_batches(torch.arange(len(view.labels)), EMBEDDING_BATCH, embed, "embedding images")
         return torch.cat(batches).numpy()

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from trainables.activity import busy_with
 from trainables.context.batch_sizes import BatchSizes
 from trainables.context.inputs import InputCache
 from trainables.context.reference import ReferenceCache
@@ -40,6 +41,7 @@ class TrialContext:
         """For ``trainables.tasks.known.open_context``, which knows the task's data and measures."""
         self.task, self.measures, self.device = task, measures, device
         self.bf16 = task.training.precision == "bf16" or (task.training.precision == "auto" and device.type == "cuda")
+        busy_with("loading the model")
         self.clip = load_clip(task.model).to(device)
         store = Store(cache)
         source = DataSource(store, self.clip.crop, self.clip.image_size, self.clip.geometry)

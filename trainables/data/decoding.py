@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
+from trainables.activity import busy_with
 from trainables.data.listing import Listing
 
 THREADS = min(8, os.cpu_count() or 1)
@@ -45,6 +46,7 @@ def decode_into(pixels: np.ndarray, listing: Listing, crop: Crop) -> Prepared:
     count = len(listing.keys)
     with ThreadPoolExecutor(THREADS) as pool:
         for start in range(0, count, CHUNK):
+            busy_with("reading images", start, count)
             chunk = range(start, min(start + CHUNK, count))
             for i, image in zip(chunk, pool.map(partial(decoded, listing, crop), chunk), strict=True):
                 if isinstance(image, str):

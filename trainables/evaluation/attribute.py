@@ -168,7 +168,7 @@ def look(context: TrialContext, policy: Policy, labelled: LabelledSet, group: Wo
         return True
 
     sizes = context.batch_sizes
-    _, sizes.evaluation = in_batches(rows_of_worker, sizes.evaluation, look_at_batch)
+    _, sizes.evaluation = in_batches(rows_of_worker, sizes.evaluation, look_at_batch, "scoring images")
     seen = group.sum(table).cpu().numpy()
     return Looked(seen[:, 0].astype(np.int64), seen[:, 2 : 2 + count_v], seen[:, 2 + count_v :], seen[:, 1])
 

@@ -63,7 +63,7 @@ def predict(
         return True
 
     sizes = context.batch_sizes
-    _, sizes.evaluation = in_batches(rows_of_worker, sizes.evaluation, evaluate_batch)
+    _, sizes.evaluation = in_batches(rows_of_worker, sizes.evaluation, evaluate_batch, "scoring images")
     answers, logit_margins, kl = group.sum(scores).cpu().numpy()
     return Predictions(answers.astype(np.int64), logit_margins, kl if reference_kl else None)
 

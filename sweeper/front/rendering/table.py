@@ -16,14 +16,18 @@ from typing import Any, Literal
 from sweeper.front.correlation import lines as proxy_lines
 from sweeper.front.rendering.style import label
 from sweeper.front.second_look import looked_text
+from sweeper.layout import columns, wrapped
 from sweeper.records import Confirmation, Front, FrontPoint
 from trainables.records import Goals
 
 Format = Literal["table", "json", "csv"]
 
 
-def table(front: Front, format: Format) -> str:
-    """Return the points of ``front`` as text for people, a JSON list of objects, or CSV; it ends with a newline."""
+def table(front: Front, format: Format, width: int | None = None) -> str:
+    """Return the points of ``front`` as text for people, a JSON list of objects, or CSV; it ends with a newline.
+
+    ``width``: of text, in columns: what a person needs to pick a point, and no more. None: everything, however wide.
+    """
     if format == "json":
         return json.dumps([_json_object(point) for point in front.points], indent=2, allow_nan=False) + "\n"
     if format == "csv":
@@ -33,7 +37,7 @@ def table(front: Front, format: Format) -> str:
         writer.writeheader()
         writer.writerows(lines)
         return text.getvalue()
-    return _text(front)
+    return _wide_text(front) if width is None else _narrow_text(front, width)
 
 
 def _json_object(point: FrontPoint) -> dict[str, Any]:
@@ -195,7 +199,47 @@ def _simultaneous_note(front: Front) -> list[str]:
     ]
 
 
-def _text(front: Front) -> str:
+def _narrow_text(front: Front, width: int) -> str:
+    measured = all(point.values for point in front.points if point.member)
+    split = "test" if measured else "validation"
+    head = ["point", "trial", *(f"{split} {goal.short}" for goal in front.goals), "how"]
+    lines = [head]
+    for point in front.points:
+        goals = [goal.metric for goal in front.goals]
+        values = [_reach(point, goal) if measured else _number(point.validation.get(goal)) for goal in goals]
+        cells = _cells(point, front.goals)
+        lines.append([*cells[:2], *values, _how(point)])
+    text = _columns(lines, width)
+    if measured:
+        text += ["", wrapped("±: the longer side of the 95 % interval. Points are picked on validation.", width)]
+    confirmed = [point for point in front.points if point.confirmation is not None]
+    if confirmed:
+        stay = sum(point.confirmation.stays for point in confirmed if point.confirmation is not None)
+        seeds = max(point.confirmation.seeds for point in confirmed if point.confirmation is not None)
+        text.append(
+            wrapped(f"Trained again with {seeds} new seeds: {stay} of {len(confirmed)} stay on the front.", width)
+        )
+    about = [f"{summary(front)}.", *proxy_lines(front), "Validation, intervals and what it costs: --wide."]
+    return "\n".join([*text, *(wrapped(line, width) for line in about)]) + "\n"
+
+
+def _how(point: FrontPoint) -> str:
+    """Return objective, scope, strength, and averaged weights, in some 30 characters: ``ipo transform x0.75``."""
+    if point.trial is None:
+        return "-"
+    words = [_objective(point), str(point.parameters.get("tune", "")), f"x{point.strength:g}"]
+    return " ".join(word for word in [*words, "" if point.weights == "last" else point.weights] if word)
+
+
+def _reach(point: FrontPoint, goal: str) -> str:
+    """Return a test value and the longer side of its interval."""
+    value, bounds = (point.values or {}).get(goal), (point.intervals or {}).get(goal)
+    if value is None or bounds is None:
+        return _number(value)
+    return f"{value:.3f} ±{max(value - bounds[0], bounds[1] - value):.3f}"
+
+
+def _wide_text(front: Front) -> str:
     text = _columns([_header(front), *(_cells(point, front.goals) for point in front.points)])
     if front.kept:
         text += ["", f"what must be kept, on validation ({', '.join(front.kept.values())}):"]
@@ -239,11 +283,10 @@ def _beside(front: Front, keys: list[str], names: dict[str, str]) -> list[list[s
     return lines
 
 
-def _columns(lines: list[list[str]]) -> list[str]:
-    """Return columns side by side, the first line underlined."""
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    text.insert(1, "  ".join("-" * width for width in widths))
+def _columns(lines: list[list[str]], width: int | None = None) -> list[str]:
+    """Return columns side by side, the first line underlined; at most ``width`` columns wide."""
+    text, _ = columns(lines, width)
+    text.insert(1, "-" * max(map(len, text)))
     return text
 
 

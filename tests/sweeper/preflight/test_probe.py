@@ -8,14 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from sweeper.preflight.probe import (
     Scope,
     cost_lines,
     epochs_of,
-    expected_share,
     most_look_s,
     scopes,
     stopped_cost_s,
@@ -139,18 +136,6 @@ def test_the_mean_of_a_logarithmic_range_is_that_of_what_is_drawn_at_random(tmp_
     suggester = Suggester(spec.parameters, directions=["maximize"] * 2, sampler="random", startup_trials=1)
     drawn = [int(suggester.suggest(seed).parameters["epochs"]) for seed in range(1000)]
     assert epochs_of(spec, scopes(spec)[0]).mean == pytest.approx(sum(drawn) / len(drawn), rel=0.1)
-
-
-def test_expected_share_of_two_rungs() -> None:
-    assert expected_share([1 / 9, 1 / 3], 3.0) == pytest.approx(7 / 27)
-    assert expected_share([], 3.0) == 1.0
-
-
-@given(rungs=st.lists(st.floats(0.01, 0.99), min_size=1, max_size=5, unique=True), factor=st.floats(1.01, 10))
-def test_stopping_leaves_at_least_the_first_rung_and_less_than_everything(rungs: list[float], factor: float) -> None:
-    share = expected_share(sorted(rungs), factor)
-    assert min(rungs) <= share < 1.0
-    assert expected_share(sorted(rungs), factor + 1) < share
 
 
 def out_of_memory_above_20_images(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:

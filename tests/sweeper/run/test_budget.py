@@ -13,6 +13,7 @@ from sweeper.cli.options import option_price, option_seconds, with_budget
 from sweeper.errors import UserError
 from sweeper.records import TrialRecord
 from sweeper.run.budget import BudgetLedger, EndedTrial, Forecast, Session, Usage, time_saved_s, trial_costs
+from sweeper.run.expected_cost import CostModel
 from sweeper.run.usage import SAVE_S, UsageMeter
 from sweeper.run.usage_file import read_usage
 from sweeper.run.usage_text import live_line, usage_line, value_lines
@@ -272,6 +273,7 @@ SESSION = Session(started_s=0.0, device="gpu", slots=4, devices_per_slot=0.5, wa
 
 
 def meter(folder: SweepFolder, clock: Clock, trials: list[TrialRecord] | None = None, **about: Any) -> UsageMeter:
+    about = {"costs": CostModel({"transform": 1.0}, share=1.0), **about}
     return UsageMeter(folder, SESSION, trials or [], planned=6, epochs=3, clock=clock, **about)
 
 
@@ -313,7 +315,7 @@ def test_the_usage_in_words_and_numbers(tmp_path: Path) -> None:
         {"cost/device_h": 0.2, "cost/trials_device_h": 500 / HOUR_S, "cost/saved_device_h": 200 / HOUR_S}
     )
     line = live_line(usage.usage(), usage.ended_trials(), usage.budget)
-    assert line == "0.2 of 2 gpu-h, 0.0556 more saved by stopping, at 2 GPUs; forecast 0.478 gpu-h in 8 min"
+    assert line == "0.2 of 2 gpu-h, 0.0556 more saved by stopping, at 2 GPUs; forecast 0.774 gpu-h in 17 min"
     usage.save()
     assert usage_line(read_usage(folder), [stopped], None) == "0.2 gpu-h, 0.0556 more saved by stopping"
 

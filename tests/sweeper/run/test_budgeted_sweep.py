@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sweeper.jobs import Outcome
 from sweeper.records import Retraining, TrialRecord
 from sweeper.run.budget import Session
+from sweeper.run.expected_cost import cost_model
 from sweeper.run.usage import UsageMeter
 from sweeper.run.usage_file import read_usage
 from sweeper.search.scheduler import TrialScheduler
@@ -82,6 +83,7 @@ class _Sweep:
             self.study.trials(),
             planned=TRIALS,
             epochs=self.spec.training.epochs,
+            costs=cost_model(self.spec),
             budget=budget,
             time_s=time_s,
             clock=lambda: self._now_s,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 from typing import Any
 
 import pytest
@@ -73,7 +74,6 @@ def test_elsewhere_every_event_is_one_plain_line() -> None:
     stream, clock = io.StringIO(), Clock()
     progress = Progress("demo", 4, TYPOGRAPHIC, stream=stream, clock=clock)
     tell(progress, clock)
-    progress.close()
     assert stream.getvalue().splitlines() == [
         "[00:00] 2 slots on 2 CPUs",
         "[00:00] trial 1 started: kto visual beta=0.123 (slot 0)",
@@ -88,10 +88,9 @@ def test_elsewhere_every_event_is_one_plain_line() -> None:
 def test_a_terminal_shows_progress_running_trials_best_points_and_failures() -> None:
     stream, clock = Terminal(), Clock()
     progress = Progress("demo", 4, TYPOGRAPHIC, stream=stream, clock=clock)
-    tell(progress, clock)
-    progress.trial_started(3, {"objective": "dpo", "tune": "visual"})
-    stream.truncate(0)
-    progress.close()
+    with progress:
+        tell(progress, clock)
+        progress.trial_started(3, {"objective": "dpo", "tune": "visual"})
     view = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
     assert "2 of 4 trials, 1 failed" in view
     assert re.search(r"3\s+starting\s+dpo visual", view)
@@ -105,8 +104,8 @@ def shown_with(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setenv(variable, value)
     stream, clock = Terminal(), Clock()
     progress = Progress("demo", 4, TYPOGRAPHIC, stream=stream, clock=clock)
-    tell(progress, clock)
-    progress.close()
+    with progress:
+        tell(progress, clock)
     return stream.getvalue()
 
 
@@ -144,10 +143,13 @@ def test_a_terminal_shows_what_the_sweep_costs() -> None:
     stream, clock = Terminal(), Clock()
     progress = Progress("demo", 4, TYPOGRAPHIC, stream=stream, clock=clock)
     progress.charge(lambda: "0.42 of 12 cpu-h at 2 CPUs; forecast 0.8 cpu-h in 25 min", lambda: 1500.0)
-    progress.close()
+    clock.now_s += 1
+    progress.tick()
+    with progress:
+        pass
     view = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
     assert "cost: 0.42 of 12 cpu-h at 2 CPUs; forecast 0.8 cpu-h in 25 min" in view
-    assert "00:00, about 25 min left" in view
+    assert "00:01, about 25 min left" in view
 
 
 def test_parameters_in_a_few_words() -> None:
@@ -155,3 +157,74 @@ def test_parameters_in_a_few_words() -> None:
         {"beta": 0.5, "tune": "transform", "objective": "dpo", "learning_rate": 2e-05, "rank": 32, "blocks": None}
     )
     assert words == "dpo transform beta=0.5 learning_rate=2e-05 rank=32"
+
+
+def test_elsewhere_what_is_waited_for_is_told_every_ten_seconds_with_progress() -> None:
+    stream, clock = io.StringIO(), Clock()
+    progress = Progress("demo", 4, TYPOGRAPHIC, stream=stream, clock=clock)
+    progress.wait_for("measuring on test", 3)
+    for second in range(1, 26):
+        clock.now_s += 1
+        progress.step(second // 10)
+        progress.detail("scoring images: 256 of 1000" if second > 15 else None)
+        progress.tick()
+    progress.searching()
+    clock.now_s += 60
+    progress.tick()
+    assert stream.getvalue().splitlines() == [
+        "[00:00] measuring on test: 0 of 3",
+        "[00:10] measuring on test: 1 of 3 (10 s)",
+        "[00:20] measuring on test: 2 of 3, scoring images: 256 of 1000 (20 s)",
+    ]
+
+
+def test_it_is_said_what_stopping_means_now() -> None:
+    stream, clock = io.StringIO(), Clock()
+    progress = Progress("demo", 4, TYPOGRAPHIC, stream=stream, clock=clock)
+    progress.stopping(30.0)
+    progress.wait_for("measuring on test", 3)
+    progress.stopping(30.0)
+    progress.trial_started(7, {"objective": "dpo"})  # a member of the front that is trained again
+    progress.stopping(30.0)
+    writes = "running trials write a checkpoint, within 30 s (again: end at once)"
+    assert [line for line in stream.getvalue().splitlines() if "stopping" in line] == [
+        f"[00:00] stopping: {writes}",
+        "[00:00] stopping: measuring on test ends, and what is done is kept, within 30 s (again: end at once)",
+        f"[00:00] stopping: {writes}",
+    ]
+
+
+def test_nothing_is_said_to_be_done_while_more_is_to_come() -> None:
+    stream, clock = io.StringIO(), Clock()
+    progress = Progress("demo", 1, TYPOGRAPHIC, stream=stream, clock=clock)
+    progress.charge(lambda: "1 cpu-h", lambda: 120.0)
+    progress.trial_ended(record(0))
+    progress.charge(lambda: "1 cpu-h", lambda: 0.0)
+    progress.trial_ended(record(1))
+    assert [line.rpartition("(")[2] for line in stream.getvalue().splitlines()] == [
+        "1 of 1, about 2 min left)",
+        "2 of 1)",
+    ]
+
+
+class StuckTerminal(Terminal):
+    """A terminal that takes nothing, as after Ctrl-S."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.released = threading.Event()
+
+    def write(self, text: str) -> int:
+        self.released.wait(30)
+        return super().write(text)
+
+
+def test_a_terminal_that_stands_still_holds_up_nobody() -> None:
+    stream, clock = StuckTerminal(), Clock()
+    with Progress("demo", 4, TYPOGRAPHIC, stream=stream, clock=clock) as progress:
+        for number in range(50):  # each would wait half a minute
+            progress.line(f"line {number}")
+            progress.trial_ended(record(number))
+        assert stream.getvalue() == ""
+        stream.released.set()
+    assert "line 49" in stream.getvalue()

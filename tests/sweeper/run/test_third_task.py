@@ -114,6 +114,6 @@ def test_a_third_task_is_swept(tmp_path: Path) -> None:
     assert told["reference_point"] == pytest.approx(reference_point)
     assert told["hypervolume"] > 0 and told["html"]
     assert "validation error" in told["table"] and "plain cross-entropy" in told["table"]
-    assert "upright" in told["status"] and "turned_error" in told["trial"]
+    assert "upright" in told["status"] and "error" in told["trial"]
     assert "A CLIP that recognises what is upside down." in told["card"] and "For acrobats." in told["card"]
     assert "it has other goals, upright_accuracy and turned_error" in told["refused"]

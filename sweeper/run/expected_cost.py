@@ -1,0 +1,95 @@
+"""What trials that have not begun will cost, by what others of their scope have cost so far. Pure.
+
+The first trials of a search are no fair sample of the others: they train the strongest scope, and nothing is there yet
+that could stop them early. So costs are kept by scope, and the share of its steps that a trial gets moves from what the
+stopping rule tends to with many trials to what was seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from sweeper.spec.spec import Spec
+
+EXPECTED_WEIGHT = 16
+"""Of the expected share of steps, in trials: with as many ended ones it counts half."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """What a trial says about the cost of others."""
+
+    scope: str
+    """What it tunes."""
+    cost_s: float
+    """Slot seconds so far."""
+    epochs: float
+    """Done so far."""
+    share: float | None
+    """Of its steps that are done; None where it may still go on, or could not be stopped."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpectedCosts:
+    """Slot seconds of trials that have not begun."""
+
+    searched_s: float
+    """Of a trial of the search; it may be stopped early."""
+    whole_s: float
+    """Of a trial that trains a member of the front again."""
+
+
+def expected_share(rungs: Sequence[float], reduction_factor: float) -> float:
+    """Return the share of its steps that a trial is expected to run under asynchronous halving.
+
+    Once many trials have come to each rung, a trial goes on to the next rung with probability 1 / reduction_factor.
+    """
+    starts = [0.0, *rungs]
+    return sum(
+        (end - start) * reduction_factor**-i for i, (start, end) in enumerate(zip(starts, [*rungs, 1.0], strict=True))
+    )
+
+
+def scope_shares(spec: Spec) -> dict[str, float]:
+    """Return by scope the share of the searched trials that are expected to train it: all values about as often."""
+    values = [str(value) for branch in spec.parameters.branches["tune"] for value in branch.domain.examples()]
+    return {scope: values.count(scope) / len(values) for scope in dict.fromkeys(values)}
+
+
+def cost_model(spec: Spec) -> CostModel:
+    """Return the cost model of a sweep's trials."""
+    rungs, factor = spec.stopping.shares(), spec.stopping.reduction_factor
+    return CostModel(scope_shares(spec), share=expected_share(rungs, factor) if spec.stops else 1.0)
+
+
+class CostModel:
+    """Expected costs of the trials of one sweep."""
+
+    def __init__(self, scopes: Mapping[str, float], *, share: float) -> None:
+        """
+        Args:
+            scopes: share of the searched trials by scope (``scope_shares``).
+            share: of its steps that a trial is expected to run (``expected_share``); 1 where none is stopped.
+        """
+        self._scopes, self._share = scopes, share
+
+    def expected(self, samples: Iterable[Sample], epochs: float) -> ExpectedCosts | None:
+        """Return what trials of so many epochs cost; None before any sample has done a part of an epoch."""
+        spent_s, done, shares = dict[str, float](), dict[str, float](), list[float]()
+        for sample in samples:
+            spent_s[sample.scope] = spent_s.get(sample.scope, 0.0) + sample.cost_s
+            done[sample.scope] = done.get(sample.scope, 0.0) + sample.epochs
+            if sample.share is not None:
+                shares.append(sample.share)
+        epoch_s = {scope: spent_s[scope] / done[scope] for scope in done if done[scope] > 0}
+        if not epoch_s:
+            return None
+        known = {scope: self._scopes.get(scope, 0.0) for scope in epoch_s}
+        if not any(known.values()):  # what was seen is a baseline alone
+            known = dict.fromkeys(epoch_s, 1.0)
+        # A scope that was not seen yet counts as the others do on average.
+        mean_s = sum(share * epoch_s[scope] for scope, share in known.items()) / sum(known.values())
+        whole_s = epochs * mean_s
+        share = (EXPECTED_WEIGHT * self._share + sum(shares)) / (EXPECTED_WEIGHT + len(shares))
+        return ExpectedCosts(searched_s=whole_s * (share if self._share < 1 else 1.0), whole_s=whole_s)
