@@ -74,7 +74,7 @@ class SessionControl:
         planned = plan(front, trials, confirm, seed=search.seed, most=most)
         self._progress.line(planned.note)
         if planned.missing:
-            self._progress.wait_for("training members of the front again", len(planned.missing))
+            self._progress.wait_for("training members of the front again", len(planned.missing), "trainings")
         else:
             self._progress.searching()
         self._usage.confirming = len(planned.missing) + sum(trial.confirms is not None for trial in trials)

@@ -63,6 +63,24 @@ def cost_model(spec: Spec) -> CostModel:
     return CostModel(scope_shares(spec), share=expected_share(rungs, factor) if spec.stops else 1.0)
 
 
+class MeasuringPace:
+    """How long measuring points takes, by those that are measured."""
+
+    def __init__(self, total: int, now_s: float) -> None:
+        self._total, self._begun_s = total, now_s
+        self._done, self._done_s = 0, now_s
+
+    def done(self, points: int, now_s: float) -> None:
+        """Note that so many points are measured."""
+        if points != self._done:
+            self._done, self._done_s = points, now_s
+
+    def left_s(self, guess_s: float) -> float:
+        """Return the seconds until all are measured; ``guess_s``: of a point, until one is."""
+        point_s = (self._done_s - self._begun_s) / self._done if self._done else guess_s
+        return (self._total - self._done) * point_s
+
+
 class CostModel:
     """Expected costs of the trials of one sweep."""
 

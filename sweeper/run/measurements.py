@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any
@@ -21,6 +22,7 @@ from sweeper.front.second_look import (
 )
 from sweeper.jobs import Job, JobResult, MeasureJob, Outcome, SecondLookJob, TrainedWeights, UntouchedJob
 from sweeper.records import Front, PointName, TrialRecord, UntouchedModel
+from sweeper.run.expected_cost import MeasuringPace
 from sweeper.run.progress import Progress
 from sweeper.run.signals import SessionInterrupted, StopSignal
 from sweeper.spec.spec import Spec
@@ -43,10 +45,14 @@ class Measurements:
         *,
         stop: StopSignal,
         tick: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """``submit``: of the slots; ``tick``: called several times a second while a measurement is under way."""
         self._submit_job, self._folder, self._progress = submit, folder, progress
-        self._stop, self._tick = stop, tick
+        self._stop, self._tick, self._clock = stop, tick, clock
+        self.looks: MeasuringPace | None = None
+        """Of the second look, and of what is measured on test; None before that has begun."""
+        self.tests: MeasuringPace | None = None
         self._submitted = 0
         self._untouched: Future[Outcome] | None = None
         self._broken_splits: set[str] = set()
@@ -101,7 +107,8 @@ class Measurements:
     def _begin_looks(self, points: Mapping[PointName, Mapping[str, Any]], images: Sequence[int]) -> None:
         self._looks_wanted = len(points.keys() - {UNTOUCHED})
         self._progress.line(f"second look: {about_text(self._looks_wanted, sum(images))}")
-        self._progress.wait_for("second look", self._looks_wanted)
+        self._progress.wait_for("second look", self._looks_wanted, "points")
+        self.looks = MeasuringPace(self._looks_wanted, self._clock())
         self._looks = {
             point: self._submit_job(SecondLookJob(key=self._next_key(), point=self._weights(point, parameters)))
             for point, parameters in points.items()
@@ -113,7 +120,10 @@ class Measurements:
             looked = self._result(self._looks.pop(point))
             assert isinstance(looked, SecondLook)
             self._folder.append_second_look(point, looked)
-        self._progress.step(self._looks_wanted - len(self._looks.keys() - {UNTOUCHED}))
+        done = self._looks_wanted - len(self._looks.keys() - {UNTOUCHED})
+        self._progress.step(done)
+        if self.looks is not None:
+            self.looks.done(done, self._clock())
 
     def _end_look(self, trials: Sequence[TrialRecord], spec: Spec) -> None:
         looks = self._folder.second_looks()
@@ -131,8 +141,9 @@ class Measurements:
 
         ``variants``: under unseen attacks too.
         """
-        what = "front, untouched model, baselines" if variants else "what was trained again"
-        self._progress.wait_for(f"measuring on test: points of {what}", len(points))
+        what = "the front, the untouched model and baselines" if variants else "what was trained again"
+        self._progress.wait_for(f"measuring {what} on test", len(points), "points")
+        self.tests = MeasuringPace(len(points), self._clock())
         futures = {
             point: self._submit_job(self._measure_job(point, parameters, variants))
             for point, parameters in points.items()
@@ -140,6 +151,7 @@ class Measurements:
         broken: dict[str, list[str]] = {}
         for number, (point, future) in enumerate(futures.items()):
             self._progress.step(number)
+            self.tests.done(number, self._clock())
             measured = self._result(future)
             assert isinstance(measured, Measurement)
             broken |= measured.broken

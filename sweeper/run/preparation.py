@@ -10,7 +10,7 @@ from sweeper.environment import versions
 from sweeper.errors import UserError
 from sweeper.front.load import front_of, searched_front
 from sweeper.front.rendering.writer import FrontFiles
-from sweeper.front.second_look import noise_text
+from sweeper.front.second_look import is_possible, noise_text
 from sweeper.records import UntouchedModel
 from sweeper.run.chance import check_chance
 from sweeper.run.floor_text import floor_line, search_end_line
@@ -73,6 +73,9 @@ def begin_search(
     noise = noise_text(untouched.validation_images, untouched.unseen_images)
     if noise is not None:
         progress.line(noise)
+    if spec.evaluate.second_look is not None and is_possible(untouched.unseen_images):
+        assert untouched.unseen_images is not None, "a second look is possible"
+        usage.look_evaluations = sum(untouched.unseen_images) / sum(untouched.validation_images)
     study = open_study(folder, spec, untouched, progress.line)
     trial_files = FolderTrialFiles(folder, spec)
     points = first_points(spec, untouched)

@@ -82,6 +82,8 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._activity, self._sampled = None, _Sampled(left_s=0.0)  # what it cost is said below
         self._closed = True
         self._wake.set()
         assert self._thread is not None, "it was entered"
@@ -108,13 +110,13 @@ class Progress:
         """From now on ``tick`` asks ``floor`` for a line about the noise floor; None: not known."""
         self._floor = floor
 
-    def wait_for(self, what: str, total: int | None = None) -> None:
+    def wait_for(self, what: str, total: int | None = None, unit: str = "") -> None:
         """Say what the sweep waits for from now on while no trial runs, and how long already.
 
-        ``total``: of the steps that ``step`` counts.
+        ``total``: of the steps that ``step`` counts, in ``unit``.
         """
         with self._lock:
-            self._activity = _Activity(what, total, self._clock())
+            self._activity = _Activity(what, total, unit, self._clock())
         if not self._is_live:
             self.line(self._activity.text(self._clock()))
 
@@ -339,14 +341,14 @@ class Progress:
 class _Activity:
     """What the sweep waits for while no trial runs."""
 
-    def __init__(self, what: str, total: int | None, now_s: float) -> None:
-        self.what, self.total, self.since_s, self.told_s = what, total, now_s, now_s
+    def __init__(self, what: str, total: int | None, unit: str, now_s: float) -> None:
+        self.what, self.total, self.unit, self.since_s, self.told_s = what, total, unit, now_s, now_s
         self.done = 0
         self.detail: str | None = None
 
     def text(self, now_s: float) -> str:
-        """Return ``measuring on test: 3 of 9 (20 s)``."""
-        count = "" if self.total is None else f": {self.done} of {self.total}"
+        """Return ``measuring on test: 3 of 9 points (20 s)``."""
+        count = "" if self.total is None else f": {self.done} of {self.total} {self.unit}"
         detail = "" if self.detail is None else f", {self.detail}"
         waited_s = now_s - self.since_s
         return f"{self.what}{count}{detail}" + (f" ({duration(waited_s)})" if waited_s >= 1 else "")

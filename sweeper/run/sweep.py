@@ -165,11 +165,12 @@ def run_sweep(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Option
             held.callback(lambda: slots.close(CLOSE_S, stop.impatience(TAIL_S)))
             slots.start()
             resumable.has_begun = True
-            progress.wait_for("warming up: slots that are ready", plan.slots)
+            progress.wait_for("warming up", plan.slots, "slots ready")
             files = FrontFiles(folder.front_path, tracker.front_updated)
             held.callback(files.close)
 
             def tick() -> None:
+                usage.to_measure(measurements.looks, measurements.tests)
                 usage.tick()
                 progress.tick()
                 progress.detail(slots.activity)

@@ -20,7 +20,7 @@ from sweeper.run.budget import (
     time_saved_s,
     used_device_s,
 )
-from sweeper.run.expected_cost import CostModel, Sample
+from sweeper.run.expected_cost import CostModel, MeasuringPace, Sample
 from sweeper.run.usage_file import read_usage, write_usage
 from sweeper.run.usage_text import resume_options, unfinished_line, usage_line
 from sweeper.spec.quantities import HOUR_S, Budget, Price, rounded_up
@@ -28,9 +28,9 @@ from sweeper.spec.spec import Spec
 from sweeper.storage.sweep_folder import SweepFolder
 from trainables.records import Report
 
-POINTS_ON_TEST = 10
-"""Points that are expected to be measured on test: the front, the untouched model, baselines."""
-EVALUATIONS_PER_POINT = 4.0
+LOOKED_POINTS, POINTS_ON_TEST = 20, 10
+"""Points that are expected to be looked at again, and to be measured on test: front, untouched model, baselines."""
+EVALUATIONS_PER_POINT = 6.0
 """Evaluations on validation that take as long as one point on test, where attacks are measured that were never seen."""
 SAVE_S = 10.0
 """A kill loses at most so many seconds of the usage."""
@@ -80,8 +80,12 @@ class UsageMeter:
         self._reports: dict[int, Report] = {}
         """The last one of each running trial."""
         self._report_counts = Counter[int]()
-        self._evaluation_s: float | None = None
-        """Of one evaluation on validation, as last seen."""
+        self._evaluation_s = 0.0
+        """Of one evaluation on validation: the longest of any scope, whose points are in the majority on fronts."""
+        self.look_evaluations = 0.0
+        """Evaluations on validation that take as long as a second look at a point; 0 where there is none."""
+        self._looks: MeasuringPace | None = None
+        self._tests: MeasuringPace | None = None
         self._start_s = self._saved_s = clock()
         self._closed_s: float | None = None
         earlier = read_usage(folder)
@@ -120,7 +124,8 @@ class UsageMeter:
     def reported(self, trial: TrialRecord, report: Report) -> None:
         self._reports[trial.number] = report
         self._report_counts[trial.number] += 1
-        self._evaluation_s = report.evaluation_s / self._report_counts[trial.number]
+        evaluation_s = report.evaluation_s / self._report_counts[trial.number]
+        self._evaluation_s = max(self._evaluation_s, evaluation_s)
         self._ledger.trial_reported(trial.number, report.progress, report.spent_s, self._now_s())
 
     def ended(self, trial: TrialRecord) -> None:
@@ -184,8 +189,20 @@ class UsageMeter:
         epochs = [self._epochs_of(trial) for trial in begun]
         costs = self._costs.expected(self._samples(), sum(epochs) / len(epochs)) if epochs else None
         waiting_s = None if costs is None else [costs.searched_s] * searches + [costs.whole_s] * confirms
-        after_s = POINTS_ON_TEST * EVALUATIONS_PER_POINT * (self._evaluation_s or 0.0) / self._session.slots
-        return self._ledger.forecast(self._now_s(), searches + confirms, waiting_s=waiting_s, after_s=after_s)
+        return self._ledger.forecast(
+            self._now_s(), searches + confirms, waiting_s=waiting_s, after_s=self._measuring_s()
+        )
+
+    def to_measure(self, looks: MeasuringPace | None, tests: MeasuringPace | None) -> None:
+        """Note how far the second look and measuring on test are; None: not begun."""
+        self._looks, self._tests = looks, tests
+
+    def _measuring_s(self) -> float:
+        """Return the wall-clock seconds of the second look and of measuring on test."""
+        evaluation_s = self._evaluation_s / self._session.slots
+        look_s, test_s = self.look_evaluations * evaluation_s, EVALUATIONS_PER_POINT * evaluation_s
+        looking_s = LOOKED_POINTS * look_s if self._looks is None else self._looks.left_s(look_s)
+        return looking_s + (POINTS_ON_TEST * test_s if self._tests is None else self._tests.left_s(test_s))
 
     def _samples(self) -> Iterator[Sample]:
         """Yield what trials, ended or running, say about the cost of others."""

@@ -13,8 +13,8 @@ from sweeper.cli.options import option_price, option_seconds, with_budget
 from sweeper.errors import UserError
 from sweeper.records import TrialRecord
 from sweeper.run.budget import BudgetLedger, EndedTrial, Forecast, Session, Usage, time_saved_s, trial_costs
-from sweeper.run.expected_cost import CostModel
-from sweeper.run.usage import SAVE_S, UsageMeter
+from sweeper.run.expected_cost import CostModel, MeasuringPace
+from sweeper.run.usage import EVALUATIONS_PER_POINT, LOOKED_POINTS, POINTS_ON_TEST, SAVE_S, UsageMeter
 from sweeper.run.usage_file import read_usage
 from sweeper.run.usage_text import live_line, usage_line, value_lines
 from sweeper.spec.quantities import Budget, Price, parse_budget, parse_price, parse_time
@@ -315,7 +315,7 @@ def test_the_usage_in_words_and_numbers(tmp_path: Path) -> None:
         {"cost/device_h": 0.2, "cost/trials_device_h": 500 / HOUR_S, "cost/saved_device_h": 200 / HOUR_S}
     )
     line = live_line(usage.usage(), usage.ended_trials(), usage.budget)
-    assert line == "0.2 of 2 gpu-h, 0.0556 more saved by stopping, at 2 GPUs; forecast 0.774 gpu-h in 17 min"
+    assert line == "0.2 of 2 gpu-h, 0.0556 more saved by stopping, at 2 GPUs; forecast 0.83 gpu-h in 19 min"
     usage.save()
     assert usage_line(read_usage(folder), [stopped], None) == "0.2 gpu-h, 0.0556 more saved by stopping"
 
@@ -370,3 +370,21 @@ def test_hours_of_the_other_device_are_refused_and_not_added_up(tmp_path: Path) 
     assert Usage(sessions=(cpu, gpu)).device_s == 7.0
     assert Usage(sessions=(cpu, gpu, cpu)).device_s == 200.0
     assert cpu.devices == "2 CPUs" and gpu.devices == "1 GPU"
+
+
+def test_the_forecast_includes_what_is_measured_after_the_last_trial(tmp_path: Path) -> None:
+    folder, clock = SweepFolder(tmp_path, "demo"), Clock()
+    folder.path.mkdir()
+    usage = meter(folder, clock, [trial(number, "complete", 40.0) for number in range(6)])
+    assert usage.left_s() == 0.0, "no evaluation was seen: nothing is guessed"
+    usage.started(trial(6, "running"))
+    usage.reported(trial(6, "running"), make_report(progress=1.0, train_s=30.0, evaluation_s=4.0))
+    usage.ended(trial(6, "complete", 34.0))
+    usage.look_evaluations = 3.0
+    second_s = LOOKED_POINTS * 3.0 + POINTS_ON_TEST * EVALUATIONS_PER_POINT
+    assert usage.left_s() == pytest.approx(4.0 / SESSION.slots * second_s)
+    looks, tests = MeasuringPace(5, 0.0), MeasuringPace(7, 50.0)
+    looks.done(5, 50.0)
+    tests.done(2, 70.0)
+    usage.to_measure(looks, tests)
+    assert usage.left_s() == pytest.approx(5 * 10.0)

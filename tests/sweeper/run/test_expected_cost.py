@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeper.run.expected_cost import EXPECTED_WEIGHT, CostModel, ExpectedCosts, Sample, cost_model, expected_share
+from sweeper.run.expected_cost import (
+    EXPECTED_WEIGHT,
+    CostModel,
+    ExpectedCosts,
+    MeasuringPace,
+    Sample,
+    cost_model,
+    expected_share,
+)
 from tests.helpers.specs import make_spec
 
 SCOPES = {"transform": 0.5, "visual": 0.5}
@@ -64,3 +72,13 @@ def test_the_share_of_a_sweep_is_that_of_its_stopping_rule() -> None:
     assert stopped is not None and stopped.searched_s == pytest.approx(
         7 / 18 * whole.whole_s
     )  # every second trial goes on from a rung
+
+
+def test_measuring_is_forecast_by_the_points_that_are_measured() -> None:
+    pace = MeasuringPace(total=4, now_s=100.0)
+    assert pace.left_s(guess_s=5.0) == 20.0, "nothing is measured yet"
+    pace.done(1, 130.0)
+    assert pace.left_s(guess_s=5.0) == 90.0
+    pace.done(1, 150.0)  # asked again meanwhile
+    pace.done(4, 160.0)
+    assert pace.left_s(guess_s=5.0) == 0.0

@@ -23,7 +23,7 @@ progress.charge(lambda: "0.42 of 12 cpu-h, at 2 CPUs; forecast 0.8 cpu-h in 25 m
 about = {"objective": "cross_entropy", "tune": "last_blocks", "lambda_reg": 0.316, "learning_rate": 0.00032}
 with progress:
     progress.line("sweep typo-reduced: 2 slots")
-    progress.wait_for("warming up: slots that are ready", slots)
+    progress.wait_for("warming up", slots, "slots ready")
     time.sleep(0.6)
     progress.searching()
     for number in range(slots):
