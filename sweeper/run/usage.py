@@ -247,11 +247,11 @@ class UsageMeter:
         if trial.cost_s is None:
             return {}
         slot_hour = self._session.devices_per_slot / HOUR_S
-        costs = {"cost/device_h": trial.cost_s * slot_hour}
+        costs = {"usage/device_h": trial.cost_s * slot_hour}
         if trial.state == "stopped":
-            costs["cost/saved_device_h"] = time_saved_s(trial) * slot_hour
+            costs["usage/saved_device_h"] = time_saved_s(trial) * slot_hour
         if self._price is not None:
-            costs["cost/money"] = trial.cost_s * slot_hour * self._price.amount
+            costs["usage/money"] = trial.cost_s * slot_hour * self._price.amount
         return costs
 
     def totals(self, hypervolume: float | None = None) -> dict[str, float]:
@@ -266,7 +266,7 @@ class UsageMeter:
             costs["device_h_per_point"] = per_point_h
         if self._price is not None:
             costs["money"] = costs["device_h"] * self._price.amount
-        return {f"cost/{name}": value for name, value in costs.items()}
+        return {f"usage/{name}": value for name, value in costs.items()}
 
     def _epochs_of(self, trial: TrialRecord) -> int:
         epochs: int = trial.parameters.get("epochs", self._epochs)

@@ -79,13 +79,27 @@ class MeasuredPoint:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FrontMember:
+    """The member of the front that stands for its trial in tables of trials."""
+
+    trial: int
+    name: str
+    """Its name, and the names of the trial's other members with their strengths; ``member`` where none has one."""
+    strength: float
+    validation: dict[str, float]
+    """Goals, as the front has them."""
+    test: dict[str, float]
+    """Goals; empty before it is measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class FrontUpdated(Event):
     """The front's files were written to ``<folder>/front``."""
 
     note: str
     """The front in Markdown."""
-    members: dict[int, str]
-    """Trial -> names of its members, empty for members without a name."""
+    members: tuple[FrontMember, ...]
+    """One per trial that has members."""
     table: list[dict[str, Any]]
     """``rendering.table.rows``."""
     tests: tuple[MeasuredPoint, ...]
@@ -130,7 +144,7 @@ def _content(event: Event) -> dict[str, Any]:
             return {
                 "kind": "front",
                 "note": event.note,
-                "members": {str(number): name for number, name in event.members.items()},
+                "members": [asdict(member) for member in event.members],
                 "table": event.table,
                 "tests": [{"trial": measured.trial, **asdict(measured.point)} for measured in event.tests],
             }
@@ -175,7 +189,7 @@ def _event(line: Mapping[str, Any]) -> Event:
             return FrontUpdated(
                 time_ms=time_ms,
                 note=line["note"],
-                members={int(number): name for number, name in line["members"].items()},
+                members=_members(line["members"]),
                 table=line["table"],
                 tests=tuple(_measured_point(point) for point in line["tests"]),
             )
@@ -190,6 +204,16 @@ def _event(line: Mapping[str, Any]) -> Event:
 def _trial_record(record: Mapping[str, Any]) -> TrialRecord:
     known = {name.name: record[name.name] for name in fields(TrialRecord) if name.name in record}
     return TrialRecord(**{**known, "points": tuple(Point(**point) for point in record["points"])})
+
+
+def _members(members: Any) -> tuple[FrontMember, ...]:
+    """Return the members of a front; events of version 0.1 have trial -> names, without values."""
+    if isinstance(members, dict):
+        return tuple(
+            FrontMember(trial=int(number), name=name or "member", strength=1.0, validation={}, test={})
+            for number, name in members.items()
+        )
+    return tuple(FrontMember(**member) for member in members)
 
 
 def _measured_point(point: Mapping[str, Any]) -> MeasuredPoint:

@@ -13,8 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.records import TrialRecord
+from sweeper.tracking.descriptions import (
+    SWEEPS_IN_NOTE,
+    ImageSetInput,
+    SweepLine,
+    experiment_note,
+    image_set_inputs,
+    main_settings,
+    trial_line,
+)
 from sweeper.tracking.events import (
     Event,
+    FrontMember,
     FrontUpdated,
     HypervolumeChanged,
     SweepEnded,
@@ -27,10 +37,23 @@ from sweeper.tracking.events import (
 from sweeper.tracking.runs import EXPERIMENT, Runs, Store, save_runs
 from trainables.records import Point, Report
 
-_FRONT_FILES = ("front.png", "curves.png", "concept.png", "front.html", "front.json", "front.csv", "proxy.json")
+_FRONT_FILES = (
+    "strip.png",
+    "front.png",
+    "curves.png",
+    "concept.png",
+    "front.html",
+    "front.json",
+    "front.csv",
+    "proxy.json",
+)
 _METRICS_PER_CALL = 800
 """MLflow takes 1000 metrics, params and tags together in a call."""
 _TAG_LENGTH = 7900
+_IS_SWEEP, _GOALS = "sweeper.is_sweep", "sweeper.goals"
+"""Tags of the runs of sweeps; metrics of the goals, with commas between them."""
+_HYPERVOLUME = "front/hypervolume"
+"""Charts are in the order of the alphabet, by what stands before the slash."""
 _STATUS = {
     "complete": "FINISHED", "stopped": "KILLED", "failed": "FAILED", "interrupted": "KILLED", "running": "RUNNING",
 }  # fmt: skip
@@ -111,6 +134,8 @@ class Projection:
         self.experiment_id = ""
         self.parent: _Run | None = None
         self.trials: dict[int, _Run] = {}
+        self._goals: list[str] = []
+        """Metrics of the sweep's goals, as its start says."""
 
     # --- finding runs -------------------------------------------------------------------------------------------------
 
@@ -130,6 +155,7 @@ class Projection:
                 number = run.tags.get("sweeper.trial")
                 if self.parent is None and number is None:
                     self.parent = run
+                    self._goals = [goal for goal in run.tags.get(_GOALS, "").split(",") if goal]
                 elif number is not None and int(number) not in self.trials:
                     self.trials[int(number)] = run
                 else:
@@ -163,8 +189,7 @@ class Projection:
         artifacts = self.store.artifacts.as_uri() if self.store.artifacts else None
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
-            note = "Each top-level run is a sweep; open it for its Pareto front, expand it for its trials."
-            return str(client.create_experiment(name, artifacts, tags={"mlflow.note.content": note}))
+            return str(client.create_experiment(name, artifacts, tags={"mlflow.note.content": experiment_note([])}))
         if experiment.lifecycle_stage == "deleted":
             client.restore_experiment(experiment.experiment_id)
         return str(experiment.experiment_id)
@@ -213,6 +238,8 @@ class Projection:
             self._save_runs()  # once for all new ones
         for run_id, batch in batches.items():
             self._log(run_id, batch)
+        if any(isinstance(event, SweepStarted | SweepEnded) for event in events):
+            self._describe_experiment()
 
     def _gather(self, event: Event, batches: dict[str, _Batch]) -> None:
         match event:
@@ -229,7 +256,7 @@ class Projection:
             case TrialEnded():
                 self._gather_trial_end(event, batches)
             case HypervolumeChanged():
-                metric = ("hypervolume", event.hypervolume, event.time_ms, event.finished)
+                metric = (_HYPERVOLUME, event.hypervolume, event.time_ms, event.finished)
                 batches[self._parent(event.time_ms).run_id].metrics.append(metric)
             case FrontUpdated():
                 pass  # the newest only, by ``send_front``
@@ -241,12 +268,30 @@ class Projection:
     def _gather_sweep_start(self, event: SweepStarted, batches: dict[str, _Batch]) -> None:
         parent = self._parent(event.time_ms)
         batch = batches[parent.run_id]
-        batch.tags |= event.tags | {"sweeper.state": "running"}
+        batch.tags |= event.tags | {"sweeper.state": "running", _IS_SWEEP: "true"}
+        batch.params |= main_settings(event.spec)
         batch.status = ("running", event.time_ms)
+        self._goals = list(event.spec["goals"])
+        batch.tags[_GOALS] = ",".join(self._goals)
+        self._log_inputs(parent.run_id, image_set_inputs(event.spec, event.tags.get("sweeper.data_digest", "")))
         self.client.log_dict(parent.run_id, event.spec, "spec.resolved.json")
         self._upload(parent.run_id, self.folder / "spec.yaml")
-        for key, view in self._runs(parent).views(list(event.spec["goals"])).items():
+        for key, view in self._runs(parent).views(self._goals).items():
             self.client.set_experiment_tag(self.experiment_id, key, view)
+
+    def _log_inputs(self, run_id: str, inputs: Sequence[ImageSetInput]) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        self.client.log_inputs(
+            run_id,
+            datasets=[
+                DatasetInput(
+                    Dataset(name=given.name, digest=given.digest, source_type=given.kind, source=given.settings),
+                    [InputTag("mlflow.data.context", given.context)],
+                )
+                for given in inputs
+            ],
+        )
 
     def _gather_trial_start(self, event: TrialStarted, batches: dict[str, _Batch]) -> None:
         known, tags = event.trial in self.trials, event.tags | _slot(event.slot)
@@ -266,7 +311,7 @@ class Projection:
         batch.status = (trial.state, time_ms)
         if trial.reason:
             batch.tags |= {"sweeper.reason": trial.reason[:_TAG_LENGTH]}
-            batch.tags |= {"mlflow.note.content": trial.reason[:_TAG_LENGTH]}
+        batch.tags |= {"mlflow.note.content": trial_line(trial, self._goals)[:_TAG_LENGTH]}
         if trial.baseline:
             batch.tags["sweeper.baseline"] = trial.baseline
         if trial.duration_s is not None:
@@ -274,7 +319,7 @@ class Projection:
         values = (trial.values or {}) | event.costs
         batch.metrics += [(key, value, time_ms, 0) for key, value in values.items()]
         for point in trial.points:
-            prefix, step = _curve("strength", point)
+            prefix, step = _curve("strength_percent", point)
             batch.metrics += [(f"{prefix}/{key}", value, time_ms, step) for key, value in point.values.items()]
         self._upload_trial_files(run, trial)
 
@@ -325,12 +370,14 @@ class Projection:
             "mlflow.loggedArtifacts": json.dumps([{"path": "front/table.json", "type": "table"}]),
         }
         self._log(parent.run_id, _Batch(tags=tags))
+        members = {member.trial: member for member in front.members}
         for number, run in self.trials.items():
-            member_name = front.members.get(number)
-            on_front = "false" if member_name is None else "true"
-            tags = {"sweeper.on_front": on_front, "sweeper.front_name": member_name or ""}
-            if any(run.tags.get(key, "") != value for key, value in tags.items()):
-                self._log(run.run_id, _Batch(tags=tags))
+            member = members.get(number)
+            tags = {"sweeper.on_front": "false" if member is None else "true"}
+            tags["front/name"] = "" if member is None else member.name
+            metrics = [] if member is None else _member_metrics(member, front.time_ms)
+            if metrics or any(run.tags.get(key, "") != value for key, value in tags.items()):
+                self._log(run.run_id, _Batch(tags=tags, metrics=metrics))
                 run.tags |= tags
         for measured in front.tests:
             run = self.trials[measured.trial]
@@ -338,13 +385,40 @@ class Projection:
             # The run's own start time, so that the same point sent again is the same point.
             metrics = [(f"{prefix}/{key}", value, run.start_time, step) for key, value in measured.point.values.items()]
             self._log(run.run_id, _Batch(metrics=metrics))
+        self._describe_experiment()
+
+    def _describe_experiment(self) -> None:
+        """Have the experiment's description list the newest sweeps, with links to their fronts and trials."""
+        found = self.client.search_runs(
+            [self.experiment_id],
+            f"tags.`{_IS_SWEEP}` = 'true'",
+            max_results=SWEEPS_IN_NOTE,
+            order_by=["attributes.start_time DESC"],
+        )
+        lines = []
+        for run in found:
+            tags = run.data.tags
+            ids = {"sweep_id": tags["sweeper.sweep_id"], "parent": run.info.run_id}
+            runs = Runs(uri=self.store.shown_uri, experiment_id=self.experiment_id, **ids)
+            lines.append(
+                SweepLine(
+                    name=run.info.run_name,
+                    state=tags.get("sweeper.state", "running"),
+                    hypervolume=run.data.metrics.get(_HYPERVOLUME),
+                    links=runs.links(""),
+                )
+            )
+        self.client.set_experiment_tag(self.experiment_id, "mlflow.note.content", experiment_note(lines))
 
     def _note(self, runs: Runs, table: str) -> str:
-        """Return the description of the sweep's run. MLflow folds all but its first lines: summary, links, plot."""
+        """Return the description of the sweep's run. MLflow folds all but its first lines, about 100 pixels."""
         links = [f"[{name}]({address})" for name, address in runs.links("").items() if name != "sweep"]
-        plot = f"![Pareto front](/get-artifact?path=front%2Ffront.png&run_uuid={runs.parent})"
+        strip, plot = (
+            f"![{text}](/get-artifact?path=front%2F{name}&run_uuid={runs.parent})"
+            for text, name in (("The front in brief", "strip.png"), ("Pareto front", "front.png"))
+        )
         summary, _, rest = table.partition("\n")
-        return f"{summary}\n\n{' | '.join(links)}\n\n{plot}\n{rest}"
+        return f"{strip}\n\n{' | '.join(links)}\n\n{summary}\n\n{plot}\n{rest}"
 
 
 def _slot(slot: int | None) -> dict[str, str]:
@@ -365,6 +439,13 @@ def _report_metrics(report: Report) -> dict[str, float]:
         "time/train_s": report.train_s,
         "time/evaluation_s": report.evaluation_s,
     }
+
+
+def _member_metrics(member: FrontMember, time_ms: int) -> list[tuple[str, float, int, int]]:
+    """Return metrics of a member with the three decimals that the front shows: MLflow shows the newest value."""
+    values = {"strength": member.strength, **member.validation}
+    values |= {f"test/{goal}": value for goal, value in member.test.items()}
+    return [(f"front/{name}", round(value, 3), time_ms, 0) for name, value in values.items()]
 
 
 def _curve(prefix: str, point: Point) -> tuple[str, int]:

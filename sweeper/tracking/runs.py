@@ -19,6 +19,8 @@ EXPERIMENT = "sweeper"
 
 DATABASE = "mlflow.db"
 """In a storage, unless another store is named."""
+_MACHINE_LEARNING = "workflowType=machine_learning"
+"""Without it MLflow 3.17 opens in its GenAI workspace, where runs are hidden."""
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 
 
@@ -90,16 +92,18 @@ class Runs:
     trials: dict[int, str] = field(default_factory=dict)
     """Trial number -> run id."""
 
+    def experiment_link(self, base: str) -> str:
+        """Return the address of the page of all sweeps, for an MLflow server at ``base``."""
+        return f"{base}/#/experiments/{self.experiment_id}/runs?{_MACHINE_LEARNING}"
+
     def links(self, base: str) -> dict[str, str]:
         """Return name -> address of each page, for an MLflow server at ``base``."""
-        # Without workflowType MLflow 3.17 opens in its GenAI workspace, where runs are hidden.
-        machine_learning = "workflowType=machine_learning"
         experiment = f"{base}/#/experiments/{self.experiment_id}"
         run = f"{experiment}/runs/{self.parent}"
-        view = f"{experiment}/runs?{machine_learning}&viewStateShareKey="
+        view = f"{experiment}/runs?{_MACHINE_LEARNING}&viewStateShareKey="
         return {
-            "sweep": f"{run}?{machine_learning}",
-            "front": f"{run}/artifacts/front/front.html?{machine_learning}",
+            "sweep": f"{run}?{_MACHINE_LEARNING}",
+            "front": f"{run}/artifacts/front/front.html?{_MACHINE_LEARNING}",
             "trials on the front": f"{view}{self._view_key('front')}",
             "all trials": f"{view}{self._view_key('trials')}",
         }
@@ -111,19 +115,25 @@ class Runs:
         """Return the experiment's tags that keep the tables of trials behind ``links``: filter, order and columns."""
         trials = f"tags.`sweeper.sweep_id` = '{self.sweep_id}' and tags.`sweeper.trial` != ''"
         filters = {"front": f"{trials} and tags.`sweeper.on_front` = 'true'", "trials": trials}
-        views = {self._view_key(name): _view(query, goals) for name, query in filters.items()}
+        views = {self._view_key(name): _view(query, goals, on_front=name == "front") for name, query in filters.items()}
         return {f"mlflow.sharedViewState.{key}": view for key, view in views.items()}
 
 
-def _view(query: str, goals: Sequence[str]) -> str:
-    """Return the state of the table of runs in MLflow 3.17's pages. All keys are needed."""
-    columns = [f"metrics.`{goal}`" for goal in goals] + ["tags.`sweeper.front_name`", "metrics.`duration_s`"]
+def _view(query: str, goals: Sequence[str], *, on_front: bool) -> str:
+    """Return the state of the table of runs in MLflow 3.17's pages. All keys are needed.
+
+    ``on_front``: whether trials are shown as the front has them, else as they ended.
+    """
+    columns = [f"metrics.`{goal}`" for goal in goals] + ["metrics.`duration_s`"]
+    if on_front:
+        shown = ["strength", *goals, *(f"test/{goal}" for goal in goals)]
+        columns = ["tags.`front/name`", *(f"metrics.`front/{name}`" for name in shown)]
     columns += [f"params.`{name}`" for name in ("objective", "tune", "beta", "lambda_reg", "learning_rate", "rank")]
     state = {
         "searchFilter": query, "startTime": "ALL", "lifecycleFilter": "Active", "datasetsFilter": [],
         "modelVersionFilter": "All Runs", "selectedColumns": ["attributes.`Created`", *columns],
         # Ordered by anything but time, trials are listed themselves and not folded into their sweep.
-        "orderByKey": f"metrics.`{goals[0]}`", "orderByAsc": False,
+        "orderByKey": f"metrics.`{'front/' if on_front else ''}{goals[0]}`", "orderByAsc": False,
         "columnOrder": [], "columnWidths": {}, "runsExpanded": {}, "runsPinned": [], "runsHidden": [],
         "runsVisibilityMap": {}, "runsHiddenMode": "FIRST_10_RUNS", "viewMaximized": False, "runListHidden": False,
         "isAccordionReordered": False, "useGroupedValuesInCharts": True, "hideEmptyCharts": True, "groupBy": None,

@@ -75,6 +75,9 @@ def _sweeps(storage: Path, name: str | None, store: Store) -> dict[str, Runs]:
 
 
 def _echo_links(sweeps: dict[str, Runs], base: str, echo: Callable[[str], None]) -> None:
+    first = next(iter(sweeps.values()))
+    echo("all sweeps:")
+    echo(f"  {first.experiment_link(base)}")
     for name, runs in sweeps.items():
         echo(f"{name}:")
         for what, address in runs.links(base).items():

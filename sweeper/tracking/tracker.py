@@ -23,9 +23,10 @@ from types import MappingProxyType
 from typing import Any
 
 from sweeper.front.rendering.table import markdown, rows
-from sweeper.records import Front, TrialRecord
+from sweeper.records import Front, FrontPoint, TrialRecord
 from sweeper.tracking.events import (
     Event,
+    FrontMember,
     FrontUpdated,
     HypervolumeChanged,
     MeasuredPoint,
@@ -131,13 +132,9 @@ class Tracker:
 
     def front_updated(self, front: Front) -> None:
         """After its files were written to ``<folder>/front``. Only the newest front is uploaded."""
-        names: dict[int, str] = {}
-        for point in front.points:
-            if point.member and point.trial is not None:
-                names[point.trial] = ", ".join(filter(None, (names.get(point.trial), point.name)))
         event = FrontUpdated(
             note=markdown(front, limit=6500),
-            members=names,
+            members=_members(front),
             table=rows(front),
             tests=tuple(
                 MeasuredPoint(
@@ -248,3 +245,27 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user without a name
         return str(os.getuid())
+
+
+def _members(front: Front) -> tuple[FrontMember, ...]:
+    """Return for each trial on the front the member that stands for it: the knee, else one with a name, else the
+    strongest."""
+    goals = [goal.metric for goal in front.goals]
+    by_trial: dict[int, list[FrontPoint]] = {}
+    for point in front.points:
+        if point.member and point.trial is not None:
+            by_trial.setdefault(point.trial, []).append(point)
+    members = []
+    for number, points in by_trial.items():
+        first = max(points, key=lambda point: (point.name == "knee", point.name is not None, point.strength))
+        others = [f"{point.name} at {point.strength:g}" for point in points if point.name and point is not first]
+        members.append(
+            FrontMember(
+                trial=number,
+                name="; ".join([first.name or "member", *others]),
+                strength=first.strength,
+                validation={goal: first.validation[goal] for goal in goals},
+                test={goal: first.values[goal] for goal in goals} if first.values else {},
+            )
+        )
+    return tuple(members)

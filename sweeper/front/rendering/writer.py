@@ -77,8 +77,9 @@ class FrontFiles:
 
 
 def write_front(front: Front, folder: Path, retrieved_path: Callable[[PointName], Path] | None = None) -> None:
-    """Write front.json, front.csv, front.png, curves.png, front.html and proxy.json (rank correlations of the search
-    goal with the test sets) into ``folder``, each replaced in one step; concept.png where retrievals are drawn.
+    """Write front.json, front.csv, front.png, strip.png, curves.png, front.html and proxy.json into ``folder``, each
+    replaced in one step; concept.png where retrievals are drawn. proxy.json has rank correlations of the search goal
+    with the test sets.
 
     ``retrieved_path``: where what is drawn of a point's retrievals lies, if its task draws them.
 
@@ -88,11 +89,13 @@ def write_front(front: Front, folder: Path, retrieved_path: Callable[[PointName]
     from sweeper.front.rendering.curves import curves
     from sweeper.front.rendering.html import html_page
     from sweeper.front.rendering.plot import plot
+    from sweeper.front.rendering.strip import strip
 
     rank_correlations = [asdict(correlation) for correlation in correlations(front)]
     write_text(folder / "front.json", table(front, "json"))
     write_text(folder / "front.csv", table(front, "csv"))
     write_bytes(folder / "front.png", plot(front))
+    write_bytes(folder / "strip.png", strip(front))
     over_strength = curves(front)
     if over_strength is not None:
         write_bytes(folder / "curves.png", over_strength)

@@ -309,10 +309,10 @@ def test_the_usage_in_words_and_numbers(tmp_path: Path) -> None:
     usage.reported(trial(1, "running"), make_report(progress=0.2, train_s=80.0, evaluation_s=20.0))
     stopped = trial(1, "stopped", 100.0, stopped_at=0.2)
     usage.ended(stopped)
-    assert usage.costs(stopped) == {"cost/device_h": 50 / HOUR_S, "cost/saved_device_h": 200 / HOUR_S}
-    assert usage.costs(trial(2, "complete", 36.0)) == {"cost/device_h": 18 / HOUR_S}
+    assert usage.costs(stopped) == {"usage/device_h": 50 / HOUR_S, "usage/saved_device_h": 200 / HOUR_S}
+    assert usage.costs(trial(2, "complete", 36.0)) == {"usage/device_h": 18 / HOUR_S}
     assert usage.totals() == pytest.approx(
-        {"cost/device_h": 0.2, "cost/trials_device_h": 500 / HOUR_S, "cost/saved_device_h": 200 / HOUR_S}
+        {"usage/device_h": 0.2, "usage/trials_device_h": 500 / HOUR_S, "usage/saved_device_h": 200 / HOUR_S}
     )
     line = live_line(usage.usage(), usage.ended_trials(), usage.budget)
     assert line == "0.2 of 2 gpu-h, 0.0556 more saved by stopping, at 2 GPUs; forecast 0.83 gpu-h in 19 min"
@@ -325,15 +325,15 @@ def test_with_a_price_everything_is_told_in_money_too(tmp_path: Path) -> None:
     folder.path.mkdir()
     done = [trial(0, "complete", 900.0), trial(1, "complete", 100.0), trial(2, "complete", 9.0, confirms=0)]
     usage = meter(folder, clock, done, price=Price(10.0, "$"))
-    assert usage.costs(done[0])["cost/money"] == 1.25
+    assert usage.costs(done[0])["usage/money"] == 1.25
     clock.now_s = 3600.0
     usage.not_begun = 3
     unfinished = usage.unfinished_work()
     assert unfinished is not None and unfinished.missing == 1, "what the noise floor saves is not missing"
     saved_h = 3 * 500 * 0.5 / HOUR_S
     totals = usage.totals(hypervolume=0.05)
-    assert totals["cost/money"] == 20.0 and totals["cost/device_h_per_point"] == pytest.approx(2.0 / 500)
-    assert totals["cost/saved_by_noise_floor_device_h"] == pytest.approx(saved_h)
+    assert totals["usage/money"] == 20.0 and totals["usage/device_h_per_point"] == pytest.approx(2.0 / 500)
+    assert totals["usage/saved_by_noise_floor_device_h"] == pytest.approx(saved_h)
     assert usage_line(usage.usage(), done, None) == "2 gpu-h ($20.00)"
     assert value_lines(usage.usage(), done, 0.05) == [
         f"saved by the noise floor: about {saved_h:.3g} gpu-h (${10 * saved_h:.2f}), 3 trials not begun",

@@ -24,6 +24,7 @@ from sweeper.errors import UserError
 from sweeper.records import Front, FrontPoint, TrialRecord
 from sweeper.tracking.events import (
     Event,
+    FrontMember,
     FrontUpdated,
     HypervolumeChanged,
     MeasuredPoint,
@@ -152,7 +153,7 @@ def check_story(client: Any, trials: int = 3) -> None:
     assert parent.data.tags["sweeper.state"] == "complete"
     assert parent.data.tags["mlflow.source.git.commit"] == "c0ffee"
     assert "knee" in parent.data.tags["mlflow.note.content"]
-    steps = sorted(set(history(client, parent, "hypervolume")))
+    steps = sorted(set(history(client, parent, "front/hypervolume")))
     assert steps == [(number, pytest.approx(0.01 * number)) for number in range(1, trials + 1)]
 
     def artifacts(run: Any, folder: str | None = None) -> set[str]:
@@ -178,9 +179,18 @@ def check_story(client: Any, trials: int = 3) -> None:
     assert children["1"].data.tags["sweeper.reason"] == "RuntimeError: out of memory"
     complete = children["0"]
     assert complete.info.status == "FINISHED"
-    assert complete.data.tags["sweeper.front_name"] == "knee"
+    assert complete.data.tags["front/name"] == "knee"
+    of_front = {name: value for name, value in complete.data.metrics.items() if name.startswith("front/")}
+    assert of_front == {
+        "front/strength": 0.5,
+        "front/clean_accuracy": 0.92,
+        "front/robust_accuracy": 0.25,
+        "front/test/clean_accuracy": 0.91,
+        "front/test/robust_accuracy": 0.24,
+    }, "as the front has it"
+    assert children["1"].data.tags["mlflow.note.content"] == "failed: RuntimeError: out of memory"
     assert history(client, complete, "robust_accuracy") == [(0, pytest.approx(0.3))]
-    assert history(client, complete, "strength/robust_accuracy") == [(50, 0.25)]
+    assert history(client, complete, "strength_percent/robust_accuracy") == [(50, 0.25)]
     assert history(client, complete, "test/robust_accuracy") == [(50, 0.24)]
 
 
@@ -406,12 +416,16 @@ EVENTS: list[Event] = [
     SweepStarted(spec={"name": "quickstart", "goals": DIRECTIONS}, tags={"mlflow.user": "me"}),
     TrialStarted(trial=0, parameters=parameters(0), seed=100, slot=None, tags={}),
     TrialReported(trial=0, report=report(0, 1)),
-    TrialEnded(record=record(0), costs={"cost/device_h": 0.5}),
+    TrialEnded(record=record(0), costs={"usage/device_h": 0.5}),
     TrialEnded(record=record(1), costs={}),
     HypervolumeChanged(finished=1, hypervolume=0.01),
     FrontUpdated(
         note="1 point",
-        members={0: "knee"},
+        members=(
+            FrontMember(
+                trial=0, name="knee", strength=0.5, validation={"clean_accuracy": 0.92}, test={"clean_accuracy": 0.91}
+            ),
+        ),
         table=[{"trial": 0, "member": True, "test_clean_accuracy": None}],
         tests=(MeasuredPoint(trial=0, point=Point(weights="last", strength=0.5, values={"clean_accuracy": 0.91})),),
     ),
@@ -433,6 +447,13 @@ def test_outboxes_of_earlier_versions_are_read() -> None:
     assert from_json({"kind": "sweep_end", "time": 1, "state": "complete", "open": []}) == SweepEnded(
         state="complete", open=(), costs={}
     )
+    members = {"kind": "front", "time": 1, "note": "", "table": [], "tests": [], "members": {"0": "knee", "3": ""}}
+    front_then = from_json(members)
+    assert isinstance(front_then, FrontUpdated)
+    assert [(member.trial, member.name, member.validation) for member in front_then.members] == [
+        (0, "knee", {}),
+        (3, "member", {}),
+    ]
     reported = from_json({"kind": "report", "time": 1, "trial": 0, "report": report(0, 1).to_json() | {"attempt": 2}})
     assert reported == TrialReported(trial=0, report=report(0, 1))
 
