@@ -130,7 +130,7 @@ def test_many_trials_share_two_slots(two_slots: Any, tmp_path: Path) -> None:
 
     trials = Watch([scripted_trial("epochs", epochs=3, folder=folder) for folder in folders(tmp_path, 20)])
     search(two_slots, trials, tmp_path)
-    assert len(actors) == 2, "Tune starts trial actors between trials"
+    assert 1 <= len(actors) <= 2, "Tune starts trial actors between trials"
     assert {key: outcome.kind for key, outcome in trials.outcomes.items()} == dict.fromkeys(range(20), "complete")
     assert {outcome.slot for outcome in trials.outcomes.values()} <= {0, 1}
     assert len({outcome.result["pid"] for outcome in trials.outcomes.values()}) <= 2, "slots are not kept warm"
