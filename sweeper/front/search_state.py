@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sweeper.records import TrialRecord, UntouchedModel
+from sweeper.front.load import front_of
+from sweeper.records import Front, TrialRecord, UntouchedModel
 from sweeper.search.importance import importance
 from sweeper.search.pareto import Value, hypervolume, non_dominated
 from sweeper.spec.bounds import Bounds, keeps
@@ -52,6 +53,19 @@ def search_state(
         hypervolumes=tuple(_hypervolumes(searched, goals, bounds, untouched)),
         importance={goal.metric: importance(spec.parameters, searched, goal.metric) for goal in goals},
     )
+
+
+def running_front(
+    folder: SweepFolder, spec: Spec, untouched: UntouchedModel, trials: Sequence[TrialRecord]
+) -> tuple[Front, SearchState]:
+    """Return what the front's files show of a sweep that runs."""
+    return front_of(folder, spec, untouched, trials), search_state(folder, spec, untouched, trials, running=True)
+
+
+def final_state(folder: SweepFolder, spec: Spec, trials: Sequence[TrialRecord]) -> SearchState | None:
+    """Return the state of a search that does not go on now; None before the untouched model was measured."""
+    untouched = folder.untouched()
+    return None if untouched is None else search_state(folder, spec, untouched, trials, running=False)
 
 
 def _hypervolumes(

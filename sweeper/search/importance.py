@@ -1,11 +1,11 @@
 """How much each searched parameter, by itself, decides the rank of a trial in a goal.
 
 An analysis of variance of ranks (Kruskal and Wallis 1952) in one factor, with the unbiased share of variance omega
-squared (Hays 1963) in place of a test: the values of a parameter are put into groups, and what the groups' means explain
-of the variance of ranks is the parameter's importance, less what as many groups of random ranks would explain.
+squared (Hays 1963) in place of a test: the values of a parameter are put into groups; what the means of the groups
+explain of the variance of ranks, less what chance alone would explain, is the parameter's importance.
 
 Why not Optuna's PED-ANOVA, which needs no scikit-learn either: with 30 trials of a space like search_spaces/reduced
-it names a parameter without any effect first in 15 of 20 studies, because few trials have a branch of it; this measure
+it names a parameter without any effect first in 14 of 20 studies, because few trials have a branch of it; this measure
 does so in none (tests/sweeper/search/test_importance.py has the space).
 """
 
