@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sweeper.records import Front
 from trainables.records import Goal, goal_values
 
-LEAST_SHARE = 1 / 3
-"""Of either axis, for the members of the front, where a point that is not needed can be left out for it."""
+LEAST_SHARE = 0.34
+"""Of either axis, for the members of the front: what would leave them less than a
+third is left out."""
 _NARROW = 0.01
 """A front that is narrower in a goal than this is not magnified: so little is mostly noise."""
 _MARGINS = (0.1, 0.14)
 """Below and above what is shown, as shares of its extent; above is where labels stand."""
 _LEAST_MARGIN = 0.008
 _END_OF_ACCURACY = 1.02
+"""For goals that are shares of right answers."""
 
 Pair = tuple[float, float]
 """Values of both goals."""
@@ -39,8 +42,8 @@ class Window:
 
 
 def window(front: Front) -> Window:
-    """Return the window of a front: its members with their test values and, as far as the members keep a third of an
-    axis, the untouched model, the named baselines and the reference point. No other point widens it."""
+    """Return the window of a front: its members with their test values and, as far as the members keep ``LEAST_SHARE``
+    of an axis, the untouched model, the named baselines and the reference point. No other point widens it."""
     members = [front.at(point) for point in front.points if point.member]
     tested = [goal_values(point.values, front.goals) for point in front.points if point.member and point.values]
     beside = sorted((point for point in front.points if not point.member), key=lambda point: point.trial is not None)
@@ -77,19 +80,31 @@ def outline(front: Front) -> tuple[list[float], list[float]]:
 
 
 def _axis(goal: Goal, members: Sequence[float], tested: Sequence[float], optional: Sequence[float]) -> Pair:
+    """Return the bounds of an axis. Optional values come in by their order; towards those that would make the members
+    too small the axis reaches as far as it may."""
     shown = [*members, *tested] or [optional[0]]
     extent = max(members) - min(members) if members else 0.0
-    for value in optional:
+    longest = math.inf if extent < _NARROW else extent / LEAST_SHARE
+    left_out = []
+    for place, value in enumerate(optional):
         low, high = _with_margins(goal, [*shown, value])
-        if extent < _NARROW or extent >= LEAST_SHARE * (high - low):
+        before_low, before_high = _with_margins(goal, shown)
+        # The reference point is the last one. It may lie at chance, far from everything that was measured.
+        most = 2 * (before_high - before_low) if place == len(optional) - 1 else math.inf
+        if high - low <= min(longest, most):
             shown.append(value)
-    return _with_margins(goal, shown)
+        else:
+            left_out.append(value)
+    low, high = _with_margins(goal, shown)
+    sides = [any(value < low for value in left_out), any(value > high for value in left_out)]
+    if any(sides) and high - low < longest < math.inf:
+        step = (longest - (high - low)) / sum(sides)
+        low, high = low - step * sides[0], high + step * sides[1]
+    return low, high if goal.view is None else min(high, _END_OF_ACCURACY)
 
 
 def _with_margins(goal: Goal, values: Sequence[float]) -> Pair:
     low, high = min(values), max(values)
     below, above = (max(_LEAST_MARGIN, share * (high - low)) for share in _MARGINS)
     low, high = low - below, high + above
-    if goal.view is not None:  # a share of right answers
-        high = min(high, _END_OF_ACCURACY)
-    return low, high
+    return low, high if goal.view is None else min(high, _END_OF_ACCURACY)

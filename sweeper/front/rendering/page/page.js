@@ -189,7 +189,7 @@ const placeLabels = (layer, labels, marks, dots, area) => {
         const wide = {left: rect.left - 3, right: rect.right + 3, top: rect.top - 1, bottom: rect.bottom + 1};
         if (placed.some(other => overlap(wide, other) > 0)) continue;
         const cost = far * 0.6 + (far > 20 ? 8 : 0) + (angle > 0 && angle < Math.PI ? 1 : 0) +
-          marks.reduce((sum, mark) => sum + overlap(rect, mark) * 0.6, 0) + dots.reduce((sum, dot) => sum + overlap(rect, dot) * 0.03, 0);
+          marks.reduce((sum, mark) => sum + overlap(rect, mark) * 0.6, 0) + dots.reduce((sum, dot) => sum + overlap(rect, dot) * 0.04, 0);
         if (best === null || cost < best.cost) best = {cost, rect, far};
       }
     }
@@ -272,7 +272,7 @@ const drawPanel = which => {
     if (!again?.test) continue;
     const [from, to] = [point.test.at, again.test.at];
     svgElement("line", {x1: x(from[0]), y1: y(from[1]), x2: x(to[0]), y2: y(to[1]), stroke: GREY, "stroke-dasharray": "1.5 3"}, below);
-    bars(below, again.test, x, y, "#222", 0.6);
+    bars(below, again.test, x, y, "#222", 0.4);
     if (!inside(to)) continue;
     draw(clipped, again.stays ? "square" : "cross", x(to[0]), y(to[1]), 4, {fill: "#fff", stroke: "#222", "stroke-width": again.stays ? 1.2 : 2});
   }
@@ -286,6 +286,14 @@ const drawPanel = which => {
     labels.push({x: x(data.reference[0]), y: y(data.reference[1]), radius: 4, style: "faint", text: "reference point"});
   }
   const dots = shown.filter(({point}) => point.kind === "other").map(entry => around(entry.x, entry.y, 3));
+  for (const line of below.querySelectorAll("path:not(.point)")) {
+    if (line.getAttribute("fill") !== "none") continue;
+    const length = Math.min(line.getTotalLength(), 4000);
+    for (let along = 0; along <= length; along += 6) {
+      const spot = line.getPointAtLength(along);
+      if (spot.x >= area.left && spot.x <= area.right && spot.y >= area.top && spot.y <= area.bottom) dots.push(around(spot.x, spot.y, 3));
+    }
+  }
   const obstacles = shown.filter(({point}) => point.kind !== "other").map(entry => around(entry.x, entry.y, radiusOf(entry.point) + 1));
   const texts = svgElement("g", {"aria-hidden": "true", "pointer-events": "none"}, svg);
   placeLabels(texts, labels, obstacles, dots, area);
@@ -300,7 +308,7 @@ const arrow = at => {
 };
 const bars = (layer, measured, x, y, stroke, opacity) => {
   const {at, low, high} = measured;
-  svgElement("path", {d: `M${x(low[0])},${y(at[1])}H${x(high[0])}M${x(at[0])},${y(low[1])}V${y(high[1])}`, stroke, opacity}, layer);
+  svgElement("path", {d: `M${x(low[0])},${y(at[1])}H${x(high[0])}M${x(at[0])},${y(low[1])}V${y(high[1])}`, fill: "none", stroke, opacity}, layer);
 };
 const axisTitle = i => data.goals[i].title + (data.goals[i].direction === "minimize" ? " (less is better)" : "");
 
@@ -556,7 +564,7 @@ const drawSlices = body => {
       const area = {left: 40, right: width - 12, top: 6, bottom: height - 38};
       const svg = svgElement("svg", {width, height, role: "img", "aria-label": `${goal.title} over ${words(parameter.name)}`}, tiles);
       const y = value => area.bottom - (value - low) / (high - low) * (area.bottom - area.top);
-      for (const [value, text] of ticks(low, high, 3)) {
+      for (const [value, text] of ticks(low, high, 4)) {
         svgElement("line", {class: "grid", x1: area.left, x2: area.right, y1: y(value), y2: y(value)}, svg);
         svgElement("text", {class: "tick", x: area.left - 5, y: y(value) + 4, "text-anchor": "end"}, svg, text);
       }
@@ -733,6 +741,10 @@ const drawAll = () => {
   if (search) Object.keys(SECTIONS).forEach(drawSection);
 };
 
+for (const button of document.querySelectorAll(".picture button")) button.addEventListener("click", () => {
+  const whole = button.closest(".picture").classList.toggle("whole");
+  button.setAttribute("aria-pressed", String(whole));
+});
 byId("test").hidden = !measured;
 byId("front").classList.toggle("both", measured);
 for (const axis of document.querySelectorAll("#front .axis")) axis.textContent = `↑ ${axisTitle(1)}`;

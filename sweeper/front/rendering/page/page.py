@@ -67,4 +67,6 @@ def _picture(png: bytes, text: str) -> str:
         kind, image = "jpeg", smaller.getvalue()
     source = f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
     caption = escape(text)
-    return f'<figure class="picture"><figcaption>{caption}</figcaption><img alt="{caption}" src="{source}"></figure>'
+    button = '<button type="button" aria-pressed="false">full size</button>'
+    image_box = f'<div class="scroll"><img alt="{caption}" src="{source}"></div>'
+    return f'<figure class="picture"><figcaption>{caption}{button}</figcaption>{image_box}</figure>'
