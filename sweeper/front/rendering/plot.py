@@ -116,18 +116,23 @@ def _marks(axes: Any, points: Sequence[tuple[FrontPoint, Pair]], shown: Window) 
     stands at its edge, with its values."""
     for point, at in points:
         xy, text = shown.nearest(at), label(point)
-        if xy != at:
+        pinned = xy != at
+        if pinned:
             text += f" is at {at[0]:.3f}, {at[1]:.3f}"
         if point.trial is None:
-            axes.plot(*xy, "*", color=UNTOUCHED_COLOUR, markersize=17, markeredgecolor="white", zorder=5)
+            axes.plot(
+                *xy, "*", color=UNTOUCHED_COLOUR, markersize=17, markeredgecolor="white", zorder=5, clip_on=not pinned
+            )
         elif is_baseline(point):
-            axes.plot(*xy, "D", color=_GREY, markersize=8, markeredgecolor="white", zorder=4)
+            axes.plot(*xy, "D", color=_GREY, markersize=8, markeredgecolor="white", zorder=4, clip_on=not pinned)
         elif point.member:
             size = 11 if point.name else 8
             axes.plot(*xy, "o", color=colour(point), markersize=size, markeredgecolor="#222222", zorder=4)
         if point.name or point.trial is None:
-            left = is_baseline(point)
-            offset = (-9, -13) if left else (10, 5 if point.trial is not None else -10)
+            across, up = shown.share(xy)
+            left = across > (0.5 if pinned else 0.3 if is_baseline(point) else 0.9)
+            below = (is_baseline(point) or point.trial is None) and not (pinned and up < 0.5)
+            offset = (-9 if left else 10, -13 if below else 5)
             axes.annotate(
                 text, xy, offset, textcoords="offset points", fontsize=9.5, zorder=6,
                 ha="right" if left else "left", fontweight="bold" if point.name == "knee" else "normal",

@@ -40,6 +40,11 @@ class Window:
         x, y = (min(max(value, low), high) for low, value, high in zip(self.low, at, self.high, strict=True))
         return x, y
 
+    def share(self, at: Pair) -> Pair:
+        """Return where a point lies along both axes: 0 at the low end, 1 at the high end."""
+        x, y = ((value - low) / (high - low) for low, value, high in zip(self.low, at, self.high, strict=True))
+        return x, y
+
 
 def window(front: Front) -> Window:
     """Return the window of a front: its members with their test values and, as far as the members keep ``LEAST_SHARE``
