@@ -27,7 +27,7 @@ _FEWEST_OF_GROUP = 3
 
 def placed_trials(space: Space, trials: Sequence[TrialRecord]) -> list[tuple[TrialRecord, Mapping[str, Value]]]:
     """Return the complete trials of the search that lie in the space, each with its values by name in the study."""
-    placed = []
+    placed: list[tuple[TrialRecord, Mapping[str, Value]]] = []
     for trial in trials:
         if trial.state != "complete" or trial.confirms is not None:
             continue

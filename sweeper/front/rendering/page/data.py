@@ -27,8 +27,8 @@ from sweeper.spec.branches import Branch
 from sweeper.spec.domains import Choices, Fixed, Range
 from trainables.records import Goals, WeightsKind, goal_values
 
-MOST_ROWS = 300
-"""Of the table; the rest is in front.csv."""
+MOST_POINTS = 300
+"""Of the front, with all that is known of them; further members without a name are drawn as other points are."""
 
 Kind = Literal["member", "untouched", "baseline"]
 
@@ -133,7 +133,7 @@ class TableShown:
     """All columns of front.csv, on demand."""
     cells: list[list[Any]]
     left_out: int
-    """Points beyond ``MOST_ROWS``."""
+    """Points beyond ``MOST_POINTS``; front.csv has them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,6 +235,7 @@ def page_data(front: Front, search: SearchState | None = None, as_of: datetime.d
     scopes = dict.fromkeys(_scope(parameters) for parameters in tried)
     known = [name for name in COLOURS if name in objectives]
     known += [name for name in objectives if name is not None and name not in COLOURS]
+    whole, further = _whole(front)
     when = as_of or datetime.datetime.now().astimezone()
     return PageData(
         sweep=front.sweep,
@@ -252,16 +253,16 @@ def page_data(front: Front, search: SearchState | None = None, as_of: datetime.d
         scopes=[FilterShown(name=name) for name in scopes if name is not None],
         colours={"untouched": UNTOUCHED_COLOUR, "other": OTHER_COLOUR},
         trials=trials,
-        points=[_point(point, places[point.sweep, point.trial], front.goals) for point in front.points],
+        points=[_point(point, places[point.sweep, point.trial], front.goals) for point in whole],
         others=[
             OtherPoint(places[point.sweep, point.trial], point.weights, point.strength, *front.at(point))
-            for point in front.others
+            for point in (*further, *front.others)
         ],
         baselines=[
             BaselineShown(title=BASELINE_TITLES[name], curve=[front.at(point) for point in curve])
             for name, curve in baseline_curves(front).items()
         ],
-        table=_table(front),
+        table=_table(front, whole),
         search=None if search is None else _search(front.goals, search),
     )
 
@@ -323,9 +324,21 @@ def _retrained(confirmation: Confirmation, goals: Goals) -> RetrainedShown:
     )
 
 
-def _table(front: Front) -> TableShown:
+def _whole(front: Front) -> tuple[list[FrontPoint], list[FrontPoint]]:
+    """Return the points of the front that are shown with all that is known of them, and the others."""
+    named = sum(point.name is not None for point in front.points)
+    room = MOST_POINTS - named
+    whole, further = list[FrontPoint](), list[FrontPoint]()
+    for point in front.points:
+        room -= point.name is None
+        (whole if point.name is not None or room >= 0 else further).append(point)
+    return whole, further
+
+
+def _table(front: Front, whole: Sequence[FrontPoint]) -> TableShown:
     lines = rows(front)
-    shown = lines[:MOST_ROWS]
+    names = {(point.sweep, point.point_name) for point in whole}
+    shown = [line for line, point in zip(lines, front.points, strict=True) if (point.sweep, point.point_name) in names]
     keys = list(lines[0]) if lines else []
     more = [
         ColumnShown(title=key.replace("_", " "), text=any(isinstance(line[key], str) for line in lines)) for key in keys

@@ -58,15 +58,22 @@ def _part(name: str) -> str:
 
 def _picture(png: bytes, text: str) -> str:
     """Return a figure; a large picture (photographs) as JPEG, which is a fifth of the PNG."""
-    kind, image = "png", png
-    if len(png) > _MOST_BYTES_OF_PICTURE:
-        from PIL import Image
-
-        smaller = io.BytesIO()
-        Image.open(io.BytesIO(png)).convert("RGB").save(smaller, "JPEG", quality=_JPEG_QUALITY, optimize=True)
-        kind, image = "jpeg", smaller.getvalue()
+    kind, image = ("png", png) if len(png) <= _MOST_BYTES_OF_PICTURE else ("jpeg", _jpeg(png))
     source = f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
     caption = escape(text)
     button = '<button type="button" aria-pressed="false">full size</button>'
     image_box = f'<div class="scroll"><img alt="{caption}" src="{source}"></div>'
     return f'<figure class="picture"><figcaption>{caption}{button}</figcaption>{image_box}</figure>'
+
+
+def _jpeg(png: bytes) -> bytes:
+    """Return a picture as JPEG, smaller where it would have more than ``_MOST_BYTES_OF_PICTURE``."""
+    from PIL import Image
+
+    picture = Image.open(io.BytesIO(png)).convert("RGB")
+    while True:
+        encoded = io.BytesIO()
+        picture.save(encoded, "JPEG", quality=_JPEG_QUALITY, optimize=True)
+        if len(encoded.getvalue()) <= _MOST_BYTES_OF_PICTURE:
+            return encoded.getvalue()
+        picture = picture.resize((max(1, picture.width * 3 // 4), max(1, picture.height * 3 // 4)))
