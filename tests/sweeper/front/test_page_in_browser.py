@@ -129,7 +129,7 @@ def tab(browser: Any) -> Iterator[Any]:
     for page in opened:
         page.page.close()
         assert page.errors == []
-        assert all(url.startswith(("file:", "data:")) for url in page.requests)
+        assert all(url.startswith(("file:", "data:", "blob:")) for url in page.requests)
 
 
 def _overlap(a: dict[str, Any], b: dict[str, Any]) -> bool:
@@ -277,6 +277,8 @@ def test_pointing_at_any_point_joins_its_trial_and_says_what_it_is(
             assert page.page.locator("#box").is_visible()
             (box,) = page.rectangles("#box")
             assert _inside(box, {"left": 0, "top": 0, "right": width, "bottom": 700})
+            assert page.page.evaluate("box => box.scrollWidth <= box.clientWidth", page.page.query_selector("#box"))
+            assert page.page.evaluate("box => box.scrollHeight <= box.clientHeight", page.page.query_selector("#box"))
             assert "at strength" in box["text"] and "learning rate" in box["text"]
             assert page.page.locator("#validation .strengths").count() == 1
         page.page.mouse.move(1, 1)
@@ -375,6 +377,26 @@ def test_a_running_sweep_reloads_itself_with_filters_and_place_kept(tmp_path: Pa
         one.page.clock.fast_forward(2 * RELOAD_MS)
         one.page.evaluate(TWO_FRAMES)
         assert one.page.evaluate("window.stays") and frame.evaluate("window.stays")
+
+
+def test_it_works_in_a_frame_like_that_of_mlflow(tmp_path: Path, pages: dict[str, Path], tab: Any) -> None:
+    """MLflow 3.17 shows an artifact as a blob in a sandboxed frame, 100 % wide."""
+    text = json.dumps(pages["some"].read_text(encoding="utf-8")).replace("<", "\\u003c")
+    script = f"const text = {text}; const blob = new Blob([text], {{type: 'text/html'}});"
+    script += "document.querySelector('iframe').src = URL.createObjectURL(blob);"
+    framed = tmp_path / "frame.html"
+    frame_element = '<iframe sandbox="allow-scripts" style="width: 100%; height: 900px; border: 0"></iframe>'
+    framed.write_text(f"<!doctype html><meta charset=utf-8>{frame_element}<script>{script}</script>")
+    page = tab(framed, 900).page
+    frame = page.frame_locator("iframe")
+    frame.locator("#validation .point.member").first.hover()
+    assert frame.locator("#box").is_visible()
+    frame.locator("input[name='objective:dpo']").uncheck()
+    objectives = frame.locator("#points td:nth-child(2)").all_inner_texts()
+    assert objectives and "dpo" not in objectives
+    frame.locator("#slices summary").click()
+    assert frame.locator("#slices svg").count() > 0
+    assert page.evaluate("document.documentElement.scrollWidth") <= 900
 
 
 def test_strings_of_users_are_shown_as_text(tmp_path: Path, tab: Any) -> None:

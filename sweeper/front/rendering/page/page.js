@@ -107,6 +107,7 @@ const points = [
   ...data.others.map(([trial, weights, strength, first, second]) =>
     ({trial, kind: "other", weights, strength, at: [first, second], name: null, test: null, retrained: null, row: null})),
 ];
+points.forEach((point, place) => { point.place = place; });
 const trialOf = point => data.trials[point.trial];
 const nameOf = point => {
   const {sweep, number} = trialOf(point);
@@ -243,7 +244,7 @@ const drawPanel = which => {
   const add = (point, at, parent, attributes) => {
     const near = nearest(at), element = draw(parent, shapeOf(point), x(near[0]), y(near[1]), radiusOf(point), attributes);
     element.classList.add("point", point.kind);
-    element.dataset.point = points.indexOf(point);
+    element.dataset.point = point.place;
     shown.push({point, x: x(near[0]), y: y(near[1]), element, pinned: !inside(at), at});
   };
   const visible = points.filter(point => trialPasses(trialOf(point)));
@@ -254,7 +255,7 @@ const drawPanel = which => {
       svgElement("path", {d: `M${line}V${y(data.reference[1])}H${x(data.reference[0])}Z`, fill: "#0072b2", opacity: 0.06}, below);
       svgElement("path", {id: "outline", d: `M${line}`, fill: "none", stroke: "#222", "stroke-width": 1.4}, below);
     }
-    draw(below, "plus", x(data.reference[0]), y(data.reference[1]), 6, {stroke: "#222", "stroke-width": 1.4});
+    if (inside(data.reference)) draw(below, "plus", x(data.reference[0]), y(data.reference[1]), 6, {stroke: "#222", "stroke-width": 1.4});
     for (const point of visible) if (point.kind === "other" && inside(point.at)) add(point, point.at, below, {fill: fillOf(point), opacity: 0.38});
     for (const {curve} of data.baselines) {
       svgElement("path", {d: `M${curve.map(at => `${x(at[0]).toFixed(1)},${y(at[1]).toFixed(1)}`).join("L")}`, fill: "none", stroke: GREY, "stroke-dasharray": "4 3"}, below);
@@ -298,7 +299,8 @@ const drawPanel = which => {
   const texts = svgElement("g", {"aria-hidden": "true", "pointer-events": "none"}, svg);
   placeLabels(texts, labels, obstacles, dots, area);
   panels.set(which, {svg, x, y, area, shown, joined, visible});
-  const walk = ordered.map(point => shown.find(entry => entry.point === point)).filter(Boolean);
+  const entries = new Map(shown.map(entry => [entry.point.place, entry]));
+  const walk = ordered.map(point => entries.get(point.place)).filter(Boolean);
   listen(which, svg, shown, walk);
   if (focused !== undefined) walk.find(entry => entry.element.dataset.point === focused)?.element.focus({preventScroll: true});
 };
@@ -334,26 +336,29 @@ const listen = (which, svg, shown, walk) => {
     entry ? pick(entry.point, which, entry) : drop();
     event.stopPropagation();
   });
-  walk.forEach((entry, place) => {
-    entry.element.setAttribute("tabindex", place === 0 ? "0" : "-1");
-    entry.element.setAttribute("role", "img");
-    entry.element.addEventListener("focus", () => {
-      entry.element.setAttribute("aria-label", spoken(entry.point));
-      if (entry.element.matches(":focus-visible")) pick(entry.point, which, entry);
-    });
-    entry.element.addEventListener("blur", () => { if (!fixed) drop(); });
-    entry.element.addEventListener("keydown", event => {
-      const step = {ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1}[event.key];
-      if (step === undefined) return;
-      event.preventDefault();
-      fixed = false;
-      const next = walk[(place + step + walk.length) % walk.length].element;
-      entry.element.setAttribute("tabindex", "-1");
-      next.setAttribute("tabindex", "0");
-      next.focus();
-    });
+  const placeOf = event => walk.findIndex(entry => entry.element === event.target);
+  svg.addEventListener("focusin", event => {
+    const entry = walk[placeOf(event)];
+    if (!entry) return;
+    entry.element.setAttribute("aria-label", spoken(entry.point));
+    if (entry.element.matches(":focus-visible")) pick(entry.point, which, entry);
   });
-  if (walk.length) walk[0].element.setAttribute("aria-label", spoken(walk[0].point));
+  svg.addEventListener("focusout", () => { if (!fixed) drop(); });
+  svg.addEventListener("keydown", event => {
+    const step = {ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1}[event.key], place = placeOf(event);
+    if (step === undefined || place < 0) return;
+    event.preventDefault();
+    fixed = false;
+    const next = walk[(place + step + walk.length) % walk.length].element;
+    event.target.setAttribute("tabindex", "-1");
+    next.setAttribute("tabindex", "0");
+    next.setAttribute("role", "img");
+    next.focus();
+  });
+  if (!walk.length) return;
+  walk[0].element.setAttribute("tabindex", "0");
+  walk[0].element.setAttribute("role", "img");
+  walk[0].element.setAttribute("aria-label", spoken(walk[0].point));
 };
 
 // Join the strengths of a point's trial in both panels, mark its row, and say what it is.
@@ -641,7 +646,7 @@ const drawParallel = body => {
   if (!trials.length) { htmlElement("p", {}, body, "No complete trial to show."); return; }
   const names = [...search.parameters.map(({name}) => words(name)), ...data.goals.map(goal => goal.short)];
   const scroll = htmlElement("div", {class: "scroll", tabindex: 0, role: "region", "aria-label": "parallel coordinates"}, body);
-  const width = Math.max(Math.floor(body.clientWidth), names.length * 92), height = 320, area = {top: 40, bottom: height - 44};
+  const width = Math.max(Math.floor(body.clientWidth), names.length * 84), height = 320, area = {top: 40, bottom: height - 44};
   const none = height - 14;
   const svg = svgElement("svg", {width, height, role: "img", style: "max-width:none", "aria-label": "each complete trial as a line over its parameters and goals"}, scroll);
   const place = i => 46 + i * (width - 92) / (names.length - 1);
