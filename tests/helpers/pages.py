@@ -29,6 +29,7 @@ SPACE = Space.parse(
         "lambda_reg": {"low": 0.01, "high": 10.0, "log": True},
         "tune": {"choices": ["transform", "last_blocks", "visual"]},
         "blocks": {"when": {"tune": "last_blocks"}, "choices": [1, 2]},
+        "penalty": {"when": {"tune": "transform"}, "choices": [0.0, 1e-3]},
         "rank": {"when": {"tune": "transform"}, "low": 16, "high": 64, "log": True},
         "learning_rate": {"low": 1e-4, "high": 1e-1, "log": True},
     }

@@ -15,19 +15,19 @@ from sweeper.errors import UnavailableError
 from sweeper.front.correlation import correlations
 from sweeper.front.rendering.concept import shown_points
 from sweeper.front.rendering.table import table
-from sweeper.front.search_state import SearchState
 from sweeper.records import Front, PointName
 from sweeper.storage.files import write_bytes, write_text
 
 if TYPE_CHECKING:
+    from sweeper.front.search_state import SearchState
     from trainables.evaluation.retrieved import Retrieved
+
+    Build = Callable[[], tuple[Front, SearchState]]
 
 SHARE_OF_TIME = 0.05
 """At most this share of the driver's time goes into drawing; all files take about a second."""
 PAGE_EVERY_S = 10.0
 """While trials report; the page reloads itself every 15 s."""
-
-Build = Callable[[], tuple[Front, SearchState]]
 
 _logger = logging.getLogger(__name__)
 

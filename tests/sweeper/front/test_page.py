@@ -140,6 +140,10 @@ def test_search_panels_say_what_the_study_says() -> None:
     axes = {parameter.name: parameter for parameter in search.parameters}
     assert axes["beta"].log and axes["beta"].choices is None
     assert axes["blocks"].choices == ["1", "2"]
+    for place, axis in enumerate(search.parameters):
+        drawn = {trial.values[place] for trial in search.trials} - {None}
+        assert axis.choices is None or drawn <= set(axis.choices)
+    assert axes["penalty"].choices == ["0", "0.001"]
     numbers = [trial.number for trial in search.trials]
     assert numbers == list(range(1, 24))  # PAINT lies outside the space
     place = [parameter.name for parameter in search.parameters].index("beta")

@@ -39,7 +39,7 @@ def test_what_decides_a_goal_comes_first_in_a_space_with_rare_branches(seed: int
 def test_parameters_without_effect_explain_next_to_nothing() -> None:
     of_trials = trials(300, 0)
     shares = importance(SPACE, of_trials, "robust_accuracy")
-    assert shares.keys() == {"objective", "beta", "lambda_reg", "tune", "blocks", "rank", "learning_rate"}
+    assert shares.keys() == {"objective", "beta", "lambda_reg", "tune", "blocks", "penalty", "rank", "learning_rate"}
     assert shares["learning_rate"] > 0.7
     assert all(share < 0.05 for name, share in shares.items() if name != "learning_rate")
 

@@ -24,7 +24,7 @@ from sweeper.front.search_state import SearchState
 from sweeper.records import Confirmation, Front, FrontPoint, TrialRecord
 from sweeper.search.importance import FEWEST_TRIALS, placed_trials
 from sweeper.spec.branches import Branch
-from sweeper.spec.domains import Choices, Fixed, Range
+from sweeper.spec.domains import Choices, Fixed, Range, Value
 from trainables.records import Goals, WeightsKind, goal_values
 
 MOST_POINTS = 300
@@ -363,7 +363,7 @@ def _search(goals: Goals, search: SearchState) -> SearchShown:
         if any(not isinstance(branch.domain, Fixed) for branch in branches)
     ]  # fmt: skip
     in_space = {trial.number for trial, _ in placed_trials(search.space, search.trials)}
-    names = [name for name, _ in parameters]
+    axes = [_axis(name, branches) for name, branches in parameters]
     shown = [trial for trial in search.trials if trial.number in in_space or trial.state == "stopped"]
     importances = [
         ImportanceShown(goal=goal.short, shares=list(search.importance.get(goal.metric, {}).items())) for goal in goals
@@ -374,10 +374,10 @@ def _search(goals: Goals, search: SearchState) -> SearchShown:
         planned=search.planned,
         hypervolumes=[(ended, round(volume, 4)) for ended, volume in search.hypervolumes],
         now=[_running(trial, search, goals) for trial in search.trials if search.running and trial.state == "running"],
-        parameters=[_axis(name, branches) for name, branches in parameters],
-        trials=[_searched(trial, names, goals) for trial in shown],
+        parameters=axes,
+        trials=[_searched(trial, axes, goals) for trial in shown],
         importance=importances if any(one.shares for one in importances) else [],
-        no_importance=_no_importance(len(in_space), bool(names), any(one.shares for one in importances)),
+        no_importance=_no_importance(len(in_space), bool(axes), any(one.shares for one in importances)),
     )
 
 
@@ -399,11 +399,15 @@ def _axis(name: str, branches: Sequence[Branch]) -> ParameterShown:
     return ParameterShown(
         name=name,
         log=bool(ranges) and all(domain.log for domain in ranges),
-        choices=None if ranges else [str(value) for value in dict.fromkeys(choices)],
+        choices=None if ranges else [_choice(value) for value in dict.fromkeys(choices)],
     )
 
 
-def _searched(trial: TrialRecord, names: Sequence[str], goals: Goals) -> SearchedTrial:
+def _choice(value: Value) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _searched(trial: TrialRecord, axes: Sequence[ParameterShown], goals: Goals) -> SearchedTrial:
     values = trial.values if trial.values is not None else trial.values_then
     assert values is not None, "a complete trial was told its goals, a stopped one those at its stop"
     return SearchedTrial(
@@ -412,8 +416,14 @@ def _searched(trial: TrialRecord, names: Sequence[str], goals: Goals) -> Searche
         _scope(trial.parameters),
         trial.state == "stopped",
         goal_values(values, goals),
-        [short_value(trial.parameters.get(name)) for name in names],
+        [_on_axis(axis, trial.parameters.get(axis.name)) for axis in axes],
     )
+
+
+def _on_axis(axis: ParameterShown, value: Value | None) -> float | str | None:
+    if value is None:
+        return None
+    return _choice(value) if axis.choices is not None else short_value(value)
 
 
 def _running(trial: TrialRecord, search: SearchState, goals: Goals) -> RunningTrial:
