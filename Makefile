@@ -12,7 +12,8 @@ test: $(VENV)/.installed-dev
 
 # The front's page in headless Chromium. Chromium is the system's: playwright's own is not downloaded.
 browser: $(VENV)/.installed-browser
-	@command -v chromium chromium-browser google-chrome > /dev/null || { echo "make browser needs Chromium: on Debian, apt-get install chromium"; exit 1; }
+	@command -v chromium > /dev/null || command -v chromium-browser > /dev/null || command -v google-chrome > /dev/null \
+		|| { echo "make browser needs Chromium: on Debian, apt-get install chromium"; exit 1; }
 	$(VENV)/bin/python -m pytest -m browser $(ARGS)
 
 # Whole sweeps, killed and disturbed at random moments: hours. ARGS="--list" names them; docs/durability.md has results.

@@ -152,6 +152,19 @@ def test_search_panels_say_what_the_study_says() -> None:
     assert {one.goal for one in search.importance} == {"clean", "robust"} and search.no_importance is None
 
 
+def test_stopped_trials_are_shown_with_their_goals_then_and_failed_ones_are_not() -> None:
+    trials = searched_trials(14)
+    then = {"clean_accuracy": 0.8, "robust_accuracy": 0.4}
+    trials[5] = replace(trials[5], state="stopped", values=None, values_then=then, stopped_at=0.5, points=())
+    trials[6] = replace(trials[6], state="stopped", values=None, points=())  # an earlier version kept no goals of it
+    trials[7] = replace(trials[7], state="failed", values=None, points=())
+    search = shown(made_up(trials), state_of(trials)).search
+    assert search is not None
+    by_number = {trial.number: trial for trial in search.trials}
+    assert by_number.keys() == set(range(1, 14)) - {6, 7}
+    assert by_number[5].stopped and by_number[5].goals == (0.8, 0.4)
+
+
 def test_importance_is_hidden_with_its_reason_where_trials_are_few() -> None:
     trials = searched_trials(8)
     search = shown(made_up(trials), state_of(trials)).search

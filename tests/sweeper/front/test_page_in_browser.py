@@ -379,6 +379,19 @@ def test_a_running_sweep_reloads_itself_with_filters_and_place_kept(tmp_path: Pa
         assert one.page.evaluate("window.stays") and frame.evaluate("window.stays")
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_sweep_that_has_just_begun_has_a_page(tmp_path: Path, width: int, tab: Any) -> None:
+    trials = searched_trials(0, running=2)
+    write_front(made_up(trials, test=False), tmp_path, search=state_of(trials, running=True))
+    page = tab(tmp_path / "front.html", width, OPEN + "&open=running").page
+    assert "running: 0 of 2 trials" in page.inner_text("#state")
+    assert page.locator("#running tbody tr").count() == 2
+    for section in SECTIONS:
+        assert page.inner_text(f"#{section} .body") != ""
+    assert page.locator("#validation .point.untouched").count() == 1
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
 def test_it_works_in_a_frame_like_that_of_mlflow(tmp_path: Path, pages: dict[str, Path], tab: Any) -> None:
     """MLflow 3.17 shows an artifact as a blob in a sandboxed frame, 100 % wide."""
     text = json.dumps(pages["some"].read_text(encoding="utf-8")).replace("<", "\\u003c")

@@ -364,7 +364,7 @@ def _search(goals: Goals, search: SearchState) -> SearchShown:
     ]  # fmt: skip
     in_space = {trial.number for trial, _ in placed_trials(search.space, search.trials)}
     axes = [_axis(name, branches) for name, branches in parameters]
-    shown = [trial for trial in search.trials if trial.number in in_space or trial.state == "stopped"]
+    shown = [trial for trial in search.trials if trial.number in in_space or trial.values_then is not None]
     importances = [
         ImportanceShown(goal=goal.short, shares=list(search.importance.get(goal.metric, {}).items())) for goal in goals
     ]

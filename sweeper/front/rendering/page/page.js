@@ -24,6 +24,7 @@ const short = value => {
   const size = Math.abs(value);
   return size !== 0 && (size < 1e-3 || size >= 1e5) ? value.toExponential(2) : String(value);
 };
+const strengthText = point => String(+three(point.strength));
 const bounded = (value, low, high) => low === high ? three(value) : `${three(value)} [${three(low)}, ${three(high)}]`;
 
 const ticks = (low, high, most) => {
@@ -160,11 +161,11 @@ const describe = point => {
     if (again.test) lines.push([`test, ${seeds}`, SIDES.map(i => bounded(again.test.at[i], again.test.low[i], again.test.high[i]))]);
   }
   let about = "the model as it was before";
-  if (trial.number !== null) about = [trial.sweep, `trial ${trial.number}, ${point.weights} weights at strength ${short(point.strength)}`].filter(Boolean).join(", ");
+  if (trial.number !== null) about = [trial.sweep, `trial ${trial.number}, ${point.weights} weights at strength ${strengthText(point)}`].filter(Boolean).join(", ");
   if (again) about += again.stays ? "; stays on the front when trained again" : "; does not stay on the front when trained again";
   fillBox(nameOf(point), about, lines, trial.parameters);
 };
-const spoken = point => `${nameOf(point)}, strength ${short(point.strength)}, ` +
+const spoken = point => `${nameOf(point)}, strength ${strengthText(point)}, ` +
   data.goals.map((goal, i) => `${goal.short} ${three(point.at[i])}`).join(", ");
 
 // ---- labels ----
@@ -450,10 +451,13 @@ const measured = data.points.some(point => point.test);
 const goalColumns = SIDES.flatMap(i => [{title: `validation ${data.goals[i].short}`, value: point => point.at[i], show: three}]);
 const testColumns = SIDES.map(i => ({title: `test ${data.goals[i].short}`, value: point => point.test?.at[i] ?? null, show: three}));
 const EIGHT = [
-  {title: "point", text: true, value: point => { const {number} = trialOf(point); return number === null || point.name === null ? nameOf(point) : `${nameOf(point)}, trial ${number}`; }},
+  {title: "point", text: true, value: point => {
+    const {sweep, number} = trialOf(point);
+    return number === null || point.name === null ? nameOf(point) : [point.name, sweep, `trial ${number}`].filter(Boolean).join(", ");
+  }},
   {title: "objective", text: true, value: point => trialOf(point).objective, show: words},
   {title: "scope", text: true, value: point => trialOf(point).scope, show: words},
-  {title: "strength", value: point => trialOf(point).number === null ? null : point.strength, show: short},
+  {title: "strength", value: point => trialOf(point).number === null ? null : point.strength, show: (_, point) => strengthText(point)},
   ...goalColumns, ...testColumns,
 ];
 const ALL = [EIGHT[0], ...data.table.more.map((column, i) => ({
@@ -488,7 +492,7 @@ const drawTable = () => {
     const row = htmlElement("tr", {class: point.kind, "data-row": point.row}, body);
     columns.forEach((column, i) => {
       const value = column.value(point), cell = htmlElement("td", {class: column.text ? "text" : "number"}, row);
-      const text = value === null ? "" : column.show ? column.show(value) : value;
+      const text = value === null ? "" : column.show ? column.show(value, point) : value;
       if (i > 0) { cell.textContent = text; return; }
       const button = htmlElement("button", {type: "button", title: "show it in the picture"}, cell, text);
       button.addEventListener("click", event => {
@@ -622,7 +626,7 @@ const drawHypervolume = body => {
   svgElement("path", {class: "frame", d: `M${area.left},${area.top}V${area.bottom}H${area.right}`}, svg);
   svgElement("text", {class: "title", x: (area.left + area.right) / 2, y: height - 6, "text-anchor": "middle"}, svg, "trials ended, in the order in which they began");
   svgElement("path", {d: `M${x(0)},${y(0)}` + course.map(([count, value]) => `H${x(count).toFixed(1)}V${y(value).toFixed(1)}`).join(""), fill: "none", stroke: "#0072b2", "stroke-width": 2}, svg);
-  htmlElement("p", {class: "hint"}, body, `Of the front by the search alone on validation: ${course.at(-1)[1].toFixed(4)} after ${course.length} trials. A second look chooses the front on more images and changes it.`);
+  htmlElement("p", {class: "hint"}, body, `Of the front by the search alone on validation: ${course.at(-1)[1].toFixed(4)} after ${course.length} trials. A second look, where the spec has one, chooses the front on more images.`);
 };
 
 const drawImportance = body => {
