@@ -2,13 +2,19 @@
 PYTHON ?= python3
 VENV ?= .venv
 
-.PHONY: quickstart test drills lint format
+.PHONY: quickstart test browser drills lint format
 
 quickstart: $(VENV)/.installed
 	$(VENV)/bin/sweeper run search_spaces/quickstart.yaml --new
 
 test: $(VENV)/.installed-dev
-	$(VENV)/bin/python -m pytest -m "not drill" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(VENV)/bin/python -m pytest -m "not drill and not browser" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+# The front's page in headless Chromium. Chromium is the system's: playwright's own is not downloaded.
+browser: $(VENV)/.installed-browser
+	@command -v chromium > /dev/null || command -v chromium-browser > /dev/null || command -v google-chrome > /dev/null \
+		|| { echo "make browser needs Chromium: on Debian, apt-get install chromium"; exit 1; }
+	$(VENV)/bin/python -m pytest -m browser $(ARGS)
 
 # Whole sweeps, killed and disturbed at random moments: hours. ARGS="--list" names them; docs/durability.md has results.
 drills: $(VENV)/.installed-dev
@@ -35,4 +41,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --constraint constraints.txt --group dev
+	touch $@
+
+$(VENV)/.installed-browser: $(VENV)/.installed-dev
+	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --constraint constraints.txt --group browser
 	touch $@

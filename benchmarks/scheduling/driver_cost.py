@@ -32,8 +32,9 @@ from benchmarks.common.goals import DIRECTIONS, TYPOGRAPHIC
 from benchmarks.common.machine import environment, publish
 from benchmarks.scheduling.optuna_peer import peer_main
 from benchmarks.scheduling.virtual_slots import IMAGES, PROGRESS, STRENGTHS, run_slots
-from sweeper.front.load import front_of, searched_front
+from sweeper.front.load import searched_front
 from sweeper.front.rendering.writer import FrontFiles
+from sweeper.front.search_state import running_front
 from sweeper.records import UntouchedModel
 from sweeper.run.budget import Session
 from sweeper.run.expected_cost import cost_model
@@ -167,14 +168,13 @@ def measure(home: Path, spec: Spec, slots: int, at: list[int], peer: Connection 
 
     session = Session(started_s=time.time(), device="cpu", slots=slots, devices_per_slot=1.0, wall_s=0.0)
     usage = UsageMeter(folder, session, [], planned=search.trials, epochs=spec.training.epochs, costs=cost_model(spec))
-    build = partial(front_of, folder, spec, UNTOUCHED)
     searched = partial(searched_front, folder, spec, UNTOUCHED)
     observer = Observer(
         progress,
         tracker,
         files,
         usage,
-        front=build,
+        drawn=partial(running_front, folder, spec, UNTOUCHED),
         searched_front=timer.watched("front", searched),
         trials=study.trials,
         trial_tags={"sweeper.version.torch": "2.14"},
@@ -214,7 +214,7 @@ def measure(home: Path, spec: Spec, slots: int, at: list[int], peer: Connection 
             peers_s=peers_s,
             driver_bytes=driver.memory_info().rss,
             sender_bytes=sender.memory_info().rss,
-            members=sum(point.member for point in build(study.trials()).points),
+            members=sum(point.member for point in running_front(folder, spec, UNTOUCHED, study.trials())[0].points),
             events_bytes=(folder.path / "tracking.jsonl").stat().st_size,
             study_bytes=folder.study_path.stat().st_size,
         ))  # fmt: skip

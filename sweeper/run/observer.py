@@ -7,6 +7,7 @@ from functools import partial
 
 from sweeper.front.build import LiveFront
 from sweeper.front.rendering.writer import FrontFiles
+from sweeper.front.search_state import SearchState
 from sweeper.records import Front, TrialRecord
 from sweeper.run.floor_watch import FloorWatch
 from sweeper.run.progress import Progress
@@ -25,7 +26,7 @@ class Observer:
         files: FrontFiles,
         usage: UsageMeter,
         *,
-        front: Callable[[Sequence[TrialRecord]], Front],
+        drawn: Callable[[Sequence[TrialRecord]], tuple[Front, SearchState]],
         searched_front: Callable[[Sequence[TrialRecord]], Front],
         trials: Callable[[], list[TrialRecord]],
         trial_tags: dict[str, str],
@@ -33,14 +34,15 @@ class Observer:
     ) -> None:
         """
         Args:
+            drawn: what the files show of given trials; called on the thread of ``files``.
             floor: None where the goals have no noise floor.
-            front: of given trials, for the files; called on the thread of ``files``.
             searched_front: by the search alone, for what is told while its trials end.
             trials: of the study.
         """
         self._progress, self._tracker, self._files, self._usage = progress, tracker, files, usage
-        self._front, self._trials, self._live = front, trials, LiveFront(searched_front, trials())
+        self._drawn, self._trials, self._live = drawn, trials, LiveFront(searched_front, trials())
         self._trial_tags, self._floor = trial_tags, floor
+        self._draw_page()
 
     def repeat(self, trials: Iterable[TrialRecord], reports: Callable[[int], Sequence[Report]]) -> None:
         """On resume: tell MLflow of every trial again; what it has already is not sent twice."""
@@ -55,11 +57,13 @@ class Observer:
         self._usage.started(trial)
         self._progress.trial_started(trial.number, trial.parameters, tries=trial.first_point)
         self._track_start(trial)
+        self._draw_page()
 
     def reported(self, trial: TrialRecord, report: Report) -> None:
         self._usage.reported(trial, report)
         self._progress.trial_reported(trial.number, report)
         self._tracker.trial_reported(trial.number, report)
+        self._draw_page()
 
     def ended(self, trial: TrialRecord) -> None:
         self._usage.ended(trial)
@@ -73,7 +77,12 @@ class Observer:
                 self._progress.front_updated(front)
                 self._tracker.hypervolume_changed(front)
         if trial.state == "complete":
-            self._files.offer(partial(self._front, self._trials()))
+            self._files.offer(partial(self._drawn, self._trials()))
+        else:
+            self._draw_page()
+
+    def _draw_page(self) -> None:
+        self._files.offer_page(partial(self._drawn, self._trials()))
 
     def _track_end(self, trial: TrialRecord) -> None:
         self._tracker.trial_ended(trial, self._usage.costs(trial))

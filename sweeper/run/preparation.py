@@ -8,8 +8,9 @@ from functools import partial
 
 from sweeper.environment import versions
 from sweeper.errors import UserError
-from sweeper.front.load import front_of, searched_front
+from sweeper.front.load import searched_front
 from sweeper.front.rendering.writer import FrontFiles
+from sweeper.front.search_state import running_front
 from sweeper.front.second_look import is_possible, noise_text
 from sweeper.records import UntouchedModel
 from sweeper.run.chance import check_chance
@@ -85,12 +86,13 @@ def begin_search(
         tracker,
         files,
         usage,
-        front=partial(front_of, folder, spec, untouched),
+        drawn=partial(running_front, folder, spec, untouched),
         searched_front=partial(searched_front, folder, spec, untouched),
         trials=study.trials,
         trial_tags=tags,
         floor=floor,
     )
+    progress.line(f"front, drawn anew while trials run: {folder.front_path / 'front.html'}")
     observer.repeat(study.trials(), trial_files.reports)
     scheduler = TrialScheduler(
         spec,

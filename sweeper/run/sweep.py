@@ -17,6 +17,7 @@ from sweeper.errors import UNAVAILABLE
 from sweeper.execution import cluster
 from sweeper.front.load import load_front
 from sweeper.front.rendering.writer import FrontFiles, write_front
+from sweeper.front.search_state import final_state
 from sweeper.front.second_look import is_possible, no_look_text
 from sweeper.records import Front, TrialRecord
 from sweeper.run.budget import UnfinishedWork
@@ -219,7 +220,7 @@ def run_sweep(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Option
         progress.wait_for("drawing the front, telling MLflow")
         front = None if search is None else load_front(folder, spec, trials)
         if front is not None:
-            write_front(front, folder.front_path, folder.retrieved_path)
+            write_front(front, folder.front_path, folder.retrieved_path, final_state(folder, spec, trials))
             tracker.front_updated(front)
         costs = usage.totals(None if front is None else front.hypervolume_of_accuracies())
         floor = search.floor.metrics() if search is not None and search.floor is not None else {}

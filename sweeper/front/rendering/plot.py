@@ -22,6 +22,7 @@ from sweeper.front.rendering.style import (
     objective_of,
 )
 from sweeper.front.rendering.table import summary
+from sweeper.front.rendering.window import Pair, Window, outline, window
 from sweeper.records import Front, FrontPoint
 from trainables.records import goal_values
 
@@ -41,9 +42,10 @@ def plot(front: Front) -> bytes:
     # As wide as MLflow's description of a run shows whole.
     figure = Figure(figsize=(10.8 if measured else 6.8, 5.8), dpi=100, facecolor="white")
     axes = figure.subplots(1, 2 if measured else 1, sharex=True, sharey=True, squeeze=False)[0]
-    outside = _validation(axes[0], front)
+    shown = window(front)
+    outside = _validation(axes[0], front, shown)
     if measured:
-        _test(axes[1], front)
+        _test(axes[1], front, shown)
     for panel in axes:
         panel.set_xlabel(front.goals[0].title)
         panel.grid(color="#dddddd", linewidth=0.6)
@@ -61,10 +63,9 @@ def plot(front: Front) -> bytes:
     return png.getvalue()
 
 
-def _validation(axes: Any, front: Front) -> int:
-    """Draw the validation points; return how many lie outside the axes."""
+def _validation(axes: Any, front: Front, shown: Window) -> int:
+    """Draw the validation points; return how many points of trials lie outside the axes."""
     axes.set_title("validation: every point tried, and the front picked on it", loc="left", fontsize=10.5)
-    members = [point for point in front.points if point.member]
     for point in front.others:
         axes.plot(*front.at(point), "o", color=colour(point), alpha=0.25, markersize=4.5, markeredgewidth=0)
     for curve in baseline_curves(front).values():
@@ -72,42 +73,19 @@ def _validation(axes: Any, front: Front) -> int:
         for point in curve[1:]:
             axes.plot(*front.at(point), "D", color="white", markeredgecolor=_GREY, markersize=5)
     reference = front.reference_point
-    if members:
-        stairs_x, stairs_y = _stairs(front)
-        axes.fill_between(stairs_x, stairs_y, reference[1], color="#0072B2", alpha=0.06, linewidth=0)
-        axes.plot(stairs_x, stairs_y, color="#222222", linewidth=1.3, zorder=3)
+    outline_x, outline_y = outline(front)
+    if outline_x:
+        axes.fill_between(outline_x, outline_y, reference[1], color="#0072B2", alpha=0.06, linewidth=0)
+        axes.plot(outline_x, outline_y, color="#222222", linewidth=1.3, zorder=3)
     axes.plot(*reference, "+", color="#222222", markersize=10, zorder=3)
     axes.annotate("reference point", reference, (6, -11), textcoords="offset points", fontsize=8, color=_GREY)
-    _marks(axes, [(point, front.at(point)) for point in front.points])
-
-    shown = [front.at(point) for point in front.points] + [reference]
-    shown += [goal_values(point.values, front.goals) for point in front.points if point.values]
-    low, high = [[choose(pair[axis] for pair in shown) for axis in (0, 1)] for choose in (min, max)]
-    margins = [max(0.02, 0.08 * (high[axis] - low[axis])) for axis in (0, 1)]
-    axes.set_xlim(low[0] - margins[0], min(high[0] + 1.6 * margins[0], 1.02))
-    axes.set_ylim(low[1] - margins[1], min(high[1] + 1.4 * margins[1], 1.02))
-    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    inside = [left <= x <= right and bottom <= y <= top for x, y in map(front.at, front.others)]
-    return len(inside) - sum(inside)
+    _marks(axes, [(point, front.at(point)) for point in front.points], shown)
+    axes.set_xlim(shown.low[0], shown.high[0])
+    axes.set_ylim(shown.low[1], shown.high[1])
+    return sum(not shown.holds(front.at(point)) for point in front.others)
 
 
-def _stairs(front: Front) -> tuple[list[float], list[float]]:
-    """Return x and y of the outline of what the front dominates, from the best in the second goal to the best in the
-    first."""
-    signs = [1.0 if goal.direction == "maximize" else -1.0 for goal in front.goals]
-    reference = [sign * value for sign, value in zip(signs, front.reference_point, strict=True)]
-    members = (front.oriented(point) for point in front.points if point.member)
-    points = sorted(point for point in members if point[0] > reference[0] and point[1] > reference[1])
-    if not points:
-        return [], []
-    x, y = [reference[0]], [points[0][1]]
-    for point, following in zip(points, [*points[1:], None], strict=True):
-        x += [point[0], point[0]]
-        y += [point[1], following[1] if following else reference[1]]
-    return [signs[0] * value for value in x], [signs[1] * value for value in y]
-
-
-def _test(axes: Any, front: Front) -> None:
+def _test(axes: Any, front: Front, shown: Window) -> None:
     axes.set_title("test: the same points, measured once, 95 % intervals", loc="left", fontsize=10.5)
     axes.tick_params(labelleft=True)
     metrics = [goal.metric for goal in front.goals]
@@ -116,7 +94,7 @@ def _test(axes: Any, front: Front) -> None:
         bars = [[[reach] for reach in error_bar(point, metric)] for metric in metrics]
         edge = _GREY if point.trial is None or not point.member else colour(point)
         axes.errorbar(x, y, xerr=bars[0], yerr=bars[1], fmt="none", ecolor=edge, elinewidth=1, alpha=0.7, zorder=2)
-    _marks(axes, measured)
+    _marks(axes, measured, shown)
     for point in front.points:
         confirmation = point.confirmation
         if confirmation is None or point.values is None:
@@ -133,21 +111,30 @@ def _test(axes: Any, front: Front) -> None:
         axes.plot(*retrained, marker, color="white", markeredgecolor="#222222", markersize=6, zorder=7)
 
 
-def _marks(axes: Any, points: Sequence[tuple[FrontPoint, tuple[float, float]]]) -> None:
-    """Draw front members, untouched model and baselines, and name those that have a name."""
-    for point, xy in points:
+def _marks(axes: Any, points: Sequence[tuple[FrontPoint, Pair]], shown: Window) -> None:
+    """Draw front members, untouched model and baselines, and name those that have a name; one outside the window
+    stands at its edge, with its values."""
+    for point, at in points:
+        xy, text = shown.nearest(at), label(point)
+        pinned = xy != at
+        if pinned:
+            text += f" is at {at[0]:.3f}, {at[1]:.3f}"
         if point.trial is None:
-            axes.plot(*xy, "*", color=UNTOUCHED_COLOUR, markersize=17, markeredgecolor="white", zorder=5)
+            axes.plot(
+                *xy, "*", color=UNTOUCHED_COLOUR, markersize=17, markeredgecolor="white", zorder=5, clip_on=not pinned
+            )
         elif is_baseline(point):
-            axes.plot(*xy, "D", color=_GREY, markersize=8, markeredgecolor="white", zorder=4)
+            axes.plot(*xy, "D", color=_GREY, markersize=8, markeredgecolor="white", zorder=4, clip_on=not pinned)
         elif point.member:
             size = 11 if point.name else 8
             axes.plot(*xy, "o", color=colour(point), markersize=size, markeredgecolor="#222222", zorder=4)
         if point.name or point.trial is None:
-            left = is_baseline(point)
-            offset = (-9, -13) if left else (10, 5 if point.trial is not None else -10)
+            across, up = shown.share(xy)
+            left = across > (0.5 if pinned else 0.3 if is_baseline(point) else 0.9)
+            below = (is_baseline(point) or point.trial is None) and not (pinned and up < 0.5)
+            offset = (-9 if left else 10, -13 if below else 5)
             axes.annotate(
-                label(point), xy, offset, textcoords="offset points", fontsize=9.5, zorder=6,
+                text, xy, offset, textcoords="offset points", fontsize=9.5, zorder=6,
                 ha="right" if left else "left", fontweight="bold" if point.name == "knee" else "normal",
             )  # fmt: skip
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from sweeper.records import Front, FrontPoint
 from trainables.tasks.known import KINDS
 
@@ -37,7 +40,12 @@ def colour(point: FrontPoint) -> str:
 
 def objective_of(point: FrontPoint) -> str:
     """Return the objective; the target where that has a loss of its own."""
-    return str(point.parameters.get("objective") or point.parameters.get("target"))
+    return objective_in(point.parameters)
+
+
+def objective_in(parameters: Mapping[str, Any]) -> str:
+    """Return the objective among a trial's parameters; the target where that has a loss of its own."""
+    return str(parameters.get("objective") or parameters.get("target"))
 
 
 def is_baseline(point: FrontPoint) -> bool:
@@ -50,7 +58,9 @@ def baseline_curves(front: Front) -> dict[str, list[FrontPoint]]:
     curves = {}
     for shown in (point for point in front.points if is_baseline(point)):
         of_trial = [
-            point for point in (*front.points, *front.others) if point.trial == shown.trial and point.weights == "last"
+            point
+            for point in (*front.points, *front.others)
+            if (point.sweep, point.trial) == (shown.sweep, shown.trial) and point.weights == "last"
         ]
         curves[shown.name or ""] = untouched + sorted(of_trial, key=lambda point: point.strength)
     return curves

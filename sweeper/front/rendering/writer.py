@@ -19,11 +19,15 @@ from sweeper.records import Front, PointName
 from sweeper.storage.files import write_bytes, write_text
 
 if TYPE_CHECKING:
+    from sweeper.front.search_state import SearchState
     from trainables.evaluation.retrieved import Retrieved
 
-SHARE_OF_TIME = 0.05
-"""At most this share of the driver's time goes into drawing; plot and HTML page take about a second."""
+    Build = Callable[[], tuple[Front, SearchState]]
 
+SHARE_OF_TIME = 0.05
+"""At most this share of the driver's time goes into drawing; all files take about a second."""
+PAGE_EVERY_S = 10.0
+"""While trials report; the page reloads itself every 15 s."""
 
 _logger = logging.getLogger(__name__)
 
@@ -33,15 +37,21 @@ class FrontFiles:
 
     def __init__(self, folder: Path, written: Callable[[Front], None]) -> None:
         self._folder, self._written = folder, written
-        self._newest: Callable[[], Front] | None = None
+        self._newest: Build | None = None
+        self._newest_page: Build | None = None
         self._wake = threading.Event()
         self._closed = False
         self._thread = threading.Thread(target=self._draw, daemon=True, name="front files")
         self._thread.start()
 
-    def offer(self, build: Callable[[], Front]) -> None:
-        """Return at once; a newer front replaces one that still waits."""
+    def offer(self, build: Build) -> None:
+        """Have all files written; return at once. A newer front replaces one that waits."""
         self._newest = build
+        self._wake.set()
+
+    def offer_page(self, build: Build) -> None:
+        """Have the page alone written, at most every ``PAGE_EVERY_S``, without a call of ``written``."""
+        self._newest_page = build
         self._wake.set()
 
     def close(self) -> None:
@@ -51,43 +61,58 @@ class FrontFiles:
         self._thread.join()
 
     def _draw(self) -> None:
-        # These imports take seconds: better while slots warm up than when the first trials end.
+        # This import takes seconds: better while slots warm up than when the first trials end.
         import matplotlib.figure  # noqa: F401
-        import plotly.subplots  # noqa: F401
 
-        while True:
-            self._wake.wait()
-            self._wake.clear()
-            build, self._newest = self._newest, None
-            if self._closed:
-                return
-            if build is None:
+        front_from_s = page_from_s = 0.0
+        while not self._closed:
+            now_s = time.monotonic()
+            if self._newest is not None and now_s >= front_from_s:
+                build, self._newest, self._newest_page = self._newest, None, None
+                self._attempt(build, whole=True)
+            elif self._newest_page is not None and now_s >= page_from_s:
+                build, self._newest_page = self._newest_page, None
+                self._attempt(build, whole=False)
+            else:
+                waits = self._newest is not None or self._newest_page is not None
+                self._wake.wait(0.2 if waits else None)
+                self._wake.clear()
                 continue
-            started_s = time.monotonic()
-            try:
-                front = build()
-                write_front(front, self._folder)
+            end_s = time.monotonic()
+            front_from_s = end_s + (end_s - now_s) * (1 / SHARE_OF_TIME - 1)
+            page_from_s = max(front_from_s, end_s + PAGE_EVERY_S)
+
+    def _attempt(self, build: Build, *, whole: bool) -> None:
+        try:
+            front, search = build()
+            if whole:
+                write_front(front, self._folder, search=search)
                 self._written(front)
-            except (OSError, UnavailableError):
-                # The last front of the session is drawn by the sweep itself, which says so if it cannot be written.
-                _logger.warning("the front cannot be written now", exc_info=True)
-            pause_until = time.monotonic() + (time.monotonic() - started_s) * (1 / SHARE_OF_TIME - 1)
-            while not self._closed and time.monotonic() < pause_until:
-                time.sleep(0.2)
+            else:
+                write_page(front, self._folder, search)
+        except (OSError, UnavailableError):
+            # The last front of the session is drawn by the sweep itself, which says so if it cannot be written.
+            _logger.warning("the front cannot be written now", exc_info=True)
 
 
-def write_front(front: Front, folder: Path, retrieved_path: Callable[[PointName], Path] | None = None) -> None:
+def write_front(
+    front: Front,
+    folder: Path,
+    retrieved_path: Callable[[PointName], Path] | None = None,
+    search: SearchState | None = None,
+) -> None:
     """Write front.json, front.csv, front.png, strip.png, curves.png, front.html and proxy.json into ``folder``, each
     replaced in one step; concept.png where retrievals are drawn. proxy.json has rank correlations of the search goal
     with the test sets.
 
-    ``retrieved_path``: where what is drawn of a point's retrievals lies, if its task draws them.
+    Args:
+        retrieved_path: where what is drawn of a point's retrievals lies, if its task draws them.
+        search: the study behind the front, for further panels of the page.
 
-    Takes about a second (several the first time, when matplotlib and plotly are imported). Raise OSError.
+    Takes about a second (several the first time, when matplotlib is imported). Raise OSError.
     """
     from sweeper.front.rendering.concept import concept
     from sweeper.front.rendering.curves import curves
-    from sweeper.front.rendering.html import html_page
     from sweeper.front.rendering.plot import plot
     from sweeper.front.rendering.strip import strip
 
@@ -102,8 +127,20 @@ def write_front(front: Front, folder: Path, retrieved_path: Callable[[PointName]
     drawn = None if retrieved_path is None else concept(front, _retrieved(front, retrieved_path))
     if drawn is not None:
         write_bytes(folder / "concept.png", drawn)
-    write_text(folder / "front.html", html_page(front, over_strength, drawn))
+    write_page(front, folder, search)
     write_text(folder / "proxy.json", json.dumps(rank_correlations, indent=2) + "\n")
+
+
+def write_page(front: Front, folder: Path, search: SearchState | None) -> None:
+    """Write front.html with the pictures that lie in ``folder``; takes some hundredths of a second. Raise OSError."""
+    from sweeper.front.rendering.page.page import html_page
+
+    over_strength, drawn = (_bytes(folder / name) for name in ("curves.png", "concept.png"))
+    write_text(folder / "front.html", html_page(front, search, over_strength=over_strength, drawn=drawn))
+
+
+def _bytes(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None
 
 
 def _retrieved(front: Front, path_of: Callable[[PointName], Path]) -> dict[PointName, Retrieved]:

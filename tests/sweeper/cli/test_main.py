@@ -157,7 +157,7 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
         "from sweeper.cli.main import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'ray', 'mlflow', 'optuna', 'open_clip', 'matplotlib', 'plotly'} & set(sys.modules)\n"
+        "heavy = {'torch', 'ray', 'mlflow', 'optuna', 'open_clip', 'matplotlib'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
