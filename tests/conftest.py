@@ -99,3 +99,20 @@ def ray_cluster() -> Iterator[None]:
     cluster.disconnect()
     del os.environ["RAY_TMPDIR"]
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A headless Chromium of the system, driven by playwright."""
+    from playwright.sync_api import sync_playwright
+
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.fail("no Chromium: install it (Debian: apt-get install chromium)")
+    switches = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(
+            executable_path=chromium, args=switches, handle_sigint=False, handle_sigterm=False, handle_sighup=False
+        )
+        yield running
+        running.close()
