@@ -229,19 +229,19 @@ def test_filters_act_on_panels_table_and_slices_and_survive_a_reload(
     page = tab(pages["some"], width, "#open=slices")
     slices = "#slices svg path[fill]:not([fill=none]), #slices svg path[stroke][fill='#fff']"
     before = page.shown(kind=".other"), page.page.locator(slices).count()
-    assert "dpo" in page.column("objective")
-    page.page.uncheck("input[name='objective:dpo']")
+    assert "kto" in page.column("objective")
+    page.page.uncheck("input[name='objective:kto']")
     page.page.uncheck("input[name='scope:visual']")
     after = page.shown(kind=".other"), page.page.locator(slices).count()
     assert after[0] < before[0] and after[1] < before[1]
-    assert "dpo" not in page.column("objective")
+    assert "kto" not in page.column("objective")
     names = page.column("point")
     assert any(name.startswith("PAINT") for name in names) and "untouched" in names  # whatever the filters are
     page.page.reload()
-    assert not page.page.is_checked("input[name='objective:dpo']")
+    assert not page.page.is_checked("input[name='objective:kto']")
     assert not page.page.is_checked("input[name='scope:visual']")
     assert (page.shown(kind=".other"), page.page.locator(slices).count()) == after
-    page.page.check("input[name='objective:dpo']")
+    page.page.check("input[name='objective:kto']")
     page.page.check("input[name='scope:visual']")
     assert (page.shown(kind=".other"), page.page.locator(slices).count()) == before
 
@@ -288,7 +288,7 @@ def test_a_tap_opens_the_box_and_a_second_one_beside_closes_it(pages: dict[str, 
     context = browser.new_context(viewport={"width": 400, "height": 800}, has_touch=True)
     page = context.new_page()
     page.goto(pages["some"].as_uri())
-    page.locator("#validation .point.member").first.tap()
+    page.locator("#validation .point.untouched").tap()
     assert page.locator("#box").is_visible()
     page.locator("h1").tap()
     assert page.locator("#box").is_hidden()
@@ -384,13 +384,13 @@ def test_it_works_in_a_frame_like_that_of_mlflow(tmp_path: Path, pages: dict[str
     framed.write_text(f"<!doctype html><meta charset=utf-8>{frame_element}<script>{script}</script>")
     page = tab(framed, 900).page
     frame = page.frame_locator("iframe")
-    frame.locator("#validation .point.member").first.hover()
+    frame.locator("#validation .point.untouched").hover()
     assert frame.locator("#box").is_visible()
-    frame.locator("input[name='objective:dpo']").uncheck()
+    frame.locator("input[name='objective:kto']").uncheck()
     objectives = frame.locator("#points td:nth-child(2)").all_inner_texts()
-    assert objectives and "dpo" not in objectives
+    assert objectives and "kto" not in objectives
     frame.locator("#slices summary").click()
-    assert frame.locator("#slices svg").count() > 0
+    frame.locator("#slices svg").first.wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= 900
 
 
