@@ -315,7 +315,7 @@ class Projection:
         if trial.baseline:
             batch.tags["sweeper.baseline"] = trial.baseline
         if trial.duration_s is not None:
-            batch.metrics.append(("duration_s", trial.duration_s, time_ms, 0))
+            batch.metrics.append(("usage/duration_s", trial.duration_s, time_ms, 0))
         values = (trial.values or {}) | event.costs
         batch.metrics += [(key, value, time_ms, 0) for key, value in values.items()]
         for point in trial.points:

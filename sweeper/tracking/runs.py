@@ -124,7 +124,7 @@ def _view(query: str, goals: Sequence[str], *, on_front: bool) -> str:
 
     ``on_front``: whether trials are shown as the front has them, else as they ended.
     """
-    columns = [f"metrics.`{goal}`" for goal in goals] + ["metrics.`duration_s`"]
+    columns = [f"metrics.`{goal}`" for goal in goals] + ["metrics.`usage/duration_s`"]
     if on_front:
         shown = ["strength", *goals, *(f"test/{goal}" for goal in goals)]
         columns = ["tags.`front/name`", *(f"metrics.`front/{name}`" for name in shown)]

@@ -172,7 +172,7 @@ def check_story(client: Any, trials: int = 3) -> None:
         epochs = [(epoch, pytest.approx(0.1 * epoch)) for epoch in range(1, EPOCHS + 1)]
         assert history(client, run, "validation/robust_accuracy") == epochs
         assert [step for step, _ in history(client, run, "train/loss")] == [1, 2, 3]
-        assert history(client, run, "duration_s") == [(0, 2.5)]
+        assert history(client, run, "usage/duration_s") == [(0, 2.5)]
         assert run.data.tags["sweeper.slot"] == "0"
         assert run.data.tags["sweeper.on_front"] == ("true" if number == 0 else "false")
     assert children["1"].info.status == "FAILED"
