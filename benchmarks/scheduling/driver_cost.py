@@ -42,6 +42,7 @@ from sweeper.run.observer import Observer
 from sweeper.run.progress import Progress
 from sweeper.run.usage import UsageMeter
 from sweeper.run.usage_text import live_line
+from sweeper.search.first_points import first_points, rated_baselines
 from sweeper.search.scheduler import NoLimits, TrialScheduler
 from sweeper.search.study import Study
 from sweeper.search.trial_files import FolderTrialFiles
@@ -62,6 +63,8 @@ UNTOUCHED = UntouchedModel(
     assumed=None,
     versions={},
     device="cpu",
+    embed_dim=128,
+    image_parameters=1_600_000,
 )
 WINDOW = 50
 FLUSH_S = 1800.0
@@ -180,7 +183,17 @@ def measure(home: Path, spec: Spec, slots: int, at: list[int], peer: Connection 
         trial_tags={"sweeper.version.torch": "2.14"},
     )
     control, trial_files = TickControl(usage, progress), FolderTrialFiles(folder, spec)
-    scheduler = TrialScheduler(spec, study, trial_files, UNTOUCHED.goals, observer, control)
+    scheduler = TrialScheduler(
+        spec,
+        study,
+        trial_files,
+        UNTOUCHED.goals,
+        observer,
+        control,
+        lambda: False,
+        first_points(spec, UNTOUCHED),
+        rated_baselines(spec, UNTOUCHED),
+    )
     timer.watch(study, "ask", "ask")
     timer.watch(study, "add", "add")
     timer.watch(study, "tell", "tell")
