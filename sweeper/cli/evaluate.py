@@ -201,7 +201,20 @@ def compare(
         }
         for comparison in comparisons
     ]
-    print_rows(rows, format, empty="", wide=wide)
+    several = len({comparison.set for comparison in comparisons}) > 1
+    narrow: list[dict[str, object]] = [
+        {
+            **({"set": comparison.set} if several else {}),
+            "view": comparison.view,
+            "measure": comparison.measure.replace("_", " "),
+            "A": f"{comparison.first:.3f}",
+            "B": f"{comparison.second:.3f}",
+            "B - A (95 %)": f"{comparison.difference:+.3f} [{comparison.low:+.3f}, {comparison.high:+.3f}]",
+            "higher": {"first": "A", "second": "B"}.get(comparison.verdict.split()[0], "not told"),
+        }
+        for comparison in comparisons
+    ]
+    print_rows(rows, format, empty="", narrow=narrow, wide=wide)
 
 
 def _of_sweep(text: str, storage: Path | None) -> list[Answers] | None:
