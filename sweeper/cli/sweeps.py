@@ -34,7 +34,7 @@ from sweeper.cli.setup import write_own_spec
 from sweeper.cli.tables import Format
 from sweeper.commands import command
 from sweeper.errors import UNAVAILABLE, SweepInterrupted, UnavailableError, UserError
-from sweeper.layout import terminal_width, wrapped
+from sweeper.layout import terminal_width
 from trainables.files import StorageError
 
 if TYPE_CHECKING:
@@ -183,11 +183,11 @@ def check(
     except UserError as error:
         problems = [error, *check_places(root, tracking_uri, typer.echo)]
     else:
-        problems = check_sweep(loaded, root, gpus=gpus, address=address, tracking_uri=tracking_uri, echo=_echo_wrapped)
+        problems = check_sweep(loaded, root, gpus=gpus, address=address, tracking_uri=tracking_uri, echo=typer.echo)
         if probe and not problems:
             try:
                 probe_sweep(
-                    loaded, root, gpus=gpus, address=address, seconds=probe_seconds, echo=_echo_wrapped, price=per_hour
+                    loaded, root, gpus=gpus, address=address, seconds=probe_seconds, echo=typer.echo, price=per_hour
                 )
             except (UserError, UnavailableError) as error:
                 problems = [error]
@@ -204,10 +204,6 @@ def check(
     words += [word for name, value in given.items() if value is not None for word in (name, _option_text(value))]
     words += ["--new"] if SweepFolder(root, loaded.name).exists() else []  # the name is taken
     typer.echo(f"ready: {command(*words, storage=root)}")
-
-
-def _echo_wrapped(line: str) -> None:
-    typer.echo(wrapped(line))
 
 
 def _option_text(value: float | str) -> str:
