@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import re
@@ -22,7 +23,7 @@ from trainables.settings.task import absolute_paths
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "PAPER.md", *(ROOT / "docs").glob("*.md")])
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-LINK = re.compile(r"\]\(([^)\s]+)\)")
+LINK = re.compile(r"(?:\]\(|src=\")([^)\"\s]+)[)\"]")
 WHOLE = {"sets", "train", "evaluate", "parameters"}
 
 
@@ -115,3 +116,42 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in LINK.findall(BLOCK.sub("", page.read_text())):
         if not target.startswith(("https://", "#", "mailto:")):
             assert (page.parent / target.partition("#")[0]).exists(), target
+
+
+def strings_of_the_code() -> list[str]:
+    """Every text in the code, ``...`` where an f-string holds a value."""
+    texts = []
+    for file in [*(ROOT / "sweeper").rglob("*.py"), *(ROOT / "trainables").rglob("*.py")]:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                texts.append(
+                    "".join(str(part.value) if isinstance(part, ast.Constant) else "..." for part in node.values)
+                )
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+    return texts
+
+
+def test_every_message_in_troubleshooting_is_one_of_the_code() -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    rows = [line.split(" | ")[0].removeprefix("| ") for line in page.splitlines() if line.startswith("| `")]
+    texts = strings_of_the_code()
+    assert len(rows) > 40
+    unknown = []
+    for row in rows:
+        parts = [part.strip(" ;:(),.") for part in row.removeprefix("`").removesuffix("`").split("...")]
+        for part in parts:
+            if len(part) > 3 and not any(part in text for text in texts):
+                unknown.append((row, part))
+    assert not unknown
+
+
+def test_the_first_page_is_short() -> None:
+    words = (ROOT / "README.md").read_text().split()
+    assert len(words) <= 900, f"README.md has {len(words)} words; what does not fit belongs into docs/"
+
+
+def test_the_index_names_every_page() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    linked = {(ROOT / "docs" / target.partition("#")[0]).resolve() for target in LINK.findall(index)}
+    assert {page for page in (ROOT / "docs").glob("*.md") if page.name != "README.md"} <= linked
