@@ -153,8 +153,12 @@ def _drawn(example: Example, attacked: BothAnswers) -> bytes:
             top = 56 + IMAGE_PX + 14 + 46 * row
             draw.text((left, top), model, PLAIN, _font(27))
             offset = draw.textlength(model + " ", _font(27))
-            draw.text((left + offset, top), word + (" \N{CHECK MARK}" if right else " \N{BALLOT X}"),
-                      RIGHT if right else WRONG, _font(29))  # fmt: skip
+            draw.text(
+                (left + offset, top),
+                word + (" \N{CHECK MARK}" if right else " \N{BALLOT X}"),
+                RIGHT if right else WRONG,
+                _font(29),
+            )
     rates = [attacked.accuracy(answers) for answers in (attacked.untouched, attacked.tuned)]
     count = len(attacked.untouched.true)
     caption = f"{count} test images with a word: right on {rates[0]:.0%} before, {rates[1]:.0%} after"
