@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 
-.PHONY: quickstart test browser drills lint format
+.PHONY: quickstart test browser drills wheel versions lint format
 
 quickstart: $(VENV)/.installed
 	$(VENV)/bin/sweeper run search_spaces/quickstart.yaml --new
@@ -20,6 +20,14 @@ browser: $(VENV)/.installed-browser
 drills: $(VENV)/.installed-dev
 	$(if $(ARGS),,$(VENV)/bin/python -m pytest -m drill)
 	$(VENV)/bin/python -m tests.drills $(ARGS)
+
+# The wheel runs the quickstart in a fresh environment outside the clone; installs from the registry, some minutes.
+wheel: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m tests.release.wheel
+
+# Tests and a small sweep with the oldest and newest versions that pyproject.toml allows; docs/versions.md has results.
+versions: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m tests.release.versions $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff format --check .

@@ -14,7 +14,7 @@ from sweeper.errors import UnavailableError, UserError
 
 
 def preview(
-    spec: Annotated[Path, typer.Argument(help="The sweep in YAML.")],
+    spec: Annotated[Path, typer.Argument(help="The sweep in YAML, or a shipped one by name.")],
     output: Annotated[Path, typer.Option("--output", help="PNG to write.")] = Path("preview.png"),
     images: Annotated[int, typer.Option("--images", min=1, max=100, help="Of each set.")] = 8,
     changes: Changes = None,
@@ -22,11 +22,12 @@ def preview(
     """Draw a contact sheet of what a sweep trains and evaluates on, attacks and held-out attacks included."""
     from sweeper.preflight.preview import contact_sheet
     from sweeper.preflight.preview import preview as draw_preview
+    from sweeper.spec.shipped import spec_file
     from sweeper.spec.spec import load_spec
 
     if output.suffix != ".png" or not output.absolute().parent.is_dir():
         raise UserError(f"--output {output}: name a file that ends in .png, in a folder that exists")
-    loaded = load_spec(spec, list(changes or []))
+    loaded = load_spec(spec_file(spec), list(changes or []))
     sheet = draw_preview(loaded, images)
     contact_sheet(sheet, sheet.heading).save(output)
     for line in sheet.lines:

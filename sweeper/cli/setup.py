@@ -62,13 +62,16 @@ def _write(file: Path, text: str) -> None:
         raise UserError(f"{file} cannot be written: {error.strerror}") from error
 
 
-def schema() -> None:
-    """Print the JSON Schema of a spec, for editors."""
+def schema(
+    markdown: Annotated[bool, typer.Option("--markdown", help="As a page to read: docs/spec.md.")] = False,
+) -> None:
+    """Print the JSON Schema of a spec, for editors: every key with what it is for."""
     import json
 
-    from sweeper.spec.spec import schema as spec_schema
+    from sweeper.spec.reference import reference
+    from sweeper.spec.schema import schema as spec_schema
 
-    typer.echo(json.dumps(spec_schema(), indent=1))
+    typer.echo(reference() if markdown else json.dumps(spec_schema(), indent=1), nl=not markdown)
 
 
 def env() -> None:

@@ -50,7 +50,8 @@ def run(
     spec: Annotated[
         Path | None,
         typer.Argument(
-            help="The sweep in YAML, for instance search_spaces/quickstart.yaml; or --images.", show_default=False
+            help="The sweep in YAML, or a shipped one by name: quickstart, typo, reduced/typo; or --images.",
+            show_default=False,
         ),
     ] = None,
     images: Images = None,
@@ -149,7 +150,7 @@ def resume(
 
 
 def check(
-    spec: Annotated[Path, typer.Argument(help="The sweep in YAML.")],
+    spec: Annotated[Path, typer.Argument(help="The sweep in YAML, or a shipped one by name.")],
     probe: Annotated[
         bool,
         typer.Option("--probe", help="Then train on one slot for a while, and forecast the whole sweep from that."),
@@ -172,6 +173,7 @@ def check(
     """
     from sweeper.preflight.check import check_places, check_sweep
     from sweeper.preflight.probe import probe_sweep
+    from sweeper.spec.shipped import spec_file
     from sweeper.spec.spec import load_spec
     from sweeper.storage.sweep_folder import SweepFolder
 
@@ -179,7 +181,7 @@ def check(
     problems: list[UserError | UnavailableError] = []
     set_words = [word for change in changes or [] for word in ("--set", change)]
     try:
-        loaded = with_budget(load_spec(spec, list(changes or [])), budget)
+        loaded = with_budget(load_spec(spec_file(spec), list(changes or [])), budget)
     except UserError as error:
         problems = [error, *check_places(root, tracking_uri, typer.echo)]
     else:
@@ -212,13 +214,15 @@ def _option_text(value: float | str) -> str:
 
 def _spec_file(spec: Path | None, images: Path | None, model: str | None) -> Path:
     """Return the spec to run: the one named, or the one written for ``--images``."""
+    from sweeper.spec.shipped import spec_file
+
     if images is not None and spec is None:
         return write_own_spec(images, model)
     if spec is None or images is not None:
         raise UserError("name one of the two: a spec, or --images FOLDER to have one written")
     if model is not None:
         raise UserError("--model goes with --images; for a spec: --set model.architecture=... and model.pretrained=...")
-    return spec
+    return spec_file(spec)
 
 
 def _options(

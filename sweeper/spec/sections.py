@@ -23,12 +23,14 @@ class GoalSettings(Settings):
     """What a point of the front must keep of a goal; both goals always count."""
 
     direction: Direction | None = None
-    """The goal's own; it may be written down, not changed."""
+    """Whether the goal is maximised or minimised. The task decides this; writing it down only documents it."""
     floor: Bound | None = None
-    """A point below the floor is recorded but never on the front: a number, or relative to the untouched model
-    (``untouched - 0.05``). For goals that are maximised."""
+    """For a goal that is maximised: a point below the floor is recorded but never on the front. A number, or
+    relative to the untouched model (``untouched - 0.05``: five points of accuracy may be lost). Measured on
+    validation."""
     ceiling: Bound | None = None
-    """The same for goals that are minimised."""
+    """For a goal that is minimised: a point above the ceiling is recorded but never on the front. Written like a
+    floor."""
 
     @field_validator("floor", "ceiling")
     @classmethod
@@ -44,18 +46,25 @@ class GoalSettings(Settings):
 
 
 class Search(Settings):
+    """How trials are chosen, how many, and when the search ends."""
+
     sampler: Literal["tpe", "grid", "random", "soup"] = "tpe"
-    """``grid`` tries every combination of choices, in the order in which they are written; ``soup`` trains a few
-    anchors (the middles of the ranges), whose interpolation with the untouched weights is the front."""
+    """How trials are chosen. ``tpe`` learns from complete trials; ``random`` draws; ``grid`` tries every
+    combination of choices, in the order in which they are written; ``soup`` trains a few anchors (the middles of
+    the ranges), whose interpolation with the untouched weights is the front."""
     trials: Annotated[int, Field(ge=1)] = 32
-    """With the baseline and the points; when left out, ``grid`` and ``soup`` try every combination or anchor."""
+    """Trials in total, baselines and points included. ``grid`` and ``soup`` try every combination or anchor when it
+    is left out. More can be added later with ``sweeper resume NAME --trials N``."""
     until: Literal["trials", "noise_floor"] = "trials"
-    """``noise_floor``: the search ends between half of ``trials`` and all of them, once a further quarter of trials is
-    expected to gain less on fresh images than one standard error of the front's hypervolume."""
+    """When the search ends. ``trials``: after all of them. ``noise_floor``: between half of ``trials`` and all of
+    them, once a further quarter of trials is expected to gain less on fresh images than one standard error of the
+    front's hypervolume."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the search: suggestions, the order of batches in each trial, and the images and words that are drawn.
+    Change it to repeat a sweep with other luck."""
     startup_trials: Annotated[int, Field(ge=1)] | None = None
-    """The sampler learns from trials once so many are complete; an eighth of ``trials``, at least 4, when left out. For
-    ``tpe`` only."""
+    """Complete trials after which ``tpe`` begins to learn from them; until then it draws. An eighth of ``trials``,
+    at least 4, when left out. For ``tpe`` only."""
 
     @model_validator(mode="after")
     def _only_tpe_learns(self) -> Self:
@@ -86,10 +95,14 @@ class Stopping(Settings):
     the baseline and ``points``."""
 
     kind: Literal["none", "moasha"] = "none"
+    """``moasha`` ends hopeless trials at rungs; ``none`` trains every trial to its end. Use ``moasha`` where a
+    trial takes more than a few minutes."""
     rungs: Annotated[list[float | str], Field(min_length=1)] = ["1/9", "1/3"]
-    """Shares of a trial's steps after which the trial is evaluated and may be stopped, rising: ``1/9`` or 0.11."""
+    """Shares of a trial's steps after which the trial is evaluated and may be stopped, rising: ``1/9`` or 0.11.
+    Later rungs stop fewer good trials and save less time."""
     reduction_factor: Annotated[float, Field(gt=1.0)] = 2.0
-    """At each rung the best 1 / reduction_factor of the trials that came to it go on."""
+    """At each rung the best 1 / reduction_factor of the trials that reached it go on. 2 keeps half; larger values
+    stop more."""
 
     @field_validator("rungs")
     @classmethod
@@ -112,13 +125,13 @@ class Confirm(Settings):
     then those that add most to the hypervolume."""
 
     members: Annotated[int, Field(ge=1)] = 3
-    """Trials with members on the front; one training serves all strengths of its trial."""
+    """Trials with members on the front that are trained again; one training serves all strengths of its trial."""
     seeds: Annotated[int, Field(ge=2)] = 3
-    """Trainings of each. With two, intervals are valid but very wide."""
+    """New trainings of each member. With two, intervals are valid but very wide."""
     share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
-    """Of the budget, reserved for the confirm phase. With ``limits.budget`` the search ends when the rest of the budget
-    is used. Without, the budget is counted in trainings: at most share / (1 - share) x ``search.trials`` are made after
-    the search, of fewer members where necessary, each with all its seeds."""
+    """Share of the budget that is reserved for the confirm phase. With ``limits.budget`` the search ends when the
+    rest of the budget is used. Without, the budget is counted in trainings: at most share / (1 - share) x
+    ``search.trials`` are made after the search, of fewer members where necessary, each with all its seeds."""
 
     def most_trainings(self, trials: int) -> int:
         """Return how many trainings follow a search of ``trials`` trials at most, without a budget of device hours."""
@@ -126,10 +139,18 @@ class Confirm(Settings):
 
 
 class Resources(Settings):
+    """What a trial takes of the machine or the cluster. A slot is one place for a trial: ``workers_per_trial``
+    workers."""
+
     workers_per_trial: Annotated[int, Field(ge=1)] = 1
+    """Processes that train one trial together, data-parallel. Raise it for models or batches that need several
+    GPUs."""
     gpus_per_worker: Positive | None = None
-    """One where the cluster has GPUs, when left out. A share (0.25) puts several workers on a GPU."""
+    """GPUs of each worker: 1 where the cluster has GPUs, when left out. A share (0.25) puts several workers on one
+    GPU, which pays for small models."""
     cpus_per_worker: Annotated[int, Field(ge=1)] = 1
+    """CPU cores of each worker, for decoding images, and for training where there is no GPU. Raise it to run fewer
+    trials at once on a machine with little memory."""
 
     @field_validator("gpus_per_worker")
     @classmethod
@@ -140,14 +161,19 @@ class Resources(Settings):
 
 
 class Limits(Settings):
+    """What ends a trial or the whole sweep. A trial that is ended by a limit counts as failed."""
+
     max_failed_share: Share = 0.2
-    """More failed trials than this share of ``search.trials`` end the sweep."""
+    """More failed trials than this share of ``search.trials`` end the sweep (exit code 1); first points do not
+    count."""
     budget: str | None = None
-    """Device hours that the sweep may take over its whole life, idle slots included: ``200gpu-h``, or ``12cpu-h`` where
-    it runs on CPUs."""
+    """Device hours that the sweep may take over its whole life, idle slots included: ``200gpu-h``, or ``12cpu-h``
+    where it runs on CPUs. Unlimited when left out."""
     trial_hours: Positive | None = None
+    """Hours of training after which a trial is failed. Unlimited when left out."""
     stall_minutes: Positive = 30.0
-    """An attempt that is silent for longer is ended and made again."""
+    """Minutes without a sign of life after which an attempt at a trial is ended and made again. Raise it where one
+    step or the reading of images takes longer."""
 
     @field_validator("budget")
     @classmethod

@@ -40,7 +40,7 @@ from trainables.settings.sets import SettingError
 from trainables.settings.task import TaskSettings, absolute_paths
 from trainables.settings.typographic import TypographicSettings
 from trainables.tasks.kind import Baseline, TaskKind
-from trainables.tasks.known import KINDS, kind_named, kind_of
+from trainables.tasks.known import kind_named, kind_of
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _RESERVED = ("cache", "mlartifacts", "mlflow.db")
@@ -64,22 +64,33 @@ class Spec(TaskSettings):
     """
 
     name: str
+    """Name of the sweep: its folder in the storage and its run in MLflow. Small letters, digits and ``. _ -``. The
+    name of the file, without its suffix, when left out."""
     goals: dict[str, GoalSettings] = {}
-    """Bounds of the task's goals, by metric."""
+    """Bounds of the task's goals, by metric: ``clean_accuracy`` and ``robust_accuracy`` for the task
+    ``typographic``."""
     parameters: Annotated[
         Space,
         PlainValidator(_space),
         PlainSerializer(lambda space: space.raw),
         WithJsonSchema({"type": "object", "propertyNames": {"enum": list(Parameters.model_fields)}}),
     ]
+    """The search space: each parameter with a value, choices or a range."""
     points: list[dict[str, Any]] | Literal["auto"] = "auto"
-    """Tried first; the fixed parameters may be left out. ``auto``: cross-entropy in the middle of the ranges, its
-    learning rate bracketed, then one thing changed at a time (docs/first_points.md); ``[]``: none."""
+    """Parameters of the trials that are tried first; fixed parameters may be left out. ``auto``: cross-entropy in
+    the middle of the ranges, its learning rate bracketed, then one thing changed at a time (docs/first_points.md);
+    ``[]``: none."""
     search: Search = Search()
+    """How trials are chosen, and how many."""
     stopping: Stopping = Stopping()
+    """Whether hopeless trials end early."""
     confirm: Confirm | None = None
+    """Whether members of the front are trained again with new seeds after the search; null or left out: no such
+    phase."""
     resources: Resources = Resources()
+    """What a trial takes of the machine or the cluster."""
     limits: Limits = Limits()
+    """What ends a trial or the sweep: failures, budget, time, silence."""
     _notes: list[str] = PrivateAttr(default_factory=list)
     _placed_points: list[Placed] = PrivateAttr(default_factory=list)
     """``points`` in the space, set by validation."""
@@ -387,19 +398,6 @@ def spec_difference(old: Spec, new: Spec) -> list[str]:
         if before.get(key) != after.get(key)
         and not any(key == changeable or key.startswith(changeable + ".") for changeable in CHANGEABLE)
     ]
-
-
-def schema() -> dict[str, Any]:
-    """Return the JSON Schema of a spec, for editors."""
-    definitions: dict[str, Any] = {}
-    of_tasks = []
-    for kind in KINDS:
-        described = spec_type(kind.name).model_json_schema()
-        described["required"].remove("name")
-        described["patternProperties"] = {f"^{EXTENSION}": {}}
-        definitions |= described.pop("$defs", {})
-        of_tasks.append(described)
-    return {"anyOf": of_tasks, "$defs": definitions}
 
 
 def _baseline_problems(spec: Spec, embed_dim: int | None) -> list[Problem]:

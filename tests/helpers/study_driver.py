@@ -77,7 +77,9 @@ def drive(path: Path, trials: int = TRIALS) -> list[TrialRecord]:
             if trial.state == "running":
                 finish(study, trial)
         if len(records) == trials:
-            return study.trials()
+            records = study.trials()
+            study.close()
+            return records
         if not records:
             study.add(PAINT, baseline="paint")
         elif len(records) == 1:

@@ -14,16 +14,17 @@ class AttributeSection(Settings):
     """The attribute, and how prompts name it."""
 
     name: str = "attribute"
-    """What the attribute is called: ``gender``."""
+    """What the attribute is called in tables and pictures: ``gender``."""
     prompts: Annotated[list[str], Field(min_length=1)] = ["a photo of a {value} {content}"]
     """Templates that name content and value. The neutral ones are the ``templates`` of the image sets."""
     queries: list[str] | None = None
-    """Prompts whose retrievals are looked at for skew: "A photo of an addict."; when left out, the neutral prompt of
-    each content."""
+    """Prompts whose retrievals are looked at for skew: "A photo of an addict."; the neutral prompt of each content
+    when left out."""
     top: Annotated[int, Field(ge=1)] = 60
-    """How many of the best retrievals skew is measured in."""
+    """Number of best retrievals of a prompt in which skew is measured."""
     bias: Literal["max_skew", "attribute_gap"] = "max_skew"
-    """The goal beside content accuracy: the skew of retrievals, or how far attribute accuracy is from chance."""
+    """The goal beside content accuracy: the skew of retrievals (``max_skew``), or how far attribute accuracy is
+    from chance (``attribute_gap``)."""
 
     @field_validator("prompts")
     @classmethod
@@ -35,20 +36,27 @@ class AttributeSection(Settings):
 
 
 class AttributeEvaluateSettings(EvaluateSettings):
+    """What is measured: after each epoch, at the end of a trial, before the front is chosen, and on test."""
+
     retention: list[str] = []
     """Further labelled sets, whose zero-shot accuracy is measured: on test splits of the front, and on validation
     where ``keep`` names it (``NAME/zero_shot_accuracy``)."""
 
 
 class AttributeSettings(TaskSettings):
+    """The task ``attribute``: the model is to ignore a concept, or to see it reversed."""
+
     task: Literal["attribute"]
+    """The task: how the model sees an attribute. Must be written."""
     evaluate: AttributeEvaluateSettings
+    """What is measured, when, and on which images."""
     attribute: AttributeSection = AttributeSection()
+    """The attribute, and how prompts name it."""
     baselines: list[Literal["projection", "closed_form", "balanced"]] = ["projection", "closed_form", "balanced"]
-    """Trials that a sweep begins with: the orthogonal projection, the W of closed form, and cross-entropy on balanced
-    labels."""
+    """Trials that a sweep begins with: the orthogonal projection, the W of closed form, and cross-entropy on
+    balanced labels."""
     balanced_learning_rate: Annotated[float, Field(gt=0.0)] = 0.02
-    """Of the baseline ``balanced``."""
+    """Step size of the baseline ``balanced``."""
 
     @model_validator(mode="after")
     def _sets_have_the_attribute(self) -> Self:

@@ -40,47 +40,61 @@ class Parameters(Settings):
     """A point of the search space: everything that may differ between two trials."""
 
     objective: Objective | None = None
-    """None for the target ``equal`` only, which has a loss of its own."""
+    """The loss. ``dpo``, ``ipo`` and ``kto`` compare the true class with the written one against the untouched
+    model; ``cross_entropy`` raises the true class among all; ``none`` trains nothing (the policy is its start).
+    Left out for the target ``equal`` only, which has a loss of its own."""
     tune: Tune
+    """What is trained: ``transform`` (a linear map on the embeddings), ``last_blocks`` (the end of the image
+    tower), ``visual`` (the image tower) or ``all`` (both towers). More is usually stronger, and costs more clean
+    accuracy, memory and time."""
     learning_rate: Positive | None = None
-    """Needed unless the objective is ``none``."""
+    """Step size of the optimizer. ``auto`` in a search space: the first trials find it (docs/learning_rate.md).
+    Needed unless the objective is ``none``."""
     beta: Positive | None = None
+    """Strength of the tie to the untouched model in ``dpo``, ``ipo`` and ``kto``, per nat of log-probability: small
+    values move further. The authors take 1.0 for ``dpo``, 0.01 for ``ipo`` and 1.5 for ``kto``."""
     beta_m0: Positive | None = None
-    """Instead of ``beta``: beta times m0, the reference's mean margin on the preference data (nats)."""
+    """Instead of ``beta``: beta times m0, the untouched model's mean margin on the preference data (nats)."""
     lambda_reg: Annotated[float, Field(ge=0.0)] = 1.0
-    """Weight of KL(reference || policy) on the clean images."""
+    """Weight of KL(reference || policy) on the clean images, in nats. Larger values keep clean accuracy and give up
+    robust accuracy."""
     label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
-    """DPO only."""
+    """Probability that a preference is flipped (conservative DPO). For ``dpo`` only."""
     desirable_weight: Annotated[float, Field(ge=0.0)] = 1.0
-    """KTO only."""
+    """Weight of the true class in the loss. For ``kto`` only."""
     undesirable_weight: Annotated[float, Field(ge=0.0)] = 1.0
-    """KTO only."""
+    """Weight of the written class in the loss. For ``kto`` only."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    """Decay of the trained weights per step, as the optimizer applies it: decoupled for ``adamw``, as an L2 term
+    for ``adamax``."""
     rank: Annotated[int, Field(ge=1)] | None = None
-    """Rows of the transform W (of A in the residual form); the embedding width when left out."""
+    """Rows of the transform W (of A in the residual form); the embedding width when left out, written ``embed_dim``
+    in a search space. Small ranks of the direct form cost clean accuracy."""
     form: Literal["direct", "residual"] | None = None
     """Of the transform: ``direct`` is W itself (rank, width); ``residual`` is W = I + B A with A (rank, width) and
     B (width, rank), which drops no direction at any rank. ``direct`` when left out."""
     penalty: Annotated[float, Field(ge=0.0)] = 0.0
-    """Weight of ||I - W W^T||^2 (transform only)."""
+    """Weight of ||I - W W^T||^2, which keeps W near an orthogonal map. For ``tune: transform`` only."""
     towers: Literal["shared", "separate"] | None = None
-    """Of the transform: one W for both towers (when left out), or one for each. Strengths of separate W interpolate."""
+    """Of the transform: one W for both towers (``shared``, when left out), or one for each (``separate``).
+    Strengths of separate W interpolate."""
     start: Start | None = None
-    """Of the transform, in the attribute task: the identity (when left out), or a W that is computed from the concept
-    directions (docs/transform.md)."""
+    """Of the transform, in the attribute task: the identity (when left out), or a W that is computed from the
+    concept directions (docs/transform.md)."""
     target: Target | None = None
-    """In the attribute task: ``flipped`` (when left out) prefers another value to the true one, ``neutral`` makes the
-    values equally likely, ``equal`` makes the neutral prompt fit images of all values alike."""
+    """In the attribute task: ``flipped`` (when left out) prefers another value to the true one, ``neutral`` makes
+    the values equally likely, ``equal`` makes the neutral prompt fit images of all values alike."""
     blocks: Annotated[int, Field(ge=1)] | None = None
-    """``last_blocks`` only: number of blocks at the end of the image tower that are tuned."""
+    """Number of blocks at the end of the image tower that are trained. For ``tune: last_blocks`` only, which needs
+    it."""
     copies: Annotated[int, Field(ge=1)] | None = None
-    """Attacked copies per image; at most, and when left out, ``train.copies``."""
+    """Attacked copies per training image; at most, and when left out, ``train.copies``."""
     images: Annotated[int, Field(ge=1)] | None = None
-    """Training images, a subset of those of ``train``; all of them when left out. Smaller subsets are parts of larger
-    ones."""
+    """Training images, a subset of those of ``train``; all of them when left out. Smaller subsets are parts of
+    larger ones."""
     epochs: Annotated[int, Field(ge=1)] | None = None
-    """Of the trial's training, fewer or more than ``training.epochs``; as many as that when left out. Not for the
-    objective ``none``."""
+    """Epochs of the trial's training, fewer or more than ``training.epochs``; as many as that when left out. Not
+    for the objective ``none``."""
 
     @model_validator(mode="after")
     def _belongs_together(self) -> Self:

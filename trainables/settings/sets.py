@@ -54,11 +54,17 @@ class WorldSet(Settings):
     """The generated demo world, in which every image is a function of (seed, split, index)."""
 
     kind: Literal["world"]
+    """Images that are generated: a small picture of one of 20 things."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the images; another seed gives other images of the same classes."""
     train: Annotated[int, Field(ge=1)] = 1536
+    """Number of training images."""
     validation: Annotated[int, Field(ge=1)] = 1000
+    """Number of validation images."""
     test: Annotated[int, Field(ge=1)] = 2000
+    """Number of test images."""
     templates: Annotated[list[str], Field(min_length=1)] = ["a photo of a {}"]
+    """Prompts; ``{}`` is the class. A list of several is an ensemble, whose normalised embeddings are averaged."""
 
     def has(self, split: Split) -> bool:
         return True
@@ -75,9 +81,13 @@ class HeldBack(Settings):
     """
 
     from_: Annotated[Literal["train"], Field(alias="from")]
+    """The split that images are taken from."""
     per_class: Annotated[int, Field(ge=1)] | None = None
+    """Images of each class that are held back; this or ``share``."""
     share: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """Share of the images of each class that is held back, between 0 and 1; this or ``per_class``."""
     seed: int = 0
+    """Seed of the draw; keep it, so that the same images stay held back."""
 
     @model_validator(mode="after")
     def _one_amount(self) -> Self:
@@ -88,11 +98,20 @@ class HeldBack(Settings):
         return self
 
 
+_Paths = str | list[str]
+
+
+def _path_list(value: Any) -> Any:
+    """Return a single path as a list of it, anything else as it is."""
+    return [value] if isinstance(value, str | Path) else value
+
+
 class _FileSet(Settings):
     """A set that is read from files."""
 
     max_broken_share: Share = 0.05
-    """Images that cannot be decoded are named and left out; more than this share of a split stops the sweep."""
+    """Images that cannot be decoded are named and left out; more than this share of a split (0 to 1) stops the
+    sweep."""
 
 
 class _WrittenWordsSet(_FileSet):
@@ -106,21 +125,29 @@ class ImageFolderSet(_FileSet):
     """``<folder>/<class>/<image>``; several folders of a split are read as one."""
 
     kind: Literal["image_folder"]
+    """A folder per class."""
     train: list[FilePath] | None = None
+    """Folder of the training images, or a list of folders that are read as one."""
     validation: list[FilePath] | HeldBack | None = None
+    """Folder or folders of the validation images, or images held back from train."""
     test: list[FilePath] | HeldBack | None = None
+    """Folder or folders of the test images, or images held back from train."""
     class_names: ClassNames | Literal["imagenet"] | None = None
     """Words for the prompts: a mapping from folder name to words (inline or a JSON file), or a list in the sorted
     order of the folder names; ``imagenet`` where folders are WordNet ids (n02084071); without it the folder names
-    themselves, ``_`` read as space. A file from WordNet ids to synonyms ("robin, American robin") gives the first."""
+    themselves, ``_`` read as space. A file from WordNet ids to synonyms ("robin, American robin") gives the
+    first."""
     classes: FilePath | Annotated[list[str], Field(min_length=2)] | None = None
-    """Only these class folders (a list, or a text file with a name per line): ImageNet-100 over ImageNet's folders."""
+    """Only these class folders (a list, or a text file with a name per line): ImageNet-100 over ImageNet's
+    folders."""
     templates: Templates = ["a photo of a {}."]
+    """Prompts; ``{}`` is the class. A list of several is an ensemble; ``literature``, ``imagenet_7`` and
+    ``imagenet_80`` are known ones."""
 
-    @field_validator("train", "validation", "test", mode="before")
-    @classmethod
-    def _one_path_is_a_list(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str | Path) else value
+    _one_path = field_validator("train", mode="before", json_schema_input_type=_Paths | None)(_path_list)
+    _one_path_or_held_back = field_validator(
+        "validation", "test", mode="before", json_schema_input_type=_Paths | HeldBack | None
+    )(_path_list)
 
     @model_validator(mode="after")
     def _some_split(self) -> Self:
@@ -166,17 +193,21 @@ class TorchvisionSet(_FileSet):
     """
 
     kind: Literal["torchvision"]
+    """One of torchvision's data sets."""
     dataset: TorchvisionName
+    """Which data set."""
     root: FilePath
+    """Folder into which torchvision downloaded it. Nothing is downloaded by sweeper."""
     validation: HeldBack | None = None
-    """Sets without a validation split need it wherever validation is asked for; where there is one, published or
-    drawn, its images join train before some are held back."""
+    """Images held back from train. Sets without a validation split need it wherever validation is asked for; where
+    there is one, published or drawn, its images join train before some are held back."""
     class_names: ClassNames | None = None
-    """Instead of the shipped human names."""
+    """Words for the prompts, instead of the shipped human names: a list, a mapping, or a file with either."""
     classes: FilePath | Annotated[list[str], Field(min_length=2)] | None = None
     """Only these classes, by the set's own ids (a list, or a text file with an id per line): ImageNet-100 over
     ImageNet."""
     templates: Templates = "literature"
+    """Prompts; ``{}`` is the class. ``literature``: the template that publications use for this set."""
 
     def has(self, split: Split) -> bool:
         return split != "validation" or self.validation is not None or self.dataset in OWN_VALIDATION + NO_SPLITS
@@ -186,23 +217,28 @@ class WebDatasetSet(_FileSet):
     """Tar shards whose members share a key: an image (jpg, png, webp) and its class as ``cls`` (index) or ``txt``."""
 
     kind: Literal["webdataset"]
+    """Tar shards."""
     train: list[Pattern] | None = None
-    """Paths of shards; ``{000..127}`` and ``*`` are expanded."""
+    """Paths of the training shards; ``{000..127}`` and ``*`` are expanded."""
     validation: list[Pattern] | HeldBack | None = None
+    """Paths of the validation shards, or images held back from train."""
     test: list[Pattern] | None = None
+    """Paths of the test shards."""
     class_names: FilePath | list[str] | None = None
-    """In the order of ``cls`` indices (a list, a text file with a name per line, or a JSON list); not needed with
-    ``txt``."""
+    """Words for the prompts, in the order of ``cls`` indices (a list, a text file with a name per line, or a JSON
+    list); not needed with ``txt``."""
     attribute_key: str | None = None
-    """Member that has the value of an attribute, for instance ``gender.txt`` of ``000.jpg`` and ``000.gender.txt``."""
+    """Member that has the value of an attribute, for instance ``gender.txt`` of ``000.jpg`` and ``000.gender.txt``.
+    For the task ``attribute``."""
     values: dict[str, str] | None = None
     """Words for the attribute's values; images with other values are left out and named."""
     templates: Templates = ["a photo of a {}."]
+    """Prompts; ``{}`` is the class. A list of several is an ensemble."""
 
-    @field_validator("train", "validation", "test", mode="before")
-    @classmethod
-    def _one_path_is_a_list(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
+    _one_path = field_validator("train", "test", mode="before", json_schema_input_type=_Paths | None)(_path_list)
+    _one_path_or_held_back = field_validator(
+        "validation", mode="before", json_schema_input_type=_Paths | HeldBack | None
+    )(_path_list)
 
     @model_validator(mode="after")
     def _some_split(self) -> Self:
@@ -225,16 +261,22 @@ class WrittenLabelSet(_WrittenWordsSet):
     """Real photographs with words on them, ``label=<true>_text=<written>.jpg`` in one folder: RTA-100 and PAINT."""
 
     kind: Literal["rta100", "paint"]
+    """RTA-100 or PAINT's photographs."""
     path: FilePath
+    """Folder of the photographs."""
     templates: Templates = "literature"
+    """Prompts; ``{}`` is the class."""
 
 
 class DisentanglingSet(_WrittenWordsSet):
     """Materzynska et al. 2022: photographs beside ``annotations.json`` (and ``classes.json``)."""
 
     kind: Literal["disentangling"]
+    """The photographs of Materzynska et al."""
     path: FilePath
+    """Folder of the photographs."""
     templates: Templates = "literature"
+    """Prompts; ``{}`` is the class."""
 
 
 class ScamSet(_WrittenWordsSet):
@@ -242,10 +284,13 @@ class ScamSet(_WrittenWordsSet):
     a handwritten one and with a synthetic one."""
 
     kind: Literal["scam"]
+    """The photographs of SCAM."""
     path: FilePath
+    """Folder of the photographs."""
     attack: Literal["SCAM", "SynthSCAM"] = "SCAM"
-    """Handwritten or synthetic words; the clean images are NoSCAM either way."""
+    """Handwritten (``SCAM``) or synthetic words (``SynthSCAM``); the clean images are NoSCAM either way."""
     templates: Templates = "literature"
+    """Prompts; ``{}`` is the class."""
 
 
 TypographicSet = WrittenLabelSet | DisentanglingSet | ScamSet
@@ -256,26 +301,30 @@ class _AttributeSet(_FileSet):
     """Images with a content (what they show) and a value of an attribute."""
 
     contents: dict[str, str] | None = None
-    """Words for the prompts by content as the files have it; only these contents. Without it the contents themselves,
-    ``_`` read as space."""
+    """Words for the prompts by content as the files have it; only these contents. Without it the contents
+    themselves, ``_`` read as space."""
     values: dict[str, str] | None = None
-    """The same for the attribute's values. Images with other values are left out and named."""
+    """Words for the attribute's values as the files have them. Images with other values are left out and named."""
     templates: Templates = ["a photo of a {}."]
-    """Neutral prompts: of the content alone."""
+    """Neutral prompts: of the content alone, which is ``{}``."""
 
 
 class AttributeFolderSet(_AttributeSet):
     """``<folder>/<content>/<value>/<image>``; several folders of a split are read as one."""
 
     kind: Literal["attribute_folder"]
+    """A folder per content, with a folder per value of the attribute in it."""
     train: list[FilePath] | None = None
+    """Folder of the training images, or a list of folders that are read as one."""
     validation: list[FilePath] | HeldBack | None = None
+    """Folder or folders of the validation images, or images held back from train."""
     test: list[FilePath] | None = None
+    """Folder or folders of the test images."""
 
-    @field_validator("train", "validation", "test", mode="before")
-    @classmethod
-    def _one_path_is_a_list(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str | Path) else value
+    _one_path = field_validator("train", "test", mode="before", json_schema_input_type=_Paths | None)(_path_list)
+    _one_path_or_held_back = field_validator(
+        "validation", mode="before", json_schema_input_type=_Paths | HeldBack | None
+    )(_path_list)
 
     @model_validator(mode="after")
     def _held_back_of_something(self) -> Self:
@@ -292,9 +341,13 @@ class AttributeTableSet(_AttributeSet):
     table of one's own."""
 
     kind: Literal["attribute_table"]
+    """A table with a row per image."""
     train: FilePath | None = None
+    """Table of the training images."""
     validation: FilePath | HeldBack | None = None
+    """Table of the validation images, or images held back from train."""
     test: FilePath | None = None
+    """Table of the test images."""
     images: FilePath | None = None
     """The folder that the image column counts from; the table's own when left out."""
     image: str = "file"
@@ -324,10 +377,13 @@ class UtkFaceSet(_AttributeSet):
     each group. Names with missing fields are left out and named."""
 
     kind: Literal["utkface"]
+    """The photographs of UTKFace."""
     path: FilePath
+    """Folder of the photographs."""
     content: FacePart = "race"
-    """``age``: in the decades of FairFace, for instance ``20-29``."""
+    """Part of the file name that is the content. ``age``: in the decades of FairFace, for instance ``20-29``."""
     attribute: FacePart = "gender"
+    """Part of the file name that is the attribute."""
 
     @model_validator(mode="after")
     def _two_parts(self) -> Self:
@@ -344,10 +400,13 @@ class CelebASet(_AttributeSet):
     where it is there, else drawn here as for ``utkface``. Values are ``1`` and ``-1``."""
 
     kind: Literal["celeba"]
+    """The photographs of CelebA."""
     path: FilePath
+    """Folder that holds ``Anno`` and ``Img``."""
     content: str
-    """A column of the list, for instance ``Blond_Hair``."""
+    """A column of the list that is the content, for instance ``Blond_Hair``."""
     attribute: str = "Male"
+    """A column of the list that is the attribute."""
 
     @model_validator(mode="after")
     def _two_columns(self) -> Self:

@@ -27,11 +27,16 @@ class Preprocess(Settings):
     """How images are prepared for a model."""
 
     mean: tuple[float, float, float]
+    """Mean of the red, green and blue channel, on the scale 0 to 1; subtracted from each pixel."""
     std: tuple[Positive, Positive, Positive]
+    """Standard deviation of the three channels, on the same scale; each pixel is divided by it."""
     size: Annotated[int, Field(ge=1)] | None = None
-    """Side in pixels; the architecture's own when left out."""
+    """Side of the square image in pixels; the architecture's own when left out."""
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    """How images are resized. Take what the model was trained with."""
     resize_mode: Literal["shortest", "longest", "squash"] = "shortest"
+    """What is made square: the image is resized so that its ``shortest`` side fits and then cropped, so that its
+    ``longest`` side fits and then padded, or both sides are changed (``squash``)."""
 
 
 class Expectation(Settings):
@@ -39,31 +44,43 @@ class Expectation(Settings):
     preprocessing and wrong class names."""
 
     set: str
-    """``name`` (its test split) or ``name/split``; clean images."""
+    """Set that the accuracy belongs to, without attack: ``name`` (its test split) or ``name/split``."""
     accuracy: Share
+    """Published or known accuracy of the untouched model, from 0 to 1."""
     tolerance: Share = 0.01
+    """Largest difference from ``accuracy`` that passes, from 0 to 1."""
 
 
 class ModelSettings(Settings):
     """Which CLIP is tuned. ``architecture`` is an open_clip name, ``hf-hub:...``, ``local-dir:...`` or ``world``."""
 
     architecture: str = "world"
+    """Name of the model in open_clip (``ViT-B-32``), ``hf-hub:NAME``, ``local-dir:FOLDER``, or ``world``: the small
+    CLIP that ships with sweeper."""
     pretrained: str | None = None
-    """An open_clip tag or a checkpoint file; not for ``local-dir:``, ``hf-hub:`` and ``world``, which bring weights."""
+    """An open_clip tag or a checkpoint file; not for ``local-dir:``, ``hf-hub:`` and ``world``, which bring
+    weights."""
     quick_gelu: bool | None = None
-    """Activation of a bare checkpoint file, which does not name it; tags and folders do."""
+    """Whether the activation is QuickGELU. For a bare checkpoint file only, which does not say so; tags and folders
+    do."""
     preprocess: Literal["openai", "inception", "imagenet"] | Preprocess | None = None
-    """Of a bare checkpoint file: mean and deviation of OpenAI, of 0.5 throughout, of ImageNet, or written out. An
-    ``epoch_N.pt`` of open_clip's training may leave it out: that training takes ``openai`` unless told otherwise."""
+    """How images are prepared. For a bare checkpoint file only: mean and deviation of OpenAI (``openai``), of 0.5
+    throughout (``inception``), of ImageNet (``imagenet``), or written out. An ``epoch_N.pt`` of open_clip's
+    training may leave it out: that training takes ``openai`` unless told otherwise."""
     shear: Annotated[float, Field(gt=0.0, le=3.0)] | None = None
-    """For ``world`` only: the colour's directions in images and in prompts get a cosine of 1 / (1 + shear^2), so that
-    one W for both towers can reverse it. A construction: trainables/world/shear.py."""
+    """For ``world`` only, in experiments with attributes: the colour's directions in images and in prompts get a
+    cosine of 1 / (1 + shear^2), so that one W for both towers can reverse it. A construction:
+    trainables/world/shear.py."""
     expect: Expectation | None = None
+    """A known accuracy of the untouched model, which ``sweeper check`` measures. State it for bare checkpoint
+    files."""
     allow_chance: bool = False
-    """Sweep a model that does not know the classes: its accuracy on 200 validation images may be that of guessing."""
+    """Sweep a model that does not know the classes: its accuracy on 200 validation images may be that of
+    guessing."""
     text: Literal["frozen", "trained"] = "frozen"
-    """``trained``: ``last_blocks`` and ``visual`` train the text tower and logit_scale too, as the authors' released
-    code does (the paper's text freezes them). ``tune: all`` does so either way, ``transform`` never."""
+    """``frozen``: ``last_blocks`` and ``visual`` leave the text tower as it is, as in the paper's text.
+    ``trained``: they train the text tower and logit_scale too, as the authors' released code does. ``tune: all``
+    trains both towers either way, ``transform`` never does."""
 
     @model_validator(mode="after")
     def _weights_from_one_place(self) -> Self:
@@ -107,30 +124,35 @@ class TrainSettings(Settings):
     """Where preference data come from."""
 
     set: str
+    """Name of the set under ``sets`` whose train split is used, or ``name/split``."""
     classes: Literal["all"] | Annotated[float, Field(gt=0.0, lt=1.0)] | Annotated[list[str], Field(min_length=2)] = (
         "all"
     )
-    """All classes, a list of names, or a share: 0.5 takes every second class, the others are never trained on."""
+    """Classes to train on: all, a list of names, or a share: 0.5 takes every second class, the others are never
+    trained on and show whether the cure carries over to them."""
     images: Annotated[int, Field(ge=1)] | None = None
-    """Largest number of images, drawn with the sweep's seed."""
+    """Largest number of training images, drawn with ``search.seed``; all of them when left out."""
 
 
 class SearchEvaluation(Settings):
     """Measured after each epoch of a trial and reported to the search."""
 
     sets: Annotated[list[str], Field(min_length=1)]
-    """``name`` (its validation split) or ``name/split``."""
+    """Sets that the search measures on: ``name`` (its validation split) or ``name/split``. Test splits are
+    refused."""
     images: Annotated[int, Field(ge=1)] | None = None
-    """Largest number of images of each set, drawn with the sweep's seed. The others are for the second look."""
+    """Largest number of images of each set, drawn with ``search.seed``; all of them when left out. More images mean
+    less noise and a longer evaluation after each epoch; images that are left over serve the second look."""
 
 
 class FrontEvaluation(Settings):
     """Measured at the end of a trial, on validation."""
 
     strengths: list[Annotated[float, Field(ge=-2.0, le=2.0)]] = [0.25, 0.5, 0.75, 1.0]
-    """t of W^t, or alpha between reference and policy weights; 0 is the untouched model, which every front shows."""
+    """Strengths at which each finished trial is measured: t of W^t for a transform, else alpha between untouched
+    (0) and trained weights (1). Each costs one evaluation; 0 is the untouched model, which every front shows."""
     averaged: bool = True
-    """Also measure the Beta-averaged weights."""
+    """Also measure the average of the weights over the training, weighted by a Beta density."""
 
     @field_validator("strengths")
     @classmethod
@@ -147,47 +169,64 @@ class SecondLookEvaluation(Settings):
     front is chosen on all of these images together."""
 
     margin: Annotated[float, Field(ge=0.0)] = 0.01
-    """Points that would be on the front if both of their goals were better by so much are looked at, in the goals'
-    units."""
+    """Points that would be on the front if both of their goals were better by so much are measured again, in the
+    goals' units (0.01 is one point of accuracy)."""
     images: Annotated[int, Field(ge=1)] = 4000
-    """Largest number of images of each set that the search does not see."""
+    """Largest number of images of each set that the search does not see and the second look measures on."""
 
 
 class HeldOutEvaluation(Settings):
     """Measured once for each member of the front."""
 
     sets: Annotated[list[str], Field(min_length=1)]
-    """``name`` (its test split) or ``name/split``."""
+    """Sets that members of the front are measured on once: ``name`` (its test split) or ``name/split``. Sets of
+    photographs with written words belong here."""
     images: Annotated[int, Field(ge=1)] | None = None
+    """Largest number of images of each set, drawn with ``search.seed``; all of them when left out."""
 
 
 class EvaluateSettings(Settings):
+    """What is measured: after each epoch, at the end of a trial, before the front is chosen, and on test."""
+
     search: SearchEvaluation
+    """What is measured after each epoch of a trial."""
     front: FrontEvaluation = FrontEvaluation()
+    """What is measured on validation at the end of a trial."""
     second_look: SecondLookEvaluation | None = SecondLookEvaluation()
-    """Null leaves it out. There is none either where the search sees all validation images."""
+    """What is measured before the front is chosen; null leaves it out. There is none either where the search sees
+    all validation images."""
     test: HeldOutEvaluation
+    """What members of the front are measured on, once."""
 
 
 class TrainingSettings(Settings):
     """How every trial is trained."""
 
     epochs: Annotated[int, Field(ge=1)] = 3
-    """Of a trial without the parameter ``epochs``."""
+    """Passes over the training data, in a trial without the parameter ``epochs``."""
     global_batch_size: Annotated[int, Field(ge=1)] = 512
-    """Pairs (clean image, attacked copy) per step over all workers of the trial."""
+    """Pairs (clean image, attacked copy) per step over all workers of the trial. Affects the result; the memory is
+    set by ``micro_batch_size``."""
     micro_batch_size: Annotated[int, Field(ge=1)] | None = None
-    """Pairs per forward pass and worker; the loss is that of the global batch for every value."""
+    """Pairs per forward pass and worker; the loss is that of the global batch for every value. The worker's whole
+    share of the batch when left out; a trial that runs out of memory halves it."""
     optimizer: Literal["adamax", "adamw"] = "adamax"
+    """Optimizer of all trials; ``adamax`` is the paper's."""
     warmup_share: Share = 0.0
+    """Share of the steps in which the learning rate rises to its full value; it falls as a cosine afterwards. 0.1
+    helps at high learning rates."""
     gradient_checkpointing: bool = False
-    """Activations of the trained towers are recomputed in the backward pass: less memory, about a third more time."""
+    """Recompute activations of the trained towers in the backward pass: less memory, about a third more time. Turn
+    it on where even small micro-batches do not fit."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """``auto``: bf16 on GPU, fp32 on CPU. Goals are always measured in the training precision of the trial."""
+    """Number format of training: ``auto`` is bf16 on GPU and fp32 on CPU. Goals are always measured in the training
+    precision of the trial."""
     averaging_beta: Positive = 0.7
-    """The authors' moving average weighs step i of n by the Beta(b, b) density at i / n."""
+    """Shape of the average over weights: step i of n counts by the Beta(b, b) density at i / n, as in the authors'
+    code. Below 1 the first and last steps count most."""
     checkpoint_every_s: Positive = 600.0
-    """Within long epochs; every epoch ends with a checkpoint anyway."""
+    """Seconds between checkpoints within an epoch; every epoch ends with one anyway. Lower it where jobs are killed
+    often."""
 
     def epochs_of(self, parameters: Parameters) -> int:
         """Return how many epochs a trial trains."""
@@ -202,11 +241,18 @@ class TaskSettings(Settings):
     """What all trials of a sweep share. A task derives its own settings from these."""
 
     task: str
+    """What is to be changed in the model: its robustness to written words (``typographic``) or how it sees an
+    attribute (``attribute``)."""
     model: ModelSettings = ModelSettings()
+    """The CLIP that is tuned."""
     sets: Annotated[dict[str, ImageSetSettings], Field(min_length=1)]
+    """The image sets, by names of your own."""
     train: TrainSettings
+    """What trials are trained on."""
     evaluate: EvaluateSettings
+    """What is measured, when, and on which images."""
     training: TrainingSettings = TrainingSettings()
+    """How every trial is trained."""
     keep: dict[str, Bound] = {}
     """What a point of the front must keep besides its goals: a metric on validation and its bound, for instance
     ``sign_reading: untouched - 0.10``. Measured of every point that could be on the front."""

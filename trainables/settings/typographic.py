@@ -15,21 +15,31 @@ class AttackSettings(Settings):
     """How words are written on images: ``sign`` (a boxed word) or ``defense_prefix`` (coloured, outlined letters)."""
 
     recipe: Literal["sign", "defense_prefix"] = "defense_prefix"
+    """``sign``: a word in a box. ``defense_prefix``: coloured, outlined letters as in the literature; take it for
+    photographs."""
 
 
 class AttackedTrainSettings(TrainSettings):
+    """Where preference data come from: each training image, and copies of it with a wrong word on them."""
+
     copies: Annotated[int, Field(ge=1)] = 1
-    """Attacked copies per image, each with its own word and place (the paper's num_typo)."""
+    """Attacked copies per image, each with its own word and place (the paper's num_typo). More copies make an epoch
+    longer."""
 
 
 class AttackedTestSettings(HeldOutEvaluation):
+    """Measured once for each member of the front, on images with and without words."""
+
     variants: bool = True
-    """Also report unseen fonts, positions and words, two words, and the reading of words on images without object, on
-    at most 2000 images of each set."""
+    """Also report unseen fonts, positions and words, two words, and the reading of words on images without object,
+    on at most 2000 images of each set. Turn it off to save time on large test sets."""
 
 
 class AttackedEvaluateSettings(EvaluateSettings):
+    """What is measured: after each epoch, at the end of a trial, before the front is chosen, and on test."""
+
     test: AttackedTestSettings
+    """What members of the front are measured on, once."""
 
 
 class Paint(Settings):
@@ -37,14 +47,22 @@ class Paint(Settings):
     untouched ones (PAINT, arXiv 2208.05592)."""
 
     objective: Literal["cross_entropy"] = "cross_entropy"
+    """Loss of the baseline."""
     tune: Tune = "visual"
+    """What the baseline trains, as the parameter ``tune``."""
     learning_rate: Positive | Literal["auto"] = "auto"
-    """``auto``: the usual one for the model, the scope and the number of steps (docs/learning_rate.md)."""
+    """Step size of the baseline; ``auto``: the usual one for the model, the scope and the number of steps
+    (docs/learning_rate.md)."""
     lambda_reg: Annotated[float, Field(ge=0.0)] = 0.0
+    """Weight of the tie to the untouched model on clean images; PAINT has none."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    """Decay of the trained weights, as the parameter of this name."""
     rank: Annotated[int, Field(ge=1)] | None = None
+    """Rows of W, with ``tune: transform`` only."""
     penalty: Annotated[float, Field(ge=0.0)] = 0.0
+    """Weight of the penalty of W, with ``tune: transform`` only."""
     blocks: Annotated[int, Field(ge=1)] | None = None
+    """Number of blocks, with ``tune: last_blocks`` only."""
 
     @model_validator(mode="after")
     def _is_a_trial(self) -> Self:
@@ -62,12 +80,18 @@ class Paint(Settings):
 
 
 class TypographicSettings(TaskSettings):
+    """The task ``typographic``: words on images lie about what is in them, and the model is to see the image."""
+
     task: Literal["typographic"] = "typographic"
+    """The task: robustness to words written on images. The default."""
     train: AttackedTrainSettings
+    """What trials are trained on."""
     attack: AttackSettings = AttackSettings()
+    """How words are written on images."""
     evaluate: AttackedEvaluateSettings
+    """What is measured, when, and on which images."""
     paint: Paint | None = Paint()
-    """The first trial of a sweep, unless null."""
+    """The baseline PAINT, which is the first trial of a sweep; null leaves it out."""
 
     @model_validator(mode="after")
     def _clean_accuracy_can_be_tested(self) -> Self:

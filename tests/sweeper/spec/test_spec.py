@@ -12,7 +12,8 @@ import yaml
 
 from sweeper.errors import UserError
 from sweeper.spec.bounds import keeps, violation
-from sweeper.spec.spec import Spec, load_spec, schema, spec_difference
+from sweeper.spec.schema import schema
+from sweeper.spec.spec import Spec, load_spec, spec_difference
 from tests.paths import ROOT
 from trainables.settings.parameters import Parameters
 from trainables.settings.task import TaskSettings
