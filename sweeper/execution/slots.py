@@ -39,9 +39,10 @@ from sweeper.jobs import Job, JobName, Outcome
 
 GUARD_S = 1.0
 """Between looks at the slots, and at the actor that holds the job queue."""
-ANSWER_S = 25.0
-"""The job queue's actor is lost when it leaves two calls in a row unanswered for so long."""
-WORKER_ANSWER_S = 60.0
+ANSWER_S, UNANSWERED = 25.0, 4
+"""The job queue's actor is lost when it leaves four calls in a row unanswered for so long: on a machine with ten times
+its load, two were lost while slots warmed up, though the actor lived."""
+WORKER_ANSWER_S = 120.0
 """A worker that waits so long for an answer ends itself, and Train starts another one. The queue answers every call
 within ``worker.POLL_S``, or the driver ends the sweep: such an answer is lost, for instance because the worker had no
 memory when it came, and ``ray.get`` would wait for it without end (Ray 2.60)."""
@@ -319,8 +320,9 @@ class SlotPool:
                 unanswered = 0
             except GetTimeoutError:
                 unanswered += 1
-                if unanswered == 2:
-                    self._lost = f"the actor that holds the sweep's job queue has not answered for {2 * ANSWER_S:g} s"
+                if unanswered == UNANSWERED:
+                    silent_s = UNANSWERED * ANSWER_S
+                    self._lost = f"the actor that holds the sweep's job queue has not answered for {silent_s:g} s"
                     ray.kill(self.dispatcher)  # whoever waits for it learns that it is gone
                     return
             except RayError:
