@@ -30,6 +30,7 @@ from trainables.files import storage_problem
 
 if TYPE_CHECKING:
     from sweeper.records import Front
+    from sweeper.spec.spec import Spec
     from sweeper.storage.lease import HeldLease
     from sweeper.storage.sweep_folder import SweepFolder
 
@@ -165,7 +166,7 @@ def front(
     per_hour, opened = option_price(price), [open_sweep(name, storage) for name in dict.fromkeys(sweeps)]
     merged = load_merged_front(opened)
     if plot is not None:
-        _plot(merged, plot)
+        _plot(merged, plot, opened[0] if len(opened) == 1 else None)
     typer.echo(table(merged, format.value, width=None if wide else terminal_width()), nl=False)
     for folder, spec in opened if format is Format.table else []:
         notes = front_notes(folder, spec, per_hour)
@@ -255,16 +256,20 @@ def _size_bytes(file: Path) -> int:
     return 0
 
 
-def _plot(front: Front, path: Path) -> None:
+def _plot(front: Front, path: Path, sweep: tuple[SweepFolder, Spec] | None) -> None:
+    """Write a picture or a page of a front; ``sweep``: the only one it is of, whose search the page shows too."""
     import shutil
     import tempfile
 
     from sweeper.front.rendering.writer import write_front
+    from sweeper.front.search_state import final_state
+    from sweeper.search.study import read_trials
 
     if path.suffix not in (".png", ".html"):
         raise UserError(f"--plot {path}: name a file that ends in .png or .html")
+    search = None if sweep is None else final_state(*sweep, read_trials(*sweep))
     with tempfile.TemporaryDirectory() as scratch:
-        write_front(front, Path(scratch))
+        write_front(front, Path(scratch), search=search)
         try:
             shutil.copyfile(Path(scratch) / f"front{path.suffix}", path)
         except OSError as error:
