@@ -192,8 +192,8 @@ def beta_of(parameters: Parameters, margin: float | None) -> float:
     assert margin is not None, "m0 is measured where it is needed"
     if margin <= 0:
         raise ValueError(
-            f"m0, the reference's mean margin on the preference data, is {margin:.3g}: beta cannot be given relative to it;  "
-            "give `beta` itself"
+            f"m0, the reference's mean margin on the preference data, is {margin:.3g}: beta cannot be "
+            "given relative to it; give `beta` itself"
         )
     return 1 / (2 * margin) if parameters.target == "neutral" else (parameters.beta_m0 or 0.0) / margin
 

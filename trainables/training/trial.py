@@ -104,7 +104,7 @@ def _finished_or_claimed(folder: TrialFolder) -> TrialResult | None:
 
 
 def _clear_frames(error: BaseException) -> None:
-    """Clear the frames of ``error`` and its causes: they would keep optimiser, averages and graphs alive as long as it."""
+    """Clear the frames of ``error`` and its causes: they would keep optimiser, averages and graphs alive."""
     seen: list[BaseException | None] = [None]
     pending = [error]
     while pending:
@@ -434,7 +434,7 @@ class _Trial:
         return contextlib.nullcontext()
 
     def _logits(self, policy: nn.Module, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits (B, K) of the shown images and (B, C) of the kept images of the same rows, in one forward pass."""
+        """Return logits (B, K) of shown and (B, C) of kept images of the same rows, from one forward pass."""
         data, count = self._data, len(rows)
         same_images, same_prompts = data.kept is data.shown, data.kept_prompts == data.prompts
         images = self._shown_inputs[rows]
@@ -515,7 +515,7 @@ class _Trial:
         return measured
 
     def _measure_kept(self) -> dict[str, float]:
-        """Return the metrics, besides the goals, that a point of the front must keep, for the policy's present weights."""
+        """Return the metrics besides the goals that a point of the front must keep, for the present weights."""
         started_s = time.monotonic()
         self._hooks.heartbeat()
         values = self._context.measures.kept(self._context, self._policy, self._group)

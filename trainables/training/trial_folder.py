@@ -130,7 +130,7 @@ class TrialFolder:
                 sync_folder(self.path)
 
     def save_micro_batch_size(self, pairs: int) -> None:
-        """Record for later attempts the largest micro-batch, in pairs, that fits into memory. The number never rises."""
+        """Record the largest micro-batch, in pairs, that fits into memory, for later attempts. It never rises."""
         self._check()
         known = self.micro_batch_size()
         self._write(MICRO_BATCH_FILE, str(pairs if known is None else min(known, pairs)))
