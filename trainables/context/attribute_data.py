@@ -1,4 +1,4 @@
-"""The images of the attribute task: what is trained on, searched on and tested on."""
+"""The images of the attribute task: for training, for the search and for tests."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ class LabelledSet:
 
     images: ImageSet
     neutral: Prompts
-    """C prompts, of the contents alone."""
+    """C prompts that name the contents alone."""
     of_values: Prompts
     """V * C prompts: row ``value * C + content``."""
     queries: Prompts
-    """Q prompts whose retrievals are looked at."""
+    """Q prompts of retrievals."""
 
     @property
     def values(self) -> Tensor:
-        """(N,) int64."""
-        assert self.images.values is not None, "the settings admit sets with an attribute only"
+        """Return the value of each image: (N,) int64."""
+        assert self.images.values is not None, "the settings allow only sets with an attribute"
         return self.images.values
 
     @property
@@ -61,8 +61,11 @@ class AttributeData:
 
     @cached_property
     def preferences(self) -> Preferences:
-        """Another value is preferred to the true one (of more than two, one drawn for each image); the same images are
-        to be told apart by their content as before."""
+        """Return the preference data of the attribute.
+
+        Another value is preferred to the true one; if there are more than two values, it is drawn for each image. On
+        the same images the policy must keep the content's classification.
+        """
         train, seed, store = self._task.train, self._images.seed, self._images.store
         loaded = self._images.load(f"{train.set}/train", "train")
         images = preference_images(loaded, train, seed=seed, store=store)
@@ -82,24 +85,24 @@ class AttributeData:
         )
 
     def preference_rows(self, parameters: Parameters) -> Tensor:
-        """Return the rows of the training images that a trial trains on."""
+        """Return the rows (M,) of the training images that a trial trains on."""
         return self._images.rows_of_trial(parameters, self.preferences.images)
 
     @cached_property
     def search_sets(self) -> list[LabelledSet]:
-        """Validation: a trial is evaluated on these after each epoch, and its goals are measured on them."""
+        """Return the validation sets on which a trial is evaluated after each epoch; the goals are measured on them."""
         search = self._task.evaluate.search
         return [self._labelled(self._images.subset(name, "validation", search.images)) for name in search.sets]
 
     @cached_property
     def unseen_sets(self) -> list[LabelledSet]:
-        """Validation images that the search does not see, of the sets of ``search_sets`` that have some."""
+        """Return the validation images that the search does not see, for the sets of ``search_sets`` that have some."""
         of_sets = [self._images.unseen(name) for name in self._task.evaluate.search.sets]
         return [self._labelled(images) for images in of_sets if images is not None]
 
     @cached_property
     def test_sets(self) -> list[LabelledSet]:
-        """Images that no decision was taken on."""
+        """Return the test sets: images on which no decision was based."""
         test = self._task.evaluate.test
         return [self._labelled(self._images.subset(name, "test", test.images)) for name in test.sets]
 
@@ -152,7 +155,7 @@ class AttributeData:
         return labelled_set(images, self._task.attribute)
 
     def _other_values(self, images: ImageSet, values: Tensor) -> Tensor:
-        """(N,): another value for each image: the other one, or of several one drawn for the image's key."""
+        """Return another value for each image (N,): the other one, or one of several, drawn for the image's key."""
         count = len(images.value_names)
         if count == 2:
             return 1 - values
@@ -162,7 +165,7 @@ class AttributeData:
 
 def _about(images: ImageSet) -> str:
     values = images.values
-    assert values is not None, "the settings admit sets with an attribute only"
+    assert values is not None, "the settings allow only sets with an attribute"
     shares = [f"{name} {int((values == value).sum())}" for value, name in enumerate(images.value_names)]
     without = without_images(images.labels, images.class_names)
     return f"{len(images.keys)} images, {len(images.class_names)} contents{without}; {', '.join(shares)}"

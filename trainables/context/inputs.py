@@ -1,4 +1,4 @@
-"""What a policy takes for images and class prompts, kept ready for all trials of a process where memory allows."""
+"""Inputs of a policy for images and class prompts, kept for all trials of a process if memory allows."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from trainables.models.towers import trunk
 from trainables.records import Names
 
 DEVICE_SHARE = 0.3
-"""Share of a GPU's free memory that the images or activations of everything that a trial is shown may take; if they
-need more, they stay in the host's memory."""
+"""Largest share of a GPU's free memory for the images or activations that trials use; if they need more, they stay in
+the host's memory.
+"""
 ACTIVATIONS_LIMIT_BYTES = 2 * 2**30
-"""Without a GPU: trunk activations of everything that a trial is shown are kept up to this size; above it the tower
-takes pixels."""
+"""Without a GPU: largest size of kept trunk activations that trials use; above it the tower takes pixels."""
 
 
 def trial_views(data: TaskData) -> list[View]:
-    """Return every view that a trial is shown."""
+    """Return every view that trials use."""
     return [data.preferences.kept, data.preferences.shown, *data.searched_views()]
 
 
@@ -37,10 +37,10 @@ class InputCache:
         self._clip, self._data, self._reference, self._bf16 = clip, data, reference, bf16
         self._memory: dict[str, Tensor] = {}
         self._fitting: dict[str, bool] = {}
-        """Kind of inputs -> whether they are kept ready for all trials."""
+        """Kind of inputs -> whether they are kept for all trials."""
 
     def whole_view(self, policy: Policy, view: View) -> Tensor:
-        """Return the inputs (N, ...) of a view that trials are shown again and again; they are kept."""
+        """Return the inputs (N, ...) of a view that trials use again and again; they are kept."""
         if policy.input_kind == "embeddings":
             return self._reference.embeddings(view)
         if isinstance(policy, TowerPolicy) and policy.input_kind == "activations":
@@ -48,7 +48,7 @@ class InputCache:
         return self._pixels(view)
 
     def rows(self, policy: Policy, view: View, rows: Tensor) -> Tensor:
-        """Return the inputs of some rows of a view; kept for the search sets only: a test is run once."""
+        """Return the inputs of some rows of a view; kept for the search sets only, because a test runs once."""
         if policy.input_kind == "embeddings" or self._is_searched(view):
             return self.whole_view(policy, view)[rows]
         images = view.images[rows]
@@ -63,7 +63,7 @@ class InputCache:
         return self._reference.text_embeddings(class_names, templates)
 
     def activations_fit(self, blocks: int) -> bool:
-        """Return whether the activations of everything that a trial is shown may be kept."""
+        """Return whether the activations of all views that trials use may be kept."""
         first = self._data.preferences.kept.images[:1]
         return self._fits(f"activations {blocks}", lambda: self._trunk(first, blocks).nbytes)
 
@@ -71,7 +71,7 @@ class InputCache:
         return any(view.digest == searched.digest for searched in self._data.searched_views())
 
     def _activations(self, view: View, blocks: int) -> Tensor:
-        """Trunk activations of the view (N, ...)."""
+        """Return the trunk activations (N, ...) of a view."""
         name = digest_of(["activations", view.digest, blocks])
         if name not in self._memory:
             rows = torch.arange(len(view.labels))
@@ -82,7 +82,7 @@ class InputCache:
         return self._memory[name]
 
     def _pixels(self, view: View) -> Tensor:
-        """Prepared images of a view (N, H, W, 3), on a GPU where they fit: they are normalised there."""
+        """Return the prepared images (N, H, W, 3) of a view, on a GPU if they fit: they are normalised there."""
         if self._clip.device.type == "cpu":
             return view.images
         name = digest_of(["pixels", view.digest])
@@ -92,7 +92,7 @@ class InputCache:
         return self._memory[name]
 
     def _fits(self, kind: str, row_bytes: Callable[[], int]) -> bool:
-        """Decided once for each kind of inputs: what is kept counts against the memory that is left."""
+        """Return whether inputs of a kind are kept; decided once, because kept inputs reduce the free memory."""
         if kind not in self._fitting:
             rows = sum(len(view.labels) for view in trial_views(self._data))
             self._fitting[kind] = rows * row_bytes() <= self._available_bytes()

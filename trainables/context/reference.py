@@ -1,7 +1,7 @@
-"""What the frozen reference answers, computed once.
+"""Outputs of the frozen reference, computed once.
 
-The reference never changes within a sweep, so its embeddings of every view and its text embeddings are kept: keyed by
-weights, pixels and precision, on disk for all processes of a node, in memory for all trials of a process.
+The reference never changes within a sweep, so its embeddings of every view and its text embeddings are kept, under a
+key of weights, pixels and precision: on disk for all processes of a node, in memory for all trials of a process.
 """
 
 from __future__ import annotations
@@ -25,8 +25,11 @@ EMBEDDING_BATCH = 256
 
 
 class ReferenceCache:
-    """The untouched CLIP's embeddings and logits, at any time: the weights of a policy that tunes the CLIP in place are
-    put aside while the reference is measured."""
+    """The untouched CLIP's embeddings and logits.
+
+    While the reference is computed, the weights of a policy that tunes the CLIP in place are replaced by the
+    reference's.
+    """
 
     def __init__(self, clip: Clip, store: Store, *, bf16: bool) -> None:
         self._clip, self._store, self._bf16 = clip, store, bf16
@@ -35,10 +38,10 @@ class ReferenceCache:
         bias = getattr(clip.model, "logit_bias", None)
         self._logit_bias = None if bias is None else bias.detach().clone()
         self.policy: Policy | None = None
-        """The policy that tunes ``clip``; set by who makes it."""
+        """The policy that tunes ``clip``; set by the creator of the policy."""
 
     def embeddings(self, view: View) -> Tensor:
-        """Return the normalised image embeddings (N, d)."""
+        """Return the normalised image embeddings (N, d) of a view."""
         clip = self._clip
         key = {"embeddings": view.digest, "weights": clip.digest, "bf16": self._bf16, "device": clip.device.type}
         name = digest_of(key)

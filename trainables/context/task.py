@@ -1,4 +1,4 @@
-"""What a task gives to training and to measuring, as training and the sweep see it."""
+"""The interface of a task: its data and its measures, for training and for the sweep."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ if TYPE_CHECKING:
 
 
 class TaskData(Protocol):
-    """Training data, and images to measure on. All of it raises ValueError where images cannot be had."""
+    """Training data, and images to measure on. Every method raises ValueError if images cannot be read."""
 
     @property
     def preferences(self) -> Preferences: ...
 
     def preference_rows(self, parameters: Parameters) -> Tensor:
-        """Return the rows of ``preferences.shown`` that a trial trains on (M,).
+        """Return the rows (M,) of ``preferences.shown`` that a trial trains on.
 
-        Raise ValueError for parameters that ask for more than there is.
+        Raises:
+            ValueError: the parameters ask for more rows than there are.
         """
 
     def searched_prompts(self) -> Sequence[Prompts]:
@@ -40,59 +41,59 @@ class TaskData(Protocol):
         """Return the images that the goals are measured on."""
 
     def validation_images(self) -> list[int]:
-        """Return how many images each validation set has."""
+        """Return the number of images of each validation set."""
 
     def unseen_images(self) -> list[int]:
-        """Return how many images each validation set has that the second look takes, and that the search does not
-        see."""
+        """Return for each validation set the number of images that the second look uses and the search does not see."""
 
     def chance(self) -> float:
-        """Return the first goal of guessing, mean over the validation sets."""
+        """Return the expected first goal of guessing, mean over the validation sets."""
 
     def described(self) -> list[str]:
-        """Return a line per part of the data: what it is, and how many images it has."""
+        """Return a line for each part of the data: its name and its number of images."""
 
     def broken(self) -> dict[str, list[str]]:
-        """Return images that were left out, with reasons, by split read so far; not of splits without."""
+        """Return the images that were left out, with reasons, for each split read so far that has such images."""
 
     def digest(self) -> str:
-        """Return the digest of everything that is trained and searched on."""
+        """Return the digest of all data for training and search."""
 
     def validation_digest(self) -> str:
-        """Return the digest of everything that is searched on: points with equal digests may stand on one front."""
+        """Return the digest of all data for the search: points with equal digests may stand on one front."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """What a policy reaches on the validation sets."""
+    """Results of a policy on the validation sets."""
 
     values: dict[str, float]
-    """Metric -> value: the goals and more."""
+    """Metric -> value: the goals and other metrics."""
     hits: dict[str, list[np.ndarray]]
-    """Goal -> per set whether each of its N images is answered right, (N,) bool. Empty where a goal is no mean over
-    images."""
+    """Goal -> for each set, whether each of its N images is answered correctly, (N,) bool. Empty if a goal is not a
+    mean over images.
+    """
 
 
 class Measures(Protocol):
-    """Measures policies. Workers share the images; every one of them gets all values."""
+    """Measurement of policies. Workers share the images; every worker gets all values."""
 
     def findings(self, context: TrialContext) -> list[str]:
-        """Return what the untouched model and the training data tell before any training, a line each."""
+        """Return lines about the untouched model and the training data, known before any training."""
 
     def validation(self, context: TrialContext, policy: Policy, group: WorkerGroup) -> Validation:
-        """Return what is measured on validation again and again during a trial."""
+        """Return the validation metrics that are measured repeatedly during a trial."""
 
     def kept(self, context: TrialContext, policy: Policy, group: WorkerGroup) -> dict[str, float]:
         """Return the metrics on validation that ``keep`` names and ``validation`` does not have."""
 
     def second_look(self, context: TrialContext, policy: Policy, group: WorkerGroup) -> dict[str, float]:
-        """Return what ``validation`` and ``kept`` measure, on the validation images that the search does not see.
+        """Return the metrics of ``validation`` and ``kept`` on the validation images that the search does not see.
 
-        Called only where every validation set has some. A metric that cannot be had there is left out.
+        Called only if every validation set has such images. A metric that cannot be measured on them is left out.
         """
 
     def solved_strength(self, context: TrialContext, policy: Policy, weights: Mapping[str, Tensor]) -> float | None:
-        """Return a strength of these weights that is worth measuring beside those that the spec names; None for none.
+        """Return a strength of these weights to be measured besides those that the spec names; None if there is none.
 
         The policy may have other weights afterwards.
         """
@@ -100,9 +101,9 @@ class Measures(Protocol):
     def test(
         self, context: TrialContext, policy: Policy, group: WorkerGroup, *, variants: bool, answers: Path | None = None
     ) -> Measurement:
-        """Return everything that is measured on test.
+        """Return all test metrics.
 
         Args:
-            variants: also what costs more, and is measured of points of the front only.
-            answers: a file for the answers image by image, which the first worker writes.
+            variants: also metrics that cost more and are measured for points of the front only.
+            answers: file for the answers image by image, which the first worker writes.
         """

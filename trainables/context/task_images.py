@@ -1,4 +1,4 @@
-"""The image sets of a task, each loaded when it is first asked for, and what of them could not be read."""
+"""The image sets of a task, each loaded on first use, and their images that could not be read."""
 
 from __future__ import annotations
 
@@ -18,10 +18,14 @@ from trainables.settings.task import TaskSettings, split_of
 
 
 class TaskImages:
-    """All of it raises ValueError where images cannot be had."""
+    """The image sets of a task. Every method that loads images raises ValueError if they cannot be read."""
 
     def __init__(self, task: TaskSettings, source: DataSource, store: Store, *, seed: int) -> None:
-        """``seed``: of the sweep, for subsets and whatever a task draws."""
+        """Prepare to load the sets of ``task``.
+
+        Args:
+            seed: the sweep's seed, for subsets and other draws of the task.
+        """
         self.source, self.store, self.seed = source, store, seed
         self._sets, self._evaluate = task.sets, task.evaluate
         self._broken: dict[str, tuple[str, ...]] = {}
@@ -34,12 +38,13 @@ class TaskImages:
         return images
 
     def subset(self, reference: str, default: Split, count: int | None) -> ImageSet:
-        """Return at most so many of these images, drawn with the sweep's seed."""
+        """Return at most ``count`` of these images, drawn with the sweep's seed."""
         return subset(self.load(reference, default), count, seed=self.seed, store=self.store)
 
     def unseen(self, reference: str) -> ImageSet | None:
-        """Return the validation images of a set that the search does not see, as many as the second look takes; None
-        where there are none."""
+        """Return the images of a validation set that the second look uses and the search does not see; None if there
+        are none.
+        """
         look, seen = self._evaluate.second_look, self._evaluate.search.images
         if look is None or seen is None:
             return None
@@ -47,7 +52,7 @@ class TaskImages:
         return unseen(images, seen, look.images, seed=self.seed, store=self.store)
 
     def unseen_counts(self) -> list[int]:
-        """Return how many images ``unseen`` has of each set that is searched on."""
+        """Return the number of images of ``unseen`` for each validation set of the search."""
         look, search = self._evaluate.second_look, self._evaluate.search
         if look is None or search.images is None:
             return [0] * len(search.sets)
@@ -59,22 +64,28 @@ class TaskImages:
         return self._sets[reference.partition("/")[0]]
 
     def sample(self, reference: str, most: int) -> tuple[ImageSet, int]:
-        """Return at most so many images of ``name`` (its test split) or ``name/split``, and how many it has."""
+        """Return at most ``most`` images of ``name`` (its test split) or ``name/split``, and the total number."""
         images = self.load(reference, "test")
         return subset(images, most, seed=self.seed), len(images.labels)
 
     def broken(self) -> dict[str, list[str]]:
-        """Return images that could not be decoded and were left out, by split read so far; not of splits without."""
+        """Return the images that could not be decoded and were left out, for each split read so far that has such
+        images.
+        """
         return {name: list(images) for name, images in self._broken.items() if images}
 
     def rows_of_trial(self, parameters: Parameters, images: int) -> Tensor:
-        """Return the training images of a trial, rising (M,), of which there are ``images``.
+        """Return the training images of a trial, as rising indices (M,).
 
-        Raise ValueError where the trial asks for more.
+        Args:
+            images: number of training images.
+
+        Raises:
+            ValueError: the trial asks for more images.
         """
         if parameters.images is None:
             return torch.arange(images)
         if parameters.images > images:
-            raise ValueError(f"images {parameters.images}: preference data have {images} images")
+            raise ValueError(f"images {parameters.images}: the preference data have {images} images")
         order = generator(self.seed, "images of a trial").permutation(images)
         return torch.from_numpy(np.sort(order[: parameters.images]))

@@ -1,4 +1,4 @@
-"""What a process keeps between trials: the CLIP, prepared images, and everything of the frozen reference."""
+"""The objects that a process keeps between trials: the CLIP, prepared images, and the frozen reference's outputs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from trainables.settings.task import TaskSettings
 
 
 class TrialContext:
-    """Built once per process; hands out the policies that trials tune, one at a time."""
+    """Built once per process; creates the policies that trials tune, one at a time."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class TrialContext:
         cache: Path,
         device: torch.device,
     ) -> None:
-        """For ``trainables.tasks.known.open_context``, which knows the task's data and measures."""
+        """Called by ``trainables.tasks.known.open_context``, which knows the task's data and measures."""
         self.task, self.measures, self.device = task, measures, device
         self.bf16 = task.training.precision == "bf16" or (task.training.precision == "auto" and device.type == "cuda")
         busy_with("loading the model")
@@ -52,13 +52,14 @@ class TrialContext:
         self.batch_sizes = BatchSizes()
 
     def policy(self, parameters: Parameters) -> Policy:
-        """Return a policy at the reference's weights; a tower policy handed out before loses its weights.
+        """Return a policy at the reference's weights. An earlier tower policy of this context loses its weights.
 
-        Raises ValueError where the parameters do not fit the model or the preference data.
+        Raises:
+            ValueError: the parameters do not fit the model or the preference data.
         """
         if isinstance(self.reference.policy, TowerPolicy):
             self.reference.policy.restore()
-        # For towers too: the first evaluation of a process would otherwise be timed with it.
+        # For towers too: otherwise the time of the first evaluation of a process would include it.
         searched = [self._text_embeddings(prompts) for prompts in self.data.searched_prompts()]
         embeddings, prompts, start, from_activations = None, None, None, False
         if parameters.tune == "transform":
@@ -68,7 +69,8 @@ class TrialContext:
             prompts = torch.cat([self._text_embeddings(data.prompts), *searched])
             start = self._start(parameters)
         elif parameters.tune == "last_blocks" and can_split(self.clip.model.visual):
-            last_parameters(self.clip.model.visual, parameters.blocks or 0)  # refuses more blocks than the tower has
+            # raises ValueError if the tower has fewer blocks
+            last_parameters(self.clip.model.visual, parameters.blocks or 0)
             from_activations = self.inputs.activations_fit(parameters.blocks or 0)
         self.reference.policy = make_policy(
             self.clip,
@@ -83,30 +85,35 @@ class TrialContext:
         return self.reference.policy
 
     def mean_margin(self) -> float:
-        """Return m0: by how many nats the reference prefers the rejected prompt to the chosen one, mean over all
-        preferences."""
+        """Return m0: by how many nats the reference prefers the rejected to the chosen prompt, mean over all
+        preferences.
+        """
         data = self.data.preferences
         logits = self.reference.logits(self.reference.embeddings(data.shown), self._text_embeddings(data.prompts))
         chosen, rejected = data.chosen.to(logits.device)[:, None], data.rejected.to(logits.device)[:, None]
         return float((logits.gather(1, rejected) - logits.gather(1, chosen)).double().mean())
 
     def concept(self) -> Concept:
-        """Return where the reference has the attribute that the task is about. Raise ValueError for other tasks."""
+        """Return the reference's embeddings of the task's attribute.
+
+        Raises:
+            ValueError: the task has no attribute.
+        """
         data = self.data.preferences
         if data.values is None or data.candidates is None:
-            raise ValueError(f"the task {self.task.task} is about no attribute")
+            raise ValueError(f"the task {self.task.task} has no attribute")
         classes, values = len(data.kept_prompts.names), data.candidates.shape[1]
         prompts = self._text_embeddings(data.prompts).reshape(values, classes, -1).transpose(0, 1)
         return concept_of(self.reference.embeddings(data.kept), data.kept.labels, data.values, prompts)
 
     def _start(self, parameters: Parameters) -> Tensor | None:
-        """W (d, d) that a trial starts from; None for the identity."""
+        """Return W (d, d) at the start of a trial; None for the identity."""
         if parameters.start == "closed_form":
             return closed_form(self.concept())
         return projection(self.concept()) if parameters.start == "projection" else None
 
     def release(self, policy: Policy) -> None:
-        """Put the reference's weights back, and keep nothing of a policy that will not be used any more."""
+        """Restore the reference's weights and drop all inputs of a policy that will not be used any more."""
         policy.restore()
         if self.reference.policy is policy:
             self.reference.policy = None

@@ -1,4 +1,4 @@
-"""The images of the typographic task: what is trained on, searched on and tested on."""
+"""The images of the typographic task: for training, for the search and for tests."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ from trainables.settings.task import split_of
 from trainables.settings.typographic import TypographicSettings
 
 VARIANT_IMAGES = 2000
-"""Of each test set, under each held-out attack and as signs: evaluating every image of a large set ten times more would
-cost more than it tells (95 % intervals are within 0.022 at this size)."""
+"""Images of each test set under each held-out attack and as signs. All images of a large set would cost ten times more
+for little gain (95 % intervals are within 0.022 at this size).
+"""
 
 
 class TypographicData:
@@ -41,7 +42,7 @@ class TypographicData:
 
     @cached_property
     def pairs(self) -> PreferencePairs:
-        """Images of the preference classes and their attacked copies."""
+        """Return images of the preference classes and their attacked copies."""
         train, seed, store = self._task.train, self._images.seed, self._images.store
         loaded = self._images.load(f"{train.set}/train", "train")
         images = preference_images(loaded, train, seed=seed, store=store)
@@ -49,43 +50,45 @@ class TypographicData:
 
     @cached_property
     def preferences(self) -> Preferences:
-        """The true class is preferred to the written one; clean images are to be answered as before."""
+        """Return preference data: the true class is preferred to the written one; answers on clean images are kept."""
         pairs = self.pairs
         prompts = Prompts(pairs.images.class_names, pairs.images.templates)
         return Preferences(pairs.attacked, prompts, pairs.chosen, pairs.rejected, pairs.clean, prompts)
 
     def preference_rows(self, parameters: Parameters) -> Tensor:
-        """Return the rows of ``pairs.attacked`` that a trial trains on: the first copies, of the images it may have.
+        """Return the rows (M,) of ``pairs.attacked`` that a trial trains on: the first copies, of the images it may
+        use.
 
-        Raises ValueError where there are fewer copies or images than asked for.
+        Raises:
+            ValueError: there are fewer copies or images than the trial asks for.
         """
         images, most = len(self.pairs.images.labels), self._task.train.copies
         copies = most if parameters.copies is None else parameters.copies
         if copies > most:
-            raise ValueError(f"copies {copies}: preference data have {most}; raise train.copies")
+            raise ValueError(f"copies {copies}: the preference data have {most}; raise train.copies")
         chosen = self._images.rows_of_trial(parameters, images)
         return torch.cat([copy * images + chosen for copy in range(copies)])
 
     @cached_property
     def search_sets(self) -> list[EvaluationSet]:
-        """Validation: a trial is evaluated on these after each epoch, and its goals are measured on them."""
+        """Return the validation sets on which a trial is evaluated after each epoch; the goals are measured on them."""
         search = self._task.evaluate.search
         return [self._pasted(self._images.subset(name, "validation", search.images)) for name in search.sets]
 
     @cached_property
     def unseen_sets(self) -> list[EvaluationSet]:
-        """Validation images that the search does not see, of the sets of ``search_sets`` that have some."""
+        """Return the validation images that the search does not see, for the sets of ``search_sets`` that have some."""
         of_sets = [self._images.unseen(name) for name in self._task.evaluate.search.sets]
         return [self._pasted(images) for images in of_sets if images is not None]
 
     @cached_property
     def test_sets(self) -> list[EvaluationSet]:
-        """Images that no decision was taken on, with words pasted on them."""
+        """Return the test sets with words pasted on them: images on which no decision was based."""
         return [self._pasted(images) for images in self._test_images]
 
     @cached_property
     def typographic_sets(self) -> list[EvaluationSet]:
-        """Test sets of real photographs of written words."""
+        """Return the test sets of real photographs of written words."""
         sets = []
         for reference in self._task.evaluate.test.sets:
             if self._is_typographic(reference):
@@ -97,8 +100,11 @@ class TypographicData:
 
     @cached_property
     def variant_sets(self) -> dict[str, list[EvaluationSet]]:
-        """``test_sets`` under attacks that preference data never show, by the attack's name; at most
-        ``VARIANT_IMAGES`` of each set. Attacks that one of the sets has too few classes for are left out."""
+        """Return ``test_sets`` under attacks that preference data never show, by the attack's name.
+
+        Each set has at most ``VARIANT_IMAGES`` images. Attacks for which one of the sets has too few classes are left
+        out.
+        """
         by_name: dict[str, list[EvaluationSet]] = {}
         for images in self._variant_images:
             for name, attack in held_out_variants(self._task.attack, images.class_names).items():
@@ -107,32 +113,38 @@ class TypographicData:
 
     @cached_property
     def sign_sets(self) -> list[EvaluationSet]:
-        """Words on images without an object, as attacked views labelled with the word; one per set of ``test_sets``."""
+        """Return sets of words on images without an object, as attacked views labelled with the word.
+
+        There is one set for each of ``test_sets``.
+        """
         return [self._signs(images) for images in self._variant_images]
 
     @cached_property
     def search_sign_sets(self) -> list[EvaluationSet]:
-        """As ``sign_sets``, of ``search_sets``."""
+        """Return the same as ``sign_sets``, for ``search_sets``."""
         return [self._signs(self._at_most(searched.images, VARIANT_IMAGES)) for searched in self.search_sets]
 
     @cached_property
     def unseen_sign_sets(self) -> list[EvaluationSet]:
-        """As ``sign_sets``, of ``unseen_sets``."""
+        """Return the same as ``sign_sets``, for ``unseen_sets``."""
         return [self._signs(self._at_most(shown.images, VARIANT_IMAGES)) for shown in self.unseen_sets]
 
     def pasted(self, reference: str) -> EvaluationSet:
-        """Return the validation images of a set with words on them, at most as many as are searched on."""
+        """Return the validation images of a set with words pasted on them, at most as many as the search uses."""
         return self._pasted(self._images.subset(reference, "validation", self._task.evaluate.search.images))
 
     def unseen_pasted(self, reference: str) -> EvaluationSet | None:
-        """Return the validation images of a set that ``pasted`` leaves out, with words on them; None without any."""
+        """Return the validation images of a set that ``pasted`` leaves out, with words pasted on them; None without
+        any.
+        """
         images = self._images.unseen(reference)
         return None if images is None else self._pasted(images)
 
     def under(self, variant: str, sets: Sequence[EvaluationSet]) -> list[EvaluationSet]:
-        """Return sets under an attack that preference data never show; at most ``VARIANT_IMAGES`` of each.
+        """Return sets under an attack that preference data never show; at most ``VARIANT_IMAGES`` images of each.
 
-        Raise ValueError for a set with too few classes for the attack.
+        Raises:
+            ValueError: a set has too few classes for the attack.
         """
         attack = variants(self._task.attack.recipe)[variant]
         return [self._pasted(self._at_most(shown.images, VARIANT_IMAGES), attack) for shown in sets]
@@ -196,7 +208,7 @@ class TypographicData:
         return pasted_set(self._images.source, images, attack or self._attack, seed=self._images.seed)
 
     def _signs(self, images: ImageSet) -> EvaluationSet:
-        """Words on as many images without an object."""
+        """Return a set of words on as many images without an object."""
         recipe, settings = self._task.attack.recipe, self._images.settings(images.name)
         return sign_set(self._images.source, images, recipe, settings, seed=self._images.seed)
 
@@ -205,7 +217,7 @@ class TypographicData:
 
     @cached_property
     def _test_images(self) -> list[ImageSet]:
-        """Of the sets on which words are pasted."""
+        """Return the test sets on which words are pasted."""
         test = self._task.evaluate.test
         pasted_on = [name for name in test.sets if not self._is_typographic(name)]
         return [self._images.subset(name, "test", test.images) for name in pasted_on]

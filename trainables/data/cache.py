@@ -1,4 +1,4 @@
-"""Arrays that are computed once per node and shared by every process on it: prepared images, reference embeddings."""
+"""Arrays that are computed once per node and shared by all its processes: prepared images, reference embeddings."""
 
 from __future__ import annotations
 
@@ -21,29 +21,39 @@ from trainables.files import StorageError, storage_errors, sync_folder
 
 
 def digest_of(value: Any) -> str:
-    """Return the sha256 of a JSON-able value: equal values, equal digest, on every machine."""
+    """Return the sha256 of JSON data: equal values have equal digests on every machine."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
 Allocate = Callable[[str, tuple[int, ...], Any], np.ndarray]
-"""(name, shape, dtype) -> an array that lies in a file: larger than memory if need be."""
+"""Function (name, shape, dtype) -> an array that lies in a file and may be larger than memory."""
 
 
 class Store:
-    """A folder of array groups, each under the digest of all that determines it; built under a file lock."""
+    """A folder of array groups, each under the digest of all data that determine it; built under a file lock."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def get(self, key: Mapping[str, Any], build: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, Tensor]:
-        """Return the arrays under ``key``, built if they are missing; memory-mapped, so processes share the pages."""
+        """Return the arrays under ``key``, built if they are missing; memory-mapped, so that processes share the pages.
+
+        Raises:
+            StorageError: the disk fails.
+        """
         return self.filled(key, lambda allocate: build())
 
     def filled(
         self, key: Mapping[str, Any], build: Callable[[Allocate], Mapping[str, np.ndarray]]
     ) -> dict[str, Tensor]:
-        """Return as ``get``, for arrays too large for memory: ``build`` allocates these in their files and fills them;
-        it returns the small arrays only."""
+        """Return the arrays under ``key`` as ``get`` does, for arrays that are too large for memory.
+
+        Args:
+            build: allocates the large arrays in their files and fills them; returns only the small arrays.
+
+        Raises:
+            StorageError: the disk fails.
+        """
         folder = self._folder / digest_of(key)[:32]
         arrays = _arrays(folder)
         if arrays is None:
@@ -52,7 +62,7 @@ class Store:
             with FileLock(f"{folder}.lock"):
                 arrays = _arrays(folder)
                 if arrays is None:
-                    shutil.rmtree(folder, ignore_errors=True)  # what others have mapped of it stays theirs
+                    shutil.rmtree(folder, ignore_errors=True)  # a process that has mapped its files keeps their content
                     self._write(folder, key, build)
                     arrays = _arrays(folder)
         if arrays is None:
@@ -62,7 +72,7 @@ class Store:
     def _write(
         self, folder: Path, key: Mapping[str, Any], build: Callable[[Allocate], Mapping[str, np.ndarray]]
     ) -> None:
-        """To be called with the lock of ``folder`` held: what is left of a killed builder is nobody's."""
+        """Build the group. The caller holds the lock of ``folder``, so files of a killed builder can be deleted."""
         part = folder.with_name(f".part-{folder.name}")
         shutil.rmtree(part, ignore_errors=True)
 
@@ -80,7 +90,7 @@ class Store:
             with storage_errors(folder):
                 for name, array in small.items():
                     with (part / f"{name}.npy").open("wb") as file:
-                        # Not the file itself: NumPy's own writing does not say why a disk takes no more.
+                        # Not the file itself: NumPy's own writing does not report why the disk refuses it.
                         np.save(SimpleNamespace(write=file.write), array)
                 (part / "key.json").write_text(json.dumps(key, indent=1, default=str))
                 for path in part.iterdir():
@@ -95,7 +105,7 @@ class Store:
 
 
 def _arrays(folder: Path) -> dict[str, np.ndarray] | None:
-    """Memory-mapped, by name; None where there is no such folder, or where one of its files is cut off."""
+    """Return the memory-mapped arrays by name; None if the folder is missing or one of its files is incomplete."""
     with storage_errors(folder, doing="cannot be read"):
         if not folder.exists():
             return None
@@ -106,10 +116,10 @@ def _arrays(folder: Path) -> dict[str, np.ndarray] | None:
 
 
 def _reserve(path: Path) -> None:
-    """Have the disk set aside what ``path`` will take: on a full disk a write to mapped memory kills the process."""
+    """Reserve disk space for ``path``: on a full disk a write to mapped memory kills the process."""
     with path.open("r+b") as file:
         try:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
         except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # a file system that cannot set space aside
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # the file system cannot reserve space
                 raise

@@ -1,4 +1,4 @@
-"""Decodes the images of one split to uint8 at a model's size; broken images are named and left out."""
+"""Decoding of the images of one split to uint8 at a model's size; broken images are reported and left out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trainables.data.listing import Listing
 
 THREADS = min(8, os.cpu_count() or 1)
 CHUNK = 64
-"""Images that are decoded at a time: more would only wait in memory for the first of them."""
+"""Number of images decoded at a time: more would only wait in memory for the first of them."""
 
 Crop = Callable[[Image.Image], Image.Image]
 
@@ -27,9 +27,9 @@ class Prepared:
     """Result of ``decode_into``."""
 
     rows: list[int]
-    """Row i of the pixels is image ``rows[i]`` of the listing, in its order."""
+    """Row i of the pixels is image ``rows[i]`` of the listing, in the listing's order."""
     broken: list[str]
-    """Keys of the other images, each with the reason."""
+    """Keys of the images that could not be decoded, each with the reason."""
     pixels_digest: str
     """sha256 of the pixels."""
 
@@ -37,8 +37,9 @@ class Prepared:
 def decode_into(pixels: np.ndarray, listing: Listing, crop: Crop) -> Prepared:
     """Fill the first rows of ``pixels``, (N, H, W, 3) uint8, in the listing's order; broken images take no row.
 
-    Raises ValueError as soon as more than ``max_broken_share`` of the N images are broken, and for a file that cannot
-    be read at all (an error of the disk or of permissions says nothing about the image).
+    Raises:
+        ValueError: more than ``max_broken_share`` of the N images are broken (raised at once), or a file cannot be
+            read: errors of the disk or of permissions do not count as broken images.
     """
     rows: list[int] = []
     broken: list[str] = []
@@ -60,30 +61,37 @@ def decode_into(pixels: np.ndarray, listing: Listing, crop: Crop) -> Prepared:
 
 
 def refuse_too_many(broken: Sequence[str], count: int, max_broken_share: float, *, seen: int | None = None) -> None:
-    """Raise ValueError where more than ``max_broken_share`` of ``count`` images are broken, or all of them.
+    """Refuse a set with too many broken images.
 
-    ``seen``: number of images decoded so far, for the message; None: all.
+    Args:
+        seen: number of images decoded so far, for the message; None: all.
+
+    Raises:
+        ValueError: more than ``max_broken_share`` of ``count`` images are broken, or all of them.
     """
     if broken and (len(broken) > max_broken_share * count or len(broken) == count):
         of = f"{count} images" if seen in (None, count) else f"the first {seen} of {count} images"
         raise ValueError(
             f"{len(broken)} of {of} cannot be decoded ({'; '.join(broken[:3])}), more than max_broken_share "
-            f"({max_broken_share:g}) allows; mend or remove them, or raise max_broken_share"
+            f"({max_broken_share:g}) allows; repair or remove them, or raise max_broken_share"
         )
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Return the image with three channels of eight bits. Raises ValueError for pixels whose range is unknown.
+    """Return the image with three channels of eight bits.
 
-    Of 16 bits the upper eight are kept. An image whose values all lie in the lowest 12 or 8 bits was probably saved
-    without scaling its 12 or 8 bits up and would come out black: it is refused, like other unknown ranges. It is not
-    scaled here, because the number of bits can only be guessed, and guesses image by image would change brightnesses.
+    The upper eight of 16 bits are kept. An image whose values all lie in the lowest 12 or 8 bits was probably saved
+    without scaling them up and would become black. It is refused, not scaled, because the number of bits can only be
+    guessed, and a guess for each image would change brightnesses.
 
     EXIF orientation is not applied and transparency is dropped, as in open_clip and torchvision: models were trained
-    and published figures measured on such images.
+    and published numbers measured on such images.
+
+    Raises:
+        ValueError: the range of the pixels is unknown.
     """
     if image.mode.startswith("I"):
-        # Pillow clips 16 bits to 255 instead of scaling them: all but the darkest pixels would turn white.
+        # Pillow clips 16 bits to 255 instead of scaling them: all but the darkest pixels would become white.
         values = np.asarray(image).astype(np.int64)
         if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
             raise ValueError("values beyond 16 bits")
@@ -101,7 +109,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def decoded(listing: Listing, crop: Crop, i: int) -> np.ndarray | str:
     """Return image i of a listing, (H, W, 3) uint8, or the reason why it cannot be decoded.
 
-    Raises ValueError where the disk or permissions are the reason.
+    Raises:
+        ValueError: the reason is the disk or a permission.
     """
     try:
         with listing.open(i) as image:

@@ -1,4 +1,4 @@
-"""Image sets in memory or in a memory-mapped file, their subsets, and what of them a policy is shown."""
+"""Image sets in memory or in a memory-mapped file, their subsets, and views: the images that a policy gets."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from trainables.settings.task import TrainSettings
 from trainables.spelling import same_word
 
 IN_MEMORY_BYTES = 64 * 2**20
-"""Chosen images up to this size are copied for each process."""
+"""Images of a subset up to this size are copied for each process."""
 
 
 @dataclass(frozen=True)
 class View:
-    """Images as a policy is shown them, with what they mean."""
+    """Images that a policy gets, with their labels."""
 
     images: Tensor
     """(N, H, W, 3) uint8."""
     labels: Tensor
-    """(N,) int64: the true class."""
+    """(N,) int64: class of each image."""
     written: Tensor | None
-    """(N,) int64: the class of the word in the picture, -1 for a word that names none; None where no word is pasted."""
+    """(N,) int64: class of the word in the picture, -1 if the word is not a class; None if no word is pasted."""
     digest: str
-    """Equal digest, equal images in equal order."""
+    """Views with equal digests have equal images in equal order."""
 
 
 @dataclass(frozen=True)
@@ -44,21 +44,21 @@ class ImageSet:
     labels: Tensor
     """(N,) int64, indices into ``class_names``."""
     keys: tuple[str, ...]
-    """Name each image for its attack: independent of order and of the other images."""
+    """Names of the images, from which their attacks are drawn: independent of order and of the other images."""
     class_names: tuple[str, ...]
     templates: tuple[str, ...]
     digest: str
-    """Of pixels, labels and keys: equal digest, equal images in equal order, wherever they lie."""
+    """Digest of pixels, labels and keys: sets with equal digests have equal images in equal order, in any folder."""
     written: Tensor | None = None
-    """(N,) int64: of real typographic sets, the class of the word in the picture."""
+    """(N,) int64: for real typographic sets, class of the word in the picture."""
     broken: tuple[str, ...] = ()
-    """Images that could not be decoded, or whose labels cannot be used, and are left out, each with its reason."""
+    """Images that were left out because they could not be decoded or have no usable label, each with its reason."""
     values: Tensor | None = None
-    """(N,) int64, indices into ``value_names``: an attribute of each image."""
+    """(N,) int64, indices into ``value_names``: the attribute's value of each image."""
     value_names: tuple[str, ...] = ()
 
     def view(self) -> View:
-        """Return the images as they are."""
+        """Return the unchanged images as a view."""
         return View(self.images, self.labels, self.written, self.digest)
 
     def take(
@@ -66,8 +66,8 @@ class ImageSet:
     ) -> ImageSet:
         """Return the images at ``index`` with new labels over ``class_names``.
 
-        All images, or the first ones, stay where they are; other choices are copied: into memory, or into ``store``
-        where they are large.
+        All images, or the first ones, are not copied; other choices are copied into memory, or into ``store`` if they
+        are large.
         """
         chosen = torch.as_tensor(list(index), dtype=torch.int64)
         digest = digest_of([self.digest, chosen.tolist(), class_names])
@@ -93,9 +93,10 @@ class ImageSet:
 
 
 def preference_classes(settings: TrainSettings, class_names: Sequence[str]) -> list[int]:
-    """Return the indices of the classes that preference data cover.
+    """Return the indices of the classes in the preference data.
 
-    Raises ValueError for unknown names or fewer than two classes.
+    Raises:
+        ValueError: a name is unknown, or there are fewer than two classes.
     """
     if settings.classes == "all":
         chosen = list(range(len(class_names)))
@@ -113,7 +114,7 @@ def preference_classes(settings: TrainSettings, class_names: Sequence[str]) -> l
 
 
 def preference_images(images: ImageSet, settings: TrainSettings, *, seed: int, store: Store | None = None) -> ImageSet:
-    """Return the images of the preference classes, relabelled over those classes; at most ``settings.images``."""
+    """Return the images of the preference classes, relabelled over these classes; at most ``settings.images``."""
     chosen = preference_classes(settings, images.class_names)
     position = {label: i for i, label in enumerate(chosen)}
     index = [i for i, label in enumerate(images.labels.tolist()) if label in position]
@@ -132,13 +133,13 @@ def subset(images: ImageSet, count: int | None, *, seed: int, store: Store | Non
 
 
 def unseen(images: ImageSet, seen: int, most: int, *, seed: int, store: Store | None = None) -> ImageSet | None:
-    """Return at most ``most`` of the images that ``subset`` with ``seen`` leaves out; None where it leaves none."""
+    """Return at most ``most`` of the images that ``subset`` with ``seen`` leaves out; None if there are none."""
     rest = _drawn(images, seed)[seen:]
     return _taken(images, rest[:most], store) if len(rest) else None
 
 
 def _drawn(images: ImageSet, seed: int) -> np.ndarray:
-    """(N,): all images in the order in which ``seed`` draws them."""
+    """Return the indices of all images (N,) in the order in which ``seed`` draws them."""
     return generator(seed, "subset", images.name).permutation(len(images.labels))
 
 

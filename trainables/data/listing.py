@@ -1,4 +1,4 @@
-"""What a split of an image set holds, before anything is decoded."""
+"""The content of a split of an image set, before any image is decoded."""
 
 from __future__ import annotations
 
@@ -15,23 +15,25 @@ class Listing:
     """Images of one split in a stable order."""
 
     keys: tuple[str, ...]
-    """Name each image for its attack: independent of order, of the other images and of where the set lies."""
+    """Names of the images, which decide their attacks: independent of order, other images and the set's folder."""
     labels: np.ndarray
     """(N,) int64, indices into ``class_names``."""
     class_names: tuple[str, ...]
     templates: tuple[str, ...]
     inputs: Any
-    """JSON-able. Of files: changes when files, their sizes or their times change. Of generated images: a mapping."""
+    """JSON data. Of files: changes when files, their sizes or their times change. Of generated images: a mapping."""
     open: Callable[[int], Image.Image]
-    """Decodes or draws image i; raises OSError, ValueError or SyntaxError where it is broken."""
+    """Decodes or draws image i; raises OSError, ValueError or SyntaxError if it is broken."""
     max_broken_share: float
-    """Share of the images that may be broken."""
+    """Largest share of the images that may be broken."""
     written: np.ndarray | None = None
-    """(N,) int64: of real typographic sets, the class of the word in the picture."""
+    """(N,) int64: for real typographic sets, class of the word in the picture."""
     values: np.ndarray | None = None
-    """(N,) int64, indices into ``value_names``: an attribute of each image; None where the set tells none."""
+    """(N,) int64, indices into ``value_names``: the attribute's value of each image; None for a set without an
+    attribute.
+    """
     value_names: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     """Images of the set's files whose labels cannot be used, each with its reason."""
     generated: bool = False
-    """Whether the pixels are a function of ``inputs`` alone, so that none can be broken; otherwise read from files."""
+    """Whether the pixels are a function of ``inputs`` alone, so that no image can be broken; else read from files."""

@@ -1,4 +1,4 @@
-"""Training data of a trial: which prompt is preferred to which, and what must not change."""
+"""Training data of a trial: pairs of a preferred and a rejected prompt, and the answers that must not change."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainables.records import Names
 
 @dataclass(frozen=True)
 class Prompts:
-    """Prompts that a policy chooses from: each name in each template, whose embeddings are averaged."""
+    """Prompts that a policy chooses from: each name in each template; embeddings are averaged over templates."""
 
     names: Names
     templates: tuple[str, ...]
@@ -20,30 +20,30 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Preferences:
-    """Row p of ``shown`` belongs to row ``p % N`` of ``kept``."""
+    """Preferences; row p of ``shown`` belongs to row ``p % N`` of ``kept``."""
 
     shown: View
-    """P images about which there are preferences."""
+    """P images that have a preference."""
     prompts: Prompts
-    """K prompts that preferences are about."""
+    """K prompts of the preferences."""
     chosen: Tensor
-    """(P,) int64: the row of ``prompts`` that is preferred for each image."""
+    """(P,) int64: row of ``prompts`` that is preferred for each image."""
     rejected: Tensor
-    """(P,) int64: the row that ``chosen`` is preferred to."""
+    """(P,) int64: row of ``prompts`` that is rejected for each image."""
     kept: View
-    """N images for which the policy is to answer as the reference does."""
+    """N images for which the policy must answer as the reference does."""
     kept_prompts: Prompts
-    """What the policy is to choose among for ``kept``."""
+    """Prompts that the policy chooses from for ``kept``."""
     values: Tensor | None = None
-    """(N,) int64: the value of an attribute of each image of ``kept``; None where the task is about none."""
+    """(N,) int64: attribute's value of each image of ``kept``; None for a task without an attribute."""
     candidates: Tensor | None = None
     """(P, V) int64: rows of ``prompts`` with the image's class and each value of the attribute."""
 
     @property
     def images(self) -> int:
-        """Number of different images: N."""
+        """Return the number N of different images."""
         return len(self.kept.labels)
 
     def kept_rows(self, rows: Tensor) -> Tensor:
-        """Return the rows of ``kept`` that rows of ``shown`` belong to."""
+        """Return the rows of ``kept`` that belong to rows of ``shown``."""
         return rows % self.images

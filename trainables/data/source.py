@@ -1,6 +1,7 @@
 """Labelled image sets, decoded once to uint8 at the model's size, and their attacked copies.
 
-No random augmentation: a view of an image is (image, copy), so the reference's embedding of every view can be kept.
+There is no random augmentation: a view of an image is (image, copy), so the reference's embedding of every view can be
+kept.
 """
 
 from __future__ import annotations
@@ -22,14 +23,17 @@ from trainables.data.readers.kinds import list_clean, list_images, reader_of
 from trainables.settings.sets import ImageSetSettings, Split
 
 PREPARED_FORMAT = 1
-"""Raise it when prepared pixels change for the same inputs: old prepared files are then left alone and made anew."""
+"""To be increased when prepared pixels change for the same inputs: old prepared files are then ignored."""
 DECODED_FORMAT = 2
-"""The same where decoding changes: digests of decoded images tell their pixels, so sweeps go on where none changed.
-2: 16-bit images that would be black are left out."""
+"""To be increased when decoding changes.
+
+Digests of decoded images cover their pixels, so sweeps go on if no pixel changed. 2: 16-bit images that would be black
+are left out.
+"""
 
 
 class DataSource:
-    """Reads image sets for one model's image size, through a store that all processes of a node share."""
+    """Reader of image sets at one model's image size, with a store that all processes of a node share."""
 
     def __init__(self, store: Store, crop: Callable[[Any], Any], image_size: int, preprocessing: Any) -> None:
         self._store, self._crop, self._image_size = store, crop, image_size
@@ -38,9 +42,10 @@ class DataSource:
     def load(self, name: str, settings: ImageSetSettings, split: Split) -> ImageSet:
         """Return a split, decoded once, and again only when files are added, removed or changed.
 
-        Broken images are left out and named.
+        Broken images are left out and reported.
 
-        Raises ValueError where the images cannot be had, or where more than ``max_broken_share`` of them are broken.
+        Raises:
+            ValueError: the images cannot be read, or more than ``max_broken_share`` of them are broken.
         """
         listing = list_images(name, settings, split)
         if listing.generated:
@@ -48,14 +53,15 @@ class DataSource:
         return self._prepared(f"{name}/{split}", listing)
 
     def load_clean(self, name: str, settings: ImageSetSettings) -> ImageSet | None:
-        """Return the scenes of a typographic set without words, equal keys for equal scenes; None where it has none."""
+        """Return the scenes of a typographic set without words, equal keys for equal scenes; or None."""
         listing = list_clean(name, settings)
         return None if listing is None else self._prepared(f"{name}/clean", listing)
 
     def attacked(self, images: ImageSet, variant: Variant, *, seed: int, copies: int = 1) -> View:
         """Return each of N images with a word on it, ``copies`` times; the same pixels on every node.
 
-        Row ``c * N + i`` of the view (copies * N, H, W, 3) is copy c of image i.
+        Returns:
+            A view (copies * N, H, W, 3) whose row ``c * N + i`` is copy c of image i.
         """
         key = {"attack": repr(variant), "of": images.digest, "seed": seed, "copies": copies, "format": PREPARED_FORMAT}
 

@@ -1,6 +1,6 @@
-"""What the typographic task makes of image sets: preference pairs to train on and sets to evaluate on.
+"""Data of the typographic task from image sets: preference pairs to train on and sets to evaluate on.
 
-A policy is to prefer the true class of an attacked image to the class of the word on it.
+The true class of an attacked image is preferred to the class of the word on it.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ class PreferencePairs:
 
     @property
     def chosen(self) -> Tensor:
-        """(copies * N,) int64: the preferred class of each attacked image, its true one."""
+        """Return the preferred class of each attacked image, its true class: (copies * N,) int64."""
         return self.attacked.labels
 
     @property
     def rejected(self) -> Tensor:
-        """(copies * N,) int64: the class of the word on each attacked image."""
+        """Return the class of the word on each attacked image: (copies * N,) int64."""
         assert self.attacked.written is not None, "preference data have words on them"
         return self.attacked.written
 
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """What a policy is evaluated on: views of an image set, over all its classes."""
+    """Views of an image set on which a policy is evaluated, over all classes of the set."""
 
     images: ImageSet
-    """Gives names, keys and classes; the images themselves are those of the views."""
+    """Names, keys and classes; the images themselves are those of the views."""
     clean: View | None
-    """None where there are images with words only."""
+    """None if there are only images with words."""
     attacked: View
 
     def views(self) -> list[View]:
@@ -77,13 +77,13 @@ def sign_set(
 
 
 def typographic_set(source: DataSource, name: str, settings: ImageSetSettings, images: ImageSet) -> EvaluationSet:
-    """Return photographs of written words, and the same scenes without them where the set has those."""
+    """Return photographs of written words, and the same scenes without words if the set has them."""
     assert images.written is not None, "typographic sets know what is written"
     clean = source.load_clean(name, settings)
     if clean is None:
         return EvaluationSet(images, None, images.view())
     row = {key: i for i, key in enumerate(clean.keys)}
-    both = [i for i, key in enumerate(images.keys) if key in row]  # a scene that is broken in one is in neither
+    both = [i for i, key in enumerate(images.keys) if key in row]  # a scene that is broken in one view is in neither
     images = images.take(both, images.class_names, images.labels[both])
     index = [row[key] for key in images.keys]
     scenes = View(clean.images[index], clean.labels[index], images.written, digest_of([clean.digest, index]))
@@ -98,7 +98,7 @@ def trained_attack(settings: AttackSettings) -> Variant:
 def held_out_variants(settings: AttackSettings, class_names: Sequence[str]) -> dict[str, Variant]:
     """Return the attacks that preference data never show, by name.
 
-    Those that write more wrong names than there are, two words over two classes, are left out.
+    Attacks that write more wrong names than the classes allow (two words over two classes) are left out.
     """
     wrong = len(set(map(normal_form, class_names))) - 1
     return {name: variant for name, variant in variants(settings.recipe).items() if variant.style.words <= wrong}

@@ -1,8 +1,8 @@
-"""What a model answered in words, image by image, and the measures that follow from it.
+"""Answers of a model in words, image by image, and the measures computed from them.
 
-A file of answers is CSV, one line per image shown: ``set, view, image, true, written, answer, margin, reference_kl``.
-``sweeper`` writes such files and reads them (or the same as JSON) from anybody: a model that nobody here can run is
-measured by its answers. (Goals of a trial need no words, see ``predictions``.)
+A file of answers is CSV, one line per image: ``set, view, image, true, written, answer, margin, reference_kl``.
+``sweeper`` writes such files and reads them (or the same as JSON) from other sources: a model that cannot be run here
+is measured by its answers. (Goals of a trial need no words, see ``predictions``.)
 """
 
 from __future__ import annotations
@@ -23,43 +23,44 @@ from trainables.text_files import decoded_text, json_records, table
 CLEAN, ATTACKED = "clean", "attacked"
 COLUMNS = ("set", "view", "image", "true", "written", "answer", "margin", "reference_kl")
 _SCAM_COLUMNS = {"type", "id", "object_label", "attack_word", "object_similarities", "attack_similarities"}
-"""Of the per-image results that SCAM's authors publish (arXiv 2504.04893)."""
+"""Columns of the per-image results that SCAM's authors publish (arXiv 2504.04893)."""
 
 Measures = dict[str, np.ndarray]
-"""Measure -> a score per image (N,): bool where it is right or wrong, nats for ``reference_kl``."""
+"""Measure -> a score per image (N,): bool (right or wrong), or nats for ``reference_kl``."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Of one view of one image set. Scores are NaN where an image has none."""
+    """Answers on one view of one image set. Scores are NaN for images that have none."""
 
     set: str
     view: str
     """``clean``, ``attacked`` or the name of a held-out attack."""
     images: tuple[str, ...]
-    """Keys: the same image has the same key whoever answers."""
+    """Keys of the images; an image has the same key for all models."""
     true: tuple[str, ...]
     written: tuple[str, ...]
-    """The word in the picture; empty where there is none."""
+    """The word in the picture; empty if there is none."""
     answer: tuple[str, ...] | None
-    """The class answered among all; None where only the two-way choice is known."""
+    """The answered class among all classes; None if only the two-way choice is known."""
     margin: np.ndarray | None = None
-    """(N,) logit of the true class minus logit of the written one: the two-way choice; NaN where the written word is
-    no class."""
+    """(N,) logit of the true class minus logit of the written class (two-way choice); NaN if the word is no class."""
     reference_kl: np.ndarray | None = None
     """(N,) KL(reference || model) over all class prompts, in nats."""
 
     def strange(self) -> bool:
-        """Return whether no answer is a label or a written word of these images, in whatever spelling."""
+        """Return whether no answer is a label or a written word of these images, in any spelling."""
         if self.answer is None:
             return False
         known = {label_form(word) for word in (*self.true, *self.written)}
         return known.isdisjoint(map(label_form, self.answer))
 
     def measures(self) -> Measures:
-        """Return ``accuracy`` and ``text_confusion_rate`` over all classes, ``two_way_accuracy`` between the true and
-        the written class (a tie is wrong), ``reference_kl``; those that can be known, on the images where they can.
-        Words are compared by ``label_form``."""
+        """Return the measures that can be computed, on the images that have the data for them.
+
+        They are ``accuracy`` and ``text_confusion_rate`` over all classes, ``two_way_accuracy`` between the true and
+        the written class (a tie is wrong), and ``reference_kl``. Words are compared by ``label_form``.
+        """
         measures: Measures = {}
         if self.answer is not None:
             compared = [list(map(label_form, words)) for words in (self.answer, self.true, self.written)]
@@ -75,7 +76,11 @@ class Answers:
 
 
 def write_answers(path: Path, answers: Iterable[Answers]) -> None:
-    """Write CSV, compressed where the name ends in .gz. Raises OSError."""
+    """Write CSV, compressed if the name ends in .gz.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -92,20 +97,20 @@ def write_answers(path: Path, answers: Iterable[Answers]) -> None:
 def read_answers(path: Path) -> list[Answers]:
     """Return the answers by (set, view), in the order of the file.
 
-    Needs the columns ``image``, ``true`` and either ``answer`` or the two-way choice: ``margin``, or ``score_true`` and
-    ``score_written``. ``set`` is the file's name and ``view`` is ``attacked`` where a word is written when left out.
-    The files that SCAM's authors publish are read as they are. JSON, a list of objects or one a line, does as well.
-    A written word or an answer that is empty, NaN, None, null or NA is none, unless a label is spelled so.
+    Required columns are ``image``, ``true`` and either ``answer`` or the two-way choice: ``margin``, or ``score_true``
+    and ``score_written``. Defaults: ``set`` is the file's name; ``view`` is ``attacked`` if there is a written word.
+    The files that SCAM's authors publish are accepted, and JSON (a list of objects, or an object per line). Empty, NaN,
+    None, null and NA mean no word, unless a label has this spelling.
 
     Raises:
-        ValueError: with path and line, for a file that is none of these.
+        ValueError: the file has another form; the message names path and line.
         OSError: the file cannot be read.
     """
     data = path.read_bytes()
     try:
         content = gzip.decompress(data) if path.suffix.lower() == ".gz" else data
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is no file of answers: {error}") from error
+        raise ValueError(f"{path} is not a file of answers: {error}") from error
     named, lines = _lines(path, decoded_text(path, content))
     columns = set(named)
     if not ({"image", "true"} <= columns or columns >= _SCAM_COLUMNS):
@@ -129,8 +134,13 @@ def read_answers(path: Path) -> list[Answers]:
 
 
 def refuse_strange(path: Path, answers: Sequence[Answers]) -> None:
-    """Raise ValueError where none of the answers about a set is one of its labels or words: they name other classes, or
-    the same ones by number or in another language, and the accuracy would be 0."""
+    """Refuse answers about a set if none of them is one of its labels or words: the accuracy would be 0.
+
+    Such answers name other classes, or the same classes by number or in another language.
+
+    Raises:
+        ValueError: this is so for one of the sets.
+    """
     for name in dict.fromkeys(of_view.set for of_view in answers):
         of_set = [of_view for of_view in answers if of_view.set == name and of_view.answer is not None]
         if of_set and all(of_view.strange() for of_view in of_set):
@@ -143,7 +153,7 @@ def refuse_strange(path: Path, answers: Sequence[Answers]) -> None:
 
 
 def _lines(path: Path, text: str) -> tuple[list[str], Iterator[tuple[str, dict[str, str]]]]:
-    """Names of the columns, and every line with its place."""
+    """Return the names of the columns, and every line with its place."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if ".json" not in suffixes and ".jsonl" not in suffixes:
         columns, rows = table(path, text)
@@ -158,7 +168,7 @@ def _lines(path: Path, text: str) -> tuple[list[str], Iterator[tuple[str, dict[s
 
 
 def _separator(named: Sequence[str]) -> str:
-    """What to do where the columns are not separated by commas."""
+    """Return the advice to add if the columns are not separated by commas."""
     others = [mark for mark in (";", "\t", "|") if len(named) == 1 and mark in named[0]]
     return f"; separate them by commas, not by {others[0]!r}" if others else ""
 
@@ -181,7 +191,11 @@ class _Row:
 
 
 def _row(line: dict[str, str], name: str, labels: Collection[str]) -> _Row:
-    """``labels``: of the whole file, in small letters."""
+    """Return the row of a line.
+
+    Args:
+        labels: labels of the whole file, in lower case.
+    """
     written, answer = _word(line, "written", labels), _word(line, "answer", labels)
     margin = _number(line, "margin")
     if line.get("score_true") and line.get("score_written"):
@@ -189,7 +203,7 @@ def _row(line: dict[str, str], name: str, labels: Collection[str]) -> _Row:
     if is_missing(line["true"]) or not line["image"].strip():
         raise ValueError("image and true must not be empty" + (f"; true is {line['true']!r}" if line["true"] else ""))
     if not answer and np.isnan(margin):
-        raise ValueError("neither an answer nor a margin (or score_true and score_written)")
+        raise ValueError("there is neither an answer nor a margin (or score_true and score_written)")
     view = (line.get("view") or (ATTACKED if written else CLEAN)).strip()
     group = (line.get("set") or name).strip()
     return _Row(
@@ -230,7 +244,7 @@ def _gathered(path: Path, key: tuple[str, str], rows: Sequence[_Row]) -> Answers
 
 
 def _word(line: dict[str, str], name: str, labels: Collection[str]) -> str:
-    """Return a cell that holds a word; empty where it says that there is none."""
+    """Return the word in a cell; empty if the cell says that there is none."""
     word = (line.get(name) or "").strip()
     return "" if is_no_word(word) and word.lower() not in labels else word
 
@@ -240,7 +254,7 @@ def _number(line: dict[str, str], name: str) -> float:
     try:
         return float(text) if text else np.nan
     except ValueError:
-        raise ValueError(f"{name} is {text!r}, no number") from None
+        raise ValueError(f"{name} is {text!r}, which is not a number") from None
 
 
 def _text(scores: np.ndarray | None, i: int) -> str:

@@ -1,4 +1,4 @@
-"""Measuring a policy in the attribute task: content, attribute, and the skew of retrievals."""
+"""Measurement of a policy in the attribute task: content, attribute, and the skew of retrievals."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ from trainables.settings.attribute import AttributeSection, AttributeSettings
 
 ATTRIBUTE_VIEW = "attribute"
 RESAMPLES = 400
-"""Of the images, for intervals of skew."""
+"""Number of bootstrap resamples of the images, for intervals of skew."""
 FOLDS = 10
-"""Random halves of the images, as SEM and BendVLM take them."""
+"""Number of random halves of the images, as in SEM and BendVLM."""
 HIGHEST_RATIO = 5.0
-"""Above it reversals were measured to cost content: docs/attributes.md."""
+"""Singular-value ratio above which reversals were measured to cost content: docs/attributes.md."""
 LARGEST_STRENGTH = 1.25
-"""The neutral strength is looked for from 0 to here."""
+"""Upper end of the range in which the neutral strength is searched; the lower end is 0."""
 
 
 @dataclass(frozen=True)
 class Looked:
-    """What a policy makes of the N images of a set."""
+    """Outputs of a policy for the N images of a set."""
 
     content: np.ndarray
-    """(N,) the content with the highest logit among the neutral prompts."""
+    """(N,) content with the highest logit among the neutral prompts."""
     value_logits: np.ndarray
     """(N, V) logits of the prompts that name the image's own content and each value."""
     similarities: np.ndarray
@@ -57,7 +57,7 @@ class AttributeMeasures:
     """Implements ``Measures``."""
 
     def findings(self, context: TrialContext) -> list[str]:
-        """Return whether one W can reverse the attribute, and m0."""
+        """Return lines about whether one W can reverse the attribute, and about m0."""
         name, concept, margin = settings_of(context).attribute.name, context.concept(), context.mean_margin()
         cosine, by_class = concept.cosine(), [one for one in concept.class_cosines() if np.isfinite(one)]
         ratio = needed_ratio(cosine)
@@ -78,7 +78,7 @@ class AttributeMeasures:
 
     def validation(self, context: TrialContext, policy: Policy, group: WorkerGroup) -> Validation:
         values = mean_values(context, policy, data_of(context).search_sets, group)
-        return Validation(values=values, hits={})  # skew is no mean over images
+        return Validation(values=values, hits={})  # skew is not a mean over images
 
     def kept(self, context: TrialContext, policy: Policy, group: WorkerGroup) -> dict[str, float]:
         data = data_of(context)
@@ -120,9 +120,9 @@ class AttributeMeasures:
 
     def solved_strength(self, context: TrialContext, policy: Policy, weights: Mapping[str, Tensor]) -> float | None:
         """Return the strength of a transform at which the mean margin between the true and the other values changes its
-        sign on validation; None where it does not, and for other policies.
+        sign on validation; None if it does not, and for other policies.
 
-        A root, not the best of a grid: it can lie at .06, and accuracy changes steeply there.
+        The root is computed instead of the best of a grid: it can lie at .06, and accuracy changes steeply there.
         """
         if not isinstance(policy, TransformPolicy):
             return None
@@ -147,7 +147,7 @@ def settings_of(context: TrialContext) -> AttributeSettings:
 
 @torch.no_grad()
 def look(context: TrialContext, policy: Policy, labelled: LabelledSet, group: WorkerGroup) -> Looked:
-    """Return what the policy makes of a set. Each worker looks at the rows ``rank::world_size``; all get everything."""
+    """Return the policy's outputs for a set. Each worker evaluates the rows ``rank::world_size``; all get all."""
     inputs, images, view = context.inputs, labelled.images, labelled.images.view()
     texts = [policy.text_embeddings(inputs.prompts(policy, p.names, p.templates)) for p in labelled.prompts]
     neutral, of_values, queries = texts
@@ -174,13 +174,13 @@ def look(context: TrialContext, policy: Policy, labelled: LabelledSet, group: Wo
 
 
 def content_hits(labelled: LabelledSet, seen: Looked) -> np.ndarray:
-    """(N,) bool: whether the content was told right, by its words."""
+    """Return whether the content of each image was answered correctly, by its words: (N,) bool."""
     words = word_indices(labelled.images.class_names)
     return np.asarray(words[seen.content] == words[labelled.images.labels.numpy()])
 
 
 def attribute_hits(labelled: LabelledSet, seen: Looked) -> np.ndarray:
-    """(N,) bool: whether the value was told right, given the content."""
+    """Return whether the value of each image was answered correctly, given the content: (N,) bool."""
     return np.asarray(seen.value_logits.argmax(1) == labelled.values.numpy())
 
 
@@ -194,7 +194,7 @@ def mean_values(
 
 
 def values_of(section: AttributeSection, labelled: LabelledSet, seen: Looked) -> dict[str, float]:
-    """Return the metrics that every evaluation has."""
+    """Return the metrics that every evaluation has, of one set."""
     content, attribute, of_images = (
         content_hits(labelled, seen),
         attribute_hits(labelled, seen),
@@ -218,7 +218,7 @@ def values_of(section: AttributeSection, labelled: LabelledSet, seen: Looked) ->
 
 
 def further_values_of(section: AttributeSection, labelled: LabelledSet, seen: Looked) -> dict[str, float]:
-    """Return the metrics that are measured on test besides: variants of skew as published code has them, and groups."""
+    """Return the metrics that only a test has: variants of skew as in published code, and groups."""
     of_images, top = labelled.values.numpy(), min(section.top, len(labelled.values))
     count_v = len(labelled.images.value_names)
     ranked = of_images[retrieval.rankings(seen.similarities, top)]
@@ -263,19 +263,19 @@ def intervals_of(
 
 
 def resampled_skew(section: AttributeSection, labelled: LabelledSet, seen: Looked) -> np.ndarray:
-    """Return MaxSkew of bootstrap resamples of the images (RESAMPLES,): the same resamples for every model."""
+    """Return MaxSkew of bootstrap resamples of the images (RESAMPLES,); every model gets the same resamples."""
     target = retrieval.equal_target(len(labelled.images.value_names))
     of_images = labelled.values.numpy()
     return retrieval.resampled_max_skew(seen.similarities, of_images, section.top, target, resamples=RESAMPLES)
 
 
 def skew_name(section: AttributeSection) -> str:
-    """Return the name of MaxSkew among so many retrievals, against equal shares, a share of zero counted as 1 / K."""
+    """Return the name of the metric MaxSkew against equal shares, a share of zero counted as 1 / K."""
     return f"max_skew_at_{section.top}"
 
 
 def answers_of(labelled: LabelledSet, seen: Looked) -> list[Answers]:
-    """Return what the policy answers in words: the contents, and the values of the attribute."""
+    """Return the policy's answers in words: the contents, and the values of the attribute."""
     images = labelled.images
     nothing = ("",) * len(images.keys)
     contents, values = images.class_names, images.value_names
@@ -301,7 +301,11 @@ def answers_of(labelled: LabelledSet, seen: Looked) -> list[Answers]:
 
 
 def retrieved(labelled: LabelledSet, similarities: np.ndarray, policy: Policy, concept: Concept) -> Retrieved:
-    """Return what is drawn. ``similarities``: (N, Q) of images and queries."""
+    """Return the data of the concept's picture.
+
+    Args:
+        similarities: (N, Q) of images and queries.
+    """
     prompts = labelled.queries
     rows = np.argsort(-similarities[:, :QUERIES], axis=0, kind="stable")[:BEST].T
     best = labelled.images.images[torch.from_numpy(rows.copy()).flatten()].float().permute(0, 3, 1, 2)
@@ -324,7 +328,7 @@ def retrieved(labelled: LabelledSet, similarities: np.ndarray, policy: Policy, c
 
 @torch.no_grad()
 def _mean_margin(context: TrialContext, policy: TransformPolicy, labelled: LabelledSet) -> float:
-    """Return the mean logit of the prompt with the true value less the mean over prompts with the others, over groups.
+    """Return the mean logit of the prompt with the true value minus the mean over prompts with the others, over groups.
 
     Every group of content and value counts the same.
     """
@@ -346,7 +350,7 @@ def _mean_margin(context: TrialContext, policy: TransformPolicy, labelled: Label
 def _root(
     function: Callable[[float], float], highest: float, *, steps: int = 25, tolerance: float = 1e-4
 ) -> float | None:
-    """Return the first root of a function that is positive at 0, within [0, highest]; None where it has none there."""
+    """Return the first root in [0, highest] of a function that is positive at 0; None if there is none."""
     low, value = 0.0, function(0.0)
     for step in range(1, steps + 1):
         high = highest * step / steps

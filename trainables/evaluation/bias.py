@@ -1,4 +1,4 @@
-"""The bias of any model on any set with an attribute: one that open_clip loads, or a function that scores images."""
+"""Bias of any model on any set with an attribute; the model is one of open_clip or a function that scores images."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from trainables.settings.sets import ImageSetSettings, Split
 
 @dataclass(frozen=True)
 class Seen:
-    """A labelled set, and what a model makes of it."""
+    """A labelled set, and a model's outputs for it."""
 
     labelled: LabelledSet
     looked: Looked
@@ -42,7 +42,7 @@ class SkewDifference:
     second: float
     low: float
     high: float
-    """95 % paired bootstrap interval of the difference."""
+    """Upper end, with ``low`` the lower end, of the 95 % paired bootstrap interval of the difference."""
 
 
 def look_at_set(
@@ -56,11 +56,18 @@ def look_at_set(
     seed: int = 0,
     count: int | None = None,
 ) -> Seen:
-    """Return what a model makes of a set. Raises ValueError for images that cannot be had or tell no attribute."""
+    """Return a model's outputs for a set.
+
+    Args:
+        count: at most this number of images, drawn with ``seed``.
+
+    Raises:
+        ValueError: the images cannot be read or have no attribute.
+    """
     source = DataSource(store, scorer.crop, scorer.image_size, scorer.geometry)
     images = subset(source.load(name, settings, split), count, seed=seed)
     if images.values is None:
-        raise ValueError(f"set {name!r} tells no attribute of its images")
+        raise ValueError(f"set {name!r} has no attribute of its images")
     labelled = labelled_set(images, section)
     parts = [_prompts(prompts) for prompts in labelled.prompts]
     contents, count_v = len(images.class_names), len(images.value_names)
@@ -89,7 +96,11 @@ def bias_of(section: AttributeSection, seen: Seen) -> Measurement:
 
 
 def skew_difference(section: AttributeSection, first: Seen, second: Seen) -> SkewDifference:
-    """Compare the MaxSkew of two models on the same images. Raises ValueError where they have seen others."""
+    """Compare the MaxSkew of two models on the same images.
+
+    Raises:
+        ValueError: the models were shown different images.
+    """
     if first.labelled.images.keys != second.labelled.images.keys:
         raise ValueError("the two models were shown different images")
     values = [values_of(section, seen.labelled, seen.looked)[skew_name(section)] for seen in (first, second)]
@@ -100,5 +111,5 @@ def skew_difference(section: AttributeSection, first: Seen, second: Seen) -> Ske
 
 
 def _prompts(prompts: Prompts) -> list[list[str]]:
-    """A list of T prompts for each name."""
+    """Return a list of T prompts for each name."""
     return [[template.format(name) for template in prompts.templates] for name in prompts.names]

@@ -1,6 +1,6 @@
-"""Which validation images are answered right, a bit per image: the hits of a trial's points, small enough to keep.
+"""The hits of a trial's points: which validation images are answered correctly, one bit per image.
 
-NumPy only: the search reads them too.
+Imports NumPy only: the search reads hits too.
 """
 
 from __future__ import annotations
@@ -11,16 +11,20 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 Hits = dict[str, list[np.ndarray]]
-"""Goal -> per validation set whether each of its N images is answered right, (N,) bool."""
+"""Goal -> for each validation set, whether each of its N images is answered correctly, (N,) bool."""
 PointHits = dict[str, list[np.ndarray]]
-"""Goal -> per validation set the hits of P points, (P, N) bool."""
+"""Goal -> for each validation set, the hits of P points, (P, N) bool."""
 
 _IMAGES = "images"
 
 
 def to_arrays(points: Sequence[Hits]) -> dict[str, np.ndarray]:
-    """Return the hits of P points as the arrays of a file: ``images`` (S,), how many each validation set has, and for
-    each goal and set ``GOAL/SET`` (P, ceil(N / 8)) uint8, packed bits."""
+    """Return the hits of P points as the arrays of a file.
+
+    Returns:
+        ``images`` (S,), the number of images of each validation set, and for each goal and set ``GOAL/SET`` (P, ceil(N
+            / 8)) uint8, packed bits.
+    """
     first = next(iter(points[0].values()))
     arrays: dict[str, np.ndarray] = {_IMAGES: np.array([len(of_set) for of_set in first], np.int64)}
     for goal in points[0]:
@@ -30,7 +34,12 @@ def to_arrays(points: Sequence[Hits]) -> dict[str, np.ndarray]:
 
 
 def from_arrays(arrays: Mapping[str, np.ndarray]) -> PointHits:
-    """Return what ``to_arrays`` was given. Raise KeyError or ValueError for arrays that it has not made."""
+    """Return the hits from arrays that ``to_arrays`` made.
+
+    Raises:
+        KeyError: an array is missing.
+        ValueError: the arrays have another form.
+    """
     images = [int(number) for number in arrays[_IMAGES]]
     goals = dict.fromkeys(name.rpartition("/")[0] for name in arrays if name != _IMAGES)
     return {
@@ -47,7 +56,14 @@ def to_text(hits: Hits) -> dict[str, list[str]]:
 
 
 def from_text(text: Mapping[str, Sequence[str]], images: Sequence[int]) -> Hits:
-    """Return what ``to_text`` was given. ``images``: how many each set has. Raise ValueError for anything else."""
+    """Return the hits from JSON data that ``to_text`` made.
+
+    Args:
+        images: number of images of each set.
+
+    Raises:
+        ValueError: the data have another form.
+    """
     return {
         goal: [
             _unpacked(np.frombuffer(base64.b64decode(bits, validate=True), np.uint8)[None], count)[0]
@@ -58,7 +74,7 @@ def from_text(text: Mapping[str, Sequence[str]], images: Sequence[int]) -> Hits:
 
 
 def _unpacked(bits: np.ndarray, count: int) -> np.ndarray:
-    """(P, ceil(N / 8)) uint8 -> (P, N) bool."""
+    """Unpack bits: (P, ceil(N / 8)) uint8 -> (P, N) bool."""
     if bits.ndim != 2 or bits.dtype != np.uint8 or bits.shape[1] != (count + 7) // 8:
-        raise ValueError(f"{bits.shape} packed bits are none of {count} images")
+        raise ValueError(f"{bits.shape} packed bits do not fit {count} images")
     return np.unpackbits(bits, axis=1, count=count).astype(bool)

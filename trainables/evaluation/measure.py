@@ -1,4 +1,4 @@
-"""What every task measures with: means and intervals of scores, the untouched model as a policy."""
+"""Functions that every task measures with: means and intervals of scores, the untouched model as a policy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainables.settings.parameters import Parameters
 from trainables.settings.task import split_of
 
 Scores = dict[str, list[np.ndarray]]
-"""Metric -> per image set a score per image (N,): 0 or 1 for accuracies and rates, nats for ``reference_kl``."""
+"""Metric -> for each image set a score per image (N,): 0 or 1 for accuracies and rates, nats for ``reference_kl``."""
 
 
 def means(scores: Mapping[str, Sequence[np.ndarray]]) -> dict[str, float]:
@@ -25,10 +25,14 @@ def means(scores: Mapping[str, Sequence[np.ndarray]]) -> dict[str, float]:
 
 
 def zero_shot_scores(context: TrialContext, reference: str, most: int) -> tuple[np.ndarray, int, int]:
-    """Return how the untouched model does on a set as it is, over all its classes: right or wrong (N,) of ``most``
-    images at most, the number of classes, and of images in the set.
+    """Return the untouched model's scores on the unchanged images of a set, over all its classes.
 
-    ``reference``: ``name`` (its test split) or ``name/split``.
+    Args:
+        reference: ``name`` (its test split) or ``name/split``.
+        most: largest number of images to score.
+
+    Returns:
+        Right or wrong (N,), the number of classes, and the number of images in the set.
     """
     images, total = context.images.sample(reference, most)
     embeddings = context.reference.embeddings(images.view())
@@ -39,9 +43,10 @@ def zero_shot_scores(context: TrialContext, reference: str, most: int) -> tuple[
 
 
 def zero_shot(context: TrialContext) -> ZeroShot:
-    """Measure the untouched model on ``IMAGES`` validation images as they are, the same number of each set.
+    """Measure the untouched model on ``IMAGES`` unchanged validation images, the same number from each set.
 
-    Raise ValueError where images cannot be had.
+    Raises:
+        ValueError: images cannot be read.
     """
     names = context.task.evaluate.search.sets
     most = max(1, IMAGES // len(names))
@@ -67,7 +72,9 @@ def measurement(
 ) -> Measurement:
     """Return means and 95 % bootstrap intervals by metric.
 
-    ``broken``: images left out, by split; ``images``: the metric that has a score for every image.
+    Args:
+        broken: images left out, by split.
+        images: the metric that has a score for every image.
     """
     return Measurement(
         values=means(scores),

@@ -1,4 +1,4 @@
-"""Means over image sets of what was scored image by image, and their bootstrap intervals."""
+"""Means over image sets of scores per image, and their bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ _FEW_VALUES = 8
 
 
 def mean_score(sets: Sequence[np.ndarray]) -> float:
-    """Mean over image sets of the mean over images (N,): every set counts the same, whatever its size."""
+    """Return the mean over image sets of the mean over images (N,): sets of any size have the same weight."""
     return float(np.mean([scores.mean() for scores in sets]))
 
 
 def bootstrap_interval(sets: Sequence[np.ndarray], *, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
-    """Percentile bootstrap interval of ``mean_score``, images resampled within each set.
+    """Return the percentile bootstrap interval of ``mean_score``; images are resampled within each set.
 
-    Where all N images of one set are right, or all are wrong (bool scores), resampling would find no spread at all; the
-    exact interval of Clopper and Pearson is given then: [0, 1 - q] or [q, 1] with q = ((1 - level) / 2) ^ (1 / N).
+    If all N images of a single set are right, or all are wrong (bool scores), resampling would find no spread. The
+    exact interval of Clopper and Pearson is returned then: [0, 1 - q] or [q, 1] with q = ((1 - level) / 2) ^ (1 / N).
     """
     scores = sets[0]
     if len(sets) == 1 and scores.dtype == bool and scores.all() == scores.any():
@@ -31,10 +31,10 @@ def bootstrap_interval(sets: Sequence[np.ndarray], *, level: float = 0.95, seed:
 
 
 def resampled_means(sets: Sequence[np.ndarray], *, seed: int = 0) -> np.ndarray:
-    """``mean_score`` of bootstrap resamples (RESAMPLES,).
+    """Return ``mean_score`` of bootstrap resamples (RESAMPLES,).
 
-    Resampling N images of few different scores (right or wrong) gives multinomial counts of the scores exactly, which
-    are drawn directly; others are drawn image by image.
+    Resampling N images with few different scores (right or wrong) gives multinomial counts of the scores exactly; these
+    are drawn directly. Other scores are drawn image by image.
     """
     generator = np.random.default_rng(seed)
     means = [_resampled(np.asarray(scores, np.float64), generator) for scores in sets]

@@ -1,4 +1,4 @@
-"""What a model answered on one view of an image set, as class indices and scores per image."""
+"""Answers of a model on one view of an image set, as class indices and scores per image."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from trainables.spelling import normal_form
 
 @dataclass(frozen=True)
 class Predictions:
-    """Of the N images of a view."""
+    """Predictions for the N images of a view."""
 
     answers: np.ndarray
-    """(N,) int64: the class with the highest logit."""
+    """(N,) int64: class with the highest logit."""
     margins: np.ndarray
     """(N,) float64, see ``margins``."""
     reference_kl: np.ndarray | None = None
@@ -41,9 +41,12 @@ def predict(
     *,
     reference_kl: bool = False,
 ) -> Predictions:
-    """Return what the policy answers on a view of ``images``, over all their classes.
+    """Return the policy's answers on a view of ``images``, over all their classes.
 
     Each worker evaluates the rows ``rank::world_size``; all of them get all predictions.
+
+    Args:
+        reference_kl: whether to compute KL from the reference too.
     """
     names, templates = images.class_names, images.templates
     prompts = policy.text_embeddings(context.inputs.prompts(policy, names, templates))
@@ -69,7 +72,7 @@ def predict(
 
 
 def margins(logits: Tensor, labels: Tensor, written: Tensor | None) -> Tensor:
-    """Logit of the true class minus logit of the written one: (B, C) logits -> (B,), NaN where none is written."""
+    """Return the logit of the true minus that of the written class: (B, C) -> (B,), NaN if no class is written."""
     if written is None:
         return logits.new_full((len(logits),), torch.nan)
     labels, written = labels.to(logits.device), written.to(logits.device)
@@ -79,7 +82,7 @@ def margins(logits: Tensor, labels: Tensor, written: Tensor | None) -> Tensor:
 
 
 def image_kl(policy_logits: Tensor, reference_logits: Tensor) -> Tensor:
-    """KL(reference || policy) of every image over all class prompts: two (B, C) logits -> (B,) nats."""
+    """Return KL(reference || policy) of every image over all class prompts: two (B, C) logits -> (B,) nats."""
     policy, reference = F.log_softmax(policy_logits.double(), -1), F.log_softmax(reference_logits.double(), -1)
     return (reference.exp() * (reference - policy)).sum(-1)
 
@@ -94,21 +97,21 @@ def image_kl_scores(
 
 
 def accuracy(predictions: Predictions, images: ImageSet, view: View) -> np.ndarray:
-    """Return whether each image of the view was answered right: (N,) bool."""
+    """Return whether each image of the view was answered correctly: (N,) bool."""
     words = word_indices(images.class_names)
     return np.asarray(words[predictions.answers] == words[view.labels.numpy()])
 
 
 def text_confusion(predictions: Predictions, images: ImageSet, view: View) -> np.ndarray:
-    """Return whether the word on it was the answer, for each image of the view with the word of a class: (M,) bool."""
-    assert view.written is not None, "only images with words on them can be confused by these"
+    """Return whether the answer is the written class, for the M images with the name of a class on them: (M,) bool."""
+    assert view.written is not None, "only images with words on them can be confused by words"
     words, written = word_indices(images.class_names), view.written.numpy()
     named = written >= 0
     return np.asarray(words[predictions.answers[named]] == words[written[named]])
 
 
 def word_indices(class_names: Sequence[str]) -> np.ndarray:
-    """Return for each of C classes the first class of the same name, as the tokenizer sees it: (C,) int64.
+    """Return for each of C classes the first class whose name is the same to the tokenizer: (C,) int64.
 
     open_clip's names of ImageNet hold "missile" and "sunglasses" twice; an answer counts by its words.
     """

@@ -1,7 +1,7 @@
-"""Skew of retrievals: which values of an attribute are among the images that fit a query best.
+"""Skew of retrievals: the values of an attribute among the images that fit a query best.
 
-All logarithms are natural. Sources: Geyik et al. 2019 (MaxSkew, NDKL), as the debias-clip code of Berg et al. 2022 and
-SEM (arXiv 2603.19028) have them; the variants differ in what a share of zero counts as and in the target.
+All logarithms are natural. Sources: Geyik et al. 2019 (MaxSkew, NDKL), as in the debias-clip code of Berg et al. 2022
+and in SEM (arXiv 2603.19028). The variants differ in the number that replaces a share of zero and in the target.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 SEM_ZERO = 1e-10
-"""What a share of zero counts as in the code of SEM and BendVLM."""
+"""Number that replaces a share of zero in the code of SEM and BendVLM."""
 
 
 def equal_target(values: int) -> np.ndarray:
@@ -18,7 +18,12 @@ def equal_target(values: int) -> np.ndarray:
 
 
 def set_target(of_images: np.ndarray, values: int) -> np.ndarray:
-    """Return the shares (V,) that the set itself has, debias-clip's ``dem_par``."""
+    """Return the shares (V,) of the values in the set itself, debias-clip's ``dem_par``.
+
+    Args:
+        of_images: (N,) value of each image.
+        values: V, the number of values.
+    """
     return np.bincount(of_images, minlength=values) / len(of_images)
 
 
@@ -31,15 +36,16 @@ def rankings(similarities: np.ndarray, most: int) -> np.ndarray:
 
 
 def top_shares(ranked_values: np.ndarray, top: int, values: int) -> np.ndarray:
-    """Return the share of each value among the first ``top`` of each query: (M, Q) values -> (Q, V)."""
+    """Return the share of each value among the first ``top`` images of each query: (M, Q) values -> (Q, V)."""
     head = ranked_values[:top]
     return np.stack([(head == value).mean(0) for value in range(values)], axis=1)
 
 
 def max_skew(shares: np.ndarray, target: np.ndarray, *, zero: float) -> np.ndarray:
-    """Return max over values of ln(share / target), 0 at least, for each query: (Q, V), (V,) -> (Q,).
+    """Return max over values of ln(share / target), at least 0, for each query: (Q, V), (V,) -> (Q,).
 
-    ``zero``: what a share of zero counts as: 1 / K in debias-clip, ``SEM_ZERO`` in SEM.
+    Args:
+        zero: number that replaces a share of zero: 1 / K in debias-clip, ``SEM_ZERO`` in SEM.
     """
     ratios = np.log(np.where(shares > 0, shares, zero) / target)
     return np.maximum(0.0, ratios.max(1))
@@ -54,7 +60,7 @@ def kl(shares: np.ndarray, target: np.ndarray) -> np.ndarray:
 def ndkl(ranked_values: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Return the normalised discounted KL of each query over all its M ranks: (M, Q) values, (V,) -> (Q,).
 
-    The mean of KL over the first i ranks, weighted with 1 / log2(i + 1).
+    It is the mean of KL over the first i ranks, weighted with 1 / log2(i + 1).
     """
     ranks = np.arange(1, len(ranked_values) + 1)
     one_hot = ranked_values[..., None] == np.arange(len(target))
@@ -71,6 +77,8 @@ def resampled_max_skew(
     Args:
         similarities: (N, Q).
         of_images: (N,) value of each image.
+        top: number of retrieved images per query.
+        target: (V,) shares.
     """
     generator = np.random.default_rng(seed)
     count, values = len(of_images), len(target)
@@ -79,7 +87,7 @@ def resampled_max_skew(
     top = min(top, count)
     means = []
     for _ in range(resamples):
-        drawn = generator.multinomial(count, np.full(count, 1 / count))[order]  # (N, Q): how often each image is there
+        drawn = generator.multinomial(count, np.full(count, 1 / count))[order]  # (N, Q): number of copies of each image
         before = np.cumsum(drawn, axis=0) - drawn
         taken = np.clip(top - before, 0, drawn)
         shares = np.stack([np.where(ranked == value, taken, 0).sum(0) for value in range(values)], axis=1) / top
@@ -92,8 +100,8 @@ def folded_max_skew(
 ) -> tuple[float, float]:
     """Return MaxSkew and KL as SEM and BendVLM report them: means over queries and over random halves of the images.
 
-    The target is the share of each value in the half; a share of zero counts as 1e-10. With fewer images in a half than
-    ``top``, all of them are looked at.
+    The target is the share of each value in the half; a share of zero counts as 1e-10. If a half has fewer images than
+    ``top``, all of them are used.
     """
     generator = np.random.default_rng(seed)
     skews, divergences = [], []
@@ -111,8 +119,8 @@ def folded_max_skew(
 def shifted_interval(samples: np.ndarray, value: float, *, level: float = 0.95) -> tuple[float, float]:
     """Return the percentile interval of bootstrap samples, shifted so that their mean is the measured value.
 
-    A maximum over shares grows with noise, and a resample has more of it than the images themselves: unshifted, the
-    interval would lie above what was measured.
+    A maximum over shares grows with noise, and a resample is noisier than the images themselves: the unshifted interval
+    would lie above the measured value.
     """
     tail = 50 * (1 - level)
     low, high = np.percentile(samples - samples.mean() + value, [tail, 100 - tail])

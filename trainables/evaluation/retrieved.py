@@ -1,4 +1,4 @@
-"""What is drawn of an attribute: the images that fit queries best, and W's singular values with the concept's share.
+"""Data of the picture of an attribute: the images that fit queries best, and W's singular values.
 
 Imports no torch: the driver of a sweep reads these files.
 """
@@ -19,28 +19,38 @@ SUFFIX = ".retrieved.npz"
 
 @dataclass(frozen=True)
 class Retrieved:
-    """Of one policy on the first test set."""
+    """Retrievals and singular values of one policy on the first test set."""
 
     queries: tuple[str, ...]
     value_names: tuple[str, ...]
     images: np.ndarray
     """(Q, K, side, side, 3) uint8: the best images of each query, best first."""
     values: np.ndarray
-    """(Q, K) value of each."""
+    """(Q, K) value of each image."""
     singular_values: np.ndarray
-    """Of W, falling; empty for a policy without."""
+    """Singular values of W, falling; empty for a policy without W."""
     concept_shares: np.ndarray
     """For each singular direction the share of the concept's two directions that lies in it."""
 
     def write(self, path: Path) -> None:
-        """Write an .npz. Raises StorageError."""
+        """Write an .npz file.
+
+        Raises:
+            StorageError: the disk fails.
+        """
         about = json.dumps({"queries": self.queries, "value_names": self.value_names}).encode()
         arrays = {name: getattr(self, name) for name in ("images", "values", "singular_values", "concept_shares")}
         replace_file(path, lambda file: np.savez_compressed(file, about=np.frombuffer(about, np.uint8), **arrays))
 
     @classmethod
     def read(cls, path: Path) -> Retrieved:
-        """Raises OSError, ValueError or KeyError for what is no such file."""
+        """Return the content of a file that ``write`` made.
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: the file has another format.
+            KeyError: an array is missing.
+        """
         with np.load(path) as arrays:
             about = json.loads(arrays["about"].tobytes())
             rest = {name: arrays[name] for name in ("images", "values", "singular_values", "concept_shares")}

@@ -1,4 +1,4 @@
-"""Any model on any image sets: one that open_clip loads, or a function that scores images against prompts."""
+"""Scores of any model on any image sets; a model is loaded by open_clip or is a function that scores images."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ CALLABLE_SIDE_PX = 224
 
 
 class Scorer(Protocol):
-    """A model that can be asked."""
+    """A model that scores images against prompts."""
 
     crop: Callable[[Any], Any]
     """PIL image -> PIL image of ``image_size``."""
     image_size: int
     geometry: list[Any]
-    """JSON-able: what ``crop`` depends on."""
+    """JSON data: everything that ``crop`` depends on."""
 
     def logits(self, images: Tensor, prompts: Sequence[Sequence[str]]) -> Tensor:
-        """(B, H, W, 3) uint8 and C lists of T prompts -> (B, C) float32 on the CPU."""
+        """Return scores (B, C), float32 on the CPU, of (B, H, W, 3) uint8 images and C lists of T prompts."""
         ...
 
 
@@ -70,7 +70,7 @@ class ClipScorer:
 class CallableScorer:
     """A function ``scores(images, prompts)``: PIL images and C lists of T prompts -> (B, C), higher is likelier.
 
-    Images are 224 px, cropped as OpenAI's CLIP crops; the model's own preprocessing is the function's business.
+    Images are 224 px, cropped as in OpenAI's CLIP; the function does the model's own preprocessing.
     """
 
     def __init__(self, scores: Callable[[list[Image.Image], list[list[str]]], Any]) -> None:
@@ -84,11 +84,15 @@ class CallableScorer:
         self.geometry = [CALLABLE_SIDE_PX, preprocess.interpolation, preprocess.resize_mode]
 
     def logits(self, images: Tensor, prompts: Sequence[Sequence[str]]) -> Tensor:
-        """Raises ValueError where the function fails, or where its answer has another shape or is not a number."""
+        """Return scores (B, C), see ``Scorer.logits``.
+
+        Raises:
+            ValueError: the function fails, or its result has another shape or is not a number.
+        """
         pictures = [Image.fromarray(image) for image in images.numpy()]
         try:
             scores = self._scores(pictures, [list(of_class) for of_class in prompts])
-        except Exception as error:  # other people's code: anything
+        except Exception as error:  # code of other authors can raise any error
             raise ValueError(f"the model failed to score images: {_where(error)}") from error
         logits = torch.as_tensor(scores if isinstance(scores, Tensor) else np.asarray(scores)).detach().float().cpu()
         if logits.shape != (len(images), len(prompts)):
@@ -97,21 +101,24 @@ class CallableScorer:
                 f"{tuple(logits.shape)}; expected {(len(images), len(prompts))}"
             )
         if logits.isnan().any():
-            raise ValueError("the model scored some images with NaN, which is no answer")
+            raise ValueError("the model scored some images with NaN, which is not an answer")
         return logits
 
 
 def load_callable(name: str) -> CallableScorer:
-    """``package.module:load``, where ``load()`` returns the function that scores. The working folder is searched too.
+    """Return the model of ``package.module:load``, where ``load()`` returns the function that scores.
 
-    Raises ValueError where there is no such function, or where loading fails.
+    The working folder is searched too.
+
+    Raises:
+        ValueError: there is no such function, or loading fails.
     """
     module_name, _, function_name = name.partition(":")
     if (folder := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, folder)
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # other people's code: anything
+    except Exception as error:  # code of other authors can raise any error
         raise ValueError(f"{name}: the module cannot be imported: {_where(error)}") from error
     load = vars(module).get(function_name)
     if not callable(load):
@@ -129,7 +136,7 @@ def load_callable(name: str) -> CallableScorer:
 
 
 def _where(error: Exception) -> str:
-    """An error in somebody else's code, with the line it came from."""
+    """Return an error in code of other authors, with the line that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {error}{place}"
@@ -148,14 +155,15 @@ def score_set(
     variants: bool = False,
     reference: Scorer | None = None,
 ) -> tuple[list[Answers], tuple[str, ...]]:
-    """Return what a model answers on a set, clean and attacked, every image of it; and the images that cannot be read.
+    """Return a model's answers on every image of a set, clean and attacked, and the images that cannot be read.
 
     Args:
-        count: at most so many images, drawn with ``seed``.
+        count: at most this number of images, drawn with ``seed``.
         variants: also under the attacks that preference data never show (sets whose words are pasted).
         reference: also KL(reference || model) on clean images.
 
-    Raises ValueError for images that cannot be had.
+    Raises:
+        ValueError: the images cannot be read.
     """
     source = DataSource(store, scorer.crop, scorer.image_size, scorer.geometry)
     loaded = source.load(name, settings, split)

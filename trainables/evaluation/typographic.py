@@ -1,4 +1,4 @@
-"""Measuring a policy in the typographic task: goals on validation after each epoch, everything else once on test."""
+"""Measurement of a policy in the typographic task: goals on validation after each epoch, the rest once on test."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from trainables.settings.task import split_of
 from trainables.settings.typographic import TypographicSettings
 
 VALIDATION_METRICS = ("clean_accuracy", "robust_accuracy", "text_confusion_rate")
-"""What a trial is evaluated on after each epoch; the goals are among them."""
+"""Metrics of a trial after each epoch, the goals among them."""
 
 _GOALS = {
     "clean_accuracy": (CLEAN, "accuracy"),
@@ -83,8 +83,8 @@ def settings_of(context: TrialContext) -> TypographicSettings:
 def goal_scores(context: TrialContext, policy: Policy, sets: Sequence[EvaluationSet], group: WorkerGroup) -> Scores:
     """Return the scores of ``VALIDATION_METRICS`` over all class prompts of each set.
 
-    Workers share the images; every one of them gets all scores. The text-confusion rate counts attacked images answered
-    with the written class; a set without such images has none.
+    Workers share the images; every worker gets all scores. The text-confusion rate is the share of attacked images that
+    are answered with the written class; a set without attacked images has none.
     """
     scores: Scores = {metric: [] for metric in VALIDATION_METRICS}
     for evaluated in sets:
@@ -103,7 +103,8 @@ def goal_scores(context: TrialContext, policy: Policy, sets: Sequence[Evaluation
 def kept_scores(context: TrialContext, policy: Policy, group: WorkerGroup, *, unseen: bool) -> Scores:
     """Return the scores on validation of the metrics that ``keep`` names and ``goal_scores`` does not have.
 
-    ``unseen``: on the images that the search does not see; a metric of a set that has none is left out.
+    Args:
+        unseen: use the images that the search does not see; a metric of a set without such images is left out.
     """
     further = [metric for metric in context.task.keep if metric not in VALIDATION_METRICS]
     scores = {metric: _kept_scores(context, policy, metric, group, unseen=unseen) for metric in further}
@@ -129,7 +130,7 @@ def _kept_scores(
 
 
 def test_answers(context: TrialContext, policy: Policy, group: WorkerGroup) -> list[Answers]:
-    """Return what the policy answers on every test set, clean (with KL from the reference) and attacked."""
+    """Return the policy's answers on every test set, clean (with KL from the reference) and attacked."""
     answers, data = [], data_of(context)
     for tested in (*data.test_sets, *data.typographic_sets):
         images = tested.images
@@ -144,13 +145,15 @@ def test_answers(context: TrialContext, policy: Policy, group: WorkerGroup) -> l
 def test_scores(
     context: TrialContext, policy: Policy, answers: Sequence[Answers], group: WorkerGroup, *, variants: bool = True
 ) -> Scores:
-    """Return the metrics on test that follow from ``test_answers``; with ``variants``, if the task has them, unseen
-    attacks and sign reading too.
+    """Return the metrics on test that follow from ``test_answers``.
 
     ``clean_accuracy``, ``robust_accuracy`` and so on are over the sets whose words are pasted; ``SET/robust_accuracy``
-    is of one set: always given for real typographic sets, and where there are several. ``transfer/...`` is over the
-    sets that were not trained on, where the training set is tested too. ``robust_accuracy/VARIANT`` is under an attack
-    that preference data never show.
+    is of one set: always given for real typographic sets, and if there are several. ``transfer/...`` is over the sets
+    that were not trained on, if the training set is tested too. ``robust_accuracy/VARIANT`` is under an attack that
+    preference data never show.
+
+    Args:
+        variants: whether to add unseen attacks and sign reading, if the task has them.
     """
     data, task = data_of(context), settings_of(context)
     pasted = [tested.images.name for tested in data.test_sets]
@@ -180,7 +183,7 @@ def _attacked_accuracy(
 
 
 def _scores_of(names: Sequence[str], answers: Sequence[Answers], metrics: Mapping[str, tuple[str, str]]) -> Scores:
-    """Each metric over the answers of its view on the sets called ``names``; left out where none of them has it."""
+    """Return each metric over the answers of its view on the sets ``names``; a metric that no set has is left out."""
     measured = [(of_view.view, of_view.measures()) for of_view in answers if of_view.set in names]
     scores: Scores = {}
     for metric, (view, measure) in metrics.items():
@@ -191,6 +194,6 @@ def _scores_of(names: Sequence[str], answers: Sequence[Answers], metrics: Mappin
 
 
 def _short(name: str, names: Sequence[str]) -> str:
-    """``in100/test`` -> ``in100``, unless another split of the set is measured too."""
+    """Return ``in100`` for ``in100/test``, unless another split of the set is measured too."""
     short = name.partition("/")[0]
     return short if sum(other.partition("/")[0] == short for other in names) == 1 else name.replace("/", "-")

@@ -1,4 +1,4 @@
-"""Right answers of an untouched model on a few validation images, against guessing. Imports nothing heavy."""
+"""Accuracy of an untouched model on a few validation images, compared with guessing. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import math
 from dataclasses import dataclass
 
 IMAGES = 200
-"""So many validation images are looked at, over all sets."""
+"""Number of validation images, over all sets."""
 Z = 1.959964
-"""Of a 95 % interval."""
+"""Normal quantile of a 95 % interval."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ZeroShot:
-    """How the untouched model does on validation images as they are, over all classes of their sets."""
+    """Answers of the untouched model on unchanged validation images, over all classes of their sets."""
 
     right: int
     images: int
     chance: float
-    """Expected share of right answers of guessing."""
+    """Expected share of correct answers of guessing."""
     classes: int
-    """Of the set that has the most."""
+    """Number of classes of the set that has the most."""
 
     def interval(self) -> tuple[float, float]:
         """Return the 95 % interval of the accuracy (Wilson, JASA 22, 1927)."""

@@ -1,4 +1,4 @@
-"""The CLIP that is tuned: loading through open_clip, and what its images must look like."""
+"""The CLIP that is tuned: loading through open_clip, and the preparation of its images."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MERGES_FILE = "bpe_simple_vocab.txt.gz"
 
 @dataclass(frozen=True)
 class Clip:
-    """A loaded CLIP in evaluation mode, float32: batch-norm statistics stay frozen, so policy = reference at step 0."""
+    """A loaded CLIP in evaluation mode, float32. Batch-norm statistics stay frozen, so policy = reference at step 0."""
 
     model: OpenClip
     tokenizer: Callable[[list[str]], Tensor]
@@ -49,15 +49,16 @@ class Clip:
     std: tuple[float, float, float]
     embed_dim: int
     config: dict[str, Any]
-    """``open_clip_config.json`` as a folder of this model holds it."""
+    """Content of ``open_clip_config.json`` for a folder with this model."""
     merges: Path | None
-    """The tokenizer's own merge file, where the model has one."""
+    """The tokenizer's own merge file, if the model has one."""
     digest: str
-    """Of the weights, the activation and the normalisation: of what an embedding depends on."""
+    """Digest of the weights, the activation and the normalisation: everything that an embedding depends on."""
     assumed: str | None = None
-    """What neither the spec nor the files say of the weights, and was taken for granted; to be told to the user."""
+    """Facts about the weights that neither the spec nor the files state and that were assumed; to be shown to the user.
+    """
     trains_text: bool = False
-    """``last_blocks`` and ``visual`` train the text tower and the logit scale too (``model.text: trained``)."""
+    """Whether ``last_blocks`` and ``visual`` train the text tower and the logit scale too (``model.text: trained``)."""
 
     @property
     def device(self) -> torch.device:
@@ -66,11 +67,11 @@ class Clip:
 
     @property
     def geometry(self) -> list[Any]:
-        """What ``crop`` depends on: JSON-able."""
+        """Return everything that ``crop`` depends on, as JSON data."""
         return [self.config["preprocess_cfg"].get(key) for key in ("size", "interpolation", "resize_mode")]
 
     def pixels(self, images: Tensor) -> Tensor:
-        """(B, H, W, 3) uint8 -> (B, 3, H, W) float32 on the model's device, normalised."""
+        """Convert images to normalised pixels: (B, H, W, 3) uint8 -> (B, 3, H, W) float32 on the model's device."""
         images = images.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
         mean = torch.tensor(self.mean, device=self.device).view(3, 1, 1)
         std = torch.tensor(self.std, device=self.device).view(3, 1, 1)
@@ -80,7 +81,7 @@ class Clip:
         )
 
     def tokens(self, prompts: list[str]) -> Tensor:
-        """C prompts -> (C, L) token ids on the model's device."""
+        """Tokenise C prompts -> (C, L) token ids on the model's device."""
         return self.tokenizer(prompts).to(self.device)
 
     @property
@@ -93,14 +94,14 @@ class Clip:
 
 
 _CONFIGURED = {"init_logit_bias": "init_logit_bias", "custom_text": "force_custom_text"}
-"""What the configuration of an exported folder must say of how the weights were loaded: its key -> open_clip's."""
+"""Options of loading that the configuration of an exported folder must state: its key -> open_clip's name."""
 
 
 def load_clip(settings: ModelSettings) -> Clip:
     """Load model, tokenizer and preprocessing through open_clip, weights always included.
 
     Raises:
-        ValueError: the model or its weights cannot be had or do not fit, with what to do about it.
+        ValueError: the model or its weights are missing or do not fit; the message says what to do.
     """
     import open_clip
     from open_clip.transform import PreprocessCfg
@@ -141,7 +142,9 @@ def load_clip(settings: ModelSettings) -> Clip:
     preprocess = PreprocessCfg(**preprocess_config)
     size = preprocess.size if isinstance(preprocess.size, int) else preprocess.size[0]
     if not isinstance(preprocess.size, int) and len(set(preprocess.size)) != 1:
-        raise ValueError(f"model {settings.architecture!r} takes {preprocess.size} images; only square ones are served")
+        raise ValueError(
+            f"model {settings.architecture!r} takes {preprocess.size} images; only square ones are supported"
+        )
     config |= {"quick_gelu": True} if options.get("force_quick_gelu") else {}
     config |= {key: options[option] for key, option in _CONFIGURED.items() if option in options}
     if "force_image_size" in options:
@@ -166,10 +169,10 @@ def load_clip(settings: ModelSettings) -> Clip:
 def image_preparation(settings: ModelSettings) -> tuple[Callable[[Any], Any], int]:
     """Return ``Clip.crop`` and ``Clip.image_size`` of a model.
 
-    Its weights are not loaded and need not be there, but for ``hf-hub:``, where the preprocessing lies beside them.
+    The weights are not loaded and need not exist, except for ``hf-hub:``, where the preprocessing lies beside them.
 
     Raises:
-        ValueError: the model cannot be had, with what to do about it.
+        ValueError: the model does not exist or is not supported; the message says what to do.
     """
     import open_clip
     from open_clip.transform import PreprocessCfg, merge_preprocess_dict
@@ -190,13 +193,13 @@ def image_preparation(settings: ModelSettings) -> tuple[Callable[[Any], Any], in
         stated = open_clip.get_pretrained_cfg(name, settings.pretrained)
     size = (stated.get("size") if settings.is_bare_file else None) or config["vision_cfg"].get("image_size", 224)
     if not isinstance(size, int):
-        raise ValueError(f"model {settings.architecture!r} takes {size} images; only square ones are served")
+        raise ValueError(f"model {settings.architecture!r} takes {size} images; only square ones are supported")
     merged = merge_preprocess_dict(asdict(PreprocessCfg()), {**stated, "size": size})
     return cropping(PreprocessCfg(**merged)), size
 
 
 def _located(settings: ModelSettings) -> tuple[str, Path | None]:
-    """Return the model's name as open_clip knows it, and its folder where it has one."""
+    """Return the model's name in open_clip, and its folder if it has one."""
     name = settings.architecture
     if name == "world":
         from trainables.world.files import WORLD_MODEL_FOLDER
@@ -209,7 +212,7 @@ def _located(settings: ModelSettings) -> tuple[str, Path | None]:
 def _weights_options(
     settings: ModelSettings, name: str, config: Mapping[str, Any]
 ) -> tuple[dict[str, Any], str | None]:
-    """How open_clip is to load the weights, and what was assumed of them."""
+    """Return open_clip's options to load the weights, and the assumption made about them."""
     import open_clip
 
     if settings.is_bare_file:
@@ -221,7 +224,7 @@ def _weights_options(
         tags = open_clip.list_pretrained_tags_by_model(name)
         near = difflib.get_close_matches(settings.pretrained.lower().replace("-", "_"), tags, n=1)
         raise ValueError(
-            f"{settings.pretrained!r} is no tag of it"
+            f"{settings.pretrained!r} is not one of its tags"
             + (f"; did you mean {near[0]}?" if near else "." if tags else "")
             + (f" It has: {', '.join(tags)}" if tags else ": it has none, give a checkpoint file")
             + f". (Checkpoint files end in {', '.join(WEIGHT_SUFFIXES)})"
@@ -233,7 +236,7 @@ def _weights_options(
 
 
 def _unstated(folder: Path) -> str | None:
-    """What the configuration of a model folder leaves to open_clip's defaults of preprocessing."""
+    """Return a note on the preprocessing settings that a folder leaves to open_clip's defaults; None if complete."""
     stated = read_config(folder).get("preprocess_cfg") or {}
     missing = [key for key in ("mean", "std", "interpolation", "resize_mode") if stated.get(key) is None]
     if not missing:
@@ -280,7 +283,7 @@ def _named_configs() -> dict[str, Mapping[str, Any]]:
 
 def _why_not(settings: ModelSettings, name: str, error: Exception, said: list[str]) -> str:
     reason = str(error) or type(error).__name__
-    # open_clip interpolates position embeddings before it loads weights, and trips over those of another tower.
+    # open_clip interpolates position embeddings before it loads weights, and fails with those of another tower.
     if "loading state_dict" in reason or isinstance(error, AssertionError | TypeError | IndexError):
         reason = f"the weights do not fit it: {_mismatch(reason) or reason}"
         if settings.is_bare_file:
@@ -303,7 +306,7 @@ def _why_not(settings: ModelSettings, name: str, error: Exception, said: list[st
 
 
 def _mismatch(message: str) -> str:
-    """torch's lines of missing, unexpected and differently shaped keys in a sentence."""
+    """Return torch's lines of missing, unexpected and differently shaped keys as a sentence."""
     parts = []
     for what, start in (("missing", "Missing key"), ("unexpected", "Unexpected key")):
         keys = [key for line in message.splitlines() if start in line for key in re.findall(r'"([^"]+)"', line)]
@@ -322,8 +325,10 @@ def _few(words: list[str]) -> str:
 
 @contextlib.contextmanager
 def _open_clip_speaking() -> Iterator[list[str]]:
-    """open_clip narrates on the root logger: its warnings are kept for error messages, nothing of it is shown. Nor is
-    what huggingface_hub says of each of its retries."""
+    """Collect what open_clip logs on the root logger, and show nothing of it.
+
+    Its warnings are used in error messages. The messages of huggingface_hub about each of its retries are hidden too.
+    """
     said: list[str] = []
 
     def keep(record: logging.LogRecord) -> bool:
@@ -344,7 +349,7 @@ def _open_clip_speaking() -> Iterator[list[str]]:
 
 
 def weights_digest(state: dict[str, Tensor]) -> str:
-    """sha256 over names, shapes and values of a state dict."""
+    """Return the sha256 over names, shapes and values of a state dict."""
     digest = hashlib.sha256()
     for name in sorted(state):
         digest.update(f"{name}{tuple(state[name].shape)}".encode())
@@ -353,7 +358,7 @@ def weights_digest(state: dict[str, Tensor]) -> str:
 
 
 def cropping(preprocess: Any) -> Callable[[Any], Any]:
-    """Resizing and cropping of open_clip's ``PreprocessCfg``: PIL image -> PIL image."""
+    """Return resizing and cropping of open_clip's ``PreprocessCfg`` as a function: PIL image -> PIL image."""
     from open_clip.transform import image_transform_v2
     from torchvision.transforms import Compose, ToTensor
 
@@ -363,6 +368,6 @@ def cropping(preprocess: Any) -> Callable[[Any], Any]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """``open_clip_config.json`` of a model folder."""
+    """Return the content of ``open_clip_config.json`` of a model folder."""
     config: dict[str, Any] = json.loads((folder / CONFIG_FILE).read_text())
     return config

@@ -1,7 +1,7 @@
-"""A concept (an attribute with two values or more) in the embeddings of images and prompts, and W computed from it.
+"""A concept (an attribute with two or more values) in the embeddings of images and prompts, and W computed from it.
 
-Embeddings are normalised; g_I and g_T are half the difference between the mean embeddings of the first and the second
-value, of images and of prompts, each mean taken class by class and then over classes. Derivation and proofs:
+Embeddings are normalised. g_I (images) and g_T (prompts) are half the difference between the mean embeddings of the
+first and the second value, each mean taken class by class and then over classes. Derivation and proofs:
 docs/transform.md.
 """
 
@@ -17,21 +17,21 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Concept:
-    """Where a concept lies, class by class."""
+    """Mean embeddings of a concept's values, class by class."""
 
     image_means: Tensor
-    """(C, V, d): mean embedding of the images of each class and value; NaN where there are none."""
+    """(C, V, d): mean embedding of the images of each class and value; NaN if there are none."""
     prompts: Tensor
     """(C, V, d): embedding of the prompt that names class and value."""
 
     @property
     def image_direction(self) -> Tensor:
-        """g_I (d,), between the first two values."""
+        """Return g_I (d,), between the first two values."""
         return _direction(self.image_means)
 
     @property
     def text_direction(self) -> Tensor:
-        """g_T (d,), between the first two values."""
+        """Return g_T (d,), between the first two values."""
         return _direction(self.prompts)
 
     def cosine(self) -> float:
@@ -39,7 +39,7 @@ class Concept:
         return float(F.cosine_similarity(self.image_direction, self.text_direction, dim=0))
 
     def class_cosines(self) -> list[float]:
-        """Return the cosine of the two directions in each class; NaN where a class lacks a value."""
+        """Return the cosine of the two directions in each class; NaN for a class that lacks a value."""
         images = self.image_means[:, 0] - self.image_means[:, 1]
         prompts = self.prompts[:, 0] - self.prompts[:, 1]
         return [float(cosine) for cosine in F.cosine_similarity(images, prompts, dim=1)]
@@ -52,10 +52,11 @@ class Concept:
 
 
 def concept_of(embeddings: Tensor, classes: Tensor, values: Tensor, prompts: Tensor) -> Concept:
-    """Return where a concept lies.
+    """Return the mean embeddings of a concept's values, class by class.
 
     Args:
-        embeddings: (N, d) of images, with their class and value (N,).
+        embeddings: (N, d) of images.
+        classes, values: (N,) class and value of each image.
         prompts: (C, V, d) embeddings of the prompts that name class and value.
     """
     count_c, count_v, width = prompts.shape
@@ -68,18 +69,24 @@ def concept_of(embeddings: Tensor, classes: Tensor, values: Tensor, prompts: Ten
 def needed_ratio(cosine: float) -> float:
     """Return cot(theta / 2): how many times more W must stretch g_I - g_T than g_I + g_T to reverse the concept.
 
-    Infinite where the directions are parallel: no W for both towers reverses then. No W of a smaller condition number
-    does either (Wielandt's inequality).
+    It is infinite for parallel directions: no W for both towers reverses the concept then. A W with a smaller condition
+    number cannot reverse it either (Wielandt's inequality).
+
+    Args:
+        cosine: cos(theta) of g_I and g_T.
     """
     half = math.acos(max(-1.0, min(1.0, cosine))) / 2
     return math.inf if half == 0 else 1 / math.tan(half)
 
 
 def closed_form(concept: Concept) -> Tensor:
-    """Return W (d, d) that shrinks g_I + g_T and stretches g_I - g_T by cot(theta / 2) each way.
+    """Return W (d, d) that shrinks g_I + g_T and stretches g_I - g_T by cot(theta / 2) each.
 
-    The ratio of its singular values is cot(theta / 2)^2: W^t neutralises at t = 1/2 and reverses at t = 1, where the
-    two directions have their angle's supplement. Raise ValueError where the directions are parallel.
+    The ratio of its singular values is cot(theta / 2)^2. W^t neutralises the concept at t = 1/2 and reverses it at t =
+    1, where the angle between the two directions is pi - theta.
+
+    Raises:
+        ValueError: the directions are parallel.
     """
     image, text = (F.normalize(direction, dim=0) for direction in (concept.image_direction, concept.text_direction))
     ratio = needed_ratio(float(image @ text))
@@ -94,7 +101,7 @@ def closed_form(concept: Concept) -> Tensor:
 
 
 def projection(concept: Concept) -> Tensor:
-    """Return W (d, d) that removes what the values' prompts differ in: I - B^T B with the basis B of their subspace."""
+    """Return W (d, d) that removes the differences between the values' prompts: I - B^T B, B a basis of these."""
     basis = concept.text_subspace()
     return torch.eye(basis.shape[1], device=basis.device) - basis.T @ basis
 

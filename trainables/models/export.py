@@ -1,4 +1,4 @@
-"""A tuned policy as a folder that plain open_clip loads with ``local-dir:``, W folded into the projections."""
+"""Export of a tuned policy as a folder for open_clip's ``local-dir:``, W folded into the projections."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LOGITS_TOLERANCE = 1e-4
 
 
 def export_model(clip: Clip, policy: Policy, weights: Mapping[str, Tensor], strength: float, folder: Path) -> None:
-    """Write config, weights and, where the model has its own tokenizer, the files of that.
+    """Write the configuration, the weights and the tokenizer's files, if the model has its own tokenizer.
 
     Raises:
         ValueError: the folder exists and is not empty, or W cannot be folded into this architecture.
@@ -43,10 +43,14 @@ def export_model(clip: Clip, policy: Policy, weights: Mapping[str, Tensor], stre
     state = {name: value.detach().clone().contiguous() for name, value in model.state_dict().items()}
     save_file(state, folder / WEIGHTS_FILE)
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
-    shutil.copymode(folder / CONFIG_FILE, folder / WEIGHTS_FILE)  # safetensors writes files that only their owner reads
+    shutil.copymode(
+        folder / CONFIG_FILE, folder / WEIGHTS_FILE
+    )  # safetensors writes files that only their owner can read
     if clip.merges is not None:
         shutil.copyfile(clip.merges, folder / MERGES_FILE)
-    if isinstance(clip.tokenizer, HFTokenizer):  # open_clip looks for its files in the folder, not on the hub
+    if isinstance(
+        clip.tokenizer, HFTokenizer
+    ):  # open_clip looks for the tokenizer's files in the folder, not on the hub
         clip.tokenizer.save_pretrained(str(folder))
 
 
@@ -60,7 +64,7 @@ def largest_logit_difference(
     images: Tensor,
     text: Tensor,
 ) -> float:
-    """Return how far the exported folder's logits are from the trial's, in float32: the largest absolute difference.
+    """Return the largest absolute difference, in float32, between the logits of the exported folder and of the trial.
 
     Args:
         images: (N, H, W, 3) uint8.

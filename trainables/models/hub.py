@@ -1,4 +1,4 @@
-"""The model hub, where it can be reached."""
+"""Use of the model hub without waiting when it cannot be reached."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 
 
 def offline_where_unreachable() -> None:
-    """Switch huggingface_hub to its offline mode in this process where its host does not answer.
+    """Switch huggingface_hub to its offline mode in this process if its host does not answer.
 
-    What its cache holds is then read at once, and what it lacks is an error at once: otherwise each of several files is
-    asked for with five retries, a minute and more in silence (huggingface_hub 1.x). Left alone where the user has
-    decided (HF_HUB_OFFLINE), and behind a proxy, which may reach what this process cannot.
+    Cached files are then read at once, and a missing file is an error at once. Otherwise each of several files is
+    requested with five retries, a minute or more without a message (huggingface_hub 1.x). The mode is left alone if the
+    user has set HF_HUB_OFFLINE, and behind a proxy, which may reach hosts that this process cannot.
     """
     from huggingface_hub import constants
 

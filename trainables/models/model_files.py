@@ -1,6 +1,6 @@
-"""What the files of a model say: configurations, bare checkpoints, the record of a training run beside its checkpoints.
+"""Information from the files of a model: configurations, bare checkpoints, the record of a training run beside them.
 
-torch and open_clip are imported by those functions only that open weights.
+Only functions that open weights import torch and open_clip.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from trainables.settings.task import ModelSettings, Preprocess
 from trainables.text_files import LFS_POINTER, names_lfs_pointer
 
 TRAINING_FILE = "params.txt"
-"""open_clip's training writes it into ``logs/NAME/``, and its checkpoints into ``logs/NAME/checkpoints/``."""
+"""File that open_clip's training writes into ``logs/NAME/``; its checkpoints go into ``logs/NAME/checkpoints/``."""
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -30,7 +30,7 @@ TOKENIZER_FILES = (
     "tokenizer.model",
     "sentencepiece.bpe.model",
 )
-"""Of a Hugging Face tokenizer; one of them is enough."""
+"""Files of a Hugging Face tokenizer; one of them is enough."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -38,13 +38,17 @@ _WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wr
 
 
 def refuse_architecture(config: Mapping[str, Any], folder: Path | None) -> None:
-    """Raises ValueError for what an open_clip ``model_cfg`` alone shows to be no two-tower CLIP that can be loaded."""
+    """Check that an open_clip ``model_cfg`` describes a two-tower CLIP that can be loaded.
+
+    Raises:
+        ValueError: it does not.
+    """
     if not all(isinstance(config.get(key), dict) for key in ("vision_cfg", "text_cfg")):
         raise ValueError("its configuration has no vision_cfg and text_cfg; is it an open_clip model?")
     if "multimodal_cfg" in config or any(config[key].get("output_tokens") for key in ("vision_cfg", "text_cfg")):
         raise ValueError(
             "the towers of a CoCa model return tokens beside the embedding, for its captions; "
-            "only CLIPs of two towers are served"
+            "only CLIPs with two towers are supported"
         )
     text = config["text_cfg"]
     tokenizer = text.get("hf_tokenizer_name") or ""
@@ -63,7 +67,7 @@ def refuse_architecture(config: Mapping[str, Any], folder: Path | None) -> None:
 
 
 def is_torchscript(file: Path) -> bool:
-    """Whether a file is a TorchScript archive, as OpenAI published its models."""
+    """Return whether a file is a TorchScript archive, the format in which OpenAI published its models."""
     if file.suffix == ".safetensors" or not zipfile.is_zipfile(file):
         return False
     with zipfile.ZipFile(file) as archive:
@@ -71,7 +75,7 @@ def is_torchscript(file: Path) -> bool:
 
 
 def plain_name(name: str) -> str:
-    """Name of a weight without what DistributedDataParallel, torch.compile and FSDP put around modules."""
+    """Return the name of a weight without the prefixes that DistributedDataParallel, torch.compile and FSDP add."""
     plain = _WRAPPERS.sub("", name)
     while plain.startswith("module."):
         plain = plain.removeprefix("module.")
@@ -80,8 +84,9 @@ def plain_name(name: str) -> str:
 
 @contextlib.contextmanager
 def unwrapped(file: Path) -> Iterator[Path]:
-    """A file with the same weights under their plain names, see ``plain_name``: a copy where open_clip, which takes off
-    one ``module.`` only, could not load the file itself.
+    """Yield a file with the same weights under their plain names, see ``plain_name``.
+
+    It is a temporary copy if open_clip, which removes only one ``module.``, could not load the file itself.
 
     Raises:
         ValueError: the file holds no state dict.
@@ -106,7 +111,7 @@ def unwrapped(file: Path) -> Iterator[Path]:
 
 
 def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """Plain name -> shape of the weights, see ``plain_name``; the weights stay on disk.
+    """Return plain name (see ``plain_name``) -> shape of the weights; the weights stay on disk.
 
     Raises:
         ValueError: the file holds no state dict.
@@ -115,7 +120,7 @@ def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _written_shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """As ``tensor_shapes``, with the names as the file has them."""
+    """Return the same as ``tensor_shapes``, with the names as the file has them."""
     import torch
 
     if names_lfs_pointer(file):
@@ -131,7 +136,7 @@ def _written_shapes(file: Path) -> dict[str, tuple[int, ...]]:
             if is_torchscript(file)
             else torch.load(file, map_location="meta", weights_only=True)
         )
-    except Exception as error:  # UnpicklingError, RuntimeError, KeyError: whatever the bytes bring about
+    except Exception as error:  # UnpicklingError, RuntimeError, KeyError: any error, depending on the bytes
         reason = next((line for line in str(error).splitlines() if "nsupported" in line), str(error).partition("\n")[0])
         raise ValueError(
             f"{file} cannot be read as weights ({type(error).__name__}: {reason.strip()}); a state dict written by "
@@ -141,20 +146,20 @@ def _written_shapes(file: Path) -> dict[str, tuple[int, ...]]:
         state = state["state_dict"]
     tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
     if not tensors:
-        raise ValueError(f"{file} holds no state dict; what it holds: {_listed(str(name) for name in state)}")
+        raise ValueError(f"{file} holds no state dict; it holds: {_listed(str(name) for name in state)}")
     return {name: tuple(value.shape) for name, value in tensors.items()}
 
 
 def likely_architectures(shapes: Shapes, configs: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The open_clip models whose own ViT or ResNet these weights would fit, by the main sizes; none for timm's."""
+    """Return the open_clip models whose ViT or ResNet these weights fit, by the main sizes; none for timm towers."""
     seen = _sizes_of_weights(shapes)
     return [name for name, config in configs.items() if seen is not None and _sizes_of_config(config) == seen]
 
 
 def preprocessing(settings: ModelSettings, tag: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
-    """What images of a bare checkpoint must look like, as open_clip's ``force_preprocess_cfg``, and what was assumed.
+    """Return the preprocessing of a bare checkpoint as open_clip's ``force_preprocess_cfg``, and the assumptions made.
 
-    What the spec states comes first, then the ``params.txt`` of the training run, then open_clip's training defaults.
+    The spec's settings have priority, then the ``params.txt`` of the training run, then open_clip's training defaults.
 
     Args:
         tag: open_clip's preprocessing for the weights that the run began with, see ``started_from``.
@@ -182,7 +187,7 @@ def preprocessing(settings: ModelSettings, tag: Mapping[str, Any]) -> tuple[dict
 
 
 def resizing(shapes: Shapes, config: Mapping[str, Any], size: int | None) -> str | None:
-    """What open_clip does in silence: position embeddings of another image or text length are interpolated."""
+    """Return a note on the position embeddings that open_clip interpolates without a message; None if it does not."""
     seen, notes = _sizes_of_weights(shapes), []
     vision, text = config["vision_cfg"], config["text_cfg"]
     side = size or vision.get("image_size", 224)
@@ -197,7 +202,11 @@ def resizing(shapes: Shapes, config: Mapping[str, Any], size: int | None) -> str
 
 
 def check_training_settings(settings: ModelSettings, configs: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raises ValueError where the run's ``params.txt`` names another architecture or activation than the spec."""
+    """Compare the spec with the ``params.txt`` of the training run.
+
+    Raises:
+        ValueError: ``params.txt`` names another architecture or activation than the spec.
+    """
     assert settings.pretrained is not None
     file = Path(settings.pretrained)
     said = training_settings(file)
@@ -218,19 +227,19 @@ def check_training_settings(settings: ModelSettings, configs: Mapping[str, Mappi
 
 
 def started_from(file: Path) -> tuple[str, str] | None:
-    """The (architecture, tag) with whose weights the training run began; None where that is not known."""
+    """Return the (architecture, tag) of the weights that the training run began with; None if not known."""
     said = training_settings(file) or {}
     model, tag = said.get("model"), said.get("pretrained")
     return (model.replace("/", "-"), tag) if isinstance(model, str) and isinstance(tag, str) and tag else None
 
 
 def training_file(checkpoint: Path) -> Path:
-    """``logs/NAME/checkpoints/epoch_3.pt`` -> ``logs/NAME/params.txt``."""
+    """Return the path of a checkpoint's settings: ``logs/NAME/checkpoints/epoch_3.pt`` -> ``logs/NAME/params.txt``."""
     return checkpoint.parent.parent / TRAINING_FILE
 
 
 def training_settings(checkpoint: Path) -> dict[str, Any] | None:
-    """The arguments of open_clip's training, ``name: value`` a line; None where they are not beside its checkpoints."""
+    """Return the arguments of open_clip's training (``name: value`` lines); None if the file is missing."""
     file = training_file(checkpoint)
     if not file.is_file():
         return None
@@ -261,13 +270,15 @@ def _stated(preprocess: str | Preprocess | None) -> dict[str, Any]:
 
 
 def _recorded(said: Mapping[str, Any] | None, tag: Mapping[str, Any]) -> dict[str, Any]:
-    """Preprocessing by the arguments of a training run: the tag's that it began with, unless told otherwise."""
+    """Return the preprocessing in the arguments of a training run; default: that of the weights it began with."""
     if said is None:
         return {}
     names = ("mean", "std", "interpolation", "resize_mode")
     recorded = {name: tag[name] for name in names if name in tag}
     recorded |= {name: said[f"image_{name}"] for name in names if said.get(f"image_{name}") is not None}
-    if recorded.get("interpolation") == "random":  # in training; open_clip evaluates such a model with bicubic
+    if (
+        recorded.get("interpolation") == "random"
+    ):  # used in training only; open_clip evaluates such a model with bicubic
         recorded["interpolation"] = "bicubic"
     if said.get("force_image_size"):
         recorded["size"] = said["force_image_size"]
@@ -275,7 +286,7 @@ def _recorded(said: Mapping[str, Any] | None, tag: Mapping[str, Any]) -> dict[st
 
 
 def _plain(value: Any) -> Any:
-    """Lists as tuples, [224, 224] as 224: comparable with what a spec states."""
+    """Return a value in a form comparable with the spec: lists as tuples, [224, 224] as 224."""
     if isinstance(value, list | tuple):
         values = tuple(value)
         return values[0] if len(values) == 2 and values[0] == values[1] else values

@@ -1,7 +1,7 @@
 """CLIP as a policy over class prompts: pi(y|x) = softmax over prompts of logit_scale * cos(image, text) (+ bias).
 
-A policy takes what its scope makes of images: frozen embeddings (``transform``), frozen trunk activations
-(``last_blocks``, where the tower can be split) or pixels. Its reference is the same CLIP untouched.
+The form of a policy's image inputs depends on its scope: frozen embeddings (``transform``), frozen trunk activations
+(``last_blocks``, if the tower can be split) or pixels. Its reference is the same CLIP untouched.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class Policy(nn.Module):
     """The CLIP being tuned: ``TransformPolicy`` or ``TowerPolicy``."""
 
     input_kind: InputKind
-    """What ``forward`` takes for images."""
+    """Form of the images that ``forward`` takes."""
     trains_text: bool
-    """Then ``forward`` takes token ids for prompts, and logit scale and bias are trained too."""
+    """Whether the text tower is trained: ``forward`` then takes token ids, and logit scale and bias are trained too."""
 
     def __init__(self, clip: Clip) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Policy(nn.Module):
         self._start: dict[str, Tensor] = {}
 
     def _remember_start(self) -> None:
-        """Called once, when the trained parameters exist and require gradients."""
+        """Keep a copy of the starting weights. Called when the trained parameters exist and require gradients."""
         trained = {name: value for name, value in self.named_parameters() if value.requires_grad}
         self._start = {name: value.detach().clone() for name, value in trained.items()}
 
@@ -69,8 +69,8 @@ class Policy(nn.Module):
 
         Args:
             images: embeddings (B, d), trunk activations (B, ...) or uint8 pixels (B, H, W, 3), see ``input_kind``.
-            prompts: reference's text embeddings (C, d); token ids (T, C, L) of T templates where
-                ``trains_text``. Of several, the logits stand side by side.
+            prompts: reference's text embeddings (C, d), or token ids (T, C, L) of T templates if ``trains_text``. For a
+                tuple of prompts their logits are concatenated along C.
         """
         embedded_images = self.image_embeddings(images)
         parts = prompts if isinstance(prompts, tuple) else (prompts,)
@@ -78,44 +78,46 @@ class Policy(nn.Module):
         return self.logits(embedded_images, embedded[0] if len(embedded) == 1 else torch.cat(embedded))
 
     def logits(self, image_embeddings: Tensor, text_embeddings: Tensor) -> Tensor:
-        """Normalised (B, r) and (C, r) -> (B, C)."""
+        """Return logits (B, C) of normalised embeddings (B, r) and (C, r)."""
         logits = self.logit_scale.exp() * image_embeddings @ text_embeddings.T
         return logits if self.logit_bias is None else logits + self.logit_bias
 
     @abstractmethod
     def image_embeddings(self, images: Tensor) -> Tensor:
-        """Return (B, r), normalised; ``images`` as in ``forward``."""
+        """Return normalised embeddings (B, r); ``images`` as in ``forward``."""
 
     @abstractmethod
     def text_embeddings(self, prompts: Tensor) -> Tensor:
-        """Return (C, r), normalised; ``prompts`` as in ``forward``."""
+        """Return normalised embeddings (C, r); ``prompts`` as in ``forward``."""
 
     @abstractmethod
     def penalty(self) -> Tensor:
-        """Return ||I - W W^T||^2 of a transform, else 0; scalar."""
+        """Return ||I - W W^T||^2, a scalar, of a transform; 0 for other policies."""
 
     @abstractmethod
     def identity_distance(self) -> float | None:
-        """Return ||W^T W - I|| / sqrt(d) of a transform, else None."""
+        """Return ||W^T W - I|| / sqrt(d) of a transform; None for other policies."""
 
     @abstractmethod
     def set_weights(self, weights: Mapping[str, Tensor], strength: float = 1.0) -> None:
-        """Put trained weights in at a strength: W^t of a transform, else reference + t (weights - reference)."""
+        """Load trained weights at a strength t: W^t of a transform, else reference + t (weights - reference)."""
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Put the weights back that the policy started with (a tower's are the reference's), without gradients."""
+        """Restore the weights that the policy started with (the reference's for a tower), without gradients."""
         self.set_weights(self._start)
         for parameter in self.parameters():
             parameter.grad = None
 
     @abstractmethod
     def reference_weights(self) -> AbstractContextManager[None]:
-        """Return a context in which the CLIP has the reference's weights; the present ones come back after it."""
+        """Return a context in which the CLIP has the reference's weights; the present weights are restored after it."""
 
 
 class TransformPolicy(Policy):
-    """A linear transform W of the frozen CLIP's embeddings (``tune: transform``): one for both towers, or one each."""
+    """A linear transform W of the frozen CLIP's embeddings (``tune: transform``), shared by both towers or one for
+    each.
+    """
 
     def __init__(
         self,
@@ -125,15 +127,20 @@ class TransformPolicy(Policy):
         prompts: Tensor | None = None,
         start: Tensor | None = None,
     ) -> None:
-        """Start from the reference's embeddings of images (N, d) and class prompts (C, d), see ``initial_transform``;
-        or from W = ``start`` (d, d).
+        """Start from the reference's embeddings, see ``initial_transform``, or from a given W.
 
-        Raises ValueError for a rank above the embedding width.
+        Args:
+            embeddings: (N, d) of images.
+            prompts: (C, d) of class prompts.
+            start: W (d, d).
+
+        Raises:
+            ValueError: the rank is above the embedding width.
         """
         super().__init__(clip)
         self.input_kind, self.trains_text = "embeddings", False
         self._at_strength: tuple[Tensor, Tensor] | None = None
-        """W of images and W of text while they are not those of the parameters."""
+        """W of images and W of text at the present strength; None while they are those of the parameters."""
         rank = clip.embed_dim if parameters.rank is None else parameters.rank
         if rank > clip.embed_dim:
             raise ValueError(f"rank {rank} is above the embedding width {clip.embed_dim} of the model")
@@ -153,14 +160,14 @@ class TransformPolicy(Policy):
 
     @property
     def matrix(self) -> Tensor:
-        """W of images as it is now: (r, d), or (d, d) of the residual form."""
+        """Return the present W of images: (r, d), or (d, d) of the residual form."""
         if self._at_strength is not None:
             return self._at_strength[0]
         return residual_transform(self.a, self.b) if self._residual else self.w
 
     @property
     def text_matrix(self) -> Tensor:
-        """W of text as it is now; ``matrix`` unless each tower has its own."""
+        """Return the present W of text; the same as ``matrix`` unless each tower has its own W."""
         if self._at_strength is not None:
             return self._at_strength[1]
         if not self._separate:
@@ -184,8 +191,10 @@ class TransformPolicy(Policy):
 
     @torch.no_grad()
     def set_weights(self, weights: Mapping[str, Tensor], strength: float = 1.0) -> None:
-        """At a strength: W^t of a shared W; I + t (W - I) where each tower has its own, whose W^t break the angles
-        between the towers (docs/transform.md)."""
+        """Load W at a strength t: W^t of a shared W, or I + t (W - I) if each tower has its own W.
+
+        W^t of two different W would change the angles between the towers (docs/transform.md).
+        """
         for name, parameter in self.tuned().items():
             parameter.copy_(weights[name].to(parameter.device))
         self._at_strength = None
@@ -202,7 +211,7 @@ class TransformPolicy(Policy):
             self._at_strength = at_strength, at_strength
 
     def reference_weights(self) -> AbstractContextManager[None]:
-        return nullcontext()  # W is no part of the CLIP
+        return nullcontext()  # W is not a part of the CLIP
 
 
 class TowerPolicy(Policy):
@@ -217,14 +226,15 @@ class TowerPolicy(Policy):
         from_activations: bool = False,
         gradient_checkpointing: bool = False,
     ) -> None:
-        """Start at the weights that ``clip`` has: the reference's.
+        """Start at the weights of ``clip``: the reference's.
 
         Args:
-            bf16: inside the towers; everything after them is float32.
+            bf16: bfloat16 inside the towers; everything after them is float32.
             from_activations: with ``tune: last_blocks``, take the frozen trunk's activations instead of pixels.
-            gradient_checkpointing: activations of the trained towers are computed again in the backward pass.
+            gradient_checkpointing: recompute activations of the trained towers in the backward pass.
 
-        Raises ValueError for more blocks than the tower has, and a tower that cannot compute its activations again.
+        Raises:
+            ValueError: the tower has fewer blocks than asked for, or cannot recompute its activations.
         """
         super().__init__(clip)
         model, self._bf16, self._checkpointing = clip.model, bf16, gradient_checkpointing
@@ -297,8 +307,12 @@ def make_policy(
 ) -> Policy:
     """Return the policy that ``parameters.tune`` names, at the reference's weights.
 
-    ``embeddings``, ``prompts`` and ``start`` are for a transform, which needs the first; the others are for towers.
-    Raises ValueError where the parameters do not fit the model.
+    Args:
+        embeddings, prompts, start: for a transform, which requires embeddings; see ``TransformPolicy``.
+        bf16, from_activations, gradient_checkpointing: for towers, see ``TowerPolicy``.
+
+    Raises:
+        ValueError: the parameters do not fit the model.
     """
     if parameters.tune == "transform":
         assert embeddings is not None, "transform starts from the reference's embeddings"
@@ -313,18 +327,18 @@ def make_policy(
 
 
 def mixed_precision(device: torch.device, bf16: bool) -> torch.autocast:
-    """Return a context with bf16 inside the towers; cosines, softmax and losses stay float32."""
+    """Return a context with bfloat16 inside the towers; cosines, softmax and losses stay float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
 
 
 def prompt_tokens(clip: Clip, class_names: Names, templates: tuple[str, ...]) -> Tensor:
-    """Return the token ids (T, C, L) of C classes in T templates, without padding that no token sees."""
+    """Return the token ids (T, C, L) of C classes in T templates, without padding that no token attends to."""
     prompts = [[template.format(name) for name in class_names] for template in templates]
     return shortened(clip.model, torch.stack([clip.tokens(of_template) for of_template in prompts]))
 
 
 def prompt_embeddings(model: OpenClip, tokens: Tensor) -> Tensor:
-    """Token ids (T, C, L) of T templates -> (C, d): normalised mean of the templates' normalised embeddings."""
+    """Return from token ids (T, C, L) of T templates the normalised mean (C, d) of their normalised embeddings."""
     templates, classes, length = tokens.shape
     embeddings = F.normalize(text_features(model, tokens.reshape(-1, length)), dim=-1).float()
     return F.normalize(embeddings.reshape(templates, classes, -1).mean(0), dim=-1)

@@ -1,7 +1,7 @@
-"""Image towers in parts: the blocks that ``last_blocks`` counts, what lies before and after them, recomputation.
+"""Image towers in parts: the blocks that ``last_blocks`` counts, the layers before and after them, recomputation.
 
-open_clip's own ``lock`` means something else in each tower and refuses ResNets, and its gradient checkpointing does
-nothing at all in a ResNet (``set_grad_checkpointing`` is an empty function there, open_clip 3.3): both are done here.
+open_clip's own functions are not used: ``lock`` has another meaning in each tower and refuses ResNets, and
+``set_grad_checkpointing`` of a ResNet is an empty function (open_clip 3.3).
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 OpenClip = Any
-"""``open_clip.CLIP`` or ``CustomTextCLIP``: untyped, and without a common class."""
+"""``open_clip.CLIP`` or ``CustomTextCLIP``, which have no types and no common class."""
 ImageTower = Any
-"""Its ``visual``: open_clip's VisionTransformer, ModifiedResNet or TimmModel."""
+"""``visual`` of a CLIP: open_clip's VisionTransformer, ModifiedResNet or TimmModel."""
 
 
 def split_blocks(visual: ImageTower) -> list[nn.Module] | None:
-    """Return the parts of an image tower that ``last_blocks`` counts, in order; None where the tower is not known.
+    """Return the parts of an image tower that ``last_blocks`` counts, in order; None for an unknown tower.
 
-    ViT: its residual blocks. ResNet: its four stages (attention pooling goes with the last). timm: the trunk's
+    ViT: its residual blocks. ResNet: its four stages (attention pooling belongs to the last). timm: the trunk's
     ``blocks`` (transformers), ``stages`` (ConvNeXt, FastViT), ``layers`` (Swin) or ``layer1`` to ``layer4`` (ResNet).
     """
     if is_resnet(visual):
@@ -36,7 +36,7 @@ def split_blocks(visual: ImageTower) -> list[nn.Module] | None:
 
 
 def last_parameters(visual: ImageTower, blocks: int) -> list[str]:
-    """Return the names of what ``tune: last_blocks`` trains: the last ``blocks`` blocks and all that follows them.
+    """Return the names of the parameters that ``tune: last_blocks`` trains: the last blocks and all layers after them.
 
     Raises:
         ValueError: the tower has fewer blocks, or its blocks are not known.
@@ -56,7 +56,7 @@ def last_parameters(visual: ImageTower, blocks: int) -> list[str]:
 
 
 def can_split(visual: ImageTower) -> bool:
-    """Return whether ``trunk`` and ``head`` know a tower: open_clip's ViT and ResNet, timm's plain ViT (SigLIP's)."""
+    """Return whether ``trunk`` and ``head`` support a tower: open_clip's ViT, ResNet, timm's plain ViT (SigLIP's)."""
     if is_resnet(visual) or _is_timm_vit(visual):
         return True
     transformer: Any = getattr(visual, "transformer", None)
@@ -64,7 +64,9 @@ def can_split(visual: ImageTower) -> bool:
 
 
 def trunk(visual: ImageTower, pixels: Tensor, blocks: int, *, checkpointed: bool = False) -> Any:
-    """Activations in front of the last ``blocks`` blocks: (B, tokens, width) of a ViT, (B, C, H, W) of a ResNet."""
+    """Return the activations in front of the last ``blocks`` blocks: (B, tokens, width) of a ViT, (B, C, H, W) of a
+    ResNet.
+    """
     if is_resnet(visual):
         x = _run(visual.stem, pixels, checkpointed)
     elif _is_timm_vit(visual):
@@ -80,9 +82,10 @@ def trunk(visual: ImageTower, pixels: Tensor, blocks: int, *, checkpointed: bool
 
 
 def head(visual: ImageTower, activations: Tensor, blocks: int, *, checkpointed: bool = False) -> Any:
-    """The rest of the tower: activations of ``trunk`` -> (B, d) image features.
+    """Return the image features (B, d) that the rest of the tower computes from the activations of ``trunk``.
 
-    ``checkpointed``: the activations inside a block are computed again in the backward pass.
+    Args:
+        checkpointed: recompute the activations inside a block in the backward pass.
     """
     parts = split_blocks(visual)
     assert parts is not None and blocks > 0
@@ -100,7 +103,11 @@ def head(visual: ImageTower, activations: Tensor, blocks: int, *, checkpointed: 
 
 
 def features(visual: ImageTower, pixels: Tensor, *, checkpointed: bool = False) -> Any:
-    """The whole tower: normalised pixels (B, 3, H, W) -> (B, d), block by block recomputed where asked for."""
+    """Return the features (B, d) that the whole tower computes from normalised pixels (B, 3, H, W).
+
+    Args:
+        checkpointed: recompute the activations inside a block in the backward pass.
+    """
     if can_split(visual) and (checkpointed or _answers_by_class_token(visual)):
         parts = split_blocks(visual)
         assert parts is not None
@@ -116,17 +123,17 @@ def features(visual: ImageTower, pixels: Tensor, *, checkpointed: bool = False) 
 
 
 def shortened(model: OpenClip, tokens: Tensor) -> Tensor:
-    """Token ids (..., L) without the padding behind the longest prompt, where ``text_features`` can do without it."""
+    """Return token ids (..., L) without the padding behind the longest prompt if ``text_features`` allows it."""
     if not _reads_causally(model):
         return tokens
     return tokens[..., : int(tokens.argmax(-1).max()) + 1]
 
 
 def text_features(model: OpenClip, tokens: Tensor) -> Tensor:
-    """Token ids (N, L) -> (N, d).
+    """Return the text features (N, d) of token ids (N, L).
 
-    open_clip 3.3 pads every prompt to the whole context, 77 tokens in most models; no token of a causal tower sees the
-    padding behind it, so the features of ``shortened`` prompts are the same for a fifth of the work.
+    open_clip 3.3 pads every prompt to the whole context, 77 tokens in most models. No token of a causal tower attends
+    to the padding behind it, so ``shortened`` prompts have the same features, for a fifth of the work.
     """
     length = tokens.shape[-1]
     if not _reads_causally(model) or length == model.context_length:
@@ -141,7 +148,14 @@ def text_features(model: OpenClip, tokens: Tensor) -> Tensor:
 
 
 def check_checkpointing(model: OpenClip, *, text: bool) -> None:
-    """Raises ValueError where the towers that are trained (``text``: the text tower too) cannot recompute."""
+    """Check that the towers that are trained can recompute activations.
+
+    Args:
+        text: whether the text tower is trained too.
+
+    Raises:
+        ValueError: one of them cannot.
+    """
     from open_clip.transformer import ResidualAttentionBlock
 
     advice = "set training.gradient_checkpointing: false (and a smaller micro_batch_size)"
@@ -149,29 +163,33 @@ def check_checkpointing(model: OpenClip, *, text: bool) -> None:
         try:
             model.visual.trunk.set_grad_checkpointing(True)
             model.visual.trunk.set_grad_checkpointing(False)
-        except (AssertionError, AttributeError) as error:  # timm's way to say that a trunk cannot
+        except (AssertionError, AttributeError) as error:  # timm reports in this way that a trunk cannot
             name = type(getattr(model.visual, "trunk", model.visual)).__name__
-            raise ValueError(f"gradient_checkpointing: a {name} image tower has none; {advice}") from error
+            raise ValueError(f"gradient_checkpointing: a {name} image tower does not support it; {advice}") from error
     blocks = getattr(text_tower(model).transformer, "resblocks", ())
-    # open_clip 3.3 recomputes its own blocks only: custom ones get arguments that they do not take.
+    # open_clip 3.3 recomputes its own blocks only: custom blocks get arguments that they do not accept.
     if text and not (blocks and all(isinstance(block, ResidualAttentionBlock) for block in blocks)):
-        raise ValueError(f"gradient_checkpointing: the trained text tower has none; {advice}")
+        raise ValueError(f"gradient_checkpointing: the trained text tower does not support it; {advice}")
 
 
 def text_tower(model: OpenClip) -> Any:
-    """The module that holds ``transformer`` and ``text_projection`` (``proj`` of a Hugging Face tower): the model
-    itself, or its ``text``."""
+    """Return the module that holds ``transformer`` and ``text_projection`` (``proj`` of a Hugging Face tower).
+
+    It is the model itself or its ``text``.
+    """
     return model.text if hasattr(model, "text") else model
 
 
 def is_resnet(visual: ImageTower) -> bool:
-    """open_clip's own ResNet."""
+    """Return whether a tower is open_clip's own ResNet."""
     return hasattr(visual, "layer4")
 
 
 def _reads_causally(model: OpenClip) -> bool:
-    """open_clip's own CLIP with its text tower as OpenAI built it: the end-of-text token, which has the highest id,
-    stands for the prompt."""
+    """Return whether a model is open_clip's own CLIP with OpenAI's text tower.
+
+    In that tower the features are those of the end-of-text token, which has the highest id.
+    """
     import open_clip
 
     own = type(model) is open_clip.CLIP and model.text_pool_type == "argmax"
@@ -179,7 +197,7 @@ def _reads_causally(model: OpenClip) -> bool:
 
 
 def _answers_by_class_token(visual: ImageTower) -> bool:
-    """open_clip's ViT whose features are the class token's alone: its last block then needs no other."""
+    """Return whether a tower is open_clip's ViT whose features are the class token's: its last block needs no other."""
     from open_clip.transformer import ResidualAttentionBlock
 
     if not can_split(visual) or not hasattr(visual, "transformer"):
@@ -189,9 +207,10 @@ def _answers_by_class_token(visual: ImageTower) -> bool:
 
 
 def _class_token(block: Any, x: Tensor) -> Tensor:
-    """open_clip's residual block for its first token only, which attends to all: (B, tokens, width) -> (B, 1, width).
+    """Run open_clip's residual block for the first token only: (B, tokens, width) -> (B, 1, width).
 
-    Keys and values are a sixth of a block's work; the rest is saved for all other tokens.
+    This token attends to all tokens. Keys and values are a sixth of a block's work; the rest is saved for all other
+    tokens.
     """
     normed, first = block.ln_1(x), x[:, :1]
     first = first + block.ls_1(block.attention(q_x=normed[:, :1], k_x=normed, v_x=normed))
@@ -213,7 +232,7 @@ def _blocks_name(visual: ImageTower) -> str | None:
 
 
 def _after_blocks(visual: ImageTower) -> list[nn.Module]:
-    """timm registers a trunk's modules in the order in which they run."""
+    """Return the modules of a trunk after its blocks; timm registers modules in the order in which they run."""
     if not hasattr(visual, "trunk"):
         after = [getattr(visual, name, None) for name in ("ln_post", "attn_pool", "attnpool")]
         return [module for module in after if isinstance(module, nn.Module)]

@@ -1,7 +1,7 @@
 """The linear transform W on frozen embeddings: start, penalty, strength, folding into a CLIP's projections.
 
-Source: arXiv 2411.08923 section 3.4. W (r, d) is applied to image and text embeddings alike and the cosine is taken
-after it. (The class in the authors' release does not renormalise after W; such a model cannot be folded into CLIP.)
+W (r, d) is applied to image and text embeddings alike, and the cosine is taken after it (Afzali et al. 2025, section
+3.4). The class in the authors' release does not normalise again after W; such a model cannot be folded into CLIP.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ from torch import Tensor, nn
 from trainables.models.towers import ImageTower, OpenClip, is_resnet, text_tower
 
 SINGULAR_VALUE_RANGE = (0.1, 10.0)
-"""For t < 0: trained singular values span three decades, and S^-0.5 would blow up one direction."""
+"""Bounds of singular values for t < 0: trained ones span three decades, and S^-0.5 would blow up one direction."""
 
 
 def initial_transform(images: Tensor, rank: int, prompts: Tensor | None = None) -> Tensor:
-    """W (rank, d) with orthonormal rows: the main directions of the prompts, then of what images have besides.
+    """Return W (rank, d) with orthonormal rows: the main directions of the prompts, then the remaining ones of images.
 
-    At full rank this is the reference policy exactly. From as many rows as prompts span on, the reference's answers
-    over these prompts are kept: what W then drops of an image only scales its logits. Measured in docs/transform.md.
+    At full rank this is exactly the reference policy. If the rank is at least that of the prompts' span, the
+    reference's answers over these prompts are kept: the part of an image that W drops only scales its logits. Measured
+    in docs/transform.md.
 
     Args:
         images: embeddings (N, d).
-        prompts: embeddings (C, d) of the classes that matter; without them only images count.
+        prompts: embeddings (C, d) of the classes that matter; without them only the images count.
     """
     energy = images.double().T @ images.double() / images.double().square().sum()
     if prompts is None:
@@ -37,19 +38,19 @@ def initial_transform(images: Tensor, rank: int, prompts: Tensor | None = None) 
     span = _main_directions(prompts.double().T @ prompts.double(), min(rank, spanned))
     inside = span.T @ span
     others = torch.eye(len(energy), device=energy.device, dtype=energy.dtype) - inside
-    # Less than zero for the span: it stays out even where there are fewer images than directions.
+    # Energy below zero inside the span: the span stays out even if there are fewer images than directions.
     rest = _main_directions(others @ energy @ others - inside, rank - len(span))
     return torch.cat([span, rest]).float()
 
 
 def _main_directions(energy: Tensor, count: int) -> Tensor:
-    """(count, d) orthonormal rows: the eigenvectors with the largest eigenvalues of a (d, d)."""
+    """Return (count, d) orthonormal rows: the eigenvectors with the largest eigenvalues of a (d, d) matrix."""
     _, vectors = torch.linalg.eigh(energy)
     return vectors.flip(1)[:, :count].T.contiguous()
 
 
 def residual_transform(a: Tensor, b: Tensor) -> Tensor:
-    """W = I + B A (d, d) of A (r, d) and B (d, r): what is learned has rank r, nothing is dropped.
+    """Return W = I + B A (d, d) of A (r, d) and B (d, r): the learned change has rank r, and nothing is dropped.
 
     As in LoRA (Hu et al. 2022, arXiv 2106.09685) B starts at zero, so step 0 is the reference policy at any rank.
     """
@@ -57,28 +58,32 @@ def residual_transform(a: Tensor, b: Tensor) -> Tensor:
 
 
 def apply_transform(w: Tensor, embeddings: Tensor) -> Tensor:
-    """(N, d) embeddings -> (N, r), normalised."""
+    """Return W applied to embeddings, (N, d) -> (N, r), normalised."""
     return F.normalize(embeddings @ w.T, dim=-1)
 
 
 def penalty(w: Tensor) -> Tensor:
-    """||I - W W^T||_F^2, scalar. Squared: the unsquared norm has a gradient of constant size at W = I and pins it."""
+    """Return ||I - W W^T||_F^2, a scalar.
+
+    It is squared because the unsquared norm has a gradient of constant size at W = I, which keeps W there.
+    """
     return (torch.eye(len(w), device=w.device, dtype=w.dtype) - w @ w.T).square().sum()
 
 
 def identity_distance(w: Tensor) -> Tensor:
-    """||W^T W - I||_F / sqrt(d), scalar, of W (r, d): how far similarities are from those of the untouched model.
+    """Return ||W^T W - I||_F / sqrt(d) of W (r, d), a scalar: how far similarities are from the untouched model's.
 
-    Normalised, so that models of different width compare: the root mean square of (s^2 - 1) over the d directions. A
-    direction that W drops counts 1, so at rank r < d its floor for orthonormal rows is sqrt(1 - r / d), not 0.
+    It is the root mean square of (s^2 - 1) over the d directions, so models of different width are comparable. A
+    direction that W drops counts 1: at rank r < d orthonormal rows have sqrt(1 - r / d), not 0.
     """
     return (w.T @ w - torch.eye(w.shape[1], device=w.device, dtype=w.dtype)).norm() / w.shape[1] ** 0.5
 
 
 def power(w: Tensor, t: float) -> Tensor:
-    """W^t = U S^t V^T (r, d) for W = U S V^T: 1 the learned W, 0 the untouched angles, below 0 the reverse.
+    """Return W^t = U S^t V^T (r, d) for W = U S V^T.
 
-    For t < 0 the singular values are clamped to ``SINGULAR_VALUE_RANGE``.
+    t = 1 gives the learned W, 0 the untouched angles, t < 0 the reverse. For t < 0 the singular values are clamped to
+    ``SINGULAR_VALUE_RANGE``.
     """
     if t == 1.0:
         return w
@@ -89,7 +94,7 @@ def power(w: Tensor, t: float) -> Tensor:
 
 
 def foldable(model: OpenClip) -> str | None:
-    """Return why W cannot be folded into a model of this architecture; None where it can."""
+    """Return why W cannot be folded into a model of this architecture; None if it can."""
     return _image_reason(model.visual) or _text_reason(model)
 
 
@@ -98,11 +103,12 @@ def fold(
 ) -> tuple[OpenClip, dict[str, Any]]:
     """Return a copy of an open_clip model whose own projections include W (r, d), and the ``model_cfg`` that builds it.
 
-    ``text_w``: another W for the text tower.
-
     ViT: ``visual.proj``. ResNet: ``attnpool.c_proj``, weight and bias. timm: the linear head, that of an attention
     pool, or the trunk's own classifier; a tower that ends in pooling (SigLIP) gets a linear head. Text:
     ``text_projection``, likewise.
+
+    Args:
+        text_w: another W for the text tower.
 
     Raises:
         ValueError: a tower of this model does not end in a linear projection, see ``foldable``.
@@ -180,7 +186,7 @@ def _fold_text_tower(text: Any, config: dict[str, Any], w: Tensor) -> None:
 
 
 def _fold_matrix(projection: nn.Parameter, w: Tensor) -> nn.Parameter:
-    """(width, d) @ (d, r)."""
+    """Return a projection (width, d) times W^T (d, r)."""
     return nn.Parameter((projection.double() @ w.T).to(projection.dtype))
 
 

@@ -1,7 +1,7 @@
-"""The authors' moving average of weights, kept beside the raw ones.
+"""The moving average of weights from the authors' release, kept beside the last weights.
 
-Step i of n has the weight of the Beta(b, b) density at (i + 0.5) / (n + 1): U-shaped for b < 1, it counts the start
-(step 0, the untouched weights) and the end of training most. From CLIPood (Shu et al. 2023).
+Step i of n has the weight of the Beta(b, b) density at (i + 0.5) / (n + 1), which is U-shaped for b < 1: the start of
+training (step 0, the untouched weights) and its end count most. From CLIPood (Shu et al. 2023).
 """
 
 from __future__ import annotations
@@ -14,7 +14,12 @@ from torch import Tensor
 
 
 class BetaAverage:
-    """Average of named weights over ``steps`` training steps; step 0 is the untouched weights."""
+    """Weighted average of named weights over ``steps`` training steps; step 0 is the untouched weights.
+
+    Args:
+        weights: the untouched weights by name; copied.
+        beta: b of the Beta(b, b) density.
+    """
 
     def __init__(self, weights: Mapping[str, Tensor], *, steps: int, beta: float = 0.7) -> None:
         self._steps, self._beta = steps, beta
@@ -28,7 +33,7 @@ class BetaAverage:
 
     @torch.no_grad()
     def update(self, weights: Mapping[str, Tensor]) -> None:
-        """Add the weights after the next step."""
+        """Add the weights after the next step; they have the names and shapes of the untouched ones."""
         self._step += 1
         density = self._density()
         self._total += density

@@ -10,7 +10,7 @@ from torch import Tensor
 from trainables.training.trial_folder import TrialFolder
 
 START_S = 10.0
-"""A write that is not done by then, and that its thread has not begun, is done by the thread that waits for it."""
+"""Seconds that ``wait`` gives a new thread to begin the write before the waiting thread does it itself."""
 
 
 class CheckpointWriter:
@@ -22,20 +22,28 @@ class CheckpointWriter:
         self._error: BaseException | None = None
 
     def save(self, state: dict[str, Any]) -> None:
-        """Return once ``state`` is copied to the host's memory: training may go on. Raises as ``wait``."""
+        """Copy ``state`` to the host's memory and begin to write it; training may go on when this returns.
+
+        Raises:
+            StorageError: the previous checkpoint could not be written.
+        """
         self.wait()
         self._write = _Write(self._folder, _on_host(state))
         self._write.begin()
 
     def wait(self) -> None:
-        """Return once the last checkpoint is on disk. Raises what writing it raised."""
+        """Return when the last checkpoint is on disk.
+
+        Raises:
+            StorageError: the checkpoint could not be written.
+        """
         self.close()
         error, self._error = self._error, None
         if error is not None:
             raise error
 
     def close(self) -> None:
-        """Wait for the last checkpoint without raising: the trial has an error of its own to report."""
+        """Wait for the last checkpoint without raising its error: the trial has an error of its own to report."""
         if self._write is not None:
             self._write.wait()
             self._error, self._write = self._write.error, None
@@ -44,8 +52,8 @@ class CheckpointWriter:
 class _Write:
     """One checkpoint on its way to the disk.
 
-    ``threading.Thread.start`` waits without end where the new thread finds no memory to begin with (CPython 3.11; seen
-    in a drill): so the thread is started below it, and whoever waits does the write where no thread has begun it.
+    ``threading.Thread.start`` never returns if the new thread finds no memory to begin with (CPython 3.11; seen in a
+    drill). So the thread is started through ``_thread``, and ``wait`` does the write itself if no thread has begun it.
     """
 
     def __init__(self, folder: TrialFolder, state: dict[str, Any]) -> None:
@@ -77,7 +85,7 @@ class _Write:
 
 
 def _on_host(value: Any) -> Any:
-    """A copy with all tensors in the host's memory."""
+    """Return a copy of nested dicts and lists with all tensors in the host's memory."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):

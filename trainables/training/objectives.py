@@ -25,23 +25,29 @@ def dpo(
     beta: float,
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """Direct preference optimisation (Rafailov et al. 2023): mean of -logsigmoid(beta h).
+    """Return the loss of direct preference optimisation (Rafailov et al. 2023): mean of -logsigmoid(beta h).
 
     Args:
         policy_logits, reference_logits: (B, C) over class prompts, of the attacked images.
         chosen, rejected: (B,) class indices.
         label_smoothing: probability that a preference is flipped (conservative DPO).
 
-    Returns: scalar.
+    Returns:
+        A scalar.
     """
     h = beta * _margin(policy_logits, reference_logits, chosen, rejected)
     return (-(1 - label_smoothing) * F.logsigmoid(h) - label_smoothing * F.logsigmoid(-h)).mean()
 
 
 def ipo(policy_logits: Tensor, reference_logits: Tensor, chosen: Tensor, rejected: Tensor, *, beta: float) -> Tensor:
-    """Identity preference optimisation (Azar et al. 2023): mean of (h - 1 / (2 beta))^2; beta is that paper's tau.
+    """Return the loss of identity preference optimisation (Azar et al. 2023): mean of (h - 1 / (2 beta))^2.
 
-    Shapes as in ``dpo``. Returns: scalar.
+    Args:
+        policy_logits, reference_logits, chosen, rejected: as in ``dpo``.
+        beta: tau in that paper.
+
+    Returns:
+        A scalar.
     """
     return (_margin(policy_logits, reference_logits, chosen, rejected) - 1 / (2 * beta)).square().mean()
 
@@ -57,12 +63,15 @@ def kto(
     desirable_weight: float = 1.0,
     undesirable_weight: float = 1.0,
 ) -> Tensor:
-    """Kahneman-Tversky optimisation (Ethayarajh et al. 2024) with z0 = ``kl``, mean over both terms of all pairs.
+    """Return the loss of Kahneman-Tversky optimisation (Ethayarajh et al. 2024), mean over both terms of all pairs.
 
     Args:
-        kl: scalar, KL(reference || policy) over the clean images of the global batch; detached here.
+        policy_logits, reference_logits, chosen, rejected: as in ``dpo``.
+        kl: z0, a scalar: KL(reference || policy) over the clean images of the global batch. No gradient flows through
+            it.
 
-    Other shapes as in ``dpo``. Returns: scalar.
+    Returns:
+        A scalar.
     """
     policy, reference = policy_logits.log_softmax(-1), reference_logits.detach().log_softmax(-1)
     chosen_ratio = _take(policy, chosen) - _take(reference, chosen)
@@ -74,39 +83,49 @@ def kto(
 
 
 def cross_entropy(policy_logits: Tensor, chosen: Tensor) -> Tensor:
-    """The baseline: mean of -log pi(chosen | attacked image). (B, C) logits, (B,) indices. Returns: scalar."""
+    """Return the loss of the baseline: mean of -log pi(chosen | attacked image).
+
+    Args:
+        policy_logits: (B, C) over class prompts.
+        chosen: (B,) class indices.
+
+    Returns:
+        A scalar.
+    """
     return F.cross_entropy(policy_logits, chosen)
 
 
 def reference_kl(policy_logits: Tensor, reference_logits: Tensor) -> Tensor:
-    """KL(reference || policy) of (B, C) logits on clean images, mean over the batch. Returns: scalar."""
+    """Return KL(reference || policy) of (B, C) logits on clean images, a scalar: the mean over the batch."""
     reference = reference_logits.detach().log_softmax(-1)
     return F.kl_div(policy_logits.log_softmax(-1), reference, log_target=True, reduction="batchmean")
 
 
 def balanced_cross_entropy(policy_logits: Tensor, candidates: Tensor) -> Tensor:
-    """Cross-entropy with equal probabilities of some prompts, of which the policy chooses one: the neutral target.
+    """Return the loss of the neutral target: cross-entropy with equal probabilities of several candidate prompts.
 
     Args:
         policy_logits: (B, K) over prompts.
         candidates: (B, m) indices of the prompts.
 
-    Returns: scalar, log m at least.
+    Returns:
+        A scalar, at least log m.
     """
     return -policy_logits.gather(-1, candidates).log_softmax(-1).mean()
 
 
 def equal_means_weights(means: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """The loss of the target ``equal`` and its gradient with respect to every image's own logit.
+    """Return the loss of the target ``equal`` and its gradient with respect to every image's own logit.
 
     The loss is the mean, over the classes that have images of all values and over pairs of values, of the squared
     difference between the mean logits of the neutral prompt. Not from the paper: measured in docs/attributes.md.
 
     Args:
         means: (C, V) mean logit of the class's neutral prompt over its images of each value.
-        counts: (C, V) how many images these are.
+        counts: (C, V) number of images of each class and value.
 
-    Returns: scalar, and (C, V) what an image's logit is weighted with; 0 for classes that lack a value.
+    Returns:
+        The loss, a scalar, and the weights (C, V) of an image's logit in the gradient; 0 for classes that lack a value.
     """
     values = means.shape[1]
     whole = (counts > 0).all(1)
@@ -128,14 +147,17 @@ def preference_loss(
     margin: float | None = None,
     candidates: Tensor | None = None,
 ) -> Tensor:
-    """The objective that a trial's parameters name, on attacked images; shapes as in ``dpo``, ``kl`` as in ``kto``.
+    """Return the loss of the objective that a trial's parameters name, on attacked images.
 
     Args:
-        margin: m0, the reference's mean margin of rejected over chosen on the preference data, in nats; needed where
-            the parameters count beta in it.
+        policy_logits, reference_logits, chosen, rejected: as in ``dpo``.
+        kl: as in ``kto``.
+        margin: m0, the reference's mean margin of rejected over chosen on the preference data, in nats; needed if beta
+            is given relative to m0.
         candidates: as in ``balanced_cross_entropy``; for the target ``neutral``.
 
-    Returns: scalar.
+    Returns:
+        A scalar.
     """
     if parameters.objective == "cross_entropy":
         if parameters.target == "neutral":
@@ -158,23 +180,29 @@ def preference_loss(
 
 
 def beta_of(parameters: Parameters, margin: float | None) -> float:
-    """Return beta, given m0 (see ``preference_loss``). Raise ValueError where m0 is needed and not above 0.
+    """Return beta, given m0 (see ``preference_loss``).
 
     With the target ``neutral`` beta is 1 / (2 m0): IPO then moves every margin by m0, which makes its mean 0.
+
+    Raises:
+        ValueError: m0 is needed and not above 0.
     """
     if parameters.beta is not None:
         return parameters.beta
     assert margin is not None, "m0 is measured where it is needed"
     if margin <= 0:
         raise ValueError(
-            f"m0, the reference's mean margin on the preference data, is {margin:.3g}: beta cannot be counted in it; "
-            "give `beta` itself"
+            f"m0, the reference's mean margin on the preference data, is {margin:.3g}: beta cannot be "
+            "given relative to it; give `beta` itself"
         )
     return 1 / (2 * margin) if parameters.target == "neutral" else (parameters.beta_m0 or 0.0) / margin
 
 
 def _margin(policy_logits: Tensor, reference_logits: Tensor, chosen: Tensor, rejected: Tensor) -> Tensor:
-    """h (B,): how much further apart chosen and rejected are than in the reference; softmax's normaliser cancels."""
+    """Return h (B,): the margin of chosen over rejected in the policy minus that in the reference.
+
+    The normaliser of the softmax cancels.
+    """
     reference_logits = reference_logits.detach()
     return (_take(policy_logits, chosen) - _take(policy_logits, rejected)) - (
         _take(reference_logits, chosen) - _take(reference_logits, rejected)

@@ -1,4 +1,4 @@
-"""The optimizer of a trial and the course of its learning rate."""
+"""The optimizer of a trial and its learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -26,4 +26,4 @@ def make_optimizer(policy: Policy, parameters: Parameters, name: str) -> torch.o
     tuned, decay, rate = list(policy.tuned().values()), parameters.weight_decay, learning_rate_of(parameters)
     if name == "adamw":
         return torch.optim.AdamW(tuned, lr=rate, weight_decay=decay, fused=True)
-    return torch.optim.Adamax(tuned, lr=rate, weight_decay=decay, foreach=True)  # no fused version
+    return torch.optim.Adamax(tuned, lr=rate, weight_decay=decay, foreach=True)  # PyTorch has no fused version

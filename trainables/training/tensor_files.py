@@ -14,19 +14,19 @@ from torch import Tensor
 
 CHECKSUM_KEY = "crc32"
 _DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-"""safetensors' names."""
+"""Names of dtypes in the safetensors format."""
 
 
 def checksum(value: Any) -> int:
-    """Return the CRC-32 of nested dicts and lists of tensors and scalars: the same before and after a disk."""
+    """Return the CRC-32 of nested dicts and lists of tensors and scalars; writing and reading do not change it."""
     return _crc32(value, 0)
 
 
 def write_weights(file: BinaryIO, weights: Mapping[str, Tensor]) -> None:
-    """Write weights as safetensors, their checksum in its metadata.
+    """Write weights as safetensors, with their checksum in its metadata.
 
-    ``save_file`` of safetensors 0.8 makes a file of its own beside the one it is given: a kill leaves it there, what is
-    fsynced is another file, and only its owner may read it.
+    ``save_file`` of safetensors 0.8 is not used: it writes a temporary file beside its target, which a kill leaves
+    there, which is not the file that is fsynced, and which only its owner may read.
     """
     tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     header: dict[str, Any] = {"__metadata__": {CHECKSUM_KEY: str(checksum(tensors))}}
@@ -42,7 +42,11 @@ def write_weights(file: BinaryIO, weights: Mapping[str, Tensor]) -> None:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Return the weights by name. Raise ValueError where the checksum is wrong; a file without one is accepted."""
+    """Return the weights by name. A file without a checksum is accepted.
+
+    Raises:
+        ValueError: the content does not match the checksum.
+    """
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
@@ -65,11 +69,11 @@ def _crc32(value: Any, crc: int) -> int:
         for entry in value:
             crc = _crc32(entry, crc)
         return crc
-    if isinstance(value, float):  # its digits depend on whether denormals are flushed in this thread
+    if isinstance(value, float):  # the digits of a float depend on whether denormals are flushed in this thread
         return zlib.crc32(struct.pack("<d", value), crc)
     return zlib.crc32(repr(value).encode(), crc)
 
 
 def _bytes(value: Tensor) -> Any:
-    """Of a tensor in the host's memory; no copy of a contiguous one."""
+    """Return the bytes of a tensor in the host's memory; a contiguous tensor is not copied."""
     return value.detach().contiguous().reshape(-1).view(torch.uint8).numpy()

@@ -1,4 +1,4 @@
-"""How fast a trial is and what memory it takes: the beginning of a real trial, timed."""
+"""Speed and memory of a trial, measured on the beginning of a real trial."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from trainables.training.trial import run_trial
 from trainables.training.trial_folder import TrialFolder
 
 _BLOCK_S = 0.2
-"""Steps are timed in blocks of at least this length: a GPU has to be waited for at both ends."""
+"""Least length of a block of timed steps, in seconds: measuring a block waits for the GPU at both ends."""
 
 
 def probe_trial(
@@ -33,9 +33,14 @@ def probe_trial(
     heartbeat: Callable[[], None] = lambda: None,
     long_operation: Callable[[str], AbstractContextManager[None]] = lambda what: nullcontext(),
 ) -> TrialTiming:
-    """Train one policy for about so many seconds, and until it was evaluated twice, in ``folder``.
+    """Train one policy in ``folder`` for about ``seconds`` and until it was evaluated twice; return its timing.
 
-    Raises as ``run_trial``, but for ``TrialInterrupted``.
+    Raises:
+        NonFiniteLoss: the loss is infinite or not a number.
+        StorageError: the disk fails.
+        OutOfMemory: not even one pair of images fits into memory.
+        MicroBatchReduced: micro-batches must be smaller (several workers only).
+        ValueError: the parameters do not fit the model.
     """
     group = group or WorkerGroup(device=context.device)
     end_s = time.monotonic() + seconds
@@ -70,16 +75,16 @@ def probe_trial(
 
 
 class _Timer:
-    """Follows a trial: when steps began, how long evaluations took, how much memory was held."""
+    """Follows a trial: start of its steps, duration of evaluations, peak memory."""
 
     def __init__(self, device: torch.device, end_s: float) -> None:
         self._end_s = end_s
         self._cuda = device if device.type == "cuda" else None
         self._blocks: list[tuple[int, float]] = []
-        """Steps and seconds of each."""
+        """Number of steps and seconds of each block."""
         self._steps = 0
         self._trained = (0, 0.0)
-        """Steps and seconds of training at the last evaluation."""
+        """Steps and seconds of training up to the last evaluation."""
         self._block_start: tuple[int, float] | None = None
         """Step and time at which the present block began; None after an evaluation."""
         self._evaluations_s: list[float] = []
@@ -89,7 +94,7 @@ class _Timer:
             torch.cuda.reset_peak_memory_stats(self._cuda)
 
     def step_begins(self) -> bool:
-        """Return whether to end the trial: the time is over and the trial was evaluated twice."""
+        """Return whether the trial shall end: the time is over and the trial was evaluated twice."""
         now_s = time.monotonic()
         if self._block_start is None or now_s - self._block_start[1] >= _BLOCK_S:
             if self._cuda is not None:
@@ -110,7 +115,7 @@ class _Timer:
         self._sample_resident_memory()
 
     def step_s(self) -> float:
-        """Return the mean over all blocks but the first; over all steps of a trial too short for blocks."""
+        """Return the mean seconds per step over all blocks but the first, or over all steps if there are no blocks."""
         blocks = self._blocks[1:] or self._blocks or [self._trained]
         return sum(seconds for _, seconds in blocks) / sum(steps for steps, _ in blocks)
 
@@ -122,7 +127,7 @@ class _Timer:
         return torch.cuda.max_memory_reserved(self._cuda) if self._cuda is not None else self._resident_bytes
 
     def _sample_resident_memory(self) -> None:
-        """On a CPU the peak is that of samples: psutil knows no peak on every system."""
+        """Update the peak from a sample: psutil reports a peak on some systems only. CPU only."""
         if self._cuda is None:
             self._resident_bytes = max(self._resident_bytes, psutil.Process().memory_info().rss)
 

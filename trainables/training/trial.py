@@ -31,7 +31,7 @@ from trainables.training.optimizer import learning_rate_of, make_optimizer, sche
 from trainables.training.trial_folder import CHECKPOINT_FILE, UNREADABLE_FILE, CheckpointUnreadable, TrialFolder
 
 _UNREADABLE = -1
-"""In place of the step of a checkpoint that cannot be read."""
+"""Stands for the step of a checkpoint that cannot be read."""
 
 
 def run_trial(
@@ -46,13 +46,20 @@ def run_trial(
 ) -> TrialResult:
     """Train one policy, or go on from its checkpoint, and return its final record (also in ``result.json``).
 
-    The policy is evaluated after each epoch and at ``rungs``, shares of the trial's steps in (0, 1), where
-    ``Hooks.report`` may end the trial. Nothing of the trial is left in the process: neither gradients nor optimiser.
+    The policy is evaluated after each epoch and at each rung; ``Hooks.report`` may end the trial there. Afterwards the
+    process holds no gradients and no optimiser of the trial.
+
+    Args:
+        rungs: shares of the trial's steps, in (0, 1).
 
     Raises:
-        NonFiniteLoss, TrialInterrupted, trial_folder.Superseded; ValueError for parameters that do not fit the model;
-        files.StorageError where the disk fails; memory.OutOfMemory where not even one pair of images fits;
-        memory.MicroBatchReduced (several workers only).
+        NonFiniteLoss: the loss is infinite or not a number.
+        TrialInterrupted: ``Hooks.interrupted`` asked the trial to stop.
+        trial_folder.Superseded: a later attempt of the trial has begun.
+        ValueError: the parameters do not fit the model.
+        files.StorageError: the disk fails.
+        memory.OutOfMemory: not even one pair of images fits into memory.
+        memory.MicroBatchReduced: micro-batches must be smaller (several workers only).
     """
     group, hooks = group or WorkerGroup(device=context.device), hooks or Hooks()
     try:
@@ -89,7 +96,7 @@ def _run(
 
 
 def _finished_or_claimed(folder: TrialFolder) -> TrialResult | None:
-    """The first worker's answer counts for all: a shared file system may show the others an earlier state."""
+    """Return the first worker's answer for all workers: a shared file system may show the others an earlier state."""
     finished = folder.result()
     if finished is None:
         folder.claim()
@@ -97,7 +104,7 @@ def _finished_or_claimed(folder: TrialFolder) -> TrialResult | None:
 
 
 def _clear_frames(error: BaseException) -> None:
-    """Free what the frames that ``error`` has left hold: optimiser, averages and graphs would live as long as it."""
+    """Clear the frames of ``error`` and its causes: they would keep optimiser, averages and graphs alive."""
     seen: list[BaseException | None] = [None]
     pending = [error]
     while pending:
@@ -138,14 +145,14 @@ class _Trial:
         self._steps = self._epochs * self._steps_per_epoch if self._trains else 0
         sizes = (settings.micro_batch_size, context.batch_sizes.micro(parameters), folder.micro_batch_size())
         self._micro_batch_size = min([size for size in sizes if size is not None] or [settings.global_batch_size])
-        """Pairs; the smallest of all workers once ``_agreed_checkpoint`` has returned."""
+        """Pairs per micro-batch; after ``_agreed_checkpoint`` the smallest value of all workers."""
         self._wrapped: nn.Module = group.wrap(policy)
         self._optimizer = make_optimizer(policy, parameters, settings.optimizer)
         self._average = BetaAverage(policy.tuned(), steps=self._steps, beta=settings.averaging_beta)
         self._step = 0
-        """Updates done."""
+        """Number of updates done."""
         self._warm = False
-        """Whether this attempt has done a step: kernels are compiled in its first one."""
+        """Whether this attempt has done a step: the first one compiles kernels."""
         self._rungs = {min(self._steps, math.ceil(share * self._steps - 1e-9)) for share in rungs} - {self._steps}
         epoch_ends = range(self._steps_per_epoch, self._steps + 1, self._steps_per_epoch)
         self._milestones = sorted({*self._rungs, *epoch_ends})
@@ -153,12 +160,12 @@ class _Trial:
         self._batches: tuple[int, tuple[Tensor, ...]] = (-1, ())
         """An epoch and the rows of its batches."""
         self._sums = torch.zeros(3, dtype=torch.float64)
-        """Since the last evaluation: preference loss, reference KL, steps."""
+        """Sums since the last evaluation: preference loss, reference KL, number of steps."""
         self._times_s = {"train_s": 0.0, "evaluation_s": 0.0}
         self._values: dict[str, float] = {}
         """Validation metrics at the last evaluation."""
         self._hits: Hits | None = None
-        """Of the goals at the last evaluation; None where it was recalled from disk, which has the metrics only."""
+        """Hits of the goals at the last evaluation; None if it was read from disk, which holds the metrics only."""
         inputs, reference = context.inputs, context.reference
         self._kept_inputs = inputs.whole_view(policy, data.kept)
         self._shown_inputs = inputs.whole_view(policy, data.shown)
@@ -171,7 +178,7 @@ class _Trial:
         needs_margin = parameters.beta_m0 is not None or (parameters.target, parameters.objective) == ("neutral", "ipo")
         self._margin = context.mean_margin() if needs_margin else None
         if needs_margin:
-            beta_of(parameters, self._margin)  # refuses a margin that beta cannot be counted in
+            beta_of(parameters, self._margin)  # raises ValueError if beta cannot be given relative to this margin
 
     def run(self) -> TrialResult:
         self._resume()
@@ -189,16 +196,19 @@ class _Trial:
             state = self._agreed_checkpoint()
             if state is not None:
                 self._restore(state)
-        del state  # weights, averages and optimiser a second time
-        if self._step in self._milestones and not self._recall_evaluation():  # killed before the metric line
+        del state  # it holds weights, averages and optimiser a second time
+        if (
+            self._step in self._milestones and not self._recall_evaluation()
+        ):  # killed before the metric line was written
             self._evaluate()
 
     def _agreed_checkpoint(self) -> dict[str, Any] | None:
-        """Return the checkpoint that every worker has read; None where the trial begins, or begins again.
+        """Return the checkpoint that every worker has read; None if the trial begins, or begins again.
 
-        From here on step and size of micro-batches are the same on all workers: they decide on the collectives.
+        Afterwards all workers have the same step and micro-batch size; these decide which collectives follow.
 
-        Raises StorageError, on every worker, where they have read different ones.
+        Raises:
+            StorageError: the workers have read different checkpoints; raised on every worker.
         """
         state, reason = None, None
         try:
@@ -232,9 +242,9 @@ class _Trial:
         self._sums, self._times_s = state["sums"], dict(state["times_s"])
 
     def _recall_evaluation(self) -> bool:
-        """Return whether the first worker finds the report of this step on disk; all workers go by its answer.
+        """Return whether the first worker finds the report of this step on disk; all workers use its answer.
 
-        The report is made again: the kill may have come between line and report.
+        The report is repeated, because the kill may have come between the metric line and the report.
         """
         recorded = self._folder.reports().get(self._step) if self._group.is_first else None
         recorded = self._group.from_first(recorded)
@@ -253,7 +263,7 @@ class _Trial:
         loss: float,
         identity_distance: float | None,
     ) -> Report:
-        """Return where the trial is, with the last evaluation's values."""
+        """Return a report of the present step with the values of the last evaluation."""
         return Report(
             step=self._step,
             steps=self._steps,
@@ -271,8 +281,10 @@ class _Trial:
         )
 
     def _checkpoint(self) -> None:
-        """Save in the background: call ``_wait_for_checkpoint`` before writing what must not be on disk earlier."""
-        with self._hooks.long_operation("waiting for the checkpoint"):  # the last one may still be written
+        """Save in the background. Call ``_wait_for_checkpoint`` before writing anything that requires the checkpoint on
+        disk.
+        """
+        with self._hooks.long_operation("waiting for the checkpoint"):  # the previous one may still be written
             if self._group.is_first:
                 self._writer.save(
                     {
@@ -287,8 +299,11 @@ class _Trial:
             self._group.wait_for_all()
 
     def _wait_for_checkpoint(self) -> None:
-        """Return on all workers once the last checkpoint is on disk: in the next collective nothing tells a watchdog
-        that the others wait for the first one's disk."""
+        """Return on all workers when the last checkpoint is on disk.
+
+        Without this, the others would wait for the first worker's disk in the next collective, without a sign to a
+        watchdog.
+        """
         with self._hooks.long_operation("waiting for the checkpoint"):
             if self._group.is_first:
                 self._writer.wait()
@@ -314,7 +329,7 @@ class _Trial:
         self._times_s["train_s"] += time.monotonic() - started_s
 
     def _batch(self) -> Tensor:
-        """Return the rows of the next global batch: the order in an epoch depends on seed and epoch only."""
+        """Return the rows of the next global batch (B,). Their order in an epoch depends on seed and epoch only."""
         epoch, position = divmod(self._step, self._steps_per_epoch)
         if self._batches[0] != epoch:
             generator = torch.Generator().manual_seed(self._seed * 100_003 + epoch)
@@ -325,7 +340,8 @@ class _Trial:
     def _update(self, batch: Tensor, *, asked: bool, save: bool) -> tuple[bool, bool]:
         """Do one update on a global batch of rows of the attacked images.
 
-        Returns whether any worker was asked to stop, and whether any was asked to save.
+        Returns:
+            Whether any worker was asked to stop, and whether any worker was asked to save.
         """
         group = self._group
         pairs = batch[group.rank :: group.world_size]
@@ -342,11 +358,12 @@ class _Trial:
     def _backward(self, pairs: Tensor, batch_size: int) -> Tensor:
         """Add the gradients of the global batch's loss over this worker's ``pairs``, micro-batch by micro-batch.
 
-        Returns the sums (2,) of preference loss and reference KL over these rows.
+        Returns:
+            The sums (2,) of preference loss and reference KL over these rows.
         """
         group, parameters = self._group, self._parameters
         micros = pairs.split(self._micro_batch_size)
-        # One worker may have more micro-batches than another: whether z0 is summed now is the same on all of them.
+        # One worker may have more micro-batches than another, but whether z0 is summed here must be the same on all.
         several = math.ceil(batch_size / group.world_size) > self._micro_batch_size
         z0 = self._global_kl(micros, batch_size) if parameters.objective == "kto" and several else None
         equal = self._equal_weights(micros) if parameters.target == "equal" else None
@@ -374,12 +391,14 @@ class _Trial:
     def _reduce_micro_batches(self, pairs: Tensor) -> None:
         """Halve the micro-batches after memory ran out, for this step and for later trials of the same scope.
 
-        Raises OutOfMemory where a micro-batch was one pair; MicroBatchReduced where there are other workers.
+        Raises:
+            OutOfMemory: the micro-batch was one pair.
+            MicroBatchReduced: the trial has several workers.
         """
         self._optimizer.zero_grad(set_to_none=True)
         size = halve(min(self._micro_batch_size, len(pairs)))
         if self._group.world_size > 1:
-            # The other workers wait in a collective that this worker will not join: find what fits, then leave.
+            # The other workers wait in a collective that this worker will not join: find a size that fits, then leave.
             while run_or_none_on_oom(partial(self._fits, pairs[:size])) is None:
                 size = halve(size)
             self._folder.save_micro_batch_size(size)
@@ -392,7 +411,11 @@ class _Trial:
         self._context.batch_sizes.remember_micro(self._parameters, size)
 
     def _fits(self, pairs: Tensor) -> bool:
-        """Return True, or raise torch.OutOfMemoryError. No gradients are kept, so that no hooks of DDP run."""
+        """Return True if a micro-batch fits into memory. No gradients are kept, so no hooks of DDP run.
+
+        Raises:
+            torch.OutOfMemoryError: it does not fit.
+        """
         shown, kept = self._logits(self._policy, pairs)
         torch.autograd.grad((shown.sum(), kept.sum()), list(self._policy.tuned().values()), allow_unused=True)
         return True
@@ -411,7 +434,7 @@ class _Trial:
         return contextlib.nullcontext()
 
     def _logits(self, policy: nn.Module, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, K) of the shown images and (B, C) of the kept ones that belong to them, in one forward pass."""
+        """Return logits (B, K) of shown and (B, C) of kept images of the same rows, from one forward pass."""
         data, count = self._data, len(rows)
         same_images, same_prompts = data.kept is data.shown, data.kept_prompts == data.prompts
         images = self._shown_inputs[rows]
@@ -423,12 +446,12 @@ class _Trial:
         return (logits[:count], kept) if same_prompts else (logits[:count, :names], kept[:, names:])
 
     def _kept_reference_logits(self, rows: Tensor) -> Tensor:
-        """(B, C) of the kept images that belong to rows of the shown ones (B,)."""
+        """Return the reference's logits (B, C) of the kept images that belong to rows (B,) of the shown images."""
         return self._context.reference.logits(self._kept_reference[self._data.kept_rows(rows)], self._kept_text)
 
     @torch.no_grad()
     def _global_kl(self, micros: tuple[Tensor, ...], batch_size: int) -> Tensor:
-        """KTO's z0 before micro-batching: KL(reference || policy) over the kept images of the global batch."""
+        """Return KTO's z0 before micro-batching: KL(reference || policy) over the kept images of the global batch."""
         total = torch.zeros((), device=self._group.device)
         for micro in micros:
             logits = self._policy(self._kept_inputs[self._data.kept_rows(micro)], self._kept_prompts)
@@ -436,7 +459,7 @@ class _Trial:
         return self._group.sum(total) / batch_size
 
     def _preference_loss(self, shown: Tensor, rows: Tensor, z0: Tensor | None) -> Tensor:
-        """Scalar, of the logits (B, K) of shown images."""
+        """Return the loss, a scalar, of the logits (B, K) of shown images."""
         data = self._data
         reference = self._context.reference.logits(self._shown_reference[rows], self._shown_text)
         chosen, rejected = data.chosen[rows].to(shown.device), data.rejected[rows].to(shown.device)
@@ -447,8 +470,10 @@ class _Trial:
 
     @torch.no_grad()
     def _equal_weights(self, micros: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        """The loss of the target ``equal`` over the global batch, and what each image's own logit is weighted with
-        (C, V), see ``equal_means_weights``."""
+        """Return the loss of the target ``equal`` over the global batch and the weights (C, V) of its gradient.
+
+        See ``equal_means_weights``.
+        """
         data, values = self._data, self._attribute_values()
         shape = len(data.kept_prompts.names), int(values.max()) + 1
         sums = torch.zeros(2, *shape, device=self._group.device)
@@ -462,22 +487,27 @@ class _Trial:
         return equal_means_weights(total / counts.clamp(min=1), counts)
 
     def _equal_loss(self, kept: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
-        """Scalar whose gradient is that of the target ``equal``; ``kept``: logits (B, C) of the kept images."""
+        """Return a scalar whose gradient is that of the target ``equal``.
+
+        Args:
+            kept: logits (B, C) of the kept images.
+            weights: (C, V), see ``equal_means_weights``.
+        """
         rows = self._data.kept_rows(rows)
         labels, values = self._data.kept.labels[rows], self._attribute_values()[rows]
         return (weights[labels.to(kept.device), values.to(kept.device)] * self._own_logits(kept, rows)).sum()
 
     def _own_logits(self, logits: Tensor, rows: Tensor) -> Tensor:
-        """(B, C) -> (B,): of the class that each kept image has."""
+        """Return from logits (B, C) those (B,) of each kept image's own class."""
         return logits.gather(1, self._data.kept.labels[rows].to(logits.device)[:, None])[:, 0]
 
     def _attribute_values(self) -> Tensor:
-        """(N,): the attribute's value of each kept image."""
+        """Return the attribute's value (N,) of each kept image."""
         assert self._data.values is not None, "the target equal is one of the attribute task"
         return self._data.values
 
     def _measure(self) -> Validation:
-        """Return what the policy's present weights reach on validation."""
+        """Return validation metrics and hits of the policy's present weights."""
         started_s = time.monotonic()
         self._hooks.heartbeat()
         measured = self._context.measures.validation(self._context, self._policy, self._group)
@@ -485,7 +515,7 @@ class _Trial:
         return measured
 
     def _measure_kept(self) -> dict[str, float]:
-        """Return what a point of the front must keep besides the goals, of the policy's present weights."""
+        """Return the metrics besides the goals that a point of the front must keep, for the present weights."""
         started_s = time.monotonic()
         self._hooks.heartbeat()
         values = self._context.measures.kept(self._context, self._policy, self._group)
@@ -519,7 +549,7 @@ class _Trial:
         further: list[tuple[WeightsKind, dict[str, Tensor], float]] = []
         further += [("last", last, strength) for strength in front.strengths if strength != 1.0]
         solved = self._context.measures.solved_strength(self._context, self._policy, last)
-        # Rounding may differ between workers, and which points are measured decides on the collectives.
+        # Rounding may differ between workers, and the measured points decide which collectives follow.
         solved = self._group.from_first(solved)
         further += [("last", last, solved)] if solved is not None and solved not in front.strengths else []
         further += [("averaged", self._average.weights, 1.0)] if front.averaged and self._trains else []

@@ -1,8 +1,8 @@
-"""The files of one trial: checkpoint, metric lines, final record. Every write is all or nothing and survives a kill.
+"""The files of one trial: checkpoint, metric lines, final record. Every write is atomic and survives a kill.
 
-Attempts are numbered by whoever starts them. The number on disk is a fence: a worker of an older attempt that is still
-alive somewhere cannot write into the trial any more. A disk that fails is a ``StorageError`` with the file's name; a
-damaged file counts as absent where the trial can do without. PyTorch is imported where tensors are written or read.
+The starter of an attempt numbers it. The number on disk is a fence: a worker of an older attempt that still runs cannot
+write into the trial any more. An error of the disk is raised as ``StorageError`` with the file's name; a damaged file
+counts as absent if the trial can go on without it. PyTorch is imported only by functions that write or read tensors.
 """
 
 from __future__ import annotations
@@ -36,32 +36,39 @@ MICRO_BATCH_FILE = "micro_batch_size"
 
 
 class Superseded(RuntimeError):
-    """A later attempt of this trial has begun; nothing may be written any more."""
+    """A later attempt of this trial has begun; this attempt must not write any more."""
 
 
 class CheckpointUnreadable(Exception):
-    """The checkpoint is torn, empty or damaged. The message is one line: the reason."""
+    """The checkpoint is incomplete, empty or damaged. The message is one line: the reason."""
 
 
 class TrialFolder:
     """The folder of a trial as one attempt sees it; only the highest attempt may write."""
 
     def __init__(self, path: Path, *, attempt: int = 1) -> None:
-        """``attempt``: 1 or higher."""
+        """Open the folder for an attempt.
+
+        Args:
+            attempt: number of the attempt, 1 or higher.
+        """
         self.path, self._attempt = path, attempt
 
     def last_attempt(self) -> int:
-        """Return the number of the last attempt that began; 0 where none did.
+        """Return the number of the last attempt that began; 0 if there was none.
 
-        Metric lines tell it too: the number of an attempt that reported is not lost with a damaged ``attempt`` file.
+        Metric lines hold the number too: if the ``attempt`` file is damaged, the last attempt that reported is still
+        known.
         """
         reported = [line["attempt"] for line in self._metric_lines() if _is_count(line.get("attempt"))]
         return max([self._number(ATTEMPT_FILE) or 0, *reported])
 
     def claim(self) -> None:
-        """Make the folder this attempt's and remove what killed writers have left in it.
+        """Make the folder this attempt's and delete the partial files that killed writes have left in it.
 
-        Raise Superseded where a later attempt holds it.
+        Raises:
+            Superseded: a later attempt holds the folder.
+            StorageError: the disk fails.
         """
         with storage_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -79,9 +86,11 @@ class TrialFolder:
         replace_file(self.path / CHECKPOINT_FILE, lambda file: torch.save(checked, file))
 
     def load_checkpoint(self) -> dict[str, Any] | None:
-        """Return the last checkpoint, its tensors in the host's memory; None where there is none.
+        """Return the last checkpoint with its tensors in the host's memory; None if there is no checkpoint.
 
-        Raise CheckpointUnreadable where the file is damaged; see ``set_checkpoint_aside``.
+        Raises:
+            CheckpointUnreadable: the file is damaged; see ``set_checkpoint_aside``.
+            StorageError: the disk fails.
         """
         import torch
 
@@ -95,24 +104,24 @@ class TrialFolder:
                 return None
         with file:
             try:
-                # Not onto a GPU: optimisers of PyTorch keep their step counters in the host's memory.
+                # Not onto a GPU: PyTorch's optimisers keep their step counters in the host's memory.
                 state = torch.load(file, map_location="cpu", weights_only=True)
             except MemoryError:
                 raise
-            except Exception as error:  # zip, pickle and PyTorch have errors of their own for a damaged file
+            except Exception as error:  # zip, pickle and PyTorch raise errors of their own for a damaged file
                 if storage_problem(error) is not None:
                     with storage_errors(path, doing="cannot be read"):
                         raise
                 raise CheckpointUnreadable((str(error).strip() or type(error).__name__).splitlines()[0]) from error
         if not isinstance(state, dict) or not _is_count(state.get("step")):
-            raise CheckpointUnreadable("it is no checkpoint of a trial")
-        expected = state.pop(CHECKSUM_KEY, None)  # earlier versions wrote none
+            raise CheckpointUnreadable("it is not a checkpoint of a trial")
+        expected = state.pop(CHECKSUM_KEY, None)  # earlier versions wrote no checksum
         if expected is not None and expected != checksum(state):
             raise CheckpointUnreadable("its content does not match its checksum")
         return state
 
     def set_checkpoint_aside(self) -> None:
-        """Keep a checkpoint that a worker cannot read under another name. To be called by the first worker only."""
+        """Rename a checkpoint that a worker cannot read. Only the first worker may call this."""
         self._check()
         path = self.path / CHECKPOINT_FILE
         with storage_errors(path, doing="cannot be renamed"):
@@ -121,17 +130,19 @@ class TrialFolder:
                 sync_folder(self.path)
 
     def save_micro_batch_size(self, pairs: int) -> None:
-        """For the attempts to come: what fitted into memory. The number on disk never rises."""
+        """Record the largest micro-batch, in pairs, that fits into memory, for later attempts. It never rises."""
         self._check()
         known = self.micro_batch_size()
         self._write(MICRO_BATCH_FILE, str(pairs if known is None else min(known, pairs)))
 
     def micro_batch_size(self) -> int | None:
-        """Return what fitted into memory; None where it never ran out, and where the file is damaged."""
+        """Return the largest micro-batch, in pairs, that fits into memory; None if memory never ran out or the file is
+        damaged.
+        """
         return self._number(MICRO_BATCH_FILE)
 
     def append_report(self, report: Report) -> None:
-        """Add one metric line. A step that is evaluated again after a kill has two lines; the last one counts."""
+        """Append one metric line. A step that is evaluated again after a kill has two lines; the last one counts."""
         self._check()
         path = self.path / METRICS_FILE
         with storage_errors(path):
@@ -141,10 +152,10 @@ class TrialFolder:
                 sync_folder(self.path)
 
     def reports(self) -> dict[int, Report]:
-        """Return what the trial has reported, by step.
+        """Return the reports of the trial by step.
 
-        A line of a smaller step than one before it comes from a trial that had to begin again: what it reported of
-        later steps counts no more.
+        A line of a smaller step than the line before it comes from a trial that began again; the earlier reports of
+        later steps then do not count.
         """
         by_step: dict[int, Report] = {}
         for line in self._metric_lines():
@@ -155,15 +166,16 @@ class TrialFolder:
         return by_step
 
     def drop_checkpoint(self) -> None:
-        """Free the disk space of a trial that will not go on: its optimiser state is of no further use."""
+        """Delete the checkpoint of a trial that will not go on, to free disk space."""
         path = self.path / CHECKPOINT_FILE
         with storage_errors(path, doing="cannot be removed"):
             path.unlink(missing_ok=True)
 
     def finish(self, result: TrialResult, weights: Mapping[str, Tensor], hits: Sequence[Hits] = ()) -> None:
-        """Weights first, then the record that says the trial is done; the optimiser's state goes.
+        """Write the weights, then the record that says that the trial is complete; delete the checkpoint.
 
-        ``hits``: of each point of ``result`` on validation, empty for a task without.
+        Args:
+            hits: correctly answered validation images for each point of ``result``; empty for a task without them.
         """
         from trainables.training.tensor_files import write_weights
 
@@ -175,7 +187,7 @@ class TrialFolder:
         self.drop_checkpoint()
 
     def result(self) -> TrialResult | None:
-        """Return the final record of a finished trial; None before, and where the record is damaged."""
+        """Return the final record of a finished trial; None if there is none or it is damaged."""
         content = self._read(RESULT_FILE)
         try:
             return None if content is None else TrialResult.from_json(json.loads(content))
@@ -183,8 +195,9 @@ class TrialFolder:
             return None
 
     def hits(self) -> PointHits | None:
-        """Return which validation images each point of a finished trial answers right, in the order of its result;
-        None where there is no such file (of an earlier version, or of a task without), and where it is damaged."""
+        """Return for each point of a finished trial, in the order of its result, which validation images it answers
+        correctly; None if the file is missing (an earlier version, or a task without hits) or damaged.
+        """
         import numpy as np
 
         from trainables.evaluation.hits import from_arrays
@@ -199,9 +212,13 @@ class TrialFolder:
             return None
 
     def weights(self, kind: str) -> dict[str, Tensor]:
-        """Return the tuned parameters of a finished trial by name; ``kind`` is ``last`` or ``averaged``.
+        """Return the tuned parameters of a finished trial by name.
 
-        Raise StorageError where the file is missing or damaged.
+        Args:
+            kind: ``last`` or ``averaged``.
+
+        Raises:
+            StorageError: the file is missing or damaged.
         """
         from trainables.training.tensor_files import read_weights
 
@@ -228,7 +245,7 @@ class TrialFolder:
             return read_lines(path)
 
     def _read(self, name: str) -> bytes | None:
-        """None where there is no such file."""
+        """Return the content of a file; None if it does not exist."""
         with storage_errors(self.path / name, doing="cannot be read"):
             try:
                 return (self.path / name).read_bytes()
@@ -236,7 +253,7 @@ class TrialFolder:
                 return None
 
     def _number(self, name: str) -> int | None:
-        """A positive number in a file of its own; None where it is missing, empty or damaged."""
+        """Return the positive number that a file holds; None if the file is missing, empty or damaged."""
         content = (self._read(name) or b"").strip()
         return (int(content) or None) if content.isdigit() and len(content) < 20 else None
 
@@ -249,7 +266,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _report_of(line: Mapping[str, Any]) -> Report | None:
-    """None for a line that is no report."""
+    """Return the report of a metric line; None if the line is not a report."""
     try:
         report = Report.from_json(line)
     except (KeyError, TypeError, ValueError, ZeroDivisionError):

@@ -42,9 +42,9 @@ def test_smaller_trials_see_a_part_of_what_larger_ones_see(context: TrialContext
     few, more = (context.data.preference_rows(tiny.parameters(images=count, copies=2)) for count in (5, 11))
     assert len(few) == 10 and len(more) == 22 and set(few.tolist()) < set(more.tolist())
     assert set((few % images).tolist()) == set(few[:5].tolist()), "each image comes with both of its copies"
-    with pytest.raises(ValueError, match="copies 4: preference data have 3"):
+    with pytest.raises(ValueError, match="copies 4: the preference data have 3"):
         context.data.preference_rows(tiny.parameters(copies=4))
-    with pytest.raises(ValueError, match="images 17: preference data have 16 images"):
+    with pytest.raises(ValueError, match="images 17: the preference data have 16 images"):
         context.data.preference_rows(tiny.parameters(images=17))
 
 

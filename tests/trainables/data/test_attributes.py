@@ -95,13 +95,13 @@ def test_fairface_as_it_is_published(fairface: Path) -> None:
     assert train.left_out == ("fairface_label_train.csv:4: no gender",)
     assert sum(groups(listing(fairface_set(fairface), "test")).values()) == 8
     by_age = listing(fairface_set(fairface, content="age", validation=None, contents={"20-29": "young", "x": "old"}))
-    assert by_age.left_out[0] == "fairface_label_train.csv:2: '03-Sep' is a date: a spreadsheet has made it of a range"
+    assert by_age.left_out[0] == "fairface_label_train.csv:2: '03-Sep' is a date: a spreadsheet has changed a range into it"
 
 
 def test_what_a_table_lacks_is_said(fairface: Path) -> None:
     with pytest.raises(ValueError, match=r"has no column 'sex'; there are file, age, gender"):
         listing(fairface_set(fairface, attribute="sex"))
-    with pytest.raises(ValueError, match="no image can be used: .*its value 'Female' is none of woman, man"):
+    with pytest.raises(ValueError, match="no image can be used: .*its value 'Female' is not one of woman, man"):
         listing(fairface_set(fairface, values={"woman": "woman", "man": "man"}))
     (fairface / "train" / "5.jpg").unlink()
     with pytest.raises(ValueError, match=r"1 of \d+ listed images not there, first .*5\.jpg"):

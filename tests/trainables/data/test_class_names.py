@@ -23,7 +23,7 @@ def test_class_names_of_wordnet_folders(tmp_path: Path) -> None:
     inline = reader_of(settings_of(**own, class_names=labels)).class_names()
     assert inline == (labels[ids[0]], "dog, domestic", "golden retriever"), "what is written out is taken as it stands"
     photos(tmp_path / "train", ["notes"], 1)
-    with pytest.raises(ValueError, match="'notes' is no WordNet id"):
+    with pytest.raises(ValueError, match="'notes' is not a WordNet id"):
         list_split("train", **own, class_names="imagenet")
     wanted = write_text(tmp_path / "classes.txt", f"{ids[1]}\n{ids[0]}\n")
     some = list_split("train", **own, class_names="imagenet", classes=wanted)

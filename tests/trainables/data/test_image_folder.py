@@ -103,7 +103,7 @@ def test_what_is_not_read_is_counted_and_said(tmp_path: Path) -> None:
         "train: 2 images are not read, in folders further down (expected: <folder>/<class>/<image>), "
         f"first {root}/cat/more/1.jpg",
         f"train: 3 files are not read, no image by the suffix (2 .heic, 1 .txt), first {root}/cat/a.heic",
-        f"train: 1 link is not read, because nothing is there, first {root}/dog/gone",
+        f"train: 1 link is not read, because the target does not exist, first {root}/dog/gone",
     ]
     assert len(list_split("train", **FOLDERS, train=root).keys) == 4
 

@@ -63,11 +63,11 @@ def test_shards_whose_texts_are_class_names(tmp_path: Path) -> None:
     ("members", "names", "message"),
     [
         ({"a": {"jpg": b"", "cls": b"2"}}, ["cat", "dog"], "class 2, but class_names has 2 names"),
-        ({"a": {"jpg": b"", "cls": b"dog"}}, ["cat", "dog"], "is no class index"),
-        ({"a": {"jpg": b"", "txt": b"owl"}}, ["cat", "dog"], "'owl' is none of class_names"),
+        ({"a": {"jpg": b"", "cls": b"dog"}}, ["cat", "dog"], "is not a class index"),
+        ({"a": {"jpg": b"", "txt": b"owl"}}, ["cat", "dog"], "'owl' is not one of class_names"),
         ({"a": {"jpg": b""}}, ["cat", "dog"], "no .cls and no .txt"),
         ({"a": {"cls": b"1"}}, ["cat", "dog"], "has a class but no image"),
-        ({"a": {"jpg": b"", "cls": b"1"}}, None, "say their words in class_names"),
+        ({"a": {"jpg": b"", "cls": b"1"}}, None, "write their words in class_names"),
     ],
 )
 def test_shards_that_do_not_do(

@@ -97,9 +97,9 @@ def test_json_says_the_same(lines: bool, tmp_path: Path) -> None:
         ("image,answer\na,dog\n", r"answers.csv:1: expected the columns image, true and answer"),
         ("", r"answers.csv:1: .*found nothing"),
         ("image,true,answer\n", r"has no answers"),
-        ("image,true,answer\na,dog,\n", r"answers.csv:2: neither an answer nor a margin"),
+        ("image,true,answer\na,dog,\n", r"answers.csv:2: there is neither an answer nor a margin"),
         ("image,true,answer\na,dog,dog\na,dog,cat\n", r"the image a appears twice"),
-        ("image,true,answer,margin\na,dog,dog,x\n", r"answers.csv:2: margin is 'x', no number"),
+        ("image,true,answer,margin\na,dog,dog,x\n", r"answers.csv:2: margin is 'x', which is not a number"),
         ("image,true,answer,margin\na,dog,dog,1\nb,dog,,1\n", r"the image b has no answer, others have one"),
         (SCAM.replace("27.5", ""), r"answers.csv:3: object_similarities and attack_similarities must be numbers"),
     ],
@@ -180,7 +180,7 @@ def test_json_lines_end_at_line_feeds_only(tmp_path: Path) -> None:
         ("a.json", b'{"predictions": [{"image": "a"}]}', r"a.json:1: the objects are inside 'predictions'"),
         ("a.json", b'{"image": {"0": "a"}, "true": {"0": "b"}}', r"a.json:1: .*orient=\"records\""),
         ("a.json", b"[" * 100_000, r"a.json: this is no JSON that can be read"),
-        ("a.csv.gz", b"no gzip", r"a.csv.gz is no file of answers"),
+        ("a.csv.gz", b"no gzip", r"a.csv.gz is not a file of answers"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said_with_its_line(

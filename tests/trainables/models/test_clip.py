@@ -193,7 +193,7 @@ def test_files_that_are_no_weights(architectures: None, tmp_path: Path) -> None:
     for name, message in [
         ("text.pt", "cannot be read as weights"),
         ("pickled.pt", "Unsupported global.*Pickled code is never run"),
-        ("empty.pt", "no state dict; what it holds: epoch"),
+        ("empty.pt", "no state dict; it holds: epoch"),
         ("missing.pt", "does not exist"),
     ]:
         with pytest.raises(ValueError, match=message):
@@ -201,9 +201,9 @@ def test_files_that_are_no_weights(architectures: None, tmp_path: Path) -> None:
 
 
 def test_tags_are_known_before_anything_is_downloaded() -> None:
-    with pytest.raises(ValueError, match="no tag of it; did you mean laion2b_s34b_b79k.*It has: openai, "):
+    with pytest.raises(ValueError, match="not one of its tags; did you mean laion2b_s34b_b79k.*It has: openai, "):
         load_clip(ModelSettings(architecture="ViT-B-32", pretrained="laion2b_s34b_b79"))
-    with pytest.raises(ValueError, match="only CLIPs of two towers"):
+    with pytest.raises(ValueError, match="only CLIPs with two towers"):
         load_clip(ModelSettings(architecture="coca_ViT-B-32", pretrained="laion2b_s13b_b90k"))
     (problem,) = model_problems({"architecture": "coca_ViT-B-32", "pretrained": "laion2b_s13b_b90k"})
     assert problem.path == ("model", "architecture") and "two towers" in problem.message

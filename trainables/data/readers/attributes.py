@@ -1,7 +1,7 @@
 """Image sets with an attribute of every image: folders, tables, UTKFace, CelebA.
 
-Rows and names that cannot be used are left out, each with its reason: copies of FairFace go round whose ages a
-spreadsheet has damaged, and names of UTKFace lack fields.
+Rows and names that cannot be used are left out, each with its reason: in some copies of FairFace a spreadsheet has
+damaged the ages, and names of UTKFace lack fields.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ from trainables.text_files import TextFileError, table, text_lines
 
 GENDERS = {"0": "male", "1": "female"}
 RACES = {"0": "white", "1": "black", "2": "asian", "3": "indian", "4": "other"}
-"""UTKFace's numbers."""
+"""Names of UTKFace's race numbers."""
 _UTK_NAME = re.compile(r"(?P<age>\d{1,3})_(?P<gender>[01])_(?P<race>[0-4])_(?P<date>\d+)\..+")
 _PARTITIONS: dict[str, Split] = {"0": "train", "1": "validation", "2": "test"}
 
 
 @dataclass(frozen=True)
 class Found:
-    """Images of a split, and what was left out."""
+    """Images of a split, and the images that were left out."""
 
     samples: list[Sample]
     left_out: list[str]
@@ -65,7 +65,7 @@ class Found:
 
 @dataclass(frozen=True)
 class AttributeReader(Reader):
-    """Reads any set of ``AttributeSet``."""
+    """Reader of any set of ``AttributeSet``."""
 
     settings: AttributeSet
 
@@ -73,7 +73,11 @@ class AttributeReader(Reader):
         return self._words(self._contents(self._all_samples(self._splits())), self.settings.contents, "contents")
 
     def value_names(self) -> tuple[str, ...]:
-        """Return the words for the attribute's values. Raises SetError."""
+        """Return the words for the attribute's values.
+
+        Raises:
+            SetError: the set cannot be read.
+        """
         return self._words(self._values(self._all_samples(self._splits())), self.settings.values, "values")
 
     def notes(self) -> list[str]:
@@ -106,8 +110,7 @@ class AttributeReader(Reader):
         )
 
     def _splits(self) -> dict[Split, Found]:
-        """Return the images of every split that the set has: contents and values are those of the whole set, each in
-        one spelling."""
+        """Return the images of every split; contents and values are those of the whole set, each in one spelling."""
         found = {split: self._split(split) for split in SPLITS if self.settings.has(split)}
         contents, values = (spellings.used for spellings in self._spellings(found))
         return {
@@ -122,7 +125,11 @@ class AttributeReader(Reader):
         }
 
     def _spellings(self, found: Mapping[Split, Found]) -> tuple[Spellings, Spellings]:
-        """Return the contents and the values. Raises SetError for two folders in one that are the same to the model."""
+        """Return the contents and the values.
+
+        Raises:
+            SetError: two folders in one folder have the same name to the model.
+        """
         settings = self.settings
         contents: dict[Named, None] = {}
         values: dict[Named, None] = {}
@@ -161,7 +168,11 @@ class AttributeReader(Reader):
                 return Found(hold_back(found.samples, held_back, split), found.left_out)
 
     def _chosen(self, rows: Iterable[Sample | str]) -> Found:
-        """Keep rows whose content and value are wanted; texts are what was left out already."""
+        """Keep the rows with the chosen contents and values.
+
+        Args:
+            rows: samples, or texts about samples that were left out already.
+        """
         samples, left_out = [], []
         contents, values = self.settings.contents, self.settings.values
         for row in rows:
@@ -171,9 +182,9 @@ class AttributeReader(Reader):
             content = row.class_id if contents is None else same_word(row.class_id, contents)
             value = row.value if values is None else same_word(row.value or "", values)
             if content is None:
-                continue  # the settings ask for some contents only
+                continue  # the settings name some contents only
             if value is None:
-                left_out.append(f"{row.key}: its value {row.value!r} is none of {listed(list(values or ()))}")
+                left_out.append(f"{row.key}: its value {row.value!r} is not one of {listed(list(values or ()))}")
             else:
                 samples.append(row._replace(class_id=content, value=value))
         return Found(samples, left_out)
@@ -209,7 +220,7 @@ class AttributeReader(Reader):
 
 
 def _roots(settings: AttributeFolderSet, split: Split) -> list[Path]:
-    """Return the folders of a split; none where the set lacks it or holds it back from train."""
+    """Return the folders of a split; empty if the split is missing or held back from train."""
     roots = {"train": settings.train, "validation": settings.validation, "test": settings.test}[split]
     return roots if isinstance(roots, list) else []
 
@@ -282,8 +293,8 @@ _MONTH = re.compile(
 
 
 def _damaged(cell: str) -> str | None:
-    """Return why a spreadsheet has damaged a value: it reads 3-9 as the third of September."""
-    return f"{cell!r} is a date: a spreadsheet has made it of a range" if _MONTH.fullmatch(cell) else None
+    """Return why a value is damaged: a spreadsheet reads 3-9 as the third of September. None for other values."""
+    return f"{cell!r} is a date: a spreadsheet has changed a range into it" if _MONTH.fullmatch(cell) else None
 
 
 def _utk_samples(settings: UtkFaceSet) -> Iterator[Sample | str]:

@@ -1,4 +1,4 @@
-"""Which classes of a set are used and the words that prompts and attacks use for them."""
+"""The classes of a set that are used, and their words in prompts and attacks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trainables.text_files import TextFileError, parsed_json, read_text, text_li
 
 _WORDNET_ID = re.compile(r"n\d{8}")
 _COPY_MARK = re.compile(r" ?\(\d+\)$| \([^()]*copy\)$|( -|-|_)? ?\bcopy( \d+| \(\d+\))?$", re.IGNORECASE)
-"""What browsers and desktops append to the name of a file of which there is one already."""
+"""Text that browsers and desktops append to the name of a copied file."""
 _OWN = Path(__file__).with_name("names.json")
 
 
@@ -32,9 +32,13 @@ class SetError(ValueError):
 
 
 def chosen(ids: Sequence[str], classes: Path | list[str] | None) -> list[str]:
-    """Return the ids of ``classes`` (a list, or a text file with an id per line), in the order of ``ids``; None: all.
+    """Return the ids of ``classes`` in the order of ``ids``.
 
-    Raises SetError for unknown or repeated ids, or fewer than two.
+    Args:
+        classes: a list, or a text file with an id per line; None: all.
+
+    Raises:
+        SetError: an id is unknown or repeated, or there are fewer than two.
     """
     if classes is None:
         return list(ids)
@@ -60,24 +64,26 @@ def chosen(ids: Sequence[str], classes: Path | list[str] | None) -> list[str]:
 def words_for(ids: Sequence[str], given: Any, own: Mapping[str, str], what: str = "class folder") -> tuple[str, ...]:
     """Return the words of each class id.
 
-    A JSON file may hold a list or a mapping, whose keys need not be spelled as the ids are. Where all its keys are
-    WordNet ids (the Labels.json of Kaggle's ImageNet-100) a value such as "robin, American robin, Turdus migratorius"
-    lists synonyms and the first is taken, as the literature does. Keys of classes that the set does not have are
-    ignored.
+    A JSON file may hold a list or a mapping, whose keys may be spelled differently from the ids. If all its keys are
+    WordNet ids (the Labels.json of Kaggle's ImageNet-100), a value such as "robin, American robin, Turdus migratorius"
+    lists synonyms; the first is used, as in the literature. Keys of classes that the set does not have are ignored.
 
     Args:
         given: ``class_names`` of the settings: a list, a mapping, a JSON file, ``imagenet`` or None.
-        own: words of each class id where ``given`` is None.
+        own: words of each class id if ``given`` is None.
         what: name of a class in messages.
 
-    Raises SetError.
+    Raises:
+        SetError: the words do not fit the ids, or two classes have the same words.
     """
     if given == "imagenet":
         known = imagenet_words()
         if any(name not in known for name in ids):
             known = {**further_wordnet_words(), **known}
         if strange := [name for name in ids if name not in known]:
-            raise SetError(f"the {what} {strange[0]!r} is no WordNet id (such as n02084071) of ImageNet", "class_names")
+            raise SetError(
+                f"the {what} {strange[0]!r} is not a WordNet id (such as n02084071) of ImageNet", "class_names"
+            )
         return checked([known[name] for name in ids], shipped=True)
     if given is None:
         return checked([own[name] for name in ids], shipped=True)
@@ -101,7 +107,8 @@ def words_for(ids: Sequence[str], given: Any, own: Mapping[str, str], what: str 
 def words_in(file: Path) -> list[str]:
     """Return class names in the order of their indices, from a JSON list or a text file with a name per line.
 
-    Raises SetError.
+    Raises:
+        SetError: the file cannot be read, or two names are the same.
     """
     if file.suffix.lower() == ".json":
         content = _json(file)
@@ -118,23 +125,23 @@ def words_in(file: Path) -> list[str]:
 
 
 class Named(NamedTuple):
-    """The name of a class where it is found."""
+    """The name of a class, and the place where it was found."""
 
     name: str
     place: str = ""
-    """A folder, file or split, as messages name it; empty where names may be spelled in several ways everywhere."""
+    """A folder, file or split in the words of messages; empty if several spellings are allowed everywhere."""
     where: tuple[str | int, ...] = ()
-    """Leads from the set's settings to what names the place."""
+    """Path in the set's settings to the entry of the place."""
 
 
 @dataclass(frozen=True)
 class Spellings:
-    """Names of classes, in folders or files, of which some are spelled in several ways."""
+    """Names of classes in folders or files; some classes have several spellings."""
 
     used: dict[str, str]
-    """Name as found -> the spelling that stands for its class: the first one."""
+    """Name in the files -> the first spelling of its class, which is used."""
     notes: list[str]
-    """A line for each class that is spelled in several ways."""
+    """A line for each class with several spellings."""
 
 
 def one_spelling(
@@ -142,18 +149,18 @@ def one_spelling(
     apart: Callable[[str, str], bool] | None = None,
     mend: str = "spell both alike, or leave one out",
 ) -> Spellings:
-    """Read names that CLIP's tokenizer cannot tell apart as one class.
+    """Read names that CLIP's tokenizer cannot distinguish as one class, under its first spelling.
 
     Args:
-        found: the first spelling of a class stands for it.
-        apart: whether the settings tell two such names apart, by words of their own; None: never.
-        mend: what to do about two such names in one place.
+        apart: whether the settings give two such names different words; None: never.
+        mend: advice about two such names in one place.
 
-    Raises SetError where two such names are in one place: nobody knows whether they are meant to be one class.
+    Raises:
+        SetError: two such names are in one place, where they may be meant as two classes.
     """
     used: dict[str, str] = {}
     spelled: dict[str, dict[str, list[str]]] = {}
-    """Spelling that stands for a class -> each of its spellings -> the places it is found in."""
+    """First spelling of a class -> each of its spellings -> the places where it was found."""
     groups: dict[str, list[str]] = {}
     for name, place, path in found:
         firsts = groups.setdefault(normal_form(name), [])
@@ -179,9 +186,13 @@ def one_spelling(
 
 
 def told_apart(given: Any, ids: Iterable[str]) -> Callable[[str, str], bool]:
-    """Return whether ``class_names`` of the settings has a word of its own for each of two class ids.
+    """Return a function of two class ids: whether ``class_names`` of the settings has different words for them.
 
-    ``ids``: all of them. Raises SetError where its file cannot be read.
+    Args:
+        ids: all class ids.
+
+    Raises:
+        SetError: the file of ``class_names`` cannot be read.
     """
     content = {} if given in (None, "imagenet") else _content(given)
     if isinstance(content, list):
@@ -207,7 +218,7 @@ def further_wordnet_words() -> dict[str, str]:
 
 @lru_cache(maxsize=1)
 def own_words() -> dict[str, Any]:
-    """Return the names that ship with this package, for torchvision's sets whose files hold no readable names."""
+    """Return the names in this package, for torchvision's sets whose files have no readable names."""
     content: dict[str, Any] = json.loads(_OWN.read_text())
     return content
 
@@ -231,7 +242,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def counted(count: int, what: str) -> str:
-    """Return for instance ``1 class`` or ``4 classes``."""
+    """Return a number with its noun, such as ``1 class`` or ``4 classes``."""
     plural = what if count == 1 else what + ("es" if what.endswith("s") else "s")
     return f"{count} {plural}"
 
@@ -244,16 +255,17 @@ def checked(
     ids: Sequence[str] = (),
     where: Callable[[int], tuple[str | int, ...]] | None = None,
 ) -> tuple[str, ...]:
-    """Return the words.
+    """Return the words after checking them.
 
     Args:
-        shipped: open_clip's names of ImageNet have "missile" and "sunglasses" twice; published results were measured
-            with them.
-        place: file in front of messages.
-        ids: the classes that the words are for, where messages are to name them.
-        where: leads to the word of an index in the settings; None: to ``class_names``.
+        shipped: whether the words are open_clip's names of ImageNet, which contain "missile" and "sunglasses" twice;
+            published results were measured with them.
+        place: file at the beginning of messages.
+        ids: the classes of the words, for messages.
+        where: path in the settings to the word of an index; None: ``class_names``.
 
-    Raises SetError for empty words, and unless they are ``shipped`` for words that the tokenizer cannot tell apart.
+    Raises:
+        SetError: a word is empty, or the tokenizer cannot distinguish two words (unless ``shipped``).
     """
     where = where or (lambda index: ("class_names",))
     first: dict[str, int] = {}
@@ -268,17 +280,17 @@ def checked(
 
 
 def without_copy_mark(name: str) -> str:
-    """Return a name without what browsers and desktops append to that of a copy: ``dog (1)`` and ``dog - Copy (2)``."""
+    """Return a name without the mark of a copy that browsers and desktops append: ``dog (1)``, ``dog - Copy (2)``."""
     return _COPY_MARK.sub("", name)
 
 
 def printable(name: str) -> str:
-    """Return a file's name as text that can be written anywhere: bytes that are no UTF-8 as ``\\xe9``."""
+    """Return a file's name as text that can be written anywhere: bytes that are not UTF-8 as ``\\xe9``."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def os_problem(error: OSError, path: Path | str) -> str:
-    """Return what the operating system said of ``path`` or of a file in it, in one line."""
+    """Return the operating system's message about ``path`` or a file in it, in one line."""
     said = error.filename if isinstance(error.filename, str) else str(path)
     return f"{printable(said)}: {error.strerror or error}"
 
@@ -299,7 +311,11 @@ def _timm_file(name: str) -> Path:
 
 
 def text_of(file: Path, *where: str | int) -> str:
-    """Return the text of a file that the settings name at ``where``. Raises SetError."""
+    """Return the text of a file that the settings name at ``where``.
+
+    Raises:
+        SetError: the file cannot be read.
+    """
     try:
         return read_text(file)
     except FileNotFoundError:
@@ -311,7 +327,11 @@ def text_of(file: Path, *where: str | int) -> str:
 
 
 def json_of(file: Path, *where: str | int) -> Any:
-    """Return what a JSON file that the settings name at ``where`` holds. Raises SetError."""
+    """Return the content of a JSON file that the settings name at ``where``.
+
+    Raises:
+        SetError: the file cannot be read or is not JSON.
+    """
     try:
         return parsed_json(file, text_of(file, *where))
     except TextFileError as error:
@@ -325,7 +345,7 @@ def _lines(file: Path, key: str) -> list[tuple[tuple[str | int, ...], str, str]]
 
 
 def _content(given: Any) -> Any:
-    """Return the list or mapping that ``class_names`` of the settings is or names."""
+    """Return the list or mapping of ``class_names`` in the settings, from its file if it names a file."""
     return _json(given) if isinstance(given, Path) else given
 
 

@@ -28,9 +28,11 @@ from trainables.spelling import same_word
 
 @dataclass(frozen=True)
 class ImageFolderReader(Reader):
-    """Several folders of a split are read as one, and so are class folders of different splits or folders whose names
-    CLIP's tokenizer cannot tell apart. Images in folders below a class folder are not read: where a path names the
-    folder above the intended one, its splits would become classes without a word.
+    """Reader of image folders.
+
+    Several folders of a split are read as one set. Class folders of different splits or folders whose names CLIP's
+    tokenizer cannot distinguish are one class. Images in folders below a class folder are not read: if a path named the
+    folder above the intended one, its splits would become classes without a message.
     """
 
     settings: ImageFolderSet
@@ -39,7 +41,11 @@ class ImageFolderReader(Reader):
         return self._classes()[1]
 
     def folders(self) -> set[str]:
-        """Return the names of the class folders that are read, in all their spellings. Raises SetError."""
+        """Return the names of the class folders that are read, in all their spellings.
+
+        Raises:
+            SetError: a folder cannot be read.
+        """
         used = self._spellings().used
         wanted = set(chosen(sorted(set(used.values())), self.settings.classes))
         return {folder for folder, of_class in used.items() if of_class in wanted}
@@ -76,7 +82,11 @@ class ImageFolderReader(Reader):
         return rest
 
     def _classes(self) -> tuple[list[str], tuple[str, ...]]:
-        """Return the classes, sorted class folders of all splits, and the words for them. Raises SetError."""
+        """Return the classes (sorted class folders of all splits) and their words.
+
+        Raises:
+            SetError: a folder cannot be read, or the words do not fit.
+        """
         folders = chosen(sorted(set(self._spellings().used.values())), self.settings.classes)
         if len(folders) < 2:
             raise SetError(f"only one class folder ({', '.join(folders)}); two classes or more are needed")
@@ -84,7 +94,11 @@ class ImageFolderReader(Reader):
         return folders, words_for(folders, self.settings.class_names, own)
 
     def _spellings(self) -> Spellings:
-        """Return the class folders of all splits, and which of them are one class. Raises SetError."""
+        """Return the class folders of all splits, and the classes that they belong to.
+
+        Raises:
+            SetError: a folder cannot be read, or two names in one folder are the same to the tokenizer.
+        """
         found = [
             Named(folder, str(root), (split, index))
             for split in SPLITS

@@ -1,6 +1,6 @@
 """The reader of each kind of image set.
 
-Imports neither torch nor torchvision: a spec is checked with it before anything heavy is loaded.
+Imports neither torch nor torchvision: it checks specs before heavy packages are loaded.
 """
 
 from __future__ import annotations
@@ -52,7 +52,11 @@ def reader_of(settings: ImageSetSettings) -> Reader:
 
 
 def list_images(name: str, settings: ImageSetSettings, split: Split) -> Listing:
-    """Return ``Reader.list_images`` of the set called ``name``. Raises ValueError, which names the set."""
+    """Return ``Reader.list_images`` of the set ``name``.
+
+    Raises:
+        ValueError: the set cannot be read; the message names it.
+    """
     try:
         return reader_of(settings).list_images(split)
     except SetError as error:
@@ -60,7 +64,11 @@ def list_images(name: str, settings: ImageSetSettings, split: Split) -> Listing:
 
 
 def list_clean(name: str, settings: ImageSetSettings) -> Listing | None:
-    """Return ``Reader.list_clean`` of the set called ``name``. Raises ValueError, which names the set."""
+    """Return ``Reader.list_clean`` of the set ``name``.
+
+    Raises:
+        ValueError: the set cannot be read; the message names it.
+    """
     try:
         return reader_of(settings).list_clean()
     except SetError as error:

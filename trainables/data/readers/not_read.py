@@ -1,4 +1,4 @@
-"""Files of an image set that its reader does not read, so that none is passed over in silence."""
+"""Files of an image set that its reader does not read, so that every such file is reported."""
 
 from __future__ import annotations
 
@@ -13,31 +13,32 @@ from trainables.data.readers.samples import is_image
 
 _OF_DESKTOPS = {"thumbs.db", "desktop.ini"}
 _BESIDE_IMAGES = {"", ".txt", ".md", ".json", ".jsonl", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".html", ".pdf"}
-"""Files of a set that has no class folders may describe its images."""
+"""Suffixes of files that may describe the images of a set without class folders."""
 
 
 @dataclass
 class _NotRead:
     above: list[str] = field(default_factory=list)
-    """Images above the folders that images are expected in."""
+    """Images above the folders in which images are expected."""
     below: list[str] = field(default_factory=list)
-    """Images in folders below those."""
+    """Images below the folders in which images are expected."""
     others: list[str] = field(default_factory=list)
     """Files with another suffix."""
     links: list[str] = field(default_factory=list)
-    """Links that lead nowhere."""
+    """Links whose target does not exist."""
 
 
 def not_read(root: Path, levels: int, wanted: Collection[str] | None = None) -> list[str]:
-    """Return a line for each kind of files below ``root`` that is not read: how many, and the first.
+    """Return a line for each kind of files below ``root`` that is not read: their number, and the first.
 
-    Hidden files and what desktops leave behind do not count, nor what describes a set beside its folders.
+    Hidden files, files of desktops, and files that describe a set beside its folders do not count.
 
     Args:
-        levels: of folders between ``root`` and its images.
+        levels: number of folder levels between ``root`` and its images.
         wanted: the folders in ``root`` that are read; None: all.
 
-    Raises SetError for a folder that cannot be read.
+    Raises:
+        SetError: a folder cannot be read.
     """
     left = _NotRead()
     for name, entry_level in _walk(root, "", (os.path.realpath(root),), left, wanted):
@@ -59,7 +60,7 @@ def not_read(root: Path, levels: int, wanted: Collection[str] | None = None) -> 
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(5))
         lines.append(f"{_count(left.others, 'file')} not read, no image by the suffix ({kinds})")
     if left.links:
-        lines.append(f"{_count(left.links, 'link')} not read, because nothing is there")
+        lines.append(f"{_count(left.links, 'link')} not read, because the target does not exist")
     firsts = [names[0] for names in (left.above, left.below, left.others, left.links) if names]
     return [f"{line}, first {printable(str(root / first))}" for line, first in zip(lines, firsts, strict=True)]
 
@@ -69,7 +70,8 @@ def _walk(
 ) -> Iterator[tuple[str, int]]:
     """Yield the files in a folder and below it, relative to ``root``, with the number of folders between.
 
-    ``above``: the folder and those above it up to ``root``, links resolved.
+    Args:
+        above: the folder and its parents up to ``root``, links resolved.
     """
     try:
         with os.scandir(root / below) as opened:
@@ -91,7 +93,7 @@ def _walk(
                 yield name, len(above) - 1
         elif below or wanted is None or entry.name in wanted:
             folder = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(above[-1], entry.name)
-            if folder not in above:  # a link may lead back up
+            if folder not in above:  # a link may lead back to a parent
                 yield from _walk(root, name, (*above, folder), left, wanted)
 
 

@@ -1,4 +1,4 @@
-"""What every kind of image set can be asked, before an image is decoded."""
+"""The interface of a reader of image sets: questions answered before an image is decoded."""
 
 from __future__ import annotations
 
@@ -11,37 +11,42 @@ from trainables.settings.sets import Split
 
 
 class Reader(ABC):
-    """Reads one image set: its classes, the words for them, and the images of each split."""
+    """Reader of one image set: its classes, the words for them, and the images of each split."""
 
     @abstractmethod
     def class_names(self) -> tuple[str, ...] | None:
-        """Return the words for the classes in the order of the labels; None where only reading all shards would tell.
+        """Return the words for the classes in the order of the labels; None if only reading all shards could tell.
 
-        Raises SetError.
+        Raises:
+            SetError: the set cannot be read.
         """
 
     @abstractmethod
     def list_images(self, split: Split) -> Listing:
         """Return the images of a split that the settings have, in a stable order.
 
-        Raises SetError for missing files, unknown classes, and words that do not fit the classes.
+        Raises:
+            SetError: files are missing, a class is unknown, or words do not fit the classes.
         """
 
     def notes(self) -> list[str]:
-        """Return a line for whatever in the set's files is not read, or is read otherwise than it is spelled.
+        """Return a line for each part of the set's files that is not read, or is read under another spelling.
 
-        Raises SetError.
+        Raises:
+            SetError: the set cannot be read.
         """
         return []
 
     def list_clean(self) -> Listing | None:
-        """Return the test scenes of a typographic set without their words: keys, labels and ``written`` in the same
-        order as in ``list_images("test")``; None where the set does not hold them.
+        """Return the test scenes of a typographic set without their words; None if the set does not hold them.
 
-        Raises SetError.
+        Keys, labels and ``written`` are in the same order as in ``list_images("test")``.
+
+        Raises:
+            SetError: the set cannot be read, or some scenes are missing.
         """
         return None
 
     def empty_images(self, count: int) -> list[Image.Image] | None:
-        """Return ``count`` images that look like those of the set but show no object; None where the set has none."""
+        """Return ``count`` images in the style of the set without an object; None if the set cannot make them."""
         return None

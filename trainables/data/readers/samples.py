@@ -1,4 +1,4 @@
-"""Images of a set as files or parts of files, before anything is decoded: keys, splits, opening."""
+"""Images of a set as files or parts of files, before any is decoded: keys, splits, opening."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ IMAGE_SUFFIXES = {
     *((".jp2", ".j2k", ".jpx", ".j2c") if features.check("jpg_2000") else ()),
     *((".avif",) if features.check("avif") else ()),
 }
-"""What this build of Pillow decodes, of the formats that photographs come in."""
+"""Suffixes of photographs that this build of Pillow decodes."""
 
 
 class Sample(NamedTuple):
     """One image."""
 
     key: str
-    """Independent of where the set lies."""
+    """Name of the image, independent of the set's folder."""
     class_id: str
     file: str
     offset: int = 0
     size: int | None = None
     """Bytes of the image, from ``offset`` on; None for the whole file."""
     written: str | None = None
-    """The class id of the word in the picture."""
+    """Class id of the word in the picture."""
     value: str | None = None
-    """The value of an attribute of the image."""
+    """Attribute's value of the image."""
 
 
 def listing_of(
@@ -53,13 +53,14 @@ def listing_of(
     value_names: tuple[str, ...] = (),
     left_out: Sequence[str] = (),
 ) -> Listing:
-    """Return the listing of ``samples``, whose labels are indices into ``class_ids``, whose values into ``value_ids``.
+    """Return the listing of ``samples``, with labels as indices into ``class_ids`` and values into ``value_ids``.
 
-    Raises SetError where files are missing.
+    Raises:
+        SetError: files are missing.
     """
     index = {class_id: i for i, class_id in enumerate(class_ids)}
     written = [index[sample.written] for sample in samples if sample.written is not None]
-    assert len(written) in (0, len(samples)), "words on all images of a set or on none"
+    assert len(written) in (0, len(samples)), "either all images of a set have a written word or none has"
     return Listing(
         keys=_distinct([sample.key for sample in samples]),
         labels=np.array([index[sample.class_id] for sample in samples], np.int64),
@@ -76,9 +77,10 @@ def listing_of(
 
 
 def hold_back(samples: Sequence[Sample], settings: HeldBack, split: Split) -> list[Sample]:
-    """Return the samples of ``split``, train or validation, of the training samples ``samples``.
+    """Return the samples of ``split``, train or validation, from the training samples ``samples``.
 
-    Raises SetError where a class would keep nothing to train on.
+    Raises:
+        SetError: a class would have no training sample left.
     """
     rest, taken = held_out(samples, settings, "validation")
     return taken if split == "validation" else rest
@@ -87,16 +89,18 @@ def hold_back(samples: Sequence[Sample], settings: HeldBack, split: Split) -> li
 def held_out(
     samples: Sequence[Sample], settings: HeldBack, part: Literal["validation", "test"]
 ) -> tuple[list[Sample], list[Sample]]:
-    """Return what is left of the training samples, and what ``part`` takes out of them.
+    """Return the training samples that remain, and the samples that ``part`` takes out of them.
 
-    It takes a number of samples of each class, which does not depend on the order of ``samples``.
-    Raises SetError where a class would keep nothing to train on.
+    A fixed number of samples is taken from each class; the choice does not depend on the order of ``samples``.
+
+    Raises:
+        SetError: a class would have no training sample left.
     """
     seed = f"held back/{settings.seed}" if part == "validation" else f"held back for {part}/{settings.seed}"
     taken: set[int] = set()
     for class_id, indices in _by_class(samples).items():
         count = settings.per_class if settings.share is None else max(1, round(settings.share * len(indices)))
-        assert count is not None, "settings ask for one of the two"
+        assert count is not None, "the settings ask for one of the two"
         if len(indices) <= count:
             key = "per_class" if settings.share is None else "share"
             message = (
@@ -110,7 +114,7 @@ def held_out(
 
 
 def three_way(samples: Sequence[Sample]) -> dict[Split, list[Sample]]:
-    """Return 50 % train, 20 % validation, 30 % test of each class, for sets that are published without splits."""
+    """Return 50 % train, 20 % validation and 30 % test of each class, for sets that are published without splits."""
     part: dict[int, Split] = {}
     for indices in _by_class(samples).values():
         order = _shuffled(samples, indices, "split/0")
@@ -126,7 +130,8 @@ def three_way(samples: Sequence[Sample]) -> dict[Split, list[Sample]]:
 def images_in(folder: Path | str, class_id: str) -> list[Sample]:
     """Return the image files of a class folder, sorted by name, without files of other kinds.
 
-    Raises SetError where the folder cannot be read.
+    Raises:
+        SetError: the folder cannot be read.
     """
     try:
         names = sorted(name for name in os.listdir(folder) if is_image(name))
@@ -136,14 +141,16 @@ def images_in(folder: Path | str, class_id: str) -> list[Sample]:
 
 
 def is_image(name: str) -> bool:
-    """Return whether a file is an image, by its suffix; hidden files (``._x.jpg`` of a Mac's archive) are not."""
+    """Return whether a file is an image by its suffix; hidden files (``._x.jpg`` of a Mac's archive) are not."""
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
 
 
 def class_folders(root: Path) -> list[str]:
     """Return the names of the folders in ``root``, sorted, without hidden ones.
 
-    Raises OSError, and SetError for a name that is no UTF-8: it would be a word of prompts.
+    Raises:
+        OSError: the folder cannot be read.
+        SetError: a name is not UTF-8 and could not be a word of prompts.
     """
     with os.scandir(root) as entries:
         names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
@@ -157,7 +164,7 @@ def _open(sample: Sample) -> Image.Image:
     try:
         if sample.size is None:
             return Image.open(sample.file)
-        with open(sample.file, "rb") as file:  # a handle kept open would share its position with forked processes
+        with open(sample.file, "rb") as file:  # an open handle would share its position with forked processes
             file.seek(sample.offset)
             return Image.open(io.BytesIO(file.read(sample.size)))
     except UnidentifiedImageError:
@@ -167,7 +174,7 @@ def _open(sample: Sample) -> Image.Image:
 
 
 def _inputs(samples: Sequence[Sample]) -> str:
-    """Return a sha256 of every file with its size, its time, and the bytes that are read."""
+    """Return a sha256 of all files: their sizes, times, and the ranges of bytes that are read."""
     digest = hashlib.sha256()
     stats: dict[str, os.stat_result] = {}
     missing = []
@@ -189,7 +196,7 @@ def _inputs(samples: Sequence[Sample]) -> str:
 
 
 def _by_class(samples: Sequence[Sample]) -> dict[str, list[int]]:
-    """Return the indices of the samples of each class, and of each value in it where images have one."""
+    """Return the indices of the samples of each class, or of each class and value if images have values."""
     indices: dict[str, list[int]] = {}
     for i, sample in enumerate(samples):
         group = sample.class_id if sample.value is None else f"{sample.class_id}/{sample.value}"
@@ -200,13 +207,13 @@ def _by_class(samples: Sequence[Sample]) -> dict[str, list[int]]:
 def _shuffled(samples: Sequence[Sample], indices: Sequence[int], seed: str) -> list[int]:
     """Return ``indices`` in the order of a hash of seed and key.
 
-    The hash of an image depends on no other image, so new files move few of the others into another split.
+    The hash of an image is independent of the other images, so new files move few of the others into another split.
     """
     return sorted(indices, key=lambda i: hashlib.sha256(f"{seed}/{samples[i].key}".encode()).digest())
 
 
 def _distinct(keys: Sequence[str]) -> tuple[str, ...]:
-    """Return the keys, with a number behind repeated ones (same class and file name in two folders of a split)."""
+    """Return the keys, with a number appended to repeated ones (same class and file name in two folders of a split)."""
     seen: dict[str, int] = {}
     distinct = []
     for key in keys:

@@ -6,7 +6,7 @@ from trainables.data.readers.class_names import zero_shot_metadata
 from trainables.settings.sets import Templates, TorchvisionName
 
 PHOTO = "a photo of a {}."
-"""Also of sets without their own template: folders, shards, RTA-100, PAINT, SCAM."""
+"""Template of sets without a template of their own, too: folders, shards, RTA-100, PAINT, SCAM."""
 DISENTANGLING = "a photo of {}."
 LITERATURE: dict[TorchvisionName, str] = {
     "caltech101": PHOTO,
@@ -20,13 +20,14 @@ LITERATURE: dict[TorchvisionName, str] = {
     "food101": "a photo of a {}, a type of food.",
     "imagenet": PHOTO,
 }
-"""Defense-Prefix (Azuma and Matsui 2023), after CoOp (Zhou et al. 2022)."""
+"""Templates of Defense-Prefix (Azuma and Matsui 2023), after CoOp (Zhou et al. 2022)."""
 
 
 def templates_of(templates: Templates, literature: str = PHOTO) -> tuple[str, ...]:
     """Return templates with ``{}`` for the class name; several form an ensemble.
 
-    ``literature``: the template that ``templates: literature`` stands for.
+    Args:
+        literature: the template that ``templates: literature`` selects.
     """
     if isinstance(templates, list):
         return tuple(templates)

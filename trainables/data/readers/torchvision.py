@@ -1,7 +1,7 @@
 """The paper's ten sets, read from the files that torchvision's download leaves under ``root``.
 
-The files are read here and not through torchvision's classes: those keep their lists of files in private attributes,
-import torch, create missing folders, and start to unpack archives where a split is missing. Nothing is downloaded.
+The files are not read through torchvision's classes, which keep their lists of files in private attributes, import
+torch, create missing folders, and unpack archives if a split is missing. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -45,16 +45,19 @@ FOLDERS: dict[TorchvisionName, tuple[str, str]] = {
 """Name of torchvision's class, and the folder under ``root`` that its download makes."""
 
 CALTECH_LEFT_OUT = {"BACKGROUND_Google", "Faces_easy"}
-"""As in CoOp (Zhou et al. 2022). BACKGROUND_Google is not a class. Faces_easy holds cut-outs of the photographs of
-Faces, which would fall into other splits than their originals. 100 classes are left."""
+"""Folders that are left out, as in CoOp (Zhou et al. 2022); 100 classes remain.
+
+BACKGROUND_Google is not a class. Faces_easy holds cut-outs of the photographs of Faces, which would come into other
+splits than their originals.
+"""
 
 
 @dataclass(frozen=True)
 class TorchvisionReader(Reader):
-    """Test is the published test split (ImageNet: val).
+    """Reader of torchvision's sets. Test is the published test split (ImageNet: val).
 
-    Caltech101, SUN397 and EuroSAT publish no splits: 50 % train, 20 % validation, 30 % test of each class, seed 0.
-    With ``validation: {from: train}`` the published (or drawn) validation images join train before some are held back.
+    Caltech101, SUN397 and EuroSAT publish no splits: 50 % train, 20 % validation, 30 % test of each class, seed 0. With
+    ``validation: {from: train}`` the published (or drawn) validation images join train before some are held back.
     """
 
     settings: TorchvisionSet
@@ -92,17 +95,25 @@ class TorchvisionReader(Reader):
         if self.settings.dataset == "imagenet":
             parts = [folder / part for part in ("train", "val") if (folder / part).is_dir()]
             return [line for part in parts for line in not_read(part, 1, wanted)]
-        return []  # read by lists of files
+        return []  # these sets are read by lists of files
 
     def _classes(self) -> tuple[list[str], tuple[str, ...]]:
-        """Return the set's own class ids in the order of its labels, and the words for them. Raises SetError."""
+        """Return the set's own class ids in the order of its labels, and their words.
+
+        Raises:
+            SetError: the set cannot be read, or the words do not fit.
+        """
         ids, own = _own_classes(self.settings)
         ids = chosen(ids, self.settings.classes)
         return ids, words_for(ids, self.settings.class_names, own, "class")
 
 
 def _folder(settings: TorchvisionSet) -> Path:
-    """Return the folder of the set. Raises SetError where ``root`` does not hold it."""
+    """Return the folder of the set.
+
+    Raises:
+        SetError: ``root`` does not hold it.
+    """
     name, below = FOLDERS[settings.dataset]
     if settings.dataset == "imagenet":
         folder = settings.root
@@ -113,16 +124,16 @@ def _folder(settings: TorchvisionSet) -> Path:
     if exists:
         return folder
     if settings.dataset == "imagenet":
-        fetch = "ImageNet is got from image-net.org and unpacked as train/<WordNet id>/ and val/<WordNet id>/"
+        fetch = "download ImageNet from image-net.org and unpack it as train/<WordNet id>/ and val/<WordNet id>/"
     elif settings.dataset == "stanford_cars":
-        fetch = "its download is gone; torchvision.datasets.StanfordCars says which files belong there"
+        fetch = "its download does not exist any more; torchvision.datasets.StanfordCars says which files belong there"
     else:
         fetch = f"torchvision.datasets.{name}({str(settings.root)!r}, download=True) fetches it"
     raise SetError(f"{settings.root} holds no {name} (the folder {below}); {fetch}", "root")
 
 
 def _own_classes(settings: TorchvisionSet) -> tuple[list[str], dict[str, str]]:
-    """Return all class ids in the order of the labels, and the shipped words for each."""
+    """Return all class ids in the order of the labels, and this package's words for each."""
     folder, name = _folder(settings), settings.dataset
     if name == "imagenet":
         parts = [folder / part for part in ("train", "val") if (folder / part).is_dir()]
@@ -134,7 +145,7 @@ def _own_classes(settings: TorchvisionSet) -> tuple[list[str], dict[str, str]]:
     if name == "eurosat":
         ids = _class_folders(folder)
         if strange := [class_id for class_id in ids if class_id not in own_words()[name]]:
-            raise SetError(f"{folder}: {listed(strange)} is no class of EuroSAT", "root")
+            raise SetError(f"{folder}: {listed(strange)} is not a class of EuroSAT", "root")
         return ids, own_words()[name]
     if name == "sun397":
         # The words for "/a/apartment_building/outdoor" are "outdoor apartment building", as in CoOp.
@@ -166,7 +177,7 @@ def _unsplit(settings: TorchvisionSet, ids: Sequence[str]) -> list[Sample]:
 
 
 def _published(settings: TorchvisionSet, split: Split, ids: Sequence[str]) -> list[Sample]:
-    """Return the samples of a published split; of classes outside ``ids`` some sets give samples too."""
+    """Return the samples of a published split; for some sets this includes classes outside ``ids``."""
     folder, name = _folder(settings), settings.dataset
     if name == "imagenet":
         root = folder / ("val" if split == "test" else "train")
@@ -200,7 +211,7 @@ def _published(settings: TorchvisionSet, split: Split, ids: Sequence[str]) -> li
 
 
 def _pets(folder: Path, part: str) -> list[tuple[Sample, int]]:
-    """Return the samples, whose class id is the breed as in the file names, and their labels, from 1 on."""
+    """Return the samples, whose class id is the breed in the file names, with their labels, from 1 on."""
     pets = []
     for line in _lines(folder / "annotations" / f"{part}.txt"):
         image, label = line.split()[:2]
@@ -242,7 +253,7 @@ def _matrix(file: Path) -> dict[str, Any]:
     try:
         from scipy.io import loadmat
     except ImportError as error:
-        raise SetError(f"{file} is a MATLAB file; reading it takes scipy (pip install scipy)", "root") from error
+        raise SetError(f"{file} is a MATLAB file; reading it requires scipy (pip install scipy)", "root") from error
     try:
         content: dict[str, Any] = loadmat(str(file), squeeze_me=True)
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Photographs on which words were really written: RTA-100, PAINT, Disentangling, SCAM."""
+"""Photographs of scenes with really written words: RTA-100, PAINT, Disentangling, SCAM."""
 
 from __future__ import annotations
 
@@ -36,11 +36,10 @@ _LABELLED = re.compile(r"label=(?P<label>.+)_text=(?P<text>.+)\.[^.]+")
 
 @dataclass(frozen=True)
 class WrittenLabelReader(Reader):
-    """RTA-100 (Azuma and Matsui 2023) and PAINT (Ilharco et al. 2022): ``label=<true>_text=<written>.jpg``.
+    """Reader of RTA-100 (Azuma and Matsui 2023) and PAINT (Ilharco et al. 2022): ``label=<true>_text=<written>.jpg``.
 
     Classes are the sorted union of labels and texts, spelled as in the file names. An image with another name is an
-    error. What a browser appends to a second download (``dog (1)``) is no part of the text where ``dog`` is a class,
-    else an error.
+    error. A browser's mark of a copy (``dog (1)``) is not a part of the text if ``dog`` is a class, else an error.
     """
 
     settings: WrittenLabelSet
@@ -73,7 +72,7 @@ class WrittenLabelReader(Reader):
         except OSError as error:
             raise SetError(os_problem(error, path), "path") from error
         if unreadable := [printable(name) for name in names if printable(name) != name]:
-            raise SetError(f"{path}: {listed(unreadable)} is no UTF-8, but names classes; rename it", "path")
+            raise SetError(f"{path}: {listed(unreadable)} is not UTF-8, but names classes; rename it", "path")
         matches = {name: _LABELLED.fullmatch(name) for name in names}
         if strange := [name for name, match in matches.items() if match is None]:
             raise SetError(f"{path}: {listed(strange)} is not named label=<true>_text=<written>", "path")
@@ -89,7 +88,7 @@ class WrittenLabelReader(Reader):
         return [self._without_mark(sample, labels, texts) for sample in samples]
 
     def _without_mark(self, sample: Sample, labels: set[str], texts: set[str]) -> Sample:
-        """Return the sample without the mark of a copy behind its text. Labels and texts in their normal form."""
+        """Return the sample without a copy's mark at the end of its text. Labels and texts are in normal form."""
         written = sample.written or ""
         word = without_copy_mark(written)
         if word == written or normal_form(written) in labels:
@@ -105,12 +104,11 @@ class WrittenLabelReader(Reader):
 
 @dataclass(frozen=True)
 class DisentanglingReader(Reader):
-    """Materzynska et al. 2022: ``annotations.json`` and ``classes.json`` in the folder (or in
-    ``typographic_attack_dataset`` below it), images there or in ``images``.
+    """Reader of the Disentangling set (Materzynska et al. 2022): ``annotations.json``, ``classes.json`` and images.
 
-    Classes are the sorted union of true objects, written words and ``classes.json`` (a list, or a mapping whose keys
-    are the names). Photographs without a word (an empty or missing typographic attack label) are left out: this is a
-    set of attacked images.
+    The files lie in the folder or in ``typographic_attack_dataset`` below it, images there or in ``images``. Classes
+    are the sorted union of true objects, written words and ``classes.json`` (a list, or a mapping whose keys are the
+    names). Photographs without a word (no typographic attack label) are left out: this is a set of attacked images.
     """
 
     settings: DisentanglingSet
@@ -130,7 +128,11 @@ class DisentanglingReader(Reader):
         return _listing(self.settings, samples, known, DISENTANGLING)
 
     def _samples(self) -> tuple[list[Sample], list[str]]:
-        """Return the photographs with a word, and the names of ``classes.json``. Raises SetError."""
+        """Return the photographs with a word, and the names of ``classes.json``.
+
+        Raises:
+            SetError: the set cannot be read.
+        """
         path = self.settings.path
         if (path / "typographic_attack_dataset").is_dir():
             path = path / "typographic_attack_dataset"
@@ -140,7 +142,7 @@ class DisentanglingReader(Reader):
             raise SetError(f"no annotations.json in {path}", "path")
         annotations = json_of(file, "path")
         if not isinstance(annotations, dict):
-            raise SetError(f"{file} is no mapping from image to its labels", "path")
+            raise SetError(f"{file} is not a mapping from image to its labels", "path")
         known = json_of(path / "classes.json", "path") if (path / "classes.json").is_file() else []
         images = path / "images" if (path / "images").is_dir() else path
         samples = []
@@ -158,8 +160,11 @@ class DisentanglingReader(Reader):
 
 @dataclass(frozen=True)
 class ScamReader(Reader):
-    """SCAM (arXiv 2504.04893). Classes are the sorted union of objects and words of the whole set, so that
-    handwritten, synthetic and clean images have the same ones."""
+    """Reader of SCAM (arXiv 2504.04893).
+
+    Classes are the sorted union of objects and words of the whole set, so that handwritten, synthetic and clean images
+    have the same classes.
+    """
 
     settings: ScamSet
 
@@ -175,7 +180,11 @@ class ScamReader(Reader):
         return _spellings(list(scenes.get(self.settings.attack, {}).values()), sorted(words)).notes
 
     def list_clean(self) -> Listing | None:
-        """Raises SetError where some of the attacked scenes have no clean image."""
+        """Return the scenes without words, see ``Reader.list_clean``.
+
+        Raises:
+            SetError: some of the attacked scenes have no clean image.
+        """
         settings = self.settings
         scenes, words = _scenes(settings.path)
         clean, attacked = scenes.get("NoSCAM", {}), scenes.get(settings.attack, {})
@@ -202,7 +211,8 @@ class ScamReader(Reader):
 def _scenes(path: Path) -> tuple[dict[str, dict[str, Sample]], set[str]]:
     """Return the samples by type (SCAM, SynthSCAM, NoSCAM) and key of the scene, and all objects and words.
 
-    Raises SetError.
+    Raises:
+        SetError: the set cannot be read.
     """
     top = path / "metadata.jsonl"
     files = [top] if top.is_file() else sorted(path.glob("**/metadata.jsonl"))
@@ -248,15 +258,21 @@ def _listing(settings: TypographicSet, samples: list[Sample], further: Iterable[
 
 
 def _spellings(samples: Sequence[Sample], further: Iterable[str]) -> Spellings:
-    """Return the classes of a set: its objects and words, and the ``further`` names. What is spelled in several ways is
-    one class: nobody photographs two that differ in their capitals only."""
+    """Return the classes of a set: its objects and words, and the ``further`` names.
+
+    All spellings of a name are one class: no set has two classes that differ only in their capitals.
+    """
     written = {sample.written for sample in samples if sample.written is not None}
     words = {sample.class_id for sample in samples} | written | set(further)
     return one_spelling(Named(word) for word in sorted(words))
 
 
 def _rows(file: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Return the objects of a file of JSON lines, each with its place. Raises SetError."""
+    """Return the objects of a file of JSON lines, each with its place.
+
+    Raises:
+        SetError: the file cannot be read.
+    """
     try:
         return list(json_lines(file, text_of(file, "path")))
     except TextFileError as error:

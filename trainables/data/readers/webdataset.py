@@ -1,6 +1,6 @@
 """WebDataset shards: tar files whose members ``<key>.jpg`` and ``<key>.cls`` (or ``<key>.txt``) belong together.
 
-Listing reads only the headers of the members; each process then reads an image from its place in the shard.
+Listing reads only the headers of the members; each process then reads an image from its position in the shard.
 """
 
 from __future__ import annotations
@@ -37,21 +37,23 @@ from trainables.text_files import LFS_POINTER, names_lfs_pointer
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 _FURTHER_IMAGES = {suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES} - set(IMAGES)
-"""Read where a sample has none of ``IMAGES``: beside one they may be masks."""
+"""Suffixes read only if a sample has none of ``IMAGES``: beside such an image they may be masks."""
 CLASS_INDEX, CLASS_NAME = "cls", "txt"
 _NUMBERS = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _NAMES = re.compile(r"\{([^{}]*,[^{}]*)\}")
 _MEND = "spell both alike, or name the classes in class_names"
 _INDEX = "index "
-"""Marks a class id that is an index (of a ``cls`` member) until the names are known."""
+"""Prefix of a class id that is an index (of a ``cls`` member) until the names are known."""
 READING_THREADS = 8
 
 
 def shards_of(patterns: Sequence[str], split: str) -> list[Path]:
     """Return the files that patterns name: ``{000..127}`` and ``{a,b}`` as in a shell, then ``*``.
 
-    What exists is taken literally, folder by folder: ``photos [v2]/*.tar`` names the shards in that folder.
-    Raises SetError.
+    Existing names are taken literally, folder by folder: ``photos [v2]/*.tar`` names the shards in that folder.
+
+    Raises:
+        SetError: no file has the name.
     """
     shards: list[Path] = []
     for index, pattern in enumerate(patterns):
@@ -79,7 +81,7 @@ def _existing(pattern: str) -> tuple[str, str]:
 
 
 def _matches(folder: str, parts: Sequence[str]) -> list[str]:
-    """Return what ``parts`` match in ``folder``, sorted: names that exist, else patterns with ``*``, ``?``, ``[ ]``."""
+    """Return the matches of ``parts`` in ``folder``, sorted: existing names, else patterns (``*``, ``?``, ``[ ]``)."""
     if not parts:
         return [folder]
     literal = os.path.join(folder, parts[0])
@@ -94,7 +96,11 @@ class WebDatasetReader(Reader):
     settings: WebDatasetSet
 
     def class_names(self) -> tuple[str, ...] | None:
-        """Return ``class_names`` of the settings; None where the shards have the names. Raises SetError."""
+        """Return ``class_names`` of the settings; None if the shards hold the names.
+
+        Raises:
+            SetError: the names cannot be read.
+        """
         names = self.settings.class_names
         if isinstance(names, Path):
             return tuple(words_in(names))
@@ -103,7 +109,11 @@ class WebDatasetReader(Reader):
         return checked(names, where=lambda index: ("class_names", index))
 
     def list_images(self, split: Split) -> Listing:
-        """Without ``class_names``, classes are the words in ``txt`` members of all splits, sorted."""
+        """Return the images of a split. Without ``class_names``, classes are the sorted ``txt`` members of all splits.
+
+        Raises:
+            SetError: the shards cannot be read, or a class is unknown.
+        """
         settings, names = self.settings, self.class_names()
         if names is None:
             names = self._names_in_shards()
@@ -151,7 +161,7 @@ class WebDatasetReader(Reader):
                 key, _, rest = os.path.basename(name).partition(".")
                 lines.append(
                     f"{split}: {count} not read, because a key ends at its first dot: {name} in {shard} has the key "
-                    f"{key!r} and the suffix {rest!r}; where they are no further images of a sample, rename them "
+                    f"{key!r} and the suffix {rest!r}; if they are not further images of a sample, rename them "
                     "without dots"
                 )
         return [*spellings, *lines]
@@ -160,13 +170,17 @@ class WebDatasetReader(Reader):
         return "".join(f" ({note})" for note in self.notes()) if self.class_names() is not None else ""
 
     def _labels(self) -> list[Named]:
-        """Return the classes that the shards name, split by split. Raises SetError."""
+        """Return the classes that the shards name, split by split.
+
+        Raises:
+            SetError: a shard cannot be read or has class indices only.
+        """
         labels = []
         for split in SPLITS:
             of_split = {sample.class_id for sample in self._samples(split)}
             labels += [Named(label, f"the .txt members of the {split} shards", (split,)) for label in sorted(of_split)]
         if any(label.name.startswith(_INDEX) for label in labels):
-            raise SetError("the shards hold class indices (.cls); say their words in class_names")
+            raise SetError("the shards hold class indices (.cls); write their words in class_names")
         return labels
 
     def _found_values(self) -> list[Named]:
@@ -205,11 +219,15 @@ def _braces(pattern: str) -> list[str]:
 
 
 def _class_of(sample: Sample, names: tuple[str, ...]) -> str:
-    """Return the name of the class of a sample. Raises SetError."""
+    """Return the name of the class of a sample.
+
+    Raises:
+        SetError: the class is unknown.
+    """
     if not sample.class_id.startswith(_INDEX):
         name = same_word(sample.class_id, names)
         if name is None:
-            raise SetError(f"{sample.file}, {sample.key}: {sample.class_id!r} is none of class_names", "class_names")
+            raise SetError(f"{sample.file}, {sample.key}: {sample.class_id!r} is not one of class_names", "class_names")
         return name
     index = int(sample.class_id.removeprefix(_INDEX))
     if index >= len(names):
@@ -219,23 +237,28 @@ def _class_of(sample: Sample, names: tuple[str, ...]) -> str:
 
 
 def _key_of(shard: Path) -> tuple[Path, int, int]:
-    """Return a shard with its size in bytes and its time: what tells its versions apart."""
+    """Return a shard with its size in bytes and its time in ns, which identify its version."""
     stat = shard.stat()
     return shard, stat.st_size, stat.st_mtime_ns
 
 
 @lru_cache(maxsize=4096)
 def _not_read(shard: Path, size: int, changed_ns: int) -> tuple[str, ...]:
-    """Return the members that are images by their last suffix but not by all that follows the first dot.
+    """Return the members that are images by their last suffix but not by the text after the first dot.
 
-    Raises SetError.
+    Raises:
+        SetError: the shard cannot be read.
     """
     names = (os.path.basename(member.name) for member in _files_in(shard))
     return tuple(printable(name) for name in names if name.count(".") > 1 and is_image(name))
 
 
 def _files_in(shard: Path) -> Iterator[tarfile.TarInfo]:
-    """Yield the files in a shard, without hidden ones. Raises SetError."""
+    """Yield the files in a shard, without hidden ones.
+
+    Raises:
+        SetError: the shard cannot be read.
+    """
     try:
         with tarfile.open(shard, "r:") as archive:
             for member in archive:
@@ -251,8 +274,12 @@ def _files_in(shard: Path) -> Iterator[tarfile.TarInfo]:
 def _members(shard: Path, size: int, changed_ns: int, attribute_key: str | None) -> tuple[Sample, ...]:
     """Return the samples of a shard, whose class ids are the text of their ``cls`` or ``txt`` member.
 
-    ``size`` (bytes) and ``changed_ns`` only tell versions of the shard apart in the cache of this function.
-    Raises SetError.
+    Args:
+        size: size of the shard in bytes; only identifies its version in the cache of this function.
+        changed_ns: time of the shard; as ``size``.
+
+    Raises:
+        SetError: the shard cannot be read, or a key is not unique.
     """
     images: dict[str, tuple[int, int]] = {}
     further: dict[str, tuple[int, int]] = {}
@@ -277,12 +304,12 @@ def _members(shard: Path, size: int, changed_ns: int, attribute_key: str | None)
                 further[key] = member.offset_data, member.size
     images |= {key: place for key, place in further.items() if key not in images}
     if wrong := [f"{key}: {text!r}" for key, text in texts[CLASS_INDEX].items() if not text.isdecimal()]:
-        raise SetError(f"{shard}: the .cls member of {wrong[0]} is no class index (names belong into .txt)")
-    # Where a sample has both, its txt is a caption.
+        raise SetError(f"{shard}: the .cls member of {wrong[0]} is not a class index (names belong in .txt)")
+    # If a sample has both members, its txt is a caption.
     labels = texts[CLASS_NAME] | {key: _INDEX + text for key, text in texts[CLASS_INDEX].items()}
     for key in images:
         if not labels.get(key):
-            raise SetError(f"{shard}: the image {key} has no .cls and no .txt member that says its class")
+            raise SetError(f"{shard}: the image {key} has no .cls and no .txt member with its class")
     if orphans := [key for key in labels if key not in images]:
         raise SetError(f"{shard}: {orphans[0]} has a class but no image ({', '.join(IMAGES)})")
     return tuple(
@@ -301,9 +328,13 @@ def _opened(shard: Path) -> BinaryIO:
 
 
 def _text_in(file: BinaryIO, shard: Path, member: tarfile.TarInfo) -> str:
-    """Return the text of a member, stripped. Raises SetError."""
+    """Return the text of a member, stripped.
+
+    Raises:
+        SetError: it is not UTF-8.
+    """
     file.seek(member.offset_data)
     try:
         return file.read(member.size).decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
-        raise SetError(f"{shard}: the member {printable(member.name)} is no UTF-8 text") from error
+        raise SetError(f"{shard}: the member {printable(member.name)} is not UTF-8 text") from error
