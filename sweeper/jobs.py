@@ -54,6 +54,8 @@ class TrainJob(Job):
     seed: int
     rungs: tuple[float, ...]
     """Shares of its steps after which the trial reports and waits for a decision."""
+    after_out_of_memory: bool = False
+    """Whether the attempt before was killed because the memory of the machine ran out."""
 
     @property
     def log_folder(self) -> Path | None:

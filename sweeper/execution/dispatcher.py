@@ -139,8 +139,8 @@ class Dispatcher:
             self._queue.group_lost(slot, group.id.hex(), time.monotonic())
             self._notify()
 
-    async def record_failure(self, slot: int, reason: str) -> None:
-        self._queue.record_failure(slot, reason)
+    async def record_failure(self, slot: int, reason: str, memory: bool = False) -> None:
+        self._queue.record_failure(slot, reason, memory=memory)
         self._notify()
 
     # The workers' side

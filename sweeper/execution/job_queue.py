@@ -65,6 +65,8 @@ class QueuedJob:
     uncounted_retries: int = 0
     next_retry_counts: bool = True
     """False: the lost worker group has asked to begin again with smaller micro-batches."""
+    out_of_memory: bool = False
+    """Whether the memory monitor has killed the worker group of the present attempt."""
     reports: list[ReportEvent] = field(default_factory=list)
     decisions: dict[int, bool] = field(default_factory=dict)
     """Number of a report of the present attempt -> whether to stop."""
@@ -325,9 +327,21 @@ class JobQueue:
             self._group_left(state, now)
             self._dispatch(now)
 
-    def record_failure(self, slot: int, reason: str) -> None:
-        """Note why a group could not be started, or was lost."""
+    def record_failure(self, slot: int, reason: str, *, memory: bool = False) -> None:
+        """Note why a group could not be started, or was lost.
+
+        ``memory``: whether Ray's memory monitor has killed it. Its trial goes on with smaller micro-batches, which is
+        none of its retries.
+        """
         state = self.slot_states[slot]
+        queued = state.queued
+        if memory and queued is not None and isinstance(queued.job, TrainJob):
+            queued.out_of_memory = True
+            queued.next_retry_counts = queued.uncounted_retries >= UNCOUNTED_RETRIES
+            self.notes.append(
+                f"slot {slot}: the machine ran out of memory; trial {queued.job.key} goes on from its checkpoint with "
+                "micro-batches of half the size"
+            )
         state.setup_failures += 1
         reason = state.setup_reason or reason
         if state.queued is not None and state.queued.last_failure is None:
@@ -542,6 +556,9 @@ class JobQueue:
                 queued.uncounted_retries += 1
             queued.next_retry_counts = True
             queued.job = replace(queued.job, attempt=queued.job.attempt + 1)
+            if isinstance(queued.job, TrainJob):
+                queued.job = replace(queued.job, after_out_of_memory=queued.out_of_memory)
+            queued.out_of_memory = False
             queued.decisions = {}
             queued.last_failure = None
             self.waiting.appendleft(queued)

@@ -26,6 +26,13 @@ def failure_states() -> tuple[Any, Any]:
     return RestartingState, ReschedulingState
 
 
+def health_check_error() -> Any:
+    """Without WorkerHealthCheckFailedError it is not known why a worker died: Ray's memory monitor may have killed it."""
+    from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+
+    return WorkerHealthCheckFailedError
+
+
 def startup_timeout_error() -> type[BaseException]:
     """Without WorkerGroupStartupTimeoutError a slot that waits for a node to come counts as failing."""
     from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError

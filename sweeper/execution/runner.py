@@ -109,6 +109,7 @@ class _TrialRunner:
                     long_operation=channel.long_operation,
                 ),
                 rungs=job.rungs,
+                after_out_of_memory=job.after_out_of_memory,
             )
         except TrialInterrupted as error:
             channel.log(f"attempt {job.attempt} interrupted in {error}")

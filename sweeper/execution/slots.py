@@ -22,7 +22,7 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayError
 from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer
 from ray.util.placement_group import get_current_placement_group, remove_placement_group
@@ -78,8 +78,11 @@ class _GroupObserver(WorkerGroupCallback, ControllerCallback):  # type: ignore[m
                 error = error.controller_failure
             if isinstance(error, WorkerGroupError) and error.worker_failures:
                 error = next(iter(error.worker_failures.values()))
+            if isinstance(error, ray_private.health_check_error()):
+                error = error.health_check_failure  # why the worker could not be asked
             if not isinstance(error, ray_private.startup_timeout_error()):  # a node is missing: Train asks again
-                self._dispatcher.record_failure.remote(self._slot, str(error).strip().split("\n")[0])
+                reason, memory = str(error).strip().split("\n")[0], isinstance(error, OutOfMemoryError)
+                self._dispatcher.record_failure.remote(self._slot, reason, memory)
 
 
 class _SlotTrainer(TorchTrainer):

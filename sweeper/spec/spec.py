@@ -49,7 +49,15 @@ EXTENSION = "x-"
 """Keys at the top that begin so are left alone: a place for anchors (``x-common: &common {...}``)."""
 
 _MISSING = "does not exist"
-CHANGEABLE = ("search.trials", "search.until", "confirm", "resources", "limits", "training.checkpoint_every_s")
+CHANGEABLE = (
+    "search.trials",
+    "search.until",
+    "confirm",
+    "resources",
+    "limits",
+    "training.checkpoint_every_s",
+    "training.micro_batch_size",
+)
 """What a resumed sweep may change."""
 
 

@@ -43,6 +43,7 @@ def run_trial(
     group: WorkerGroup | None = None,
     hooks: Hooks | None = None,
     rungs: Sequence[float] = (),
+    after_out_of_memory: bool = False,
 ) -> TrialResult:
     """Train one policy, or go on from its checkpoint, and return its final record (also in ``result.json``).
 
@@ -63,7 +64,7 @@ def run_trial(
     """
     group, hooks = group or WorkerGroup(device=context.device), hooks or Hooks()
     try:
-        return _run(context, parameters, seed, folder, group, hooks, rungs)
+        return _run(context, parameters, seed, folder, group, hooks, rungs, after_out_of_memory)
     except BaseException as error:
         _clear_frames(error)
         raise
@@ -77,6 +78,7 @@ def _run(
     group: WorkerGroup,
     hooks: Hooks,
     rungs: Sequence[float],
+    after_out_of_memory: bool,
 ) -> TrialResult:
     with hooks.long_operation("building the policy"):
         finished = group.from_first(_finished_or_claimed(folder) if group.is_first else None)
@@ -88,6 +90,8 @@ def _run(
         with flushed_denormals():
             with hooks.long_operation("preparing the trial's images"):
                 trial = _Trial(context, policy, parameters, seed, folder, writer, group, hooks, rungs)
+                if after_out_of_memory:
+                    trial.halve_micro_batches()
             return trial.run()
     finally:
         with hooks.long_operation("waiting for the checkpoint"):
@@ -179,6 +183,22 @@ class _Trial:
         self._margin = context.mean_margin() if needs_margin else None
         if needs_margin:
             beta_of(parameters, self._margin)  # raises ValueError if beta cannot be given relative to this margin
+
+    def halve_micro_batches(self) -> None:
+        """Begin with half the micro-batches of the attempt before, which the host's memory did not hold.
+
+        Raises:
+            OutOfMemory: a micro-batch was one pair.
+        """
+        own = math.ceil(self._settings.global_batch_size / self._group.world_size)
+        self._micro_batch_size = halve(min(self._micro_batch_size, own))
+        if self._group.is_first:
+            self._folder.save_micro_batch_size(self._micro_batch_size)
+        self._context.batch_sizes.remember_micro(self._parameters, self._micro_batch_size)
+        self._hooks.log(
+            f"the machine ran out of memory: micro-batches of {self._micro_batch_size} pairs from now on, the loss "
+            "stays as it is"
+        )
 
     def run(self) -> TrialResult:
         self._resume()

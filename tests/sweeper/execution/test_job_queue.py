@@ -428,6 +428,24 @@ def test_smaller_micro_batches_do_not_use_up_retries() -> None:
     assert outcome_of(queue) is not None
 
 
+def test_a_trial_killed_for_memory_goes_on_with_smaller_micro_batches_and_keeps_its_retries() -> None:
+    queue = ready_queue()
+    queue.enqueue(job(), 0.0)
+    for kills in range(1, 5):
+        group = queue.slot_states[0].group
+        assert group is not None
+        queue.record_failure(0, "the node is low on memory", memory=True)
+        queue.group_lost(0, group, 0.0)
+        warm(queue, 0, group + "+")
+        assert queue.current(0, group + "+", None) == replace(job(attempt=1 + kills), after_out_of_memory=True)
+    assert "trial 7 goes on from its checkpoint with micro-batches of half the size" in queue.notes[0]
+    lose(queue, 1)
+    group = queue.slot_states[0].group
+    assert group is not None and queue.current(0, group, None) == job(attempt=6), "killed for another reason"
+    lose(queue, 2)
+    assert outcome_of(queue) is not None
+
+
 def test_all_ranks_get_the_same_decision_when_an_interruption_comes_between() -> None:
     queue = ready_queue(workers=2)
     queue.enqueue(job(), 0.0)

@@ -30,6 +30,7 @@ def says_what_breaks(function: Callable[[], Any]) -> Any:
         ray_private.group_callbacks,
         ray_private.failure_states,
         ray_private.startup_timeout_error,
+        ray_private.health_check_error,
         ray_private.unwanted_callbacks,
         ray_private.default_callbacks_method,
         ray_private.silence_raylet,
@@ -39,6 +40,13 @@ def says_what_breaks(function: Callable[[], Any]) -> Any:
 )
 def test_the_private_name_is_there(function: Callable[[], Any]) -> None:
     says_what_breaks(function)
+
+
+def test_a_failed_health_check_says_why_the_worker_could_not_be_asked() -> None:
+    from ray.exceptions import OutOfMemoryError
+
+    killed = OutOfMemoryError("the node is low on memory")
+    assert says_what_breaks(ray_private.health_check_error)("no answer", killed).health_check_failure is killed
 
 
 @pytest.mark.ray

@@ -249,7 +249,7 @@ def test_what_a_resumed_sweep_may_change(folder: Path) -> None:
     old = load(folder, BASE)
     new = load(
         folder, BASE, "search.trials=99", "resources.workers_per_trial=4", "limits.trial_hours=2",
-        "training.checkpoint_every_s=60",
+        "training.checkpoint_every_s=60", "training.micro_batch_size=16",
     )  # fmt: skip
     assert spec_difference(old, new) == []
     setup_exception = load(

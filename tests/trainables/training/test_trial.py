@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
@@ -322,6 +323,23 @@ def test_micro_batches_do_not_change_the_loss(objective: dict[str, Any], tmp_pat
             context, parameters(tune="visual", **objective), seed=7, folder=TrialFolder(tmp_path / name / "trial")
         )
         losses.append(losses_by_step(TrialFolder(tmp_path / name / "trial")))
+    for step in (4, 8):
+        assert losses[1][step] == pytest.approx(losses[0][step], rel=2e-4, abs=1e-6)
+
+
+def test_after_the_host_ran_out_of_memory_micro_batches_are_half_as_large_and_the_loss_is_the_same(
+    tmp_path: Path,
+) -> None:
+    losses, logged = [], list[str]()
+    for name, ran_out in (("whole", False), ("halved", True)):
+        context = make_context(tmp_path / name, "vit")
+        folder = TrialFolder(tmp_path / name / "trial")
+        trial = parameters(tune="visual", objective="dpo", beta=1.0)
+        run_trial(context, trial, seed=7, folder=folder, hooks=Hooks(log=logged.append), after_out_of_memory=ran_out)
+        losses.append(losses_by_step(folder))
+        half = math.ceil(context.task.training.global_batch_size / 2)
+        assert folder.micro_batch_size() == (half if ran_out else None)
+    assert any("the machine ran out of memory: micro-batches of" in line for line in logged)
     for step in (4, 8):
         assert losses[1][step] == pytest.approx(losses[0][step], rel=2e-4, abs=1e-6)
 
