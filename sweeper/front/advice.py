@@ -1,4 +1,4 @@
-"""What a search says about its own ranges: the learning rate it found, and where a range ends too early. Pure."""
+"""Advice from a search about its own ranges: the best learning rate, and ranges that end too early. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sweeper.spec.spec import Spec
 from trainables.records import oriented
 
 EDGE = 0.05
-"""Share of a range, in the logarithm where it is drawn so: a value as near as this to an end lies at its edge."""
+"""Share of a range (of its logarithm, if it is drawn so): a value as near as this to an end lies at its edge."""
 NO_GAIN = 0.01
 """A second goal that never was better than the untouched model's by more than this has not moved."""
 
@@ -24,11 +24,11 @@ NO_GAIN = 0.01
 def advice(
     spec: Spec, front: Front, trials: Sequence[TrialRecord], untouched: UntouchedModel, storage: Path | None = None
 ) -> list[str]:
-    """Return what to change in the spec, a line each; the learning rate that the first points have found comes first.
+    """Return the changes to make in the spec, a line each; the best learning rate of the first points comes first.
 
     Args:
-        trials: of the study; those that run say nothing yet.
-        storage: of the sweep, for commands.
+        trials: of the study; running trials are ignored.
+        storage: storage of the sweep, for the commands in the lines.
     """
     points = first_points(spec, untouched) if spec.finds_points else None
     found = None if points is None else rate_found(trials, points)
@@ -41,7 +41,7 @@ def advice(
 def _about_rates(
     spec: Spec, searched: Sequence[TrialRecord], untouched: UntouchedModel, storage: Path | None
 ) -> Iterator[str]:
-    """Tell of learning rates that were all too low, or mostly too high."""
+    """Yield a line if the learning rates were all too low or mostly too high."""
     ended = [trial for trial in searched if trial.state in ("complete", "failed")]
     if not ended or all(trial.parameters.get("learning_rate") is None for trial in ended):
         return
@@ -65,7 +65,7 @@ def _about_rates(
 
 
 def _cure(spec: Spec, ended: Sequence[TrialRecord], storage: Path | None, *, higher: bool) -> str:
-    """Return how to come to other learning rates than those of trials that have ended."""
+    """Return how to get other learning rates than those of the trials that have ended."""
     domains = [branch.domain for branch in spec.parameters.branches["learning_rate"]]
     if not all(isinstance(domain, Range) and domain.auto for domain in domains):
         return f"run again: `{_run_again(spec, storage, 'parameters.learning_rate=auto')}`"
@@ -75,7 +75,7 @@ def _cure(spec: Spec, ended: Sequence[TrialRecord], storage: Path | None, *, hig
 
 
 def _edges(spec: Spec, front: Front, storage: Path | None) -> Iterator[str]:
-    """Tell of ranges at whose end most members of the front lie."""
+    """Yield a line for each range at whose end most members of the front lie."""
     members = [point for point in front.points if point.member and point.parameters]
     for branch in all_branches(spec.parameters.branches):
         domain = branch.domain
@@ -104,7 +104,7 @@ def _run_again(spec: Spec, storage: Path | None, change: str) -> str:
 
 
 def _distance(domain: Range, value: float, end: str) -> float:
-    """Return how far a value is from an end of its range, as a share of it."""
+    """Return the distance of a value from an end of its range, as a share of the range."""
     if domain.log:
         place = math.log(value / domain.low) / math.log(domain.high / domain.low)
     else:
@@ -113,7 +113,7 @@ def _distance(domain: Range, value: float, end: str) -> float:
 
 
 def _wider(domain: Range, end: str) -> float:
-    """Return an end further out: ten times, or by the whole width of a range that is not logarithmic."""
+    """Return an end further out: by a factor of ten, or by the whole width of a range that is not logarithmic."""
     if domain.log:
         return domain.low / 10 if end == "low" else domain.high * 10
     width = domain.high - domain.low

@@ -1,4 +1,4 @@
-"""The front of a sweep: which validation points are non-dominated, what they are called, what is shown beside them."""
+"""The front of a sweep: its non-dominated validation points, their names, and the numbers shown beside them."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def build_front(
     curves: Sequence[str] = (),
     second_looks: Mapping[PointName, SecondLook] | None = None,
 ) -> Front:
-    """Return the front. Everything is decided on validation; ``measurements`` (test) are only shown beside it.
+    """Return the front. All decisions use validation; ``measurements`` (test) are only shown beside it.
 
     Args:
-        bounds: what every member must keep.
-        planned: trials of the sweep.
-        curves: metrics whose course over the strength is drawn.
-        second_looks: by point. Where there are some, only points that have one can be members, by both measurements.
+        bounds: bounds that every member must keep.
+        planned: number of trials of the sweep.
+        curves: metrics that are drawn over the strength.
+        second_looks: by point. If given, only points with a second look can be members, by both measurements.
     """
     seen = untouched.validation_images
 
@@ -65,7 +65,7 @@ def build_front(
             member=False,
         )
     )
-    # The untouched model competes: a point that is nowhere better than it is no trade.
+    # The untouched model competes: a point that is in no goal better than it has no value.
     values = [oriented(point.validation, goals) for point in allowed]
     flags = non_dominated([oriented(untouched_point.validation, goals), *values])[1:]
     members = _named([point for point, flag in zip(allowed, flags, strict=True) if flag], goals)
@@ -91,10 +91,14 @@ def build_front(
 
 
 class LiveFront:
-    """The front while trials end. What is dominated stays dominated, so only the points shown are compared again."""
+    """The front while trials end. A dominated point stays dominated, so only the shown points are compared again."""
 
     def __init__(self, build: Callable[[Sequence[TrialRecord]], Front], trials: Sequence[TrialRecord]) -> None:
-        """``build``: of given trials (``build_front``); ``trials``: that have begun so far."""
+        """Start from the trials that have begun so far.
+
+        Args:
+            build: returns the front of given trials (``build_front``).
+        """
         self._build = build
         self._shown: dict[int, TrialRecord] = {}
         self._show(build(trials), {trial.number: trial for trial in trials})
@@ -113,7 +117,7 @@ class LiveFront:
 
 
 def confirmed(front: Front, confirmations: Mapping[PointName, Confirmation]) -> Front:
-    """Return the same points with their confirmations; members and order stay."""
+    """Return the same points with their confirmations; members and order do not change."""
     points = tuple(
         replace(point, confirmation=confirmations.get(point.point_name)) if point.member else point
         for point in front.points
@@ -124,8 +128,8 @@ def confirmed(front: Front, confirmations: Mapping[PointName, Confirmation]) -> 
 def merged(fronts: Sequence[Front]) -> Front:
     """Return a front of several sweeps that were validated on the same images with the same untouched model.
 
-    The reference point is the worst of the sweeps in each goal; of several points of a baseline the one with the best
-    mean of both goals is shown.
+    The reference point is the worst of the sweeps in each goal; of several points of a baseline, the point with the
+    best mean of both goals is shown.
     """
     goals = fronts[0].goals
     by_sweep = [
@@ -163,7 +167,7 @@ def merged(fronts: Sequence[Front]) -> Front:
 
 
 def front_hypervolume(members: Sequence[FrontPoint], reference_point: tuple[float, float], goals: Goals) -> float:
-    """Return the hypervolume of members on validation; ``reference_point`` in the goals' own units."""
+    """Return the hypervolume of members on validation; ``reference_point`` is in the goals' own units."""
     reference = oriented(dict(zip((goal.metric for goal in goals), reference_point, strict=True)), goals)
     return hypervolume([oriented(point.validation, goals) for point in members], reference)
 
@@ -182,7 +186,8 @@ def _tested(point: FrontPoint, measurements: Mapping[PointName, Measurement]) ->
 
 def _named(members: list[FrontPoint], goals: Goals) -> list[FrontPoint]:
     """Return members from the best to the worst in the first goal, knee and extremes named; a knee at an extreme is
-    called knee."""
+    called knee.
+    """
     if not members:
         return members
     members = sorted(members, key=lambda point: oriented(point.validation, goals), reverse=True)
@@ -196,7 +201,7 @@ def _with_baselines(
 ) -> tuple[list[FrontPoint], list[FrontPoint]]:
     """Return members and baselines, each baseline named at one of its strengths.
 
-    The strength has the best mean of both goals on validation, as PAINT's authors choose their alpha.
+    This strength has the best mean of both goals on validation; PAINT's authors choose their alpha in the same way.
     """
     baselines: list[FrontPoint] = []
     for trial in trials:

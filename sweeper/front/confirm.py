@@ -1,8 +1,8 @@
-"""The confirm phase, as decisions: which members of the front are trained again, and which stay. Knows no Ray.
+"""Decisions of the confirm phase: which members of the front are trained again, and which stay. Imports no Ray.
 
 A member of the front was picked as the best of many, so its validation values are biased upwards: its seed and its
-validation images were lucky. A confirmation rests on seeds that the pick did not see, and its intervals on test images
-that the pick did not see either. So nothing has to be corrected for the search, however long it was.
+validation images were lucky. A confirmation uses new seeds, and its intervals use test images; the pick has seen
+neither. So no correction for the search is needed, however long it was.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ if TYPE_CHECKING:
     import numpy as np
 
 Hits = Mapping[str, Sequence["np.ndarray"]]
-"""Goal -> per test set whether an image is answered right (N,)."""
+"""Goal -> for each test set, whether an image is answered correctly (N,)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     missing: tuple[Retraining, ...]
-    """Not begun yet; member by member, so that a phase that ends early has confirmed whole members."""
+    """Retrainings that have not begun, member by member: a phase that ends early has confirmed whole members."""
     note: str
-    """One line: which trials are trained again, and which the share of the budget leaves out."""
+    """One line: the trials that are trained again, and those that the share of the budget leaves out."""
 
 
 def plan(front: Front, trials: Sequence[TrialRecord], confirm: Confirm, *, seed: int, most: int | None) -> Plan:
-    """Return which trials are to be trained again. The same front gives the same plan, less what has begun.
+    """Return which trials are to be trained again. The same front gives the same plan, without the retrainings begun.
 
     Args:
         trials: of the study.
         seed: of the sweep.
-        most: re-trainings that the share of the budget allows in all (``Confirm.most_trainings``); None for a budget of
-            device hours, which ends the phase itself.
+        most: number of retrainings that the share of the budget allows in all (``Confirm.most_trainings``); None for a
+            budget of device hours, which ends the phase itself.
     """
     begun = {(trial.confirms, trial.seed) for trial in trials if trial.confirms is not None}
     wanted = ranked_trials(front)[: confirm.members]
@@ -71,8 +71,11 @@ def plan(front: Front, trials: Sequence[TrialRecord], confirm: Confirm, *, seed:
 
 
 def ranked_trials(front: Front) -> list[int]:
-    """Return the trials with a member on the front: of the knee, the best in the second and in the first goal, then
-    those whose members add most to the hypervolume."""
+    """Return the trials with a member on the front, most important first.
+
+    The order is the knee, the best in the second and in the first goal, then the members that add most to the
+    hypervolume.
+    """
     members = [point for point in front.points if point.member and point.trial is not None]
     others = [members[:i] + members[i + 1 :] for i in range(len(members))]
     added = [front.hypervolume - front_hypervolume(rest, front.reference_point, front.goals) for rest in others]
@@ -82,7 +85,7 @@ def ranked_trials(front: Front) -> list[int]:
 
 
 def confirm_seed(sweep_seed: int, trial: int, number: int) -> int:
-    """Return a seed below 2**31 that differs for each sweep seed, member and re-training."""
+    """Return a seed below 2**31 that differs for each sweep seed, member and retraining."""
     digest = hashlib.sha256(f"confirm/{sweep_seed}/{trial}/{number}".encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1
 
@@ -98,10 +101,15 @@ def retrained(front: Front, trials: Sequence[TrialRecord]) -> dict[PointName, li
 
 
 def read_hits(path: Path, sets: Sequence[str], goals: Goals) -> Hits:
-    """Return the hits in a file of answers, of goals that are shares of right answers.
+    """Return the hits in a file of answers, for goals that are shares of correct answers.
 
-    ``sets``: the test sets that the goals are measured on. Raise OSError, ValueError or KeyError for a file that no
-    sweep wrote.
+    Args:
+        sets: the test sets on which the goals are measured.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: the file has another form.
+        KeyError: the file lacks a set or a goal.
     """
     from trainables.evaluation.answers import read_answers
 
@@ -118,16 +126,16 @@ def confirmations(
     untouched_goals: Mapping[str, float],
     measurements: Mapping[PointName, Measurement] | None = None,
 ) -> dict[PointName, Confirmation]:
-    """Return the confirmations of members that were trained again, by the retrainings that have ended.
+    """Return the confirmations of members that were trained again, from the retrainings that have ended.
 
-    A member stays where its means over the new seeds, on validation, keep the bounds and no other confirmed
-    member's and not the untouched model's are at least as good in both goals, and where every training ended well.
+    A member stays if three conditions hold: its means over the new seeds, on validation, keep the bounds; neither
+    another confirmed member nor the untouched model is at least as good in both goals; every retraining ended well.
 
     Args:
         trials: of the study; after a second look, with the values by both measurements.
-        hits: of the re-trained weights, under (number of the re-training, weights, strength).
+        hits: of the retrained weights, under (number of the retraining, weights, strength).
         untouched_goals: of the untouched model on validation.
-        measurements: on test, under the same names, for goals that are no shares of right answers.
+        measurements: on test, under the same names, for goals that are not shares of correct answers.
     """
     by_member, metrics = retrained(front, trials), [goal.metric for goal in front.goals]
     confirmed: dict[PointName, Confirmation] = {}
@@ -164,7 +172,7 @@ def confirmations(
 
 
 def _mean_values(of_seeds: Sequence[Mapping[str, float]], metrics: Sequence[str], bounds: Bounds) -> dict[str, float]:
-    """Return means of the goals, and of what else must be kept."""
+    """Return means of the goals and of the other metrics that must be kept."""
     names = dict.fromkeys([*metrics, *(bound.metric for bound in bounds)])
     return {name: fmean(values[name] for values in of_seeds) for name in names}
 

@@ -14,18 +14,20 @@ FEWEST_POINTS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Correlation:
-    """Of the second goal on validation, which the search sees, with the same on a test set."""
+    """Rank correlation between the second goal on validation, which the search sees, and on a test set."""
 
     set: str
     points: int
     spearman: float | None
-    """None for fewer than ``FEWEST_POINTS`` points, or where all are equal."""
+    """None for fewer than ``FEWEST_POINTS`` points, or if all are equal."""
     interval: tuple[float, float] | None
-    """95 %, by Fisher's transformation with the standard error of Bonett and Wright (2000)."""
+    """95 % interval, by Fisher's transformation with the standard error of Bonett and Wright (2000)."""
 
 
 def correlations(front: Front) -> list[Correlation]:
-    """Return a correlation per test set measured by itself, over all measured points but the untouched model."""
+    """Return a correlation for each test set that is measured by itself, over all measured points but the untouched
+    model.
+    """
     metric = front.goals[1].metric
     points = [point for point in front.points if point.trial is not None and point.values is not None]
     names = dict.fromkeys(
@@ -47,7 +49,7 @@ def correlations(front: Front) -> list[Correlation]:
 
 
 def lines(front: Front) -> list[str]:
-    """Return what `sweeper front` prints below its tables; nothing where no set is measured by itself."""
+    """Return the lines that `sweeper front` prints below its tables; empty if no set is measured by itself."""
     text = []
     for correlation in correlations(front):
         name, points, rho = correlation.set, correlation.points, correlation.spearman
@@ -63,7 +65,7 @@ def lines(front: Front) -> list[str]:
 
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
-    """Return Spearman's rank correlation, ties at their mean rank; None where ``x`` or ``y`` is constant."""
+    """Return Spearman's rank correlation, ties at their mean rank; None if ``x`` or ``y`` is constant."""
     if len(set(x)) < 2 or len(set(y)) < 2:
         return None
     return statistics.correlation(_ranks(x), _ranks(y))

@@ -1,4 +1,4 @@
-"""The record beside an exported model: where the point comes from, how it was trained, what was measured."""
+"""The record beside an exported model: the origin of the point, its training, its measurements."""
 
 from __future__ import annotations
 
@@ -19,60 +19,60 @@ Intervals = dict[str, tuple[float, float]]
 
 @dataclass(frozen=True, kw_only=True)
 class UntouchedMetrics:
-    """The untouched model on the images that the point was measured on."""
+    """Metrics of the untouched model on the images that the point was measured on."""
 
     validation: dict[str, float]
     test: dict[str, float] | None
     intervals: Intervals | None
-    """Of ``test``."""
+    """Intervals of ``test``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Digests:
-    """SHA-256 in hexadecimal."""
+    """SHA-256 digests in hexadecimal."""
 
     reference_weights: str
-    """Of names, shapes and values of the untouched model's weights."""
+    """Digest of names, shapes and values of the untouched model's weights."""
     data: str
-    """Of everything that is trained and searched on."""
+    """Digest of all data for training and search."""
     exported_weights: str
-    """Of the exported file."""
+    """Digest of the exported file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportRecord:
-    """What ``sweeper.json`` holds. Field names are its keys."""
+    """Content of ``sweeper.json``. Field names are its keys."""
 
     sweep: str
     sweep_id: str
     git_commit: str | None
-    """Of the repository that the spec lay in; None outside a repository."""
+    """Commit of the repository that the spec lay in; None outside a repository."""
     trial: int
     name: str | None
-    """Of the point on the front: ``knee``, ``cleanest``, ``most robust``, ``paint``."""
+    """Name of the point on the front: ``knee``, ``cleanest``, ``most robust``, ``paint``."""
     weights: WeightsKind
     strength: float
     parameters: dict[str, Any]
-    """Those of the trial that have a value."""
+    """Parameters of the trial that have a value."""
     seed: int
     data_seed: int
     validation: dict[str, float]
-    """Empty for a strength that was not measured."""
+    """Metrics on validation; empty for a strength that was not measured."""
     validation_intervals: Intervals
     test: dict[str, float] | None
     intervals: Intervals | None
-    """Of ``test``."""
+    """Intervals of ``test``."""
     confirmation: Confirmation | None
     untouched: UntouchedMetrics
     digests: Digests
     trained_with: dict[str, str | None]
-    """Package -> version on the worker, and its ``device``; None where it is not known."""
+    """Package -> version on the worker, and its ``device``; None if not known."""
     model: dict[str, Any]
-    """Model settings of the spec, as JSON."""
+    """Model settings of the spec, as JSON data."""
     exported_with: dict[str, str]
     """Package -> version."""
     goals: tuple[str, ...] = ("clean_accuracy", "robust_accuracy")
-    """Metrics of the sweep's goals; earlier versions knew no others."""
+    """Metrics of the sweep's goals; earlier versions had no others."""
     class_names: tuple[str, ...] = ()
     """Classes of the first validation set, in words; empty for sweeps of earlier versions, as ``templates``."""
     templates: tuple[str, ...] = ()
@@ -83,7 +83,12 @@ class ExportRecord:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> ExportRecord:
-        """Read what ``to_json`` returned. Raise KeyError or TypeError for what is no such record."""
+        """Return the record from JSON data that ``to_json`` made.
+
+        Raises:
+            KeyError: a key is missing.
+            TypeError: a value has another type.
+        """
         confirmation, untouched = record["confirmation"], record["untouched"]
         return cls(
             **{

@@ -14,17 +14,18 @@ LEVEL = 0.95
 
 
 def interval(sets: Sequence[np.ndarray], *, level: float = LEVEL) -> tuple[float, float]:
-    """Return the interval of the accuracy to expect of a recipe, trained with a fresh seed, on fresh images.
+    """Return the interval of the expected accuracy of a recipe, trained with a fresh seed, on fresh images.
 
-    Seeds and images vary independently of each other (every seed answers the same images), so the variance of the mean
-    is that of the seeds' means plus that of the images' own difficulty, from the two-way analysis of variance. Either
-    part enters with its own t quantile (Cochran's solution of the Behrens-Fisher problem, Biometrics 20, 1964): with
-    few seeds it is wide where seeds matter, and covers ``level`` or more whichever part is the larger, as long as the
-    seeds' means are about normal. The form is Wilson's (1927) with the effective number of images: within [0, 1], and
-    right where nearly all answers are.
+    Seeds and images vary independently (every seed answers the same images), so the variance of the mean is that of the
+    seeds' means plus that of the images' own difficulty, from the two-way analysis of variance. Each part enters with
+    its own t quantile (Cochran's solution of the Behrens-Fisher problem, Biometrics 20, 1964): with few seeds the
+    interval is wide if seeds matter, and it covers ``level`` or more whichever part is larger, as long as the seeds'
+    means are about normal. The form is Wilson's (1927) with the effective number of images: within [0, 1], and valid if
+    nearly all answers are correct.
 
     Args:
-        sets: per image set whether each of k >= 2 seeds is right on each of N images, (k, N); sets have equal weight.
+        sets: for each image set whether each of k >= 2 seeds is right on each of N images, (k, N); sets have equal
+            weight.
     """
     import numpy as np
     from scipy.special import stdtrit
@@ -52,13 +53,14 @@ def interval(sets: Sequence[np.ndarray], *, level: float = LEVEL) -> tuple[float
 def interval_of_values(
     values: Sequence[float], image_intervals: Sequence[tuple[float, float]], *, level: float = LEVEL
 ) -> tuple[float, float]:
-    """Return the interval of a metric to expect of a recipe, as ``interval``, for one that is no mean over images.
+    """Return the interval of a recipe's expected metric, as ``interval``, for a metric that is not a mean over images.
 
-    The part of the images is taken from their bootstrap intervals (95 %), as of a normal distribution; every seed is
-    measured on the same images, so that it does not shrink with the seeds. Metrics are never below 0.
+    The images' part is taken from their bootstrap intervals (95 %), as for a normal distribution. Every seed is
+    measured on the same images, so this part does not shrink with the number of seeds. Metrics are never below 0.
 
     Args:
-        values: of each of k >= 2 seeds, with the interval over images of each.
+        values: value of each of k >= 2 seeds.
+        image_intervals: interval over images of each seed.
     """
     import numpy as np
     from scipy.special import ndtri, stdtrit

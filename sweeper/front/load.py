@@ -17,8 +17,9 @@ from trainables.records import SecondLook
 
 
 def load_front(folder: SweepFolder, spec: Spec, trials: Sequence[TrialRecord]) -> Front | None:
-    """Return the front of a sweep's trials, with what its folder holds of them; None before the untouched model was
-    measured."""
+    """Return the front of a sweep's trials with the results in its folder; None before the untouched model was
+    measured.
+    """
     untouched = folder.untouched()
     if untouched is None or not folder.study_path.exists():
         return None
@@ -26,8 +27,10 @@ def load_front(folder: SweepFolder, spec: Spec, trials: Sequence[TrialRecord]) -
 
 
 def front_of(folder: SweepFolder, spec: Spec, untouched: UntouchedModel, trials: Sequence[TrialRecord]) -> Front:
-    """Return the front of a sweep's trials, with what its folder holds of them: chosen with the second look once that
-    has covered all complete trials, else by the search alone."""
+    """Return the front of a sweep's trials with the results in its folder.
+
+    It is chosen with the second look if that has covered all complete trials, else by the search alone.
+    """
     front, looks = searched_front(folder, spec, untouched, trials), folder.second_looks()
     if covers(looks, trials):
         by_search = {point.point_name for point in front.points if point.member}
@@ -44,7 +47,7 @@ def front_of(folder: SweepFolder, spec: Spec, untouched: UntouchedModel, trials:
 
 
 def searched_front(folder: SweepFolder, spec: Spec, untouched: UntouchedModel, trials: Sequence[TrialRecord]) -> Front:
-    """Return the front by the search alone, without confirmations: what is shown while trials of the search end."""
+    """Return the front by the search alone, without confirmations, which is shown while trials of the search end."""
     return _front(folder, spec, untouched, trials, None)
 
 
@@ -53,7 +56,8 @@ def missing_looks(
 ) -> dict[PointName, dict[str, Any]]:
     """Return the points that the second look has not measured yet, the untouched model among them, with parameters.
 
-    Empty where there is nothing to look at. Raise ValueError for a sweep whose spec has no second look.
+    Raises:
+        ValueError: the spec has no second look.
     """
     look = spec.evaluate.second_look
     if look is None:
@@ -97,7 +101,8 @@ def _front(
 def load_merged_front(sweeps: Sequence[tuple[SweepFolder, Spec]]) -> Front:
     """Return the front of a sweep, or the merged front of several.
 
-    Raise UserError for sweeps that have not measured anything, or whose points cannot be compared.
+    Raises:
+        UserError: a sweep has not measured anything, or their points cannot be compared.
     """
     fronts = []
     for folder, spec in sweeps:

@@ -1,4 +1,4 @@
-"""Choosing a point of a front by name, by trial or by a rule; always on validation."""
+"""The choice of a point of a front by name, by trial or by a rule; always on validation."""
 
 from __future__ import annotations
 
@@ -24,9 +24,13 @@ HELP = "knee, another name on the front, a trial's number, or 'max robust_accura
 
 
 def pick(front: Front, choice: str, strength: float | None = None) -> FrontPoint:
-    """Return the chosen point; with ``strength`` its weights at that strength, measured or not.
+    """Return the chosen point.
 
-    Raise UserError for a choice that the front does not have.
+    Args:
+        strength: strength of the point's weights, measured or not; None: that of the point.
+
+    Raises:
+        UserError: the front has no such point.
     """
     chosen = _chosen(front, choice.strip())
     if strength is None or strength == chosen.strength:
@@ -59,14 +63,14 @@ def _by_rule(front: Front, points: list[FrontPoint], rule: re.Match[str]) -> Fro
     goals = {goal.metric: goal for goal in front.goals}
     for name in (rule["goal"], rule["other"]):
         if name is not None and name not in goals:
-            raise UserError(f"--pick: {name!r} is no goal; there are {', '.join(goals)}")
+            raise UserError(f"--pick: {name!r} is not a goal; choose {', '.join(goals)}")
     best = "max" if goals[rule["goal"]].direction == "maximize" else "min"
     if rule["best"] != best:
         raise UserError(f"--pick: {rule['goal']} is {goals[rule['goal']].direction}d; write `{best} {rule['goal']}`")
     try:
         bound = float(rule["bound"]) if rule["bound"] else 0.0
     except ValueError as error:
-        raise UserError(f"--pick: {rule['bound']!r} is no number") from error
+        raise UserError(f"--pick: {rule['bound']!r} is not a number") from error
     kept = [
         point
         for point in points

@@ -1,4 +1,4 @@
-"""What a sweep's study says beside its front: how the search went, and what runs now."""
+"""The state of a sweep's search, shown beside its front: its course, and the running trials."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class SearchState:
     trials: tuple[TrialRecord, ...]
     planned: int
     running: bool
-    """Whether the sweep goes on: trials of a sweep that was interrupted are running in its study, too."""
+    """Whether the sweep goes on: in the study of an interrupted sweep, trials are running too."""
     space: Space
     latest: Mapping[int, Report]
     """The last report of each running trial that has one."""
     hypervolumes: tuple[tuple[int, float], ...]
-    """(ended trials, hypervolume of the front by the search alone), in the order in which trials began."""
+    """(number of ended trials, hypervolume of the front by the search alone), in the order in which trials began."""
     importance: Mapping[str, Mapping[str, float]]
     """Goal -> searched parameter -> share of the variance of ranks (``search.importance``)."""
 
@@ -40,7 +40,7 @@ class SearchState:
 def search_state(
     folder: SweepFolder, spec: Spec, untouched: UntouchedModel, trials: Sequence[TrialRecord], *, running: bool
 ) -> SearchState:
-    """Return the state of a search, reading the reports of running trials."""
+    """Return the state of a search; reads the reports of running trials."""
     searched = tuple(trial for trial in trials if trial.confirms is None)
     goals, bounds = spec.task_goals(), spec.bounds(untouched.goals)
     reports = {trial.number: folder.trial(trial.number).reports() for trial in searched if trial.state == "running"}
@@ -58,12 +58,12 @@ def search_state(
 def running_front(
     folder: SweepFolder, spec: Spec, untouched: UntouchedModel, trials: Sequence[TrialRecord]
 ) -> tuple[Front, SearchState]:
-    """Return what the front's files show of a sweep that runs."""
+    """Return the front and the state of the search that are shown while a sweep runs."""
     return front_of(folder, spec, untouched, trials), search_state(folder, spec, untouched, trials, running=True)
 
 
 def final_state(folder: SweepFolder, spec: Spec, trials: Sequence[TrialRecord]) -> SearchState | None:
-    """Return the state of a search that does not go on now; None before the untouched model was measured."""
+    """Return the state of a search that does not run now; None before the untouched model was measured."""
     untouched = folder.untouched()
     return None if untouched is None else search_state(folder, spec, untouched, trials, running=False)
 

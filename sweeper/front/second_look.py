@@ -1,7 +1,7 @@
-"""The second look, as decisions: which points are measured on further validation images, and what follows from both.
+"""Decisions of the second look: points to be measured on further validation images, and the use of the results.
 
-The front is the best of many points on validation images that the search has seen again and again, so a part of what it
-shows is luck with these images. Points near the front are measured on images that the search did not see, and the
+The front is the best of many points on validation images that the search has used again and again, so a part of its
+values is luck with these images. Points near the front are measured on images that the search did not see, and the
 front is chosen on both together.
 """
 
@@ -22,8 +22,10 @@ from trainables.records import Goals, Point, SecondLook, oriented
 UNTOUCHED: PointName = (None, "last", 1.0)
 ENOUGH_IMAGES = 2000
 _NOISE_SHARES = ((700, 0.72), (1000, 0.53), (ENOUGH_IMAGES, 0.33))
-"""Validation images, and the share of what a search gains from 16 to 64 trials that is gone on other images: measured
-over searches among recorded trainings, whose front was chosen on so many images."""
+"""(number of validation images, share of the gain from 16 to 64 trials that is lost on other images).
+
+Measured over searches among recorded trainings whose front was chosen on this number of images.
+"""
 
 
 def near_front(
@@ -34,13 +36,13 @@ def near_front(
     untouched_goals: Mapping[str, float],
     margin: float,
 ) -> dict[PointName, dict[str, Any]]:
-    """Return the points that are looked at, with the parameters of their trials; the members of the front among them.
+    """Return the points for the second look with the parameters of their trials; the members of the front are included.
 
-    A point is looked at where it would be dominated by no member of the front and not by the untouched model, and
-    would keep all bounds, if both of its goals were better by ``margin``.
+    A point is included if, with both goals better by ``margin``, it would keep all bounds and no member of the front
+    nor the untouched model would dominate it.
 
     Args:
-        bounds: what every member must keep.
+        bounds: bounds that every member must keep.
         untouched_goals: of the untouched model on validation.
     """
     candidates = [
@@ -64,7 +66,7 @@ def near_front(
 
 
 def covers(looks: SecondLooks, trials: Sequence[TrialRecord]) -> bool:
-    """Return whether a second look was made of all complete trials, so that the front is chosen with it."""
+    """Return whether a second look covers all complete trials, so that the front is chosen with it."""
     return UNTOUCHED in looks.points and looks.trials == len(_complete(trials))
 
 
@@ -74,14 +76,14 @@ def complete_trials(trials: Sequence[TrialRecord]) -> int:
 
 
 def pooled(values: Mapping[str, float], seen: Sequence[int], looked: SecondLook) -> dict[str, float]:
-    """Return the mean of what was measured in the search and in the second look, weighted by the number of images.
+    """Return the mean of the search's and the second look's values, weighted by the number of images.
 
-    A metric that only the search has measured keeps its value. For several sets the number is that of images of one
-    set which would give the mean over sets its precision.
+    A metric that only the search has measured keeps its value. For several sets the number of images is that of a
+    single set whose mean would be as precise as the mean over sets.
 
     Args:
         values: of the search.
-        seen: how many images of each set they are of.
+        seen: number of images of each set in the search.
     """
     first, second = _precision(seen), _precision(looked.images)
     share = second / (first + second)
@@ -94,7 +96,7 @@ def pooled(values: Mapping[str, float], seen: Sequence[int], looked: SecondLook)
 def with_second_looks(
     trials: Sequence[TrialRecord], seen: Sequence[int], looks: Mapping[PointName, SecondLook]
 ) -> list[TrialRecord]:
-    """Return the trials, with the values by both measurements at every point that has a second look."""
+    """Return the trials with values by both measurements at every point that has a second look."""
 
     def both(trial: TrialRecord, point: Point) -> Point:
         looked = looks.get((trial.number, point.weights, point.strength))
@@ -104,7 +106,7 @@ def with_second_looks(
 
 
 def images_behind(point: FrontPoint, untouched: UntouchedModel) -> list[int]:
-    """Return how many images of each validation set are behind a point's values; empty where that is not known."""
+    """Return the number of images of each validation set behind a point's values; empty if not known."""
     seen = untouched.validation_images
     if untouched.unseen_images is None or point.images is None or point.images <= sum(seen):
         return seen
@@ -112,27 +114,35 @@ def images_behind(point: FrontPoint, untouched: UntouchedModel) -> list[int]:
 
 
 def is_possible(unseen: Sequence[int] | None) -> bool:
-    """Return whether there can be a second look. ``unseen``: as of ``UntouchedModel``."""
+    """Return whether a second look is possible.
+
+    Args:
+        unseen: as in ``UntouchedModel``.
+    """
     return unseen is not None and len(unseen) > 0 and all(unseen)
 
 
 def looked_text(looked: LookedAt, members: int) -> str:
-    """Return in a line what was looked at and what that has changed."""
+    """Return a line about the second look and the changes it made."""
     return f"second look: {about_text(looked.points, looked.images)}; {new_text(looked, members)}"
 
 
 def new_text(looked: LookedAt, members: int) -> str:
-    """Return ``3 of 7 members are new``."""
+    """Return a text such as ``3 of 7 members are new``."""
     return f"{looked.new} of {members} members {'is' if looked.new == 1 else 'are'} new"
 
 
 def about_text(points: int, images: int) -> str:
-    """Return ``23 points on 4 000 further validation images``."""
+    """Return a text such as ``23 points on 4 000 further validation images``."""
     return f"{points} point{'' if points == 1 else 's'} on {counted(images)} further validation images"
 
 
 def no_look_text(spec: Spec, seen: Sequence[int], unseen: Sequence[int] | None) -> str:
-    """Return in a line why there is no second look, and what to do for one; see ``UntouchedModel`` for the numbers."""
+    """Return a line on why there is no second look, and how to get one.
+
+    Args:
+        seen, unseen: as in ``UntouchedModel``.
+    """
     if spec.evaluate.second_look is None:
         return "no second look: evaluate.second_look is null"
     if unseen is None:
@@ -150,7 +160,11 @@ def no_look_text(spec: Spec, seen: Sequence[int], unseen: Sequence[int] | None) 
 
 
 def look_text(spec: Spec, seen: Sequence[int], unseen: Sequence[int]) -> list[str]:
-    """Return a line or two on what the choice of the front will rest on; see ``UntouchedModel`` for the numbers."""
+    """Return one or two lines on the images that the front will be chosen on.
+
+    Args:
+        seen, unseen: as in ``UntouchedModel``.
+    """
     noise = noise_text(seen, unseen)
     possible = f"second look: {counted(sum(unseen))} further validation images"
     first = possible if is_possible(unseen) else no_look_text(spec, seen, unseen)
@@ -158,7 +172,7 @@ def look_text(spec: Spec, seen: Sequence[int], unseen: Sequence[int]) -> list[st
 
 
 def noise_text(seen: Sequence[int], unseen: Sequence[int] | None) -> str | None:
-    """Return in a line what a choice on few validation images is worth; None where there are enough of them."""
+    """Return a line on the selection noise of a choice on few validation images; None if there are enough of them."""
     if unseen is None:
         return None
     looks_again = is_possible(unseen)
@@ -174,8 +188,10 @@ def noise_text(seen: Sequence[int], unseen: Sequence[int] | None) -> str | None:
 
 
 def noise_share(images: int) -> float:
-    """Return which share of what a search gains late is selection noise, where its front is chosen on so many
-    validation images; between measured numbers linear in their logarithm."""
+    """Return the share of a search's late gain that is selection noise, for a number of validation images.
+
+    The front is chosen on these images. Between measured numbers the share is linear in their logarithm.
+    """
     fewest, most = _NOISE_SHARES[0], _NOISE_SHARES[-1]
     if images <= fewest[0]:
         return fewest[1]
@@ -190,5 +206,5 @@ def _complete(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
 
 
 def _precision(images: Sequence[int]) -> float:
-    """The number of images of one set whose mean has the variance of the mean over sets of so many images."""
+    """Return the number of images of a single set whose mean has the variance of the mean over sets."""
     return len(images) ** 2 / sum(1 / count for count in images)

@@ -1,7 +1,7 @@
-"""What a sweep uses of its devices, what it may still use, and what it will use. Pure: the time is handed in.
+"""Use of devices by a sweep: so far, still allowed, and expected. Pure: callers pass the time.
 
-A sweep is charged for its slots from the moment it asks for them until it gives them back, warm-up and idle slots
-included: that is what its user pays. A trial costs the seconds for which it held a slot.
+A sweep is charged for its slots from the request until they are given back, warm-up and idle slots included: its user
+pays for these too. A trial costs the seconds for which it held a slot.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from sweeper.records import TrialRecord
 from sweeper.spec.quantities import HOUR_S, Budget, Device, Price
 
 POINT = 0.01 * 0.01
-"""Of hypervolume: a square of one percentage point in both accuracies."""
+"""Hypervolume of a square of one percentage point in both accuracies."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """One session of a sweep, from asking for slots to giving them back."""
+    """One session of a sweep, from the request for slots until they are given back."""
 
     started_s: float
     """Seconds since 1970."""
     device: Device
     slots: int
     devices_per_slot: float
-    """GPUs of a trial, or its CPUs where the sweep runs on those; 0.25 where four trials share a GPU."""
+    """GPUs of a trial, or its CPUs if the sweep runs on CPUs; 0.25 if four trials share a GPU."""
     wall_s: float
 
     @property
     def devices(self) -> str:
-        """``2 CPUs``: the devices that are held."""
+        """Return the devices that are held, such as ``2 CPUs``."""
         number = self.slots * self.devices_per_slot
         return f"{number:g} {self.device.upper()}" + ("" if number == 1 else "s")
 
@@ -47,13 +47,13 @@ def used_device_s(sessions: Iterable[Session], device: Device) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialCosts:
-    """What the ended trials of a sweep cost, in slot seconds."""
+    """Costs of the ended trials of a sweep, in slot seconds."""
 
     trials_s: float
     saved_s: float
     """Time saved by early stopping (``time_saved_s``)."""
     mean_s: float | None
-    """Of a trial, stopped and failed trials among them; None where no trial has ended yet."""
+    """Mean cost of a trial, stopped and failed trials included; None if no trial has ended yet."""
 
 
 def trial_costs(trials: Iterable[TrialRecord]) -> TrialCosts:
@@ -68,7 +68,9 @@ def trial_costs(trials: Iterable[TrialRecord]) -> TrialCosts:
 
 
 def time_saved_s(trial: TrialRecord) -> float:
-    """Return the slot seconds saved by stopping this trial: its cost, times the share left over the share done."""
+    """Return the slot seconds saved by stopping this trial: its cost times the remaining share over the completed
+    share.
+    """
     if trial.cost_s is None or not trial.stopped_at:
         return 0.0
     return trial.cost_s * (1 / min(1.0, trial.stopped_at) - 1)
@@ -76,33 +78,33 @@ def time_saved_s(trial: TrialRecord) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """How a sweep goes on, by what its trials have cost so far."""
+    """Expected end and cost of a sweep, from the costs of its trials so far."""
 
     left_s: float
     """Wall-clock seconds until the last trial ends or the budget or the time is used up."""
     device_s: float
-    """Device seconds used then, over the whole life of the sweep."""
+    """Device seconds at that time, over the whole life of the sweep."""
     all_trials: bool
     """Whether every planned trial can be done."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """What a sweep has used so far, as kept on disk."""
+    """Use of devices by a sweep so far, as stored on disk."""
 
     sessions: tuple[Session, ...] = ()
     forecast: Forecast | None = None
-    """As last made by a session that had trials to run."""
+    """The last forecast of a session that had trials to run."""
     updated_at_s: float = 0.0
     """Seconds since 1970."""
     price: Price | None = None
-    """Of a device hour, where the user has said it."""
+    """Price of a device hour, if the user has given one."""
     not_begun: int = 0
-    """Trials of the search that its noise floor has saved."""
+    """Number of trials of the search that its noise floor has saved."""
 
     @property
     def device(self) -> Device:
-        """The kind of device that the sweep is charged in: that of its last session."""
+        """Return the kind of device that the sweep is charged in: that of its last session."""
         return self.sessions[-1].device if self.sessions else "cpu"
 
     @property
@@ -110,8 +112,10 @@ class Usage:
         return used_device_s(self.sessions, self.device)
 
     def device_hours(self, trials: Iterable[TrialRecord]) -> dict[str, float]:
-        """Return device hours by name, for scripts and MLflow. Trials are charged at the last session's devices per
-        slot. Empty before the first session."""
+        """Return device hours by name, for scripts and MLflow; empty before the first session.
+
+        Trials are charged at the last session's devices per slot.
+        """
         if not self.sessions:
             return {}
         trials = list(trials)
@@ -127,7 +131,7 @@ class Usage:
         return device_hours
 
     def device_hours_per_point(self, hypervolume: float | None) -> float | None:
-        """Return the device hours so far per ``POINT`` of hypervolume; None where there is no hypervolume."""
+        """Return the device hours so far per ``POINT`` of hypervolume; None if there is no hypervolume."""
         if not self.sessions or hypervolume is None or hypervolume <= 0:
             return None
         return self.device_s / HOUR_S / (hypervolume / POINT)
@@ -140,29 +144,29 @@ class UnfinishedWork:
     missing: int
     planned: int
     limit: Budget | float | None
-    """What does not hold more trials: the budget, the seconds of this session, or neither."""
+    """The limit that ended the search: the budget, the seconds of this session, or None."""
     enough: Budget | None
-    """A budget that should hold them; None where the budget is not the limit."""
+    """A budget that should be enough for the missing trials; None if the budget is not the limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EndedTrial:
-    """What an ended trial says about the cost of others."""
+    """Cost and length of an ended trial, from which the cost of others is estimated."""
 
     cost_s: float
-    """Slot seconds."""
+    """Slot seconds of the trial."""
     epochs: int
-    """Of the whole trial, whether or not it was stopped."""
+    """Epochs of the whole trial, whether or not it was stopped."""
 
 
 class BudgetLedger:
-    """What one session uses on top of earlier ones, and whether another trial may begin.
+    """Use of devices by one session in addition to earlier ones, and whether another trial may begin.
 
-    Idle slots are charged like busy ones, so whatever still runs costs nothing further while another trial runs beside
-    it: what is left holds one more trial if it holds the mean trial's time on all slots.
+    Idle slots are charged like busy ones, so a running trial costs nothing more while another trial runs beside it: one
+    more trial is allowed if the remaining budget covers the mean trial's time on all slots.
 
-    Trials of few epochs end first. So that these do not pass for the mean trial, costs are compared per epoch, and the
-    mean trial has the mean number of epochs of all trials that have begun.
+    Trials of few epochs end first and would make the mean too low. Therefore costs are compared per epoch, and the mean
+    trial has the mean number of epochs of all trials that have begun.
     """
 
     def __init__(
@@ -176,11 +180,11 @@ class BudgetLedger:
         time_s: float | None = None,
         ended: Sequence[EndedTrial] = (),
     ) -> None:
-        """The session begins at ``now_s``.
+        """Begin the session at ``now_s``.
 
         Args:
-            before_device_s: used by earlier sessions.
-            time_s: how long this session may take.
+            before_device_s: device seconds used by earlier sessions.
+            time_s: seconds that this session may take.
             ended: the trials that ended in earlier sessions.
         """
         self._slots, self._devices = slots, slots * devices_per_slot
@@ -197,7 +201,8 @@ class BudgetLedger:
     def left_s(self, now_s: float, share: float = 1.0) -> float:
         """Return for how many wall-clock seconds the slots may still be held; may be infinite.
 
-        ``share``: of the budget that counts.
+        Args:
+            share: share of the budget that counts.
         """
         left_s = self._left_of_budget_s(now_s, share)
         if self._time_s is not None:
@@ -210,31 +215,48 @@ class BudgetLedger:
         return without_time < float("inf") and without_time <= self.left_s(now_s)
 
     def used_up(self, now_s: float) -> bool:
-        """Return whether running trials have to be interrupted."""
+        """Return whether running trials must be interrupted."""
         return self.left_s(now_s) <= 0
 
     def may_start(self, now_s: float, share: float = 1.0) -> bool:
-        """Return whether one more trial is expected to end within what is left; before any has ended: whether any is
-        left."""
+        """Return whether one more trial is expected to end within the limits; before the first end, whether any is
+        left.
+
+        Args:
+            share: share of the budget that counts.
+        """
         left_s = self.left_s(now_s, share)
         return left_s > 0 and left_s >= (self.mean_s or 0.0)
 
     @property
     def mean_s(self) -> float | None:
-        """Expected cost of a further trial; None before any has ended."""
+        """Return the expected cost of a further trial in slot seconds; None before the first end of a trial."""
         return self._ended_s / self._ended_epochs * self._mean_epochs() if self._ended else None
 
     def trial_started(self, number: int, now_s: float, epochs: int) -> None:
-        """``epochs``: of the whole trial."""
+        """Note that a trial has begun.
+
+        Args:
+            epochs: of the whole trial.
+        """
         self._running[number] = _RunningTrial(now_s, epochs)
 
     def trial_reported(self, number: int, progress: float, spent_s: float, now_s: float) -> None:
-        """``spent_s``: on training and evaluation so far, over all attempts."""
+        """Note a report of a trial.
+
+        Args:
+            progress: share of its steps that are done.
+            spent_s: seconds of training and evaluation so far, over all attempts.
+        """
         if number in self._running and progress > 0:
             self._running[number].expect(spent_s / progress, spent_s, now_s)
 
     def trial_ended(self, number: int, cost_s: float | None, epochs: int) -> None:
-        """``cost_s`` None: the trial did not end, but was interrupted."""
+        """Note that a trial has ended.
+
+        Args:
+            cost_s: None if the trial did not end but was interrupted.
+        """
         self._running.pop(number, None)
         if cost_s is not None:
             self._ended_s, self._ended_epochs = self._ended_s + cost_s, self._ended_epochs + epochs
@@ -243,12 +265,12 @@ class BudgetLedger:
     def forecast(
         self, now_s: float, waiting: int, *, waiting_s: Sequence[float] | None = None, after_s: float = 0.0
     ) -> Forecast | None:
-        """Return how the sweep goes on; None before anything is known of what a trial costs.
+        """Return the forecast of the sweep; None while the cost of a trial is unknown.
 
         Args:
-            waiting: trials that have not begun.
-            waiting_s: what they will cost, where that is known better than by the mean of all others.
-            after_s: seconds on all slots once the last trial has ended.
+            waiting: number of trials that have not begun.
+            waiting_s: expected costs of these trials, if better known than from the mean of all others.
+            after_s: seconds on all slots after the end of the last trial.
         """
         known = [(self._ended_s, self._ended_epochs)] if self._ended else []
         if not known:
@@ -285,14 +307,17 @@ class _RunningTrial:
     def __init__(self, now_s: float, epochs: int) -> None:
         self._started_s, self.epochs = now_s, epochs
         self.whole_s: float | None = None
-        """Cost of the whole trial at its pace; None before its first report."""
+        """Cost of the whole trial at its pace, in slot seconds; None before its first report."""
         self._ends_s = now_s
 
     def expect(self, whole_s: float, spent_s: float, now_s: float) -> None:
         self.whole_s, self._ends_s = whole_s, now_s + whole_s - spent_s
 
     def rest_s(self, now_s: float, epoch_s: float) -> float:
-        """Return the seconds until the trial ends: by its own pace once it has reported, else by ``epoch_s``, what the
-        other trials cost per epoch."""
+        """Return the seconds until the trial ends, from its own pace or, before its first report, from that of others.
+
+        Args:
+            epoch_s: seconds per epoch of the other trials.
+        """
         ends_s = self._started_s + epoch_s * self.epochs if self.whole_s is None else self._ends_s
         return max(0.0, ends_s - now_s)

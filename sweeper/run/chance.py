@@ -1,4 +1,4 @@
-"""A model that answers no better than guessing: nothing that is searched on it means anything."""
+"""Refusal of an untouched model that may only guess: a search on it would have no meaning."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from sweeper.spec.spec import Spec
 from trainables.evaluation.zero_shot import ZeroShot
 
 FEW_CLASSES = 3
-"""With so few classes the interval of a good model may reach down to chance: it is told and not refused."""
+"""Largest number of classes for which the user is only warned: a good model's interval may then reach chance."""
 
 
 def check_chance(spec: Spec, known: ZeroShot, say: Callable[[str], None]) -> None:
-    """Say how the untouched model does without training. Raise UserError where that may be guessing."""
+    """Report the accuracy of the untouched model.
+
+    Raises:
+        UserError: it may be that of guessing.
+    """
     line = f"untouched model: {known.text()}"
     if not known.at_chance():
         say(line)

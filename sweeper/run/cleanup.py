@@ -1,4 +1,4 @@
-"""Whatever ends the driver, the user is told how to go on, and no process of the session is left."""
+"""At any end of the driver, the user is told how to go on, and all processes of the session are ended."""
 
 from __future__ import annotations
 
@@ -13,18 +13,23 @@ from pathlib import Path
 from sweeper.run import cleanup_process
 
 VARIABLE = "SWEEPER_SESSION"
-"""Environment variable that marks the processes which a session has started on this machine."""
+"""Environment variable that marks the processes that a session has started on this machine."""
 
 
 class SessionCleanup:
-    """A context manager around a session: starts the process that acts when this one ends (``cleanup_process``)."""
+    """Context manager of a session: starts the process that acts when this process ends (``cleanup_process``)."""
 
     def __init__(self, resume: str) -> None:
-        """``resume``: the command with which the sweep goes on."""
+        """Prepare the clean-up.
+
+        Args:
+            resume: the command that continues the sweep.
+        """
         self._resume, self._mark = resume, uuid.uuid4().hex
 
     def __enter__(self) -> SessionCleanup:
-        # A session of its own: a signal to the driver's process group, or its terminal, is not for this process.
+        # A session of its own: signals to the driver's process group, or from its terminal, must not reach this
+        # process.
         self._process = subprocess.Popen(
             [sys.executable, "-I", cleanup_process.__file__],
             stdin=subprocess.PIPE,
@@ -47,11 +52,11 @@ class SessionCleanup:
         self._say(f"remove {folder}")
 
     def user_was_told(self) -> None:
-        """To be called before this process ends itself with a line of its own."""
+        """Note that this process prints a last line of its own before it ends."""
         self._say("told")
 
     def _say(self, line: str) -> None:
         assert self._process.stdin is not None
-        with contextlib.suppress(OSError, ValueError):  # it has died, or the session has ended: nobody listens
+        with contextlib.suppress(OSError, ValueError):  # the process has died, or the session has ended
             self._process.stdin.write(f"{line}\n".encode())
             self._process.stdin.flush()

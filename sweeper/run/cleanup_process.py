@@ -1,7 +1,7 @@
-"""The process that outlives a sweep's driver, however that dies: it tells the user, and ends what is left.
+"""The process that outlives a sweep's driver: it tells the user how to go on, and ends the session's processes.
 
-Started by ``cleanup.SessionCleanup`` with a pipe from the driver, which closes when the driver ends. Imports nothing
-but the standard library, so that it costs the driver nothing.
+Started by ``cleanup.SessionCleanup`` with a pipe from the driver, which closes when the driver ends. Imports only the
+standard library, to start fast and stay small.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import time
 from pathlib import Path
 
 LEAVE_S = 8.0
-"""How long processes of the session have to end by themselves: Ray's do when their raylet or driver ends."""
+"""Seconds that processes of the session have to end by themselves: Ray's end when their raylet or driver ends."""
 KILL_S = 5.0
 POLL_S = 0.2
 
 
 def main() -> None:
-    """Read the session's description and what the driver says of its end, until the driver has ended."""
+    """Read the session's description and the driver's messages until the driver has ended, then act."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     session = json.loads(sys.stdin.readline())
     said = {line.strip() for line in sys.stdin}
@@ -32,7 +32,8 @@ def main() -> None:
             os.write(2, message.encode())
     nowhere = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
-        os.dup2(nowhere, descriptor)  # whoever waits for the end of the driver's output waits no longer
+        # readers that wait for the end of the driver's output need not wait for this process
+        os.dup2(nowhere, descriptor)
     mark = f"{session['variable']}={session['mark']}".encode()
     _wait_until_gone(mark, LEAVE_S)
     for pid in processes_with(mark):
@@ -50,7 +51,7 @@ def processes_with(mark: bytes) -> list[int]:
     pids = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            marked = mark in (folder / "environ").read_bytes().split(b"\0")  # a zombie's is empty
+            marked = mark in (folder / "environ").read_bytes().split(b"\0")  # a zombie has an empty environment
         except OSError:
             continue
         if marked and int(folder.name) != os.getpid():

@@ -1,4 +1,4 @@
-"""How one session limits its scheduler: Ctrl-C, budget and time, and the start of the confirm phase."""
+"""Limits of one session for its scheduler: Ctrl-C, budget and time, and the start of the confirm phase."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 CHECKPOINT_SHARE = 0.5
-"""Of the grace time after a signal: for checkpoints. The rest is for the front, MLflow and giving the slots back."""
+"""Share of the grace time after a signal for checkpoints. The rest is for the front, MLflow and releasing the slots."""
 
 
 class SessionControl:
@@ -47,7 +47,7 @@ class SessionControl:
         self._progress.tick()
 
     def stop_requested(self) -> bool:
-        # As measuring on test, the second look is not held back by a budget that is used up.
+        # Like measuring on test, the second look goes on when the budget is used up.
         return self._stop.asked or (self._usage.used_up() and not self._measurements.looking)
 
     def stop_running(self) -> None:

@@ -1,8 +1,8 @@
-"""What trials that have not begun will cost, by what others of their scope have cost so far. Pure.
+"""Expected costs of trials that have not begun, from the costs of other trials of their scope. Pure.
 
-The first trials of a search are no fair sample of the others: they train the strongest scope, and nothing is there yet
-that could stop them early. So costs are kept by scope, and the share of its steps that a trial gets moves from what the
-stopping rule tends to with many trials to what was seen.
+The first trials of a search are not typical of the others: they train the strongest scope, and no earlier trials exist
+that could stop them early. So costs are recorded by scope, and the share of its steps that a trial runs moves from the
+stopping rule's limit for many trials to the observed share.
 """
 
 from __future__ import annotations
@@ -13,37 +13,37 @@ from dataclasses import dataclass
 from sweeper.spec.spec import Spec
 
 EXPECTED_WEIGHT = 16
-"""Of the expected share of steps, in trials: with as many ended ones it counts half."""
+"""Weight, in trials, of the expected share of steps: with as many ended trials it counts half."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """What a trial says about the cost of others."""
+    """Observed cost of a trial, from which the costs of others are estimated."""
 
     scope: str
-    """What it tunes."""
+    """The parameter ``tune`` of the trial."""
     cost_s: float
     """Slot seconds so far."""
     epochs: float
-    """Done so far."""
+    """Epochs done so far."""
     share: float | None
-    """Of its steps that are done; None where it may still go on, or could not be stopped."""
+    """Share of its steps that were done at its end; None if it may still go on, or could not be stopped."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExpectedCosts:
-    """Slot seconds of trials that have not begun."""
+    """Expected slot seconds of trials that have not begun."""
 
     searched_s: float
-    """Of a trial of the search; it may be stopped early."""
+    """Cost of a trial of the search; it may be stopped early."""
     whole_s: float
-    """Of a trial that trains a member of the front again."""
+    """Cost of a trial that trains a member of the front again."""
 
 
 def expected_share(rungs: Sequence[float], reduction_factor: float) -> float:
     """Return the share of its steps that a trial is expected to run under asynchronous halving.
 
-    Once many trials have come to each rung, a trial goes on to the next rung with probability 1 / reduction_factor.
+    After many trials have reached each rung, a trial goes on to the next rung with probability 1 / reduction_factor.
     """
     starts = [0.0, *rungs]
     return sum(
@@ -52,7 +52,7 @@ def expected_share(rungs: Sequence[float], reduction_factor: float) -> float:
 
 
 def scope_shares(spec: Spec) -> dict[str, float]:
-    """Return by scope the share of the searched trials that are expected to train it: all values about as often."""
+    """Return by scope the expected share of the searched trials that train it; all values are about as frequent."""
     values = [str(value) for branch in spec.parameters.branches["tune"] for value in branch.domain.examples()]
     return {scope: values.count(scope) / len(values) for scope in dict.fromkeys(values)}
 
@@ -64,19 +64,23 @@ def cost_model(spec: Spec) -> CostModel:
 
 
 class MeasuringPace:
-    """How long measuring points takes, by those that are measured."""
+    """Expected duration of measuring points, from the points measured so far."""
 
     def __init__(self, total: int, now_s: float) -> None:
         self._total, self._begun_s = total, now_s
         self._done, self._done_s = 0, now_s
 
     def done(self, points: int, now_s: float) -> None:
-        """Note that so many points are measured."""
+        """Note that ``points`` points are measured."""
         if points != self._done:
             self._done, self._done_s = points, now_s
 
     def left_s(self, guess_s: float) -> float:
-        """Return the seconds until all are measured; ``guess_s``: of a point, until one is."""
+        """Return the seconds until all points are measured.
+
+        Args:
+            guess_s: seconds for one point, used until a point is measured.
+        """
         point_s = (self._done_s - self._begun_s) / self._done if self._done else guess_s
         return (self._total - self._done) * point_s
 
@@ -85,15 +89,16 @@ class CostModel:
     """Expected costs of the trials of one sweep."""
 
     def __init__(self, scopes: Mapping[str, float], *, share: float) -> None:
-        """
+        """Make a model without samples.
+
         Args:
             scopes: share of the searched trials by scope (``scope_shares``).
-            share: of its steps that a trial is expected to run (``expected_share``); 1 where none is stopped.
+            share: share of its steps that a trial is expected to run (``expected_share``); 1 if no trial is stopped.
         """
         self._scopes, self._share = scopes, share
 
     def expected(self, samples: Iterable[Sample], epochs: float) -> ExpectedCosts | None:
-        """Return what trials of so many epochs cost; None before any sample has done a part of an epoch."""
+        """Return the costs of trials of ``epochs`` epochs; None until a sample has done a part of an epoch."""
         spent_s, done, shares = dict[str, float](), dict[str, float](), list[float]()
         for sample in samples:
             spent_s[sample.scope] = spent_s.get(sample.scope, 0.0) + sample.cost_s
@@ -104,9 +109,9 @@ class CostModel:
         if not epoch_s:
             return None
         known = {scope: self._scopes.get(scope, 0.0) for scope in epoch_s}
-        if not any(known.values()):  # what was seen is a baseline alone
+        if not any(known.values()):  # only a baseline was seen
             known = dict.fromkeys(epoch_s, 1.0)
-        # A scope that was not seen yet counts as the others do on average.
+        # A scope without samples counts as the others do on average.
         mean_s = sum(share * epoch_s[scope] for scope, share in known.items()) / sum(known.values())
         whole_s = epochs * mean_s
         share = (EXPECTED_WEIGHT * self._share + sum(shares)) / (EXPECTED_WEIGHT + len(shares))

@@ -14,7 +14,9 @@ _LEAST = 0.0001
 
 
 def floor_line(floor: NoiseFloor | UnknownFloor) -> str:
-    """``noise floor: a further 16 trials would gain about 0.0004 ...``: whether going on is worth it."""
+    """Return a line on whether more search is worthwhile: ``noise floor: a further 16 trials would gain about 0.0004
+    ...``.
+    """
     if isinstance(floor, UnknownFloor):
         return f"noise floor: unknown, {floor.reason}"
     if floor.complete < LEAST_COMPLETE:
@@ -27,7 +29,7 @@ def floor_line(floor: NoiseFloor | UnknownFloor) -> str:
 
 
 def search_end_line(end: SearchEnd) -> str:
-    """``search ended after 41 of 64 trials: ...``."""
+    """Return a line such as ``search ended after 41 of 64 trials: ...``."""
     return (
         f"search ended after {end.trials} of {end.planned} trials: a further quarter of trials would gain "
         f"{_gain(end.gain)} hypervolume on fresh images, less than the standard error {end.standard_error:.4f} of the "
@@ -36,9 +38,9 @@ def search_end_line(end: SearchEnd) -> str:
 
 
 def sweep_floor_line(folder: SweepFolder, spec: Spec, trials: Sequence[TrialRecord]) -> str | None:
-    """Return why a sweep's search ended before its last trial, else whether more of it is worth it.
+    """Return a line on why a sweep's search ended before its last trial, or on whether more search is worthwhile.
 
-    None where its goals have no noise floor, and before any trial is complete.
+    None if its goals have no noise floor or no trial is complete.
     """
     end = read_search_end(folder)
     if end is not None and end.holds(spec):

@@ -1,7 +1,7 @@
-"""Looks at the noise floor whenever a trial has ended, on a thread of its own, and ends the search there if asked to.
+"""Computes the noise floor after each end of a trial, on its own thread, and ends the search there if the spec says so.
 
-What it decides depends on the trials that have ended and on files only, and is on disk before the scheduler acts on it:
-a resumed sweep decides the same.
+Its decisions depend only on the ended trials and on files, and are on disk before the scheduler uses them: a resumed
+sweep decides the same.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Floor = NoiseFloor | UnknownFloor
 
 
 class FloorWatch:
-    """All methods are for one thread, the one that the scheduler is asked on."""
+    """The noise floor while a sweep runs. All methods are for one thread, that of the scheduler."""
 
     def __init__(
         self,
@@ -29,17 +29,20 @@ class FloorWatch:
         end: SearchEnd | None,
         ended: Callable[[SearchEnd], None],
     ) -> None:
-        """
+        """Start without a computation.
+
         Args:
-            floor: of given trials (``FloorReader.floor``); called on the watch's thread.
-            trials: of the study.
-            end: what an earlier session recorded.
-            ended: told once when the search ends here; it writes the record.
+            floor: returns the floor of given trials (``FloorReader.floor``); called on the watch's thread.
+            trials: returns the trials of the study.
+            end: record of an earlier session.
+            ended: called once when the search ends here; writes the record.
         """
         self._spec, self._floor, self._trials, self._ended = spec, floor, trials, ended
         self._over = end is not None and end.holds(spec)
         self._look_at = spec.search.trials // 2 if end is None else end.look_again_at()
-        """Ended trials before which the search does not end here: the rule alone ends too early (docs/cost.md)."""
+        """Number of ended trials before which the search does not end here: the rule alone ends too early
+        (docs/cost.md).
+        """
         self._latest: Floor | None = None
         self._computing: Future[Floor] | None = None
         self._outdated = False
@@ -57,12 +60,12 @@ class FloorWatch:
                 self._outdated = True
 
     def latest(self) -> Floor | None:
-        """Return the floor as last computed; None before the first one. Does not wait."""
+        """Return the last computed floor; None before the first one. Does not wait."""
         self._poll()
         return self._latest
 
     def search_is_over(self) -> bool | None:
-        """Return whether the search ends at its floor; None while that is being computed."""
+        """Return whether the search ends at its floor; None while the floor is being computed."""
         if self._over or self._spec.search.until != "noise_floor":
             return self._over
         self._poll()
@@ -78,14 +81,14 @@ class FloorWatch:
         return self._over
 
     def metrics(self) -> dict[str, float]:
-        """Return the floor as last computed, by its names in MLflow; empty where it is not known."""
+        """Return the last computed floor, by its names in MLflow; empty if not known."""
         floor = self.latest()
         if not isinstance(floor, NoiseFloor):
             return {}
         return {"noise_floor/gain": floor.gain, "noise_floor/standard_error": floor.standard_error}
 
     def close(self) -> None:
-        """End the thread; a computation under way is not waited for, and none begins any more."""
+        """End the thread without waiting for a present computation; no further one begins."""
         self._outdated = False
         if self._computing is not None and self._computing.cancel():
             self._computing = None

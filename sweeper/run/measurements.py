@@ -1,4 +1,4 @@
-"""What warm slots measure for the driver: the untouched model on validation, the second look, and points on test."""
+"""Measurements on warm slots: the untouched model on validation, the second look, and points on test."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from trainables.records import Measurement, SecondLook
 
 
 class Measurements:
-    """Has warm slots measure points, and records what they measured.
+    """Has warm slots measure points, and records the results.
 
-    Methods raise SessionInterrupted where the sweep was asked to stop meanwhile, UnavailableError where a file cannot
-    be read or written, RuntimeError where something else cannot be measured.
+    Methods raise SessionInterrupted if the sweep was asked to stop meanwhile, UnavailableError if a file cannot be read
+    or written, and RuntimeError if a measurement fails otherwise.
     """
 
     def __init__(
@@ -47,18 +47,23 @@ class Measurements:
         tick: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``submit``: of the slots; ``tick``: called several times a second while a measurement is under way."""
+        """Prepare to measure.
+
+        Args:
+            submit: submits a job to the slots.
+            tick: called several times a second during a measurement.
+        """
         self._submit_job, self._folder, self._progress = submit, folder, progress
         self._stop, self._tick, self._clock = stop, tick, clock
         self.looks: MeasuringPace | None = None
-        """Of the second look, and of what is measured on test; None before that has begun."""
+        """Pace of the second look, then of measuring on test; None before these have begun."""
         self.tests: MeasuringPace | None = None
         self._submitted = 0
         self._untouched: Future[Outcome] | None = None
         self._broken_splits: set[str] = set()
-        """Splits whose broken images the user has been told of."""
+        """Splits whose broken images were reported to the user."""
         self._looks: dict[PointName, Future[Outcome]] = {}
-        """Of the second look that goes on, by point: those that are not on disk yet."""
+        """Jobs of the present second look by point, without those that are on disk."""
         self._looks_wanted = 0
 
     def untouched(self) -> UntouchedModel | None:
@@ -80,9 +85,11 @@ class Measurements:
     def look_again(self, trials: Sequence[TrialRecord], spec: Spec) -> bool:
         """Begin a second look at the points near the front that have none yet, or go on with it for 0.1 s.
 
-        Return whether it has ended. What was measured is on disk then.
+        Args:
+            trials: of the study, whose search has ended.
 
-        ``trials``: of the study, whose search has ended.
+        Returns:
+            Whether it has ended; its results are on disk then.
         """
         untouched = self._folder.untouched()
         assert untouched is not None, "the untouched model is measured before the first trial"
@@ -99,7 +106,7 @@ class Measurements:
         return False
 
     def second_look(self, trials: Sequence[TrialRecord], spec: Spec) -> None:
-        """Have the second look made, or what is missing of it; see ``look_again``."""
+        """Have the second look made, or its missing part; see ``look_again``."""
         while not self.look_again(trials, spec):
             self._stop.check()
             self._tick()
@@ -139,9 +146,10 @@ class Measurements:
     def on_test(self, points: Mapping[PointName, Mapping[str, Any]], *, variants: bool) -> None:
         """Measure points on test, given the parameters of their trials; all are on disk when this returns.
 
-        ``variants``: under unseen attacks too.
+        Args:
+            variants: whether to measure under unseen attacks too.
         """
-        what = "the front, the untouched model and baselines" if variants else "what was trained again"
+        what = "the front, the untouched model and baselines" if variants else "the retrained points"
         self._progress.wait_for(f"measuring {what} on test", len(points), "points")
         self.tests = MeasuringPace(len(points), self._clock())
         futures = {
@@ -159,7 +167,7 @@ class Measurements:
         self._tell_broken(broken)
 
     def confirm(self, front: Front, trials: Sequence[TrialRecord], spec: Spec) -> None:
-        """Measure the retrainings of the front's members on test, and record what they say of the members."""
+        """Measure the retrainings of the front's members on test, and record the confirmations of the members."""
         untouched, members = self._folder.untouched(), retrained(front, trials)
         if not members or untouched is None:
             return
@@ -200,7 +208,7 @@ class Measurements:
         images: Sequence[int],
         trials: Sequence[TrialRecord],
     ) -> list[TrialRecord]:
-        """Have points of retrainings measured as those of the search were; return trials with what both say."""
+        """Measure points of retrainings like those of the search; return trials with values by both measurements."""
         looks = self._folder.second_looks().points
         missing = {point: parameters for point, parameters in points.items() if point not in looks}
         if missing:

@@ -1,4 +1,4 @@
-"""Tells progress, tracking, the usage meter and the front's files what happens to trials."""
+"""Passes the events of trials to progress, tracking, the usage meter and the front's files."""
 
 from __future__ import annotations
 
@@ -32,12 +32,13 @@ class Observer:
         trial_tags: dict[str, str],
         floor: FloorWatch | None = None,
     ) -> None:
-        """
+        """Prepare to observe trials.
+
         Args:
-            drawn: what the files show of given trials; called on the thread of ``files``.
-            floor: None where the goals have no noise floor.
-            searched_front: by the search alone, for what is told while its trials end.
-            trials: of the study.
+            drawn: returns the content of the front's files for given trials; called on the thread of ``files``.
+            searched_front: returns the front by the search alone, shown while its trials end.
+            trials: returns the trials of the study.
+            floor: None if the goals have no noise floor.
         """
         self._progress, self._tracker, self._files, self._usage = progress, tracker, files, usage
         self._drawn, self._trials, self._live = drawn, trials, LiveFront(searched_front, trials())
@@ -45,7 +46,7 @@ class Observer:
         self._draw_page()
 
     def repeat(self, trials: Iterable[TrialRecord], reports: Callable[[int], Sequence[Report]]) -> None:
-        """On resume: tell MLflow of every trial again; what it has already is not sent twice."""
+        """On resume, send every trial to MLflow again; records that MLflow has are not sent twice."""
         for trial in trials:
             self._track_start(trial)
             for report in reports(trial.number):
@@ -71,7 +72,7 @@ class Observer:
             self._floor.trial_ended(trial)
         self._progress.trial_ended(trial)
         self._track_end(trial)
-        if trial.confirms is None:  # what is trained again changes no front, least of all one of the second look
+        if trial.confirms is None:  # a retraining changes no front, in particular not one of the second look
             front = self._live.ended(trial)
             if trial.state == "complete":
                 self._progress.front_updated(front)

@@ -1,4 +1,4 @@
-"""What must be known before the first trial: the untouched model, and the study with its scheduler."""
+"""Steps before the first trial: the untouched model, and the study with its scheduler."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from sweeper.tracking.tracker import Tracker
 
 @dataclass(frozen=True, kw_only=True)
 class ActiveSearch:
-    """The search of a sweep once the untouched model is measured."""
+    """The search of a sweep after the untouched model was measured."""
 
     study: Study
     scheduler: TrialScheduler
     floor: FloorWatch | None
-    """None where the goals have no noise floor."""
+    """None if the goals have no noise floor."""
 
     def close(self) -> None:
         if self.floor is not None:
@@ -57,10 +57,11 @@ def begin_search(
     files: FrontFiles,
     usage: UsageMeter,
 ) -> ActiveSearch:
-    """Open the study, or create it, and return the search that goes on from what it holds.
+    """Open the study, or create it, and return the search that goes on from its content.
 
-    Raise UserError where the model or the images are not those that the sweep began with, and where a new sweep's model
-    does not know the classes.
+    Raises:
+        UserError: the model or the images are not those that the sweep began with, or a new sweep's model may only
+            guess.
     """
     if untouched.zero_shot is not None and folder.untouched() is None:
         check_chance(spec, untouched.zero_shot, progress.line)
@@ -92,7 +93,7 @@ def begin_search(
         trial_tags=tags,
         floor=floor,
     )
-    progress.line(f"front, drawn anew while trials run: {folder.front_path / 'front.html'}")
+    progress.line(f"front, redrawn while trials run: {folder.front_path / 'front.html'}")
     observer.repeat(study.trials(), trial_files.reports)
     scheduler = TrialScheduler(
         spec,
@@ -111,7 +112,7 @@ def begin_search(
 def _floor_watch(
     folder: SweepFolder, spec: Spec, untouched: UntouchedModel, study: Study, progress: Progress, usage: UsageMeter
 ) -> FloorWatch | None:
-    """Return what looks at the noise floor; None where the goals have none."""
+    """Return the watch of the noise floor; None if the goals have none."""
     if any(goal.view is None for goal in spec.task_goals()):
         return None
 
@@ -134,9 +135,10 @@ def _floor_watch(
 
 
 def settle_untouched(folder: SweepFolder, measured: UntouchedModel) -> UntouchedModel:
-    """Return the untouched model that counts: the one measured when the sweep began, else this one, which is recorded.
+    """Return the untouched model measured when the sweep began, or else this one, which is recorded.
 
-    Raise UserError where weights or images are not those that the sweep began with.
+    Raises:
+        UserError: weights or images are not those that the sweep began with.
     """
     before = folder.untouched()
     if before is None:
@@ -156,7 +158,7 @@ def settle_untouched(folder: SweepFolder, measured: UntouchedModel) -> Untouched
 
 
 def open_study(folder: SweepFolder, spec: Spec, untouched: UntouchedModel, say: Callable[[str], None]) -> Study:
-    """Return the study of a sweep. A new one learns from the sweeps that the folder names for a warm start."""
+    """Return the study of a sweep. A new study learns from the sweeps that the folder names for a warm start."""
     if folder.study_path.exists():
         return Study.open(folder.study_path, spec.parameters)
     search = spec.search

@@ -1,7 +1,7 @@
-"""What the terminal shows while a sweep runs: a live view, or plain lines where nobody can watch one.
+"""Output in the terminal while a sweep runs: a live view, or plain lines if standard error is not a terminal.
 
-A thread of its own writes to the terminal: a terminal that stands still (Ctrl-S, a full pipe) holds up no sweep, and
-the view goes on while the sweep waits in a call of Ray.
+Its own thread writes to the terminal: a blocked terminal (Ctrl-S, a full pipe) does not delay the sweep, and the view
+goes on while the sweep waits in a call of Ray.
 """
 
 from __future__ import annotations
@@ -27,29 +27,35 @@ if TYPE_CHECKING:
 
 _REFRESH_S = 0.25
 _EPOCH_LINE_S = 30.0
-"""Where lines are plain, a trial's epochs are told no more often than this."""
+"""Plain lines: least seconds between two lines about the epochs of a trial."""
 _COST_LINE_S = 60.0
-"""Where lines are plain, so often is told what the sweep costs."""
+"""Plain lines: seconds between two lines about the cost of the sweep."""
 _ACTIVITY_LINE_S = 10.0
-"""Where lines are plain, so often is told what the sweep waits for while no trial runs."""
+"""Plain lines: seconds between two lines about the present activity while no trial runs."""
 _FLUSH_S = 2.0
-"""For the last lines, where the terminal takes them."""
+"""Seconds for writing the last lines, if the terminal accepts them."""
 _BEST = 5
 _FAILURES = 3
 
 
 class Progress:
-    """Everything goes to standard error. In a terminal a view is redrawn; elsewhere every event is one line.
+    """The progress output. Everything goes to standard error: a redrawn view in a terminal, else a line for each event.
 
-    A context manager: inside it a thread writes, and the last view is left standing. Outside it lines are written by
-    who calls. All methods may be called from any thread.
+    A context manager: inside it a thread writes, and the last view remains. Outside it the calling thread writes lines.
+    All methods may be called from any thread.
     """
 
     def __init__(
         self, name: str, trials: int, goals: Goals, *, finished: int = 0, stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
-        """``finished``: trials of an earlier run of the same sweep; they do not count for the ETA."""
+        """Prepare the output.
+
+        Args:
+            name: of the sweep.
+            trials: planned number of trials.
+            finished: number of trials of earlier sessions; they do not count for the ETA.
+        """
         self._goals = goals
         self._name, self._trials, self._before, self._clock = name, trials, finished, clock
         self._stream = stream or sys.stderr
@@ -67,9 +73,9 @@ class Progress:
         self._floor_told: str | None = None
         self._cost_told_s = self._start_s
         self._lock = threading.RLock()
-        """Of everything above."""
+        """Protects all attributes above."""
         self._lines: deque[str] = deque()
-        """To be written."""
+        """Lines to be written."""
         self._writing = threading.Lock()
         self._wake, self._closed = threading.Event(), False
         self._thread: threading.Thread | None = None
@@ -83,18 +89,18 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
-            self._activity, self._sampled = None, _Sampled(left_s=0.0)  # what it cost is said below
+            self._activity, self._sampled = None, _Sampled(left_s=0.0)  # its cost is reported below
         self._closed = True
         self._wake.set()
         assert self._thread is not None, "it was entered"
         self._thread.join(_FLUSH_S)
 
     def freeze(self) -> None:
-        """Write nothing more, and leave no frame half drawn: this process is about to end."""
+        """Write nothing more, and leave no incomplete frame: this process is about to end."""
         self._writing.acquire(timeout=_REFRESH_S)
 
     def line(self, text: str) -> None:
-        """Say something once, above the live view."""
+        """Write a line once, above the live view."""
         with self._lock:
             self._lines.append(text if self._is_live else f"[{_clock_time(self._elapsed_s())}] {text}")
         self._wake.set()
@@ -102,18 +108,25 @@ class Progress:
             self._write_lines()
 
     def charge(self, cost: Callable[[], str], left_s: Callable[[], float | None]) -> None:
-        """From now on ``cost`` is asked what the sweep has taken and will take, ``left_s`` for the seconds left, which
-        it may not know. Both are called by ``tick``."""
+        """Have ``tick`` call functions about the cost of the sweep.
+
+        Args:
+            cost: returns a text about the cost so far and in the end.
+            left_s: returns the remaining seconds; None if not known.
+        """
         self._cost, self._left_s = cost, left_s
 
     def watch_floor(self, floor: Callable[[], str | None]) -> None:
-        """From now on ``tick`` asks ``floor`` for a line about the noise floor; None: not known."""
+        """Have ``tick`` call ``floor`` for a line about the noise floor; None if not known."""
         self._floor = floor
 
     def wait_for(self, what: str, total: int | None = None, unit: str = "") -> None:
-        """Say what the sweep waits for from now on while no trial runs, and how long already.
+        """Show from now on, while no trial runs, an activity that the sweep waits for, and its duration.
 
-        ``total``: of the steps that ``step`` counts, in ``unit``.
+        Args:
+            what: the activity.
+            total: number of the steps that ``step`` counts.
+            unit: noun for these steps.
         """
         with self._lock:
             self._activity = _Activity(what, total, unit, self._clock())
@@ -121,24 +134,24 @@ class Progress:
             self.line(self._activity.text(self._clock()))
 
     def step(self, done: int) -> None:
-        """Say how many steps of what the sweep waits for are done."""
+        """Show how many steps of the present activity are done."""
         with self._lock:
             if self._activity is not None:
                 self._activity.done = done
 
     def detail(self, text: str | None) -> None:
-        """Say what what the sweep waits for is at now."""
+        """Show a detail of the present activity."""
         with self._lock:
             if self._activity is not None:
                 self._activity.detail = text
 
     def searching(self) -> None:
-        """Say that trials run from now on: the sweep waits for nothing else."""
+        """Show from now on that trials run and that the sweep waits for nothing else."""
         with self._lock:
             self._activity = None
 
     def stopping(self, grace_s: float) -> None:
-        """Say that the sweep was asked to stop, and what becomes of what it does now."""
+        """Show that the sweep was asked to stop, and what happens to its present activity."""
         with self._lock:
             activity, running = self._activity, bool(self._running)
         what = "running trials write a checkpoint"
@@ -147,16 +160,17 @@ class Progress:
         self.line(f"stopping: {what}, within {grace_s:g} s (again: end at once)")
 
     def search_ended(self, trials: int) -> None:
-        """The search has only so many trials, fewer than were planned."""
+        """Show that the search has only ``trials`` trials, fewer than planned."""
         with self._lock:
             self._trials = trials
 
     def trial_started(
         self, number: int, parameters: dict[str, Any], slot: int | None = None, tries: str | None = None
     ) -> None:
-        """At the start and at every further attempt.
+        """Show the start of a trial or of a further attempt.
 
-        ``tries``: what it tries, for one of the search's first points.
+        Args:
+            tries: description, for one of the search's first points.
         """
         about = describe(parameters) + ("" if tries is None else f" ({tries})")
         with self._lock:
@@ -165,7 +179,7 @@ class Progress:
             self.line(f"trial {number} started: {about}" + ("" if slot is None else f" (slot {slot})"))
 
     def trial_reported(self, number: int, report: Report) -> None:
-        """After an evaluation."""
+        """Show a trial's report after an evaluation."""
         with self._lock:
             running = self._running.setdefault(number, _Running("", self._clock()))
             running.report = report
@@ -176,7 +190,7 @@ class Progress:
             self.line(f"trial {number}: {_epoch(report)}, {self._goals_text(report.values)}")
 
     def trial_ended(self, record: TrialRecord) -> None:
-        """Complete, stopped or failed."""
+        """Show the end of a trial that is complete, stopped or failed."""
         took = "" if record.duration_s is None else f" in {duration(record.duration_s)}"
         if record.state == "complete":
             text = f"trial {record.number} complete{took}: {self._goals_text(record.values or {})}"
@@ -196,7 +210,7 @@ class Progress:
             self.line(f"{text} ({of}{self._left()})")
 
     def front_updated(self, front: Front) -> None:
-        """The best points so far."""
+        """Show the best points so far."""
         members = [point for point in front.points if point.member]
         named = [point for point in members if point.name]
         shown = (named + [point for point in members if not point.name])[:_BEST]
@@ -209,14 +223,14 @@ class Progress:
             self.line(f"front: {_count(len(members), 'point')}, hypervolume {front.hypervolume:.4f}{about}")
 
     def tick(self) -> None:
-        """Ask what the sweep costs and how long it takes, for the view; call it often, on the sweep's own thread."""
+        """Update cost and remaining time of the view; to be called often, on the sweep's own thread."""
         if self._clock() - self._sampled_s >= _REFRESH_S:
             self._sample()
             if self._thread is None:
                 self._tell_plainly()
 
     def _sample(self) -> None:
-        """Ask what is told only on the sweep's own thread."""
+        """Call the functions that may only be called on the sweep's own thread."""
         self._sampled_s = self._clock()
         sampled = _Sampled(
             cost=None if self._cost is None else self._cost(),
@@ -227,7 +241,7 @@ class Progress:
             self._sampled = sampled
 
     def _tell_plainly(self) -> None:
-        """Where lines are plain: say what the sweep waits for and what it costs, when it is time."""
+        """Plain lines: write the present activity and the cost when their time has come."""
         now_s, lines = self._clock(), list[str]()
         with self._lock:
             activity, sampled = self._activity, self._sampled
@@ -248,8 +262,9 @@ class Progress:
         return ", ".join(f"{goal.short} {values[goal.metric]:.3f}" for goal in shown)
 
     def _left(self) -> str:
-        """Return a text about the time left: of the forecast, where there is one, else by the trials that have ended;
-        empty where nothing is left to forecast."""
+        """Return a text about the remaining time, from the forecast or else from the ended trials; empty if nothing is
+        left.
+        """
         left_s = self._sampled.left_s
         if left_s is None:
             done, left = self._finished - self._before, self._trials - self._finished
@@ -264,7 +279,7 @@ class Progress:
 
     def _keep_writing(self) -> None:
         if self._is_live:
-            with suppress(OSError):  # nobody reads it any more: a closed terminal
+            with suppress(OSError):  # the terminal is closed
                 self._live = self._open()
         while not self._closed:
             self._write_lines()
@@ -281,7 +296,7 @@ class Progress:
                 self._live.stop()
 
     def _write_lines(self) -> None:
-        with self._writing, suppress(OSError):  # nobody reads it any more: a closed terminal, a pipe without a reader
+        with self._writing, suppress(OSError):  # the terminal is closed, or a pipe has no reader
             while self._lines:
                 text = self._lines.popleft()
                 if self._live is None:
@@ -339,7 +354,7 @@ class Progress:
 
 
 class _Activity:
-    """What the sweep waits for while no trial runs."""
+    """The activity that the sweep waits for while no trial runs."""
 
     def __init__(self, what: str, total: int | None, unit: str, now_s: float) -> None:
         self.what, self.total, self.unit, self.since_s, self.told_s = what, total, unit, now_s, now_s
@@ -347,7 +362,7 @@ class _Activity:
         self.detail: str | None = None
 
     def text(self, now_s: float) -> str:
-        """Return ``measuring on test: 3 of 9 points (20 s)``."""
+        """Return a text such as ``measuring on test: 3 of 9 points (20 s)``."""
         count = "" if self.total is None else f": {self.done} of {self.total} {self.unit}"
         detail = "" if self.detail is None else f", {self.detail}"
         waited_s = now_s - self.since_s
@@ -355,7 +370,7 @@ class _Activity:
 
 
 class _Sampled:
-    """What the sweep's own thread was asked last."""
+    """Last results of the functions that are called on the sweep's own thread."""
 
     def __init__(self, cost: str | None = None, left_s: float | None = None, floor: str | None = None) -> None:
         self.cost, self.left_s, self.floor = cost, left_s, floor
@@ -375,7 +390,7 @@ class _Running:
 
 
 def describe(parameters: dict[str, Any]) -> str:
-    """``kto visual beta=0.12 learning_rate=2e-05``: objective and scope first, what does not apply left out."""
+    """Return a trial's parameters as text, objective and scope first: ``kto visual beta=0.12 learning_rate=2e-05``."""
     words = [str(parameters[key]) for key in ("objective", "tune") if key in parameters]
     for key, value in parameters.items():
         if key not in ("objective", "tune") and value is not None:

@@ -1,4 +1,4 @@
-"""What a spec asks of the cluster: slots, their limits and the runner of their workers."""
+"""Resources of a spec: slots, their limits and the runner of their workers."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from sweeper.spec.spec import Spec
 
 
 def plan_slots(spec: Spec, gpus: float | None) -> SlotPlan:
-    """Return how many trials run at once on what is free in the connected cluster, at most as many as there are trials.
+    """Return the plan of slots for the free devices of the connected cluster, at most as many slots as trials.
 
-    Raise UserError or UnavailableError as ``capacity.plan``.
+    Raises:
+        UserError: the spec asks for more than the cluster has.
+        UnavailableError: no trial fits on the cluster.
     """
     resources = spec.resources
     plan = capacity.plan(
@@ -31,7 +33,11 @@ def plan_slots(spec: Spec, gpus: float | None) -> SlotPlan:
 
 
 def runner_for(spec: Spec, cache: Path) -> MakeRunner:
-    """Return what a worker builds its runner with; ``cache``: of prepared images and reference embeddings."""
+    """Return the function that makes a worker's runner.
+
+    Args:
+        cache: folder of prepared images and reference embeddings.
+    """
     return partial(make_runner, task=spec.task_settings(), data_seed=spec.search.seed, cache=cache)
 
 

@@ -1,4 +1,4 @@
-"""Cluster or storage that fails under a running sweep: one line that says how to go on. MLflow is told too."""
+"""Failures of cluster or storage under a running sweep: one line that says how to go on, and a record in MLflow."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from trainables.files import storage_problem
 
 
 class ResumableSession:
-    """A context manager around a session: raises SweepInterrupted for what a resumed sweep may not meet again.
+    """Context manager of a session: raises SweepInterrupted for errors that a resumed sweep may not meet again.
 
-    Whatever else ends the session, mistakes of the user's aside, MLflow shows the sweep as interrupted.
+    If the session ends for any reason but a mistake of the user, MLflow shows the sweep as interrupted.
     """
 
     def __init__(self, tracker: Tracker, stop: StopSignal, resume: str, *, has_begun: bool, flush_s: float) -> None:
-        """
+        """Prepare for errors.
+
         Args:
-            resume: the command with which the sweep goes on.
-            has_begun: whether there is something to go on with.
-            flush_s: for telling MLflow.
+            resume: the command that continues the sweep.
+            has_begun: whether there is a sweep to be resumed.
+            flush_s: seconds for sending the records to MLflow.
         """
         self.has_begun = has_begun
         self._tracker, self._stop, self._resume, self._flush_s = tracker, stop, resume, flush_s

@@ -13,7 +13,7 @@ from typing import NoReturn
 INTERRUPTED = 130
 """Exit code of a sweep that was asked to stop."""
 LAST_LINES_S = 1.0
-"""Of the grace time: for the last lines of the command."""
+"""Seconds of the grace time for the last lines of the command."""
 _SHOW_CURSOR = b"\x1b[?25h"
 
 
@@ -22,18 +22,20 @@ class SessionInterrupted(Exception):
 
 
 class StopSignal:
-    """The first signal asks the sweep to stop within a grace time; a second, or the end of that time, ends the process.
+    """Context manager: the first signal asks the sweep to stop within a grace time; a second signal ends the process.
 
-    A context manager of the main thread. Python runs handlers of signals between two instructions of the main thread,
-    which may wait in a call of Ray: so a thread reads the signals, from Python's wake-up descriptor.
+    The end of the grace time ends the process too. For the main thread only. Python runs signal handlers between two
+    instructions of the main thread, which may wait in a call of Ray: so another thread reads the signals, from Python's
+    wake-up descriptor.
     """
 
     def __init__(self, resume: str, grace_s: float, *, before_end: Callable[[], None] = lambda: None) -> None:
-        """
+        """Prepare to receive signals.
+
         Args:
-            resume: the command with which the sweep goes on.
-            grace_s: after which the process is ended.
-            before_end: called before the process ends at once, on another thread.
+            resume: the command that continues the sweep.
+            grace_s: seconds after which the process is ended.
+            before_end: called on another thread before the process ends at once.
         """
         self._resume, self._grace_s, self._before_end = resume, grace_s, before_end
         self._announce: Callable[[float], None] = lambda grace_s: say(
@@ -48,8 +50,12 @@ class StopSignal:
         return self._asked_s is not None
 
     def announce_with(self, announce: Callable[[float], None], freeze: Callable[[], None]) -> None:
-        """From now on ``announce`` says that the sweep is to stop, given the grace time, and ``freeze`` ends what else
-        is written before the process ends at once. Both are called on another thread."""
+        """Set functions for the time of a signal; both are called on another thread.
+
+        Args:
+            announce: shows that the sweep is to stop, given the grace time in seconds.
+            freeze: ends all other output before the process ends at once.
+        """
         before_end = self._before_end
         self._announce = announce
 
@@ -64,13 +70,20 @@ class StopSignal:
         return float("inf") if self._asked_s is None else max(0.0, self._asked_s + self._grace_s - time.monotonic())
 
     def check(self) -> None:
-        """Raise SessionInterrupted where the sweep is to stop."""
+        """Check that the sweep is not to stop.
+
+        Raises:
+            SessionInterrupted: it is to stop.
+        """
         if self.asked:
             raise SessionInterrupted
 
     def impatience(self, wait_s: float) -> Callable[[], bool]:
-        """Return a function that says whether to wait no longer for what begins now: the sweep was asked to stop, and
-        ``wait_s`` have passed since then, or since now; or the grace time is almost over."""
+        """Return a function that tells whether to give up waiting for an operation that begins now.
+
+        It returns True if the sweep was asked to stop and ``wait_s`` have passed since then and since now, or if the
+        grace time is almost over.
+        """
         began_s = time.monotonic()
 
         def is_over() -> bool:
@@ -123,7 +136,7 @@ class StopSignal:
 
 
 def end_process(code: int, line: str) -> NoReturn:
-    """End this process now, whatever its threads do, with a last line for the user."""
+    """End this process now, regardless of its threads, with a last line for the user."""
     if os.isatty(2):
         say(_SHOW_CURSOR.decode(), end="")  # the live view hides the cursor
     say(f"\n{line}")
@@ -131,7 +144,7 @@ def end_process(code: int, line: str) -> NoReturn:
 
 
 def say(line: str, end: str = "\n") -> None:
-    """Write a line to standard error, past every buffer and lock; where nobody can read it, nothing happens."""
+    """Write a line to standard error without buffers and locks; errors are ignored."""
     try:
         os.write(2, f"{line}{end}".encode())
     except OSError:
@@ -143,7 +156,7 @@ def _nothing(number: int, frame: FrameType | None) -> None:
 
 
 def _write_nowhere(terminals: Sequence[int]) -> None:
-    """Have what goes to a terminal go nowhere from now on: the terminal is gone, and a write to it is an error."""
+    """Redirect output to a terminal that is gone, because a write to it is an error."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for descriptor in terminals:
         os.dup2(nowhere, descriptor)

@@ -1,7 +1,6 @@
 """A sweep from start to end: slots, untouched model, trials, second look, test of the front.
 
-Ray is the executor, not the memory: everything that must survive is in the sweep's folder, and ``run_sweep`` goes on
-from whatever it finds there.
+Ray only executes: everything that must survive is in the sweep's folder, and ``run_sweep`` goes on from its content.
 """
 
 from __future__ import annotations
@@ -44,25 +43,25 @@ from sweeper.tracking.tracker import Tracker
 CLOSE_S = 60.0
 MLFLOW_FLUSH_S = 60.0
 TAIL_S = 6.0
-"""Once the sweep was asked to stop: for each of giving back the slots, telling MLflow and ending its sender."""
+"""Seconds, after a request to stop, for each of releasing the slots, updating MLflow and ending its sender."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What belongs to this session and not to the sweep."""
+    """Options of this session, which do not belong to the sweep."""
 
     gpus: float | None = None
     address: str | None = None
     tracking_uri: str | None = None
     time_s: float | None = None
-    """How long this session may take."""
+    """Seconds that this session may take."""
     grace_s: float = 30.0
-    """From a signal that ends the session to the end of the process."""
+    """Seconds from a signal that ends the session to the end of the process."""
     price: Price | None = None
-    """Of a device hour; None: as in the session before, if that had one."""
+    """Price of a device hour; None: that of the previous session, if it had one."""
 
     def to_go_on(self) -> tuple[str, ...]:
-        """Return the options that a further session needs to run as this one does: where, and tracked where."""
+        """Return the options that a further session needs to run on the same cluster with the same tracking."""
         options: list[str] = []
         if self.gpus is not None:
             options += ["--gpus", f"{self.gpus:g}"]
@@ -74,39 +73,45 @@ class Options:
 
 
 def resume_command(folder: SweepFolder, options: Options, *more: str) -> str:
-    """Return the command with which a sweep goes on as in this session; ``more``: further options."""
+    """Return the command that continues a sweep as in this session.
+
+    Args:
+        more: further options.
+    """
     return folder.command("resume", *more, *options.to_go_on())
 
 
 SweepState = Literal["complete", "failed", "interrupted"]
-"""``failed``: too many trials failed."""
+"""State at the end of a session; ``failed``: too many trials failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepResult:
-    """How ``run_sweep`` ended."""
+    """The result of ``run_sweep``."""
 
     state: SweepState
     front: Front | None
-    """None where the untouched model was not measured."""
+    """None if the untouched model was not measured."""
     tracking_problem: str | None = None
-    """One line where MLflow is behind."""
+    """One line if MLflow lacks records."""
     failures: tuple[str, ...] = ()
-    """A line per failed trial."""
+    """A line for each failed trial."""
     unfinished_work: UnfinishedWork | None = None
 
 
 def run_sweep(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Options) -> SweepResult:
-    """Run what is left of a sweep, whose lease the caller holds.
+    """Run the remaining part of a sweep. The caller holds its lease.
 
-    Raise UserError for images or a model that cannot be had, UnavailableError where no trial fits on the cluster,
-    SweepInterrupted where the cluster or the storage fails later.
+    Raises:
+        UserError: images or the model cannot be loaded.
+        UnavailableError: no trial fits on the cluster.
+        SweepInterrupted: the cluster or the storage fails later.
     """
     resume, ray_folder = resume_command(folder, options), folder.path / "ray"
     search: ActiveSearch | None = None
     state: SweepState = "interrupted"
     with ExitStack() as session:
-        # What lives until the command ends: signals, the live view, MLflow's sender.
+        # These live until the command ends: signals, the live view, MLflow's sender.
         cleanup = session.enter_context(SessionCleanup(resume))
         stop = session.enter_context(StopSignal(resume, options.grace_s, before_end=cleanup.user_was_told))
         folder.remove_partial_files()
@@ -125,17 +130,17 @@ def run_sweep(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Option
             ResumableSession(tracker, stop, resume, has_begun=folder.has_begun(), flush_s=TAIL_S)
         )
         tracker.warm_up()
-        # These import Ray, which takes seconds: only where a sweep runs, and once signals are attended to.
+        # These import Ray, which takes seconds: only when a sweep runs, and after signals are handled.
         from sweeper.execution.slots import SlotPool
         from sweeper.execution.tune import run_trials
 
         with ExitStack() as held:
-            # What is given back before MLflow is waited for: the cluster, its slots, the charge for them.
+            # These are given back before the wait for MLflow: the cluster, its slots, the charge for them.
             cluster.connect(options.address)
             held.callback(cluster.disconnect)
             if (logs := cluster.session_folder()) is not None:
                 cleanup.remove_at_end(logs)
-            # Ray's calls never return without its own processes, or end this one without a word.
+            # If Ray's own processes are missing, its calls never return or end this process without a message.
             held.enter_context(
                 cluster.watched(lambda what: _end_at_once(cleanup, progress, f"{what}; go on with: {resume}"))
             )
@@ -215,9 +220,9 @@ def run_sweep(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Option
                     _measure_front(folder, spec, search.study.trials(), measurements, usage, progress)
                     state = "complete"
             except SessionInterrupted:
-                pass  # as it was: interrupted
+                pass  # the state stays interrupted
             trials = [] if search is None else search.study.trials()
-        progress.wait_for("drawing the front, telling MLflow")
+        progress.wait_for("drawing the front, updating MLflow")
         front = None if search is None else load_front(folder, spec, trials)
         if front is not None:
             write_front(front, folder.front_path, folder.retrieved_path, final_state(folder, spec, trials))
@@ -230,7 +235,7 @@ def run_sweep(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Option
         return SweepResult(
             state=state,
             front=front,
-            tracking_problem=tracker.problem() or (None if sent else "MLflow has not been told everything yet"),
+            tracking_problem=tracker.problem() or (None if sent else "MLflow does not have all records yet"),
             failures=tuple(
                 f"trial {trial.number} failed: {trial.reason}" for trial in trials if trial.state == "failed"
             ),
@@ -258,8 +263,11 @@ def _measure_front(
     usage: UsageMeter,
     progress: Progress,
 ) -> None:
-    """Take the second look, if it was not taken before the confirm phase; then measure members, untouched model and
-    baselines on test, each once, whatever comes later; then the retrainings."""
+    """Make all measurements after the trials.
+
+    These are the second look, if it was not made before the confirm phase; then members, untouched model and baselines
+    on test, each once, whatever follows; then the retrainings.
+    """
     before_s = usage.used_s()
     untouched = folder.untouched()
     assert untouched is not None, "it is measured before the first trial"

@@ -29,15 +29,15 @@ from sweeper.storage.sweep_folder import SweepFolder
 from trainables.records import Report
 
 LOOKED_POINTS, POINTS_ON_TEST = 20, 10
-"""Points that are expected to be looked at again, and to be measured on test: front, untouched model, baselines."""
+"""Expected numbers of points of a second look, and on test: front, untouched model, baselines."""
 EVALUATIONS_PER_POINT = 6.0
-"""Evaluations on validation that take as long as one point on test, where attacks are measured that were never seen."""
+"""Number of evaluations on validation that take as long as one point on test, with its unseen attacks."""
 SAVE_S = 10.0
-"""A kill loses at most so many seconds of the usage."""
+"""A kill loses the usage of at most this number of seconds."""
 
 
 class UsageMeter:
-    """Runs from when slots are asked for until ``close``; is told of trials as a ``scheduler.TrialListener``."""
+    """Meter from the request for slots until ``close``; receives events of trials as a ``scheduler.TrialListener``."""
 
     def __init__(
         self,
@@ -60,16 +60,17 @@ class UsageMeter:
 
         Args:
             trials: of the study so far.
-            planned: trials of the whole search.
-            epochs: of a trial without the parameter ``epochs``.
-            costs: what trials that have not begun are expected to cost.
-            confirming: retrainings of the confirm phase.
-            time_s: how long this session may take.
-            not_begun: trials of the search that will not begin, because it has ended at its noise floor.
-            price: of a device hour; None: that of the session before.
-            to_go_on: options of this session that one that goes on needs too.
+            planned: number of trials of the whole search.
+            epochs: epochs of a trial without the parameter ``epochs``.
+            costs: expected costs of trials that have not begun.
+            confirming: number of retrainings of the confirm phase.
+            time_s: seconds that this session may take.
+            not_begun: number of trials that will not begin, because the search has ended at its noise floor.
+            price: price of a device hour; None: that of the previous session.
+            to_go_on: options of this session that the next session needs too.
 
-        Raise UserError for a budget in devices that the sweep does not run on.
+        Raises:
+            UserError: the budget is in devices that the sweep does not run on.
         """
         check_device(budget, session)
         self.planned, self.confirming = planned, confirming
@@ -78,12 +79,14 @@ class UsageMeter:
         self._time_s, self._epochs, self._to_go_on = time_s, epochs, to_go_on
         self._costs = costs
         self._reports: dict[int, Report] = {}
-        """The last one of each running trial."""
+        """Last report of each running trial."""
         self._report_counts = Counter[int]()
         self._evaluation_s = 0.0
-        """Of one evaluation on validation: the longest of any scope, whose points are in the majority on fronts."""
+        """Seconds of one evaluation on validation: the longest of any scope, because most points of a front have this
+        scope.
+        """
         self.look_evaluations = 0.0
-        """Evaluations on validation that take as long as a second look at a point; 0 where there is none."""
+        """Number of evaluations on validation that take as long as a second look at a point; 0 without one."""
         self._looks: MeasuringPace | None = None
         self._tests: MeasuringPace | None = None
         self._start_s = self._saved_s = clock()
@@ -108,12 +111,16 @@ class UsageMeter:
         )
 
     def check(self) -> None:
-        """Raise UserError if the budget allows neither a new trial nor resuming one."""
+        """Check that a new trial or a resumed one may run.
+
+        Raises:
+            UserError: the budget allows neither.
+        """
         work = self.unfinished_work()
         if work is not None and not self.may_start() and (self.used_up() or not self._to_resume):
             again = self._folder.command("resume", *resume_options(work), *self._to_go_on)
             raise UserError(
-                f"sweep {self._folder.name} has taken {usage_line(self.usage(), [], self.budget)}, and "
+                f"sweep {self._folder.name} has used {usage_line(self.usage(), [], self.budget)}, and "
                 f"{unfinished_line(work)}; go on with: {again}"
             )
 
@@ -157,7 +164,7 @@ class UsageMeter:
         write_usage(self._folder, self.usage())
 
     def close(self) -> None:
-        """End the session: the slots were given back, nothing is charged any more, and the usage is on disk."""
+        """End the session: the slots were given back, nothing more is charged, and the usage is on disk."""
         self._closed_s = self._now_s()
         self.save()
 
@@ -181,7 +188,7 @@ class UsageMeter:
         return self._ended.values()
 
     def forecast(self) -> Forecast | None:
-        """Return how the sweep goes on; None where that cannot be said yet."""
+        """Return the forecast of the sweep; None if there is none yet."""
         begun = [*self._ended.values(), *self._running.values()]
         searched = _searched(begun)
         searches = max(0, self.planned - self.not_begun - searched)
@@ -194,7 +201,7 @@ class UsageMeter:
         )
 
     def to_measure(self, looks: MeasuringPace | None, tests: MeasuringPace | None) -> None:
-        """Note how far the second look and measuring on test are; None: not begun."""
+        """Note the progress of the second look and of measuring on test; None: not begun."""
         self._looks, self._tests = looks, tests
 
     def _measuring_s(self) -> float:
@@ -205,7 +212,7 @@ class UsageMeter:
         return looking_s + (POINTS_ON_TEST * test_s if self._tests is None else self._tests.left_s(test_s))
 
     def _samples(self) -> Iterator[Sample]:
-        """Yield what trials, ended or running, say about the cost of others."""
+        """Yield the observed costs of trials, ended or running."""
         for trial in self._ended.values():
             share = {"complete": 1.0, "stopped": trial.stopped_at}.get(trial.state)
             if trial.cost_s is not None and share is not None:
@@ -222,16 +229,16 @@ class UsageMeter:
             yield Sample(scope=scope, cost_s=report.spent_s, epochs=report.epoch, share=None)
 
     def left_s(self) -> float | None:
-        """Return the seconds until the last trial ends or nothing is left; None where that cannot be said yet."""
+        """Return the seconds until the last trial ends or the limits are used up; None if not known yet."""
         forecast = self.forecast()
         return None if forecast is None else forecast.left_s
 
     def limit(self) -> Budget | float | None:
-        """Return what ends this session before its last trial: the budget, its seconds, or neither."""
+        """Return the limit that ends this session before its last trial: the budget, its seconds, or None."""
         return self.budget if self._ledger.budget_is_first(self._now_s()) else self._time_s
 
     def unfinished_work(self) -> UnfinishedWork | None:
-        """Return what the limits did not allow; None where every trial of the search has ended."""
+        """Return the trials that the limits did not allow; None if every trial of the search has ended."""
         missing = self.planned - self.not_begun - _searched(self._ended.values())
         if missing <= 0:
             return None
@@ -257,7 +264,8 @@ class UsageMeter:
     def totals(self, hypervolume: float | None = None) -> dict[str, float]:
         """Return the costs of the sweep so far, in device hours and money, by their name in MLflow.
 
-        ``hypervolume``: of the front, where its goals are accuracies.
+        Args:
+            hypervolume: of the front, if its goals are accuracies.
         """
         usage = self.usage()
         costs = usage.device_hours(self._ended.values())
@@ -294,7 +302,7 @@ def new_session(plan: SlotPlan) -> Session:
 
 
 def most_retrainings(spec: Spec) -> int:
-    """Return how many retrainings the confirm phase makes at most."""
+    """Return the largest number of retrainings of the confirm phase."""
     confirm = spec.confirm
     if confirm is None:
         return 0
@@ -304,7 +312,11 @@ def most_retrainings(spec: Spec) -> int:
 
 
 def check_device(budget: Budget | None, session: Session) -> None:
-    """Raise UserError for a budget in GPU hours on CPUs, or the other way round."""
+    """Check that a budget is in the devices that the session runs on.
+
+    Raises:
+        UserError: the budget is in GPU hours and the session runs on CPUs, or the reverse.
+    """
     if budget is None or budget.device == session.device:
         return
     on_cpus = session.device == "cpu"

@@ -13,7 +13,7 @@ USAGE_FILE = "usage.json"
 
 
 def read_usage(folder: SweepFolder) -> Usage:
-    """Return the usage of a sweep; an empty one before its first session, and where the file is damaged."""
+    """Return the usage of a sweep; empty before its first session, and if the file is damaged."""
     record = read_if_whole(folder.path / USAGE_FILE)
     if record is None:
         return Usage()

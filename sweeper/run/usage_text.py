@@ -10,7 +10,7 @@ from sweeper.spec.quantities import HOUR_S, Budget, Price, duration, hours
 
 
 def usage_line(usage: Usage, trials: Iterable[TrialRecord], budget: Budget | None) -> str:
-    """``0.42 of 12 cpu-h, 0.03 more saved by stopping``; with a price ``0.42 of 12 cpu-h ($1.05), ...``."""
+    """Return ``0.42 of 12 cpu-h, 0.03 more saved by stopping``, or with a price ``0.42 of 12 cpu-h ($1.05), ...``."""
     unit = f"{usage.device}-h"
     device_hours = usage.device_hours(trials) or {"device_h": 0.0, "saved_device_h": 0.0}
     text = f"{hours(device_hours['device_h'])} {unit}"
@@ -22,9 +22,11 @@ def usage_line(usage: Usage, trials: Iterable[TrialRecord], budget: Budget | Non
 
 
 def value_lines(usage: Usage, trials: Iterable[TrialRecord], hypervolume: float | None) -> list[str]:
-    """Return what the noise floor has saved, and what a point of hypervolume has cost; no line where that is nothing.
+    """Return a line on the savings of the noise floor and a line on the cost of a point of hypervolume, if there are
+    any.
 
-    ``hypervolume``: of the front, None where its goals are not both accuracies.
+    Args:
+        hypervolume: of the front; None if its goals are not both accuracies.
     """
     unit, lines = f"{usage.device}-h", []
     floor_h = usage.device_hours(trials).get("saved_by_noise_floor_device_h")
@@ -38,12 +40,12 @@ def value_lines(usage: Usage, trials: Iterable[TrialRecord], hypervolume: float 
 
 
 def money(price: Price | None, device_hours: float) -> str:
-    """`` ($12.30)``; empty without a price."""
+    """Return the price of device hours in brackets, such as `` ($12.30)``; empty without a price."""
     return "" if price is None else f" ({price.of(device_hours)})"
 
 
 def forecast_line(usage: Usage) -> str | None:
-    """``0.8 cpu-h in 25 min``; None where there is no forecast."""
+    """Return ``0.8 cpu-h in 25 min``; None without a forecast."""
     if usage.forecast is None:
         return None
     unit = f"{usage.device}-h"
@@ -53,14 +55,14 @@ def forecast_line(usage: Usage) -> str | None:
 
 
 def live_line(usage: Usage, trials: Iterable[TrialRecord], budget: Budget | None) -> str:
-    """``0.42 of 12 cpu-h, at 2 CPUs; forecast 0.8 cpu-h in 25 min``, of a sweep that runs."""
+    """Return the usage of a running sweep: ``0.42 of 12 cpu-h, at 2 CPUs; forecast 0.8 cpu-h in 25 min``."""
     text = f"{usage_line(usage, trials, budget)}, at {usage.sessions[-1].devices}"
     forecast = forecast_line(usage)
     return text if forecast is None else f"{text}; forecast {forecast}"
 
 
 def limit_text(limit: Budget | float | None) -> str:
-    """``the budget of 12cpu-h``, ``the time of 8 h``; see ``UnfinishedWork.limit``."""
+    """Return ``the budget of 12cpu-h`` or ``the time of 8 h``; see ``UnfinishedWork.limit``."""
     if isinstance(limit, Budget):
         return f"the budget of {limit}"
     return "the time" if limit is None else f"the time of {duration(limit)}"
@@ -68,7 +70,7 @@ def limit_text(limit: Budget | float | None) -> str:
 
 def unfinished_line(work: UnfinishedWork) -> str:
     limit = limit_text(work.limit)
-    return f"{work.missing} of {work.planned} trials are not done, because {limit} does not hold more"
+    return f"{work.missing} of {work.planned} trials are not done, because {limit} is not enough for more"
 
 
 def resume_options(work: UnfinishedWork) -> tuple[str, ...]:

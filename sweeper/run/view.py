@@ -9,19 +9,19 @@ from dataclasses import dataclass, field
 from sweeper.layout import cut
 
 EPOCH_WIDTH = 9
-"""Of ``starting``, and of ``12.3/100``."""
+"""Width of ``starting``, and of ``12.3/100``."""
 BAR_WIDTH = 30
 SHORTEST_BAR = 6
 SHORTEST_NAME = 8
 FEWEST_RUNNING = 3
-"""Running trials that are shown however low the terminal is."""
+"""Least number of running trials in the view, even in a low terminal."""
 
 
 @dataclass(frozen=True)
 class Line:
     text: str
     style: str = ""
-    """For rich: a colour, ``bold`` or ``dim``."""
+    """Style for rich: a colour, ``bold`` or ``dim``."""
 
 
 @dataclass(frozen=True)
@@ -29,29 +29,29 @@ class RunningTrial:
     number: int
     epoch: str
     goals: tuple[str, ...]
-    """With three decimals; empty before the first report."""
+    """Goals with three decimals; empty before the first report."""
     about: str
-    """Parameters."""
+    """Parameters of the trial."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """What the live view shows."""
+    """Content of the live view."""
 
     name: str
     finished: int
-    """Of the search's trials."""
+    """Number of finished trials of the search."""
     planned: int
     failed: int
     time: str
-    """Since the session began, and what is left."""
+    """Time since the session began, and the remaining time."""
     activity: str | None
-    """What is waited for."""
+    """Activity that the sweep waits for."""
     cost: str | None
     floor: str | None
-    """About the noise floor."""
+    """Text about the noise floor."""
     goals: tuple[str, ...]
-    """Short names."""
+    """Short names of the goals."""
     running: Sequence[RunningTrial] = ()
     best: Sequence[str] = ()
     failures: Sequence[str] = field(default=())
@@ -60,7 +60,7 @@ class Snapshot:
 def frame(shown: Snapshot, width: int, height: int) -> list[Line]:
     """Return at most ``height`` lines of at most ``width`` characters.
 
-    Where the terminal is low, lines about the best points and failures give way first, then running trials.
+    In a low terminal, lines about the best points and failures are left out first, then running trials.
     """
     head = [_head(shown, width)]
     for text in (shown.activity, shown.cost, shown.floor):
@@ -76,7 +76,7 @@ def frame(shown: Snapshot, width: int, height: int) -> list[Line]:
 
 
 def _head(shown: Snapshot, width: int) -> Line:
-    """Return name, bar, trials and time; the bar gives way first, then the name."""
+    """Return name, bar, trials and time; the bar gets shorter first, then the name."""
     failed = f", {shown.failed} failed" if shown.failed else ""
     rest = f"{shown.finished} of {shown.planned} trials{failed}  {shown.time}"
     room = width - len(rest) - 2
@@ -89,7 +89,7 @@ def _head(shown: Snapshot, width: int) -> Line:
 
 
 def _running(shown: Snapshot, width: int, height: int) -> list[Line]:
-    """Return the running trials as a table of at most ``height`` lines; its columns stay where they are."""
+    """Return the running trials as a table of at most ``height`` lines with fixed columns."""
     if not shown.running:
         return []
     widths = (5, EPOCH_WIDTH, *(max(5, len(name)) for name in shown.goals))

@@ -1,16 +1,16 @@
-"""The first points of a search: the learning rate first, then one thing changed at a time. Pure; knows no Ray.
+"""The first points of a search: the learning rate first, then one change at a time. Pure; imports no Ray.
 
-What a user gets is decided by the first points more than by the sampler (benchmarks/results/search.md), and by their
-learning rate more than by anything else. In the order of the list, as far as the number of trials allows:
+The first points decide more about a user's result than the sampler does (benchmarks/results/search.md), and their
+learning rate decides more than anything else. In the order of the list, as far as the number of trials allows:
 
 1. cross-entropy in the middle of all ranges, on the strongest scope;
-2. the same at a lower and at a higher learning rate, and further out while the best lies at the edge;
+2. the same at a lower and at a higher learning rate, and further out while the best rate lies at the edge;
 3. the middle of each further scope (attribute task: of each further target);
 4. the best of these with the most and with the least ``lambda_reg``;
 5. a point for each further objective.
 
-Which point comes next depends on nothing but the trials in the study: a resumed search goes on with it. A point that
-depends on the result of another one is tried when that result is there.
+The next point depends only on the trials in the study, so a resumed search goes on in the same way. A point that
+depends on the result of another point waits for that result.
 """
 
 from __future__ import annotations
@@ -32,50 +32,52 @@ from trainables.records import Goals, oriented
 from trainables.tasks.kind import Baseline
 
 FEW_TRIALS, SOME_TRIALS = 5, 12
-"""Searches of at most so many trials try the learning rate only; further scopes and ``lambda_reg`` too."""
+"""Searches of at most ``FEW_TRIALS`` trials try the learning rate only; of at most ``SOME_TRIALS``, further scopes and
+``lambda_reg`` too.
+"""
 FACTOR = 5.0
-"""Between the learning rates of the bracket."""
+"""Factor between the learning rates of the bracket."""
 DECADE = 10.0
-"""Around the best learning rate: so far out goes the search where the range is ``auto``."""
+"""Factor around the best learning rate that limits the search if the range is ``auto``."""
 MOST_EXTENSIONS = 4
 PAPER_PARAMETERS = 50_000_000
-"""Image towers of at least so many parameters are of the size of the paper's."""
+"""Image towers with at least this number of parameters count as being of the paper's size."""
 PAPER: Mapping[str, Mapping[str, tuple[float, ...]]] = {
     "kto": {"beta": (1.5,), "lambda_reg": (1.0,)},
     "dpo": {"beta": (1.0,), "lambda_reg": (1.0,)},
     "ipo": {"beta": (0.01,), "lambda_reg": (1.0,)},
 }
-"""The paper's settings by objective (Afzali et al., arXiv 2411.08923, appendix)."""
+"""The paper's settings by objective (Afzali et al. 2025, appendix)."""
 MIDDLE = "middle of the ranges"
 
 
 @dataclass(frozen=True)
 class FirstPoint:
     name: str
-    """What it tries, for people and for the study."""
+    """Description of the point, for people and for the study."""
     parameters: dict[str, Value]
 
 
 @dataclass(frozen=True)
 class Worth:
-    """What a trial that has ended is worth."""
+    """Value of a trial that has ended."""
 
     hypervolume: float
-    """Of its points on validation."""
+    """Hypervolume of the trial's points on validation."""
     collapsed: bool
     """Whether it failed, or its last weights miss the bound of the first goal: its learning rate is too high."""
 
 
 @dataclass(frozen=True)
 class Bracket:
-    """The learning rates that were tried with everything else the same."""
+    """Trials that differ only in their learning rate."""
 
     tried: Mapping[float, TrialRecord]
-    """By learning rate, those that have begun."""
+    """Learning rate -> trial, of all trials that have begun."""
     waiting: tuple[float, ...]
-    """What is to be tried now."""
+    """Learning rates to be tried now."""
     best: float | None
-    """None until nothing is left to try."""
+    """The best learning rate; None until all are tried."""
 
 
 class FirstPoints:
@@ -92,13 +94,14 @@ class FirstPoints:
         named: bool = False,
         paper: bool = False,
     ) -> None:
-        """
+        """Plan the first points.
+
         Args:
-            named: whether the spec names the points, so that none are to be found.
-            trials: of the search.
-            order: by parameter, the values that are tried first (``TaskKind.tried_first``).
-            usual: a learning rate to begin with where the range is ``auto``, given the other parameters.
-            worth: of a trial that has ended.
+            trials: number of trials of the search.
+            order: parameter -> values that are tried first (``TaskKind.tried_first``).
+            usual: returns a starting learning rate, used if the range is ``auto``, given the other parameters.
+            worth: returns the value of a trial that has ended.
+            named: whether the spec names the points, so that none are planned here.
             paper: whether further objectives begin with the paper's settings.
         """
         self._space, self._trials, self._order, self._usual = space, trials, order, usual
@@ -107,15 +110,17 @@ class FirstPoints:
         self._middle = FirstPoint(MIDDLE, self._point(self._variants[0]))
 
     def next(self, trials: Sequence[TrialRecord]) -> FirstPoint | None:
-        """Return the point to try next; None where there is none, or none yet."""
+        """Return the point to try next; None if there is none, or none yet."""
         for point in () if self._named else self._planned(trials):
             if _trial_at(point.parameters, trials) is None:
                 return point
         return None
 
     def parts(self, trials: Sequence[TrialRecord]) -> dict[str, tuple[float, float]]:
-        """Return between which learning rates to search where the range is ``auto``, by name in the study: a decade to
-        both sides of the usual one, or of the best one once it is known."""
+        """Return by name in the study the (low, high) learning rates to search in, if the range is ``auto``.
+
+        They are a decade to both sides of the usual rate, or of the best rate once it is known.
+        """
         best = self.bracket(trials).best
         parts = dict[str, tuple[float, float]]()
         for variant in self._variants:
@@ -127,7 +132,7 @@ class FirstPoints:
         return parts
 
     def bracket(self, trials: Sequence[TrialRecord]) -> Bracket:
-        """Return what is known of the learning rate of the first point, and what to try next."""
+        """Return the known results about the learning rate of the first point, and the rates to try next."""
         domain = self._rates(self._middle.parameters)
         start = _trial_at(self._middle.parameters, trials)
         if domain is None or isinstance(domain, Fixed) or start is None:
@@ -154,7 +159,7 @@ class FirstPoints:
         return Bracket(tried, (), self._best_rate(tried))
 
     def _planned(self, trials: Sequence[TrialRecord]) -> Iterator[FirstPoint]:
-        """Yield all points that may be tried now, those that were tried already among them."""
+        """Yield all points that may be tried now, including those that were tried already."""
         yield self._middle
         bracket = self.bracket(trials)
         for rate in bracket.waiting:
@@ -184,7 +189,11 @@ class FirstPoints:
                 yield FirstPoint(str(objective), point_of_objective)
 
     def _point(self, variant: Preferences, best: float | None = None) -> dict[str, Value]:
-        """Return the middle point of a variant. ``best``: learning rate of the first point, once it is known."""
+        """Return the middle point of a variant.
+
+        Args:
+            best: the best learning rate of the first point; None if not known yet.
+        """
         preferred = {**self._order, **variant}
         point = middle_point(self._space, preferred)
         domain = self._rates(point)
@@ -194,7 +203,7 @@ class FirstPoints:
         return point
 
     def _correction(self, best: float | None) -> float:
-        """Return by what the usual rates are to be multiplied: by what the first point's had to be."""
+        """Return the factor between the best and the usual learning rate of the first point; 1 if not known yet."""
         return 1.0 if best is None else best / self._usual(self._middle.parameters)
 
     def _at_rate(self, rate: float) -> dict[str, Value]:
@@ -203,8 +212,7 @@ class FirstPoints:
         return middle_point(self._space, preferred, rate=rate)
 
     def _with_objective(self, objective: Value, best: TrialRecord) -> dict[str, Value] | None:
-        """Return a point of this objective that is otherwise as near to ``best`` as may be; None where there is none,
-        or where ``best`` is one already."""
+        """Return the point with this objective nearest to ``best``; None if there is none or ``best`` has it."""
         if best.parameters.get("objective") == objective or objective == "none":
             return None
         rest = ("objective", "beta", "beta_m0", "lambda_reg")
@@ -219,13 +227,14 @@ class FirstPoints:
         return None
 
     def _rates(self, point: Mapping[str, Value]) -> Fixed | Choices | Range | None:
-        """Return the domain of the learning rate at a point; None where it has none."""
+        """Return the domain of the learning rate at a point; None for a point without a learning rate."""
         branches = self._space.branches.get("learning_rate", ())
         return next((branch.domain for branch in branches if branch.applies(point)), None)
 
     def _extension(self, domain: Choices | Range, tried: Mapping[float, TrialRecord]) -> float | None:
-        """Return a learning rate beyond those tried, where the best of them lies at the edge; None where it does not,
-        or where the domain ends."""
+        """Return a learning rate beyond the tried ones, if the best of them lies at the edge; None otherwise and at the
+        end of the domain.
+        """
         low, high = min(tried), max(tried)
         worths = {rate: self._worth(trial) for rate, trial in tried.items()}
         best = self._best_rate(tried)
@@ -244,8 +253,10 @@ class FirstPoints:
 
 
 def first_points(spec: Spec, untouched: UntouchedModel) -> FirstPoints | None:
-    """Return the first points of a sweep; None where its spec plans all trials. Where it names the points itself, they
-    say between which learning rates to search, and have no others."""
+    """Return the first points of a sweep; None if its spec plans all trials.
+
+    If the spec names points itself, the first points only limit the learning rates to search in.
+    """
     if spec.search.planned:
         return None
     size = _size(untouched)
@@ -261,7 +272,7 @@ def first_points(spec: Spec, untouched: UntouchedModel) -> FirstPoints | None:
 
 
 def rated_baselines(spec: Spec, untouched: UntouchedModel) -> list[Baseline]:
-    """Return the baselines of a sweep, with the usual learning rate where they name none."""
+    """Return the baselines of a sweep, with the usual learning rate if they name none."""
 
     def parameters(baseline: Baseline) -> dict[str, Any]:
         own = baseline.parameters
@@ -282,7 +293,8 @@ def _size(untouched: UntouchedModel) -> ModelSize | None:
 def steps_of(spec: Spec, pairs: int, point: Mapping[str, Value]) -> int:
     """Return the number of steps of a trial.
 
-    ``pairs``: of a trial with all copies and images.
+    Args:
+        pairs: number of pairs of a trial with all copies and images.
     """
     share = 1.0
     for name, most in spec.most().items():
@@ -295,8 +307,11 @@ def steps_of(spec: Spec, pairs: int, point: Mapping[str, Value]) -> int:
 def worth_of(
     goals: Goals, bounds: Bounds, untouched_goals: Mapping[str, float], chance: float
 ) -> Callable[[TrialRecord], Worth]:
-    """Return the function that says what a trial is worth: the hypervolume of its points that keep all bounds, above
-    the bound of the first goal (``chance`` where there is none) and the untouched model's second goal."""
+    """Return the function that computes the value of a trial.
+
+    It is the hypervolume of its points that keep all bounds, above the bound of the first goal (``chance`` if there is
+    none) and above the untouched model's second goal.
+    """
     first = next((bound for bound in bounds if bound.metric == goals[0].metric), None)
     corner = {
         goals[0].metric: chance if first is None else first.value,
@@ -314,7 +329,7 @@ def worth_of(
 
 
 def rate_found(trials: Sequence[TrialRecord], points: FirstPoints) -> str | None:
-    """Return in a line which learning rate was found; None while it is not known."""
+    """Return a line about the best learning rate; None while it is not known."""
     bracket = points.bracket(trials)
     if bracket.best is None or len(bracket.tried) < 2:
         return None
@@ -324,13 +339,14 @@ def rate_found(trials: Sequence[TrialRecord], points: FirstPoints) -> str | None
 
 
 def _known(size: ModelSize | None) -> ModelSize:
-    assert size is not None, "sweeps with `learning_rate: auto` know the size of their model"
+    assert size is not None, "sweeps with `learning_rate: auto` have the size of their model"
     return size
 
 
 def _variants(space: Space, order: Preferences) -> list[Preferences]:
-    """Return the scopes of a space, and of the attribute task the targets, strongest first: the first of each, then
-    one of them changed at a time."""
+    """Return the scopes of a space and, for the attribute task, the targets: the strongest of each, then one change at
+    a time.
+    """
     values = {
         name: _in_order(values_of(space, name), order.get(name, ()))
         for name in ("target", "tune")
@@ -351,7 +367,7 @@ def _trial_at(parameters: Mapping[str, Value], trials: Sequence[TrialRecord]) ->
 
 
 def _further(domain: Choices | Range, rate: float, side: int) -> float | None:
-    """Return the next learning rate below (side -1) or above (1); None where the domain ends."""
+    """Return the next learning rate below (side -1) or above (1); None at the end of the domain."""
     if isinstance(domain, Choices):
         beyond = [float(value) for value in domain.values if (float(value) - rate) * side > 0]
         return min(beyond, key=lambda value: abs(value - rate)) if beyond else None
@@ -361,5 +377,5 @@ def _further(domain: Choices | Range, rate: float, side: int) -> float | None:
 
 
 def _rounded(domain: Range, rate: float) -> float:
-    """Return the rate in three digits, inside the domain."""
+    """Return the rate rounded to three digits, inside the domain."""
     return min(max(float(f"{rate:.3g}"), float(domain.low)), float(domain.high))

@@ -1,4 +1,4 @@
-"""The noise floor of a sweep from its files, and the record that a search has ended at it."""
+"""The noise floor of a sweep, computed from its files, and the record that a search has ended at it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SEARCH_END_FILE = "search_end.json"
 
 @dataclass(frozen=True)
 class UnknownFloor:
-    """The noise floor cannot be said."""
+    """The noise floor cannot be computed."""
 
     reason: str
 
@@ -31,23 +31,23 @@ class SearchEnd:
     """A search that has ended at its noise floor before its last trial."""
 
     planned: int
-    """``search.trials`` then."""
+    """``search.trials`` at that time."""
     trials: int
-    """Trials of the search that had ended then."""
+    """Number of trials of the search that had ended at that time."""
     gain: float
     standard_error: float
 
     def holds(self, spec: Spec) -> bool:
-        """Return whether the search is over still: nobody has asked for more trials, or for all of them."""
+        """Return whether the search is still over: not if more trials, or all planned ones, were asked for since."""
         return spec.search.until == "noise_floor" and spec.search.trials <= self.planned
 
     def look_again_at(self) -> int:
-        """Return after how many ended trials the floor is looked at again where more trials were asked for."""
+        """Return after how many ended trials the floor is computed again if more trials were asked for."""
         return self.trials + max(1, self.trials // 4)
 
 
 def read_search_end(folder: SweepFolder) -> SearchEnd | None:
-    """Return the record; None where the search has not ended at its floor, and where the file is damaged."""
+    """Return the record; None if the search has not ended at its floor or the file is damaged."""
     record = read_if_whole(folder.path / SEARCH_END_FILE)
     try:
         return None if record is None else SearchEnd(**record)
@@ -56,33 +56,37 @@ def read_search_end(folder: SweepFolder) -> SearchEnd | None:
 
 
 def write_search_end(folder: SweepFolder, end: SearchEnd) -> None:
-    """Write the record; it is on disk when this returns. Raise StorageError where the disk does not take it."""
+    """Write the record; it is on disk when this returns.
+
+    Raises:
+        StorageError: the disk fails.
+    """
     folder.write_json(SEARCH_END_FILE, asdict(end))
 
 
 def planned_trials(folder: SweepFolder, spec: Spec, trials: Sequence[TrialRecord]) -> int:
-    """Return how many trials the search has in the end: ``search.trials``, or those begun before it ended at its
-    floor."""
+    """Return the final number of trials of the search: ``search.trials``, or those begun before its noise floor."""
     end = read_search_end(folder)
     begun = sum(trial.confirms is None for trial in trials)
     return min(begun, spec.search.trials) if end is not None and end.holds(spec) else spec.search.trials
 
 
 class FloorReader:
-    """Computes the noise floor of a sweep's trials, whose files it reads once each."""
+    """Computes the noise floor of a sweep's trials; reads the files of each trial once."""
 
     def __init__(self, folder: SweepFolder, spec: Spec, untouched: UntouchedModel) -> None:
         self._folder, self._spec, self._untouched = folder, spec, untouched
         self._hits: dict[int, PointHits | None] = {}
 
     def floor(self, trials: Sequence[TrialRecord]) -> NoiseFloor | UnknownFloor:
-        """Return the floor of a study's trials: the same for the same trials. Trials that run do not count.
+        """Return the noise floor of a study's trials; equal trials give an equal floor. Running trials do not count.
 
-        Trials are in the order of their numbers.
+        Args:
+            trials: in the order of their numbers.
         """
         goals = self._spec.task_goals()
         if unsuited := [goal for goal in goals if goal.view is None]:
-            return UnknownFloor(f"{unsuited[0].title} is no mean over images")
+            return UnknownFloor(f"{unsuited[0].title} is not a mean over images")
         ended = [trial for trial in trials if trial.confirms is None and trial.state != "running"]
         ended.sort(key=lambda trial: trial.number)
         complete = [(place, trial) for place, trial in enumerate(ended) if trial.state == "complete"]
@@ -123,7 +127,7 @@ class FloorReader:
         return self._hits[number]
 
     def _allowed(self, trial: TrialRecord) -> np.ndarray:
-        """Return the indices of the points that keep every bound of what is no goal."""
+        """Return the indices of the points that keep every bound of metrics that are not goals."""
         goals = {goal.metric for goal in self._spec.task_goals()}
         bounds = tuple(bound for bound in self._spec.bounds(self._untouched.goals) if bound.metric not in goals)
         return np.array([i for i, point in enumerate(trial.points) if keeps(bounds, point.values)], np.int64)
@@ -134,7 +138,7 @@ class FloorReader:
 
 
 def load_floor(folder: SweepFolder, spec: Spec, trials: Sequence[TrialRecord]) -> NoiseFloor | UnknownFloor | None:
-    """Return the noise floor of a sweep; None where its goals have none, and before any trial is complete."""
+    """Return the noise floor of a sweep; None if its goals have none or no trial is complete."""
     untouched = folder.untouched()
     if untouched is None or any(goal.view is None for goal in spec.task_goals()):
         return None

@@ -1,12 +1,12 @@
-"""How much each searched parameter, by itself, decides the rank of a trial in a goal.
+"""Importance: how much each searched parameter, by itself, decides the rank of a trial in a goal.
 
-An analysis of variance of ranks (Kruskal and Wallis 1952) in one factor, with the unbiased share of variance omega
-squared (Hays 1963) in place of a test: the values of a parameter are put into groups; what the means of the groups
-explain of the variance of ranks, less what chance alone would explain, is the parameter's importance.
+It is an analysis of variance of ranks (Kruskal and Wallis 1952) in one factor, with the unbiased share of variance
+omega squared (Hays 1963) instead of a test: the values of a parameter form groups, and its importance is the share of
+the variance of ranks that the group means explain, less the share that chance alone would explain.
 
-Why not Optuna's PED-ANOVA, which needs no scikit-learn either: with 30 trials of a space like search_spaces/reduced
-it names a parameter without any effect first in 14 of 20 studies, because few trials have a branch of it; this measure
-does so in none (tests/sweeper/search/test_importance.py has the space).
+Optuna's PED-ANOVA, which needs no scikit-learn either, is not used: with 30 trials of a space like
+search_spaces/reduced it ranks a parameter without any effect first in 14 of 20 studies, because few trials have a
+branch of it. This measure does so in none (tests/sweeper/search/test_importance.py has the space).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sweeper.spec.domains import Choices, Fixed, Value
 from sweeper.spec.space import Space
 
 FEWEST_TRIALS = 10
-"""Complete trials below which importance says nothing."""
+"""Least number of complete trials for importance."""
 _MOST_GROUPS = 4
 _FEWEST_OF_GROUP = 3
 
@@ -41,11 +41,11 @@ def placed_trials(space: Space, trials: Sequence[TrialRecord]) -> list[tuple[Tri
 
 
 def importance(space: Space, trials: Sequence[TrialRecord], metric: str) -> dict[str, float]:
-    """Return by searched parameter the share of the variance of ranks in a goal that it explains, highest first.
+    """Return for each searched parameter the share of the variance of ranks in a goal that it explains, highest first.
 
-    Shares are from 0 to 1 and need not sum to 1: the rest is chance and parameters together. A parameter that only some
-    trials have is judged among these trials, each of its branches by itself, and counts as far as they make up the
-    variance of all. Empty below ``FEWEST_TRIALS`` trials, and where all have the same value.
+    Shares are from 0 to 1 and need not sum to 1: the rest is chance and joint effects of parameters. A parameter that
+    only some trials have is judged among these trials, each branch by itself, weighted with their share of the variance
+    of all. The result is empty for fewer than ``FEWEST_TRIALS`` trials and if all have the same value.
     """
     placed = placed_trials(space, trials)
     if len(placed) < FEWEST_TRIALS:
@@ -69,7 +69,7 @@ def importance(space: Space, trials: Sequence[TrialRecord], metric: str) -> dict
 
 
 def _groups(branch: Branch, pairs: Sequence[tuple[Value, float]]) -> list[list[float]]:
-    """Return ranks by choice; for a range by up to four parts of it with as many trials each."""
+    """Return ranks by choice; for a range, in up to four parts with the same number of trials."""
     if isinstance(branch.domain, Choices):
         values = dict.fromkeys(value for value, _ in pairs)
         return [[rank for value, rank in pairs if value == choice] for choice in values]
@@ -79,7 +79,7 @@ def _groups(branch: Branch, pairs: Sequence[tuple[Value, float]]) -> list[list[f
 
 
 def _explained(groups: Sequence[Sequence[float]]) -> float:
-    """Return the sum of squares between groups, less what chance alone is expected to put there; at least 0."""
+    """Return the sum of squares between groups, less the sum expected from chance alone; at least 0."""
     count = sum(len(group) for group in groups)
     if len(groups) < 2 or count <= len(groups):
         return 0.0
@@ -94,7 +94,7 @@ def _squares(values: Sequence[float]) -> float:
 
 
 def _ranks(values: Sequence[float]) -> list[float]:
-    """Return the place of each value in rising order, equal ones at the mean of their places."""
+    """Return the rank of each value in rising order; equal values get the mean of their ranks."""
     places: dict[float, list[int]] = {}
     for place, value in enumerate(sorted(values)):
         places.setdefault(value, []).append(place)

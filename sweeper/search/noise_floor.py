@@ -1,11 +1,11 @@
-"""The noise floor of a search: whether more trials are expected to buy more than the front's own uncertainty. Pure.
+"""The noise floor of a search: the point at which more trials gain less than the front's own uncertainty. Pure.
 
-Picking the best of many trials on the same validation images also picks their luck. What the last quarter of trials
-added to the front is therefore measured on images that it was not picked on: in each bootstrap resample of the
-validation images the front is picked on the images drawn, of all trials and of the first three quarters, and the
-hypervolume of both is taken on the images that were not drawn. The mean difference estimates what a further quarter
-would gain on fresh images; it errs on the side of going on, because gains shrink as a search goes on. The search is at
-its noise floor where this is less than one standard error of the front's hypervolume over the images.
+Picking the best of many trials on the same validation images also picks their luck. The gain of the last quarter of
+trials is therefore measured on images that were not used for picking: in each bootstrap resample of the validation
+images, a front is picked on the drawn images, once from all trials and once from the first three quarters, and the
+hypervolume of both is computed on the images that were not drawn. The mean difference estimates the gain of a further
+quarter on fresh images; it is too high rather than too low, because gains shrink as a search goes on. The search is at
+its noise floor if this gain is less than one standard error of the front's hypervolume over the images.
 """
 
 from __future__ import annotations
@@ -17,28 +17,30 @@ import numpy as np
 
 RESAMPLES = 200
 LEAST_COMPLETE = 12
-"""Fewer complete trials are never at the floor."""
+"""A search with fewer complete trials is never at the floor."""
 NEAR = 0.05
-"""A point that is further behind a member of the front in both goals is on no resample's front. Of few images twice the
-largest standard error of a difference counts instead, 2 / sqrt(images)."""
+"""Points further behind a member of the front than this, in both goals, are on no resample's front.
+
+With few images twice the largest standard error of a difference is used instead: 2 / sqrt(images).
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseFloor:
-    """What is expected of going on with a search."""
+    """Expected gain of going on with a search, and its uncertainty."""
 
     gain: float
     """Hypervolume on fresh images that a further quarter of trials is expected to add."""
     standard_error: float
-    """Of the front's hypervolume, over the validation images."""
+    """Standard error of the front's hypervolume, over the validation images."""
     trials: int
-    """Trials that have ended, complete or not."""
+    """Number of trials that have ended, complete or not."""
     complete: int
-    """Those of them with points."""
+    """Number of ended trials that have points."""
 
     @property
     def further(self) -> int:
-        """A quarter of the trials."""
+        """Return a quarter of the number of trials."""
         return self.trials // 4
 
     @property
@@ -48,41 +50,49 @@ class NoiseFloor:
 
 @dataclass(frozen=True, kw_only=True)
 class Floor:
-    """The least that a goal may be, on any images."""
+    """Least value of a goal, on any images."""
 
     offset: float
     relative: bool
-    """Whether ``offset`` is counted from the untouched model's value on the same images."""
+    """Whether ``offset`` is relative to the untouched model's value on the same images."""
 
     def on(self, untouched: np.ndarray) -> np.ndarray:
-        """(B,) values of the untouched model -> (B,) floors."""
+        """Return the floors (B,) for values (B,) of the untouched model."""
         return self.offset + untouched if self.relative else np.full_like(untouched, self.offset)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Points:
-    """The points of a search on S validation sets, of N images each (N differs); both goals are shares of right
-    answers. Points that miss a bound of anything but the goals are left out."""
+    """The points of a search on S validation sets with N images each (N differs).
+
+    Both goals are shares of correct answers. Points that miss a bound of a metric that is not a goal are left out.
+    """
 
     untouched: Sequence[np.ndarray]
-    """Per set (2, N) bool."""
+    """For each set (2, N) bool."""
     hits: Sequence[np.ndarray]
-    """Per set (P, 2, N) bool."""
+    """For each set (P, 2, N) bool."""
     place: np.ndarray
-    """(P,) int: the place of each point's trial among the trials that have ended, from 0."""
+    """(P,) int: index of each point's trial among the trials that have ended."""
     reference: Floor
-    """Of the first goal, for the hypervolume: its floor, or its value by guessing. In the second goal the untouched
-    model is the reference."""
+    """Reference of the hypervolume in the first goal: its floor, or its value by guessing.
+
+    In the second goal the untouched model is the reference.
+    """
     floors: tuple[Floor | None, Floor | None]
-    """What members must keep of each goal."""
+    """Floors of the two goals for members of the front."""
 
 
 def noise_floor(
     points: Points, *, trials: int, complete: int, resamples: int = RESAMPLES, seed: int = 0
 ) -> NoiseFloor | None:
-    """Return the noise floor after ``trials`` ended trials, ``complete`` of them complete: the same for the same input.
+    """Return the noise floor after ``trials`` ended trials; the same for the same input.
 
-    None where there are too few images for a resample to leave any of each set out.
+    Args:
+        complete: number of complete trials among them.
+
+    Returns:
+        None if there are too few images for a resample to leave some of each set out.
     """
     early = points.place < trials - trials // 4
     kept = _near_the_front(points, early)
@@ -114,10 +124,11 @@ def noise_floor(
 def _resampled(
     rows: Sequence[np.ndarray], resamples: int, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the goals of R rows on the images drawn, and on those left out (NaN where none was): (B, R, 2) each.
+    """Return the goals of R rows on the drawn images, and on those left out (NaN if there are none): (B, R, 2) each.
 
-    ``rows``: per set (R, 2, N) float32 of 0 and 1. Counts of images are whole numbers below 2**24: float32 adds them
-    up exactly, in whatever order.
+    Args:
+        rows: for each set (R, 2, N) float32 of 0 and 1. Counts of images are integers below 2**24, so float32 sums are
+            exact in any order.
     """
     drawn, left_out = [], []
     for of_set in rows:
@@ -136,9 +147,13 @@ def _resampled(
 def _members(
     values: np.ndarray, floors: tuple[Floor | None, Floor | None], among: np.ndarray | None = None
 ) -> np.ndarray:
-    """Return which points are members of each front: (B, 1 + P, 2) goals, the untouched model first -> (B, P) bool.
+    """Return which points are members of each front, (B, P) bool.
 
-    The untouched model competes without being one. ``among``: (P,) bool, the points that there are.
+    The untouched model can dominate points but is not a member.
+
+    Args:
+        values: (B, 1 + P, 2) goals, the untouched model first.
+        among: (P,) bool, the points that exist; None: all.
     """
     untouched, points = values[:, 0], values[:, 1:]
     allowed = np.ones(points.shape[:2], bool) if among is None else np.broadcast_to(among, points.shape[:2]).copy()
@@ -156,9 +171,11 @@ def _members(
 
 
 def _hypervolumes(values: np.ndarray, members: np.ndarray, reference: Floor) -> np.ndarray:
-    """Return the area that the members dominate: (B, 1 + P, 2) goals and (B, P) bool -> (B,).
+    """Return the area that the members dominate (B,), above ``reference`` and above the untouched model's second goal.
 
-    It is counted above ``reference`` in the first goal and the untouched model in the second.
+    Args:
+        values: (B, 1 + P, 2) goals, the untouched model first.
+        members: (B, P) bool.
     """
     low_first = reference.on(values[:, 0, 0])[:, None]
     low_second = values[:, 0, 1][:, None]

@@ -1,4 +1,4 @@
-"""Decisions about points in the plane of two goals, both maximised (``records.oriented``)."""
+"""Functions of points in the plane of two goals, both maximised (``records.oriented``)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ Value = tuple[float, float]
 def non_dominated(values: Sequence[Value]) -> list[bool]:
     """Return for each point whether no other is at least as good in both goals; of equal points the first counts.
 
-    O(n log n). Raise ValueError for values that are not finite.
+    O(n log n).
+
+    Raises:
+        ValueError: a value is not finite.
     """
     _check_finite(values)
     kept = [False] * len(values)
@@ -26,7 +29,10 @@ def non_dominated(values: Sequence[Value]) -> list[bool]:
 def hypervolume(values: Sequence[Value], reference: Value) -> float:
     """Return the area dominated by the points and above ``reference`` in both goals; exact, O(n log n).
 
-    Points that do not exceed the reference in both goals add nothing. Raise ValueError for values that are not finite.
+    Points that do not exceed the reference in both goals add nothing.
+
+    Raises:
+        ValueError: a value is not finite.
     """
     _check_finite([*values, reference])
     area, height = 0.0, reference[1]
@@ -41,8 +47,10 @@ def hypervolume(values: Sequence[Value], reference: Value) -> float:
 def knee(values: Sequence[Value]) -> int:
     """Return the index of the best compromise on a front: the largest sum of goals, each scaled between its extremes.
 
-    Of equal sums the higher first goal counts, then the first point. Raise ValueError for an empty front and for
-    values that are not finite.
+    Of equal sums the higher first goal wins, then the first point.
+
+    Raises:
+        ValueError: the front is empty, or a value is not finite.
     """
     if not values:
         raise ValueError("an empty front has no knee")

@@ -1,7 +1,7 @@
-"""The sampler, over a study in memory: asking it never leaves a half-asked trial in the study's file.
+"""The sampler, on a study in memory, so that a kill during a suggestion leaves nothing in the study's file.
 
-A suggestion depends on its seed and on the trials observed, in the order of their numbers: a suggester made anew from
-the same trials suggests the same.
+A suggestion depends on its seed and on the observed trials, in the order of their numbers: a new suggester with the
+same trials makes the same suggestions.
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ StoppedTrialPolicy = Literal["avoided", "bad", "ignored", "partial", "infeasible
 - ``partial``: as complete with its last values;
 - ``infeasible``: as ranked below all complete trials, further below the earlier it was stopped.
 
-TPE takes a tenth of all ended trials as good. ``bad`` and ``infeasible`` trials count as ended, so that with many
-stopped trials most complete ones are taken as good; ``avoided`` trials count neither as ended nor as start-up trials.
-Measured: benchmarks/results/search.md."""
+TPE takes a tenth of all ended trials as good. ``bad`` and ``infeasible`` trials count as ended, so with many stopped
+trials most complete ones are taken as good; ``avoided`` trials count neither as ended nor as start-up trials. Measured:
+benchmarks/results/search.md.
+"""
 STOPPED_TRIAL_POLICY: StoppedTrialPolicy = "avoided"
 
 
@@ -54,7 +55,7 @@ class PriorTrial:
 
 
 class Suggester:
-    """Suggests points of a space: at random first, then from the goals that trials reported."""
+    """Suggests points of a space: first at random, then from the goals that trials reported."""
 
     def __init__(
         self,
@@ -65,8 +66,12 @@ class Suggester:
         startup_trials: int,
         stopped_trial_policy: StoppedTrialPolicy = STOPPED_TRIAL_POLICY,
     ) -> None:
-        """``directions``: of the goals. ``random`` never learns; ``tpe`` draws at random until ``startup_trials`` are
-        complete."""
+        """Make a suggester without trials.
+
+        Args:
+            directions: of the goals.
+            sampler: ``random`` never learns; ``tpe`` draws at random until ``startup_trials`` are complete.
+        """
         self._space, self._sampler, self._startup_trials = space, sampler, startup_trials
         self._stopped_as = stopped_trial_policy
         with silence_optuna():
@@ -75,8 +80,8 @@ class Suggester:
         self._entered = 0
 
     def add_prior_trials(self, known: Sequence[PriorTrial]) -> None:
-        """Take trials of an earlier sweep; to be called before any ``observe``."""
-        assert not self._memory_numbers, "earlier sweeps come first, so that a suggester made anew knows the same"
+        """Add trials of an earlier sweep. Must be called before any ``observe``."""
+        assert not self._memory_numbers, "earlier sweeps come first, so that a new suggester has the same trials"
         for prior in known:
             try:
                 located = self._space.place(prior.parameters).located
@@ -92,12 +97,13 @@ class Suggester:
             )
 
     def observe(self, trial: TrialRecord, located: Mapping[str, Value], violation: float = 0.0) -> None:
-        """Bring a trial, running or ended, up to date in memory. A failed trial is ignored, and one outside the space:
-        of a range that ``Space.narrowed`` has cut.
+        """Update a trial, running or ended, in memory.
+
+        A failed trial is ignored, and so is one outside the part of a range that ``Space.narrowed`` has left.
 
         Args:
-            located: its searched parameters by name in the study.
-            violation: by how much a complete trial misses the floors.
+            located: the trial's searched parameters by name in the study.
+            violation: amount by which a complete trial misses the floors.
         """
         if self._sampler == "random" or not self._space.holds(located):
             return
@@ -108,7 +114,7 @@ class Suggester:
         known = self._memory_numbers.get(trial.number)
         with silence_optuna():
             if known is not None and state is TrialState.RUNNING:
-                pass  # as it was
+                pass  # unchanged
             elif known is not None:
                 for name, value in constraints.items():
                     optuna.trial.Trial(self._memory, known).set_constraint(name, value)
@@ -135,13 +141,13 @@ class Suggester:
             asked = self._memory.ask()
             self._entered += 1
             parameters = self._space.draw(lambda name, domain: _draw(asked, name, domain))
-            # As a failed trial the sampler ignores it; the study enters the suggestion as a trial of its own, without
-            # the attributes that TPE leaves in a trial it suggested and that a study made anew would lack.
+            # The sampler ignores a failed trial. The study enters the suggestion as a trial of its own, without the
+            # attributes that TPE leaves in a trial it suggested and that a new study would lack.
             self._memory.tell(asked, state=TrialState.FAIL)
         return Placed(parameters, dict(asked.params))
 
     def _at_random(self, seed: int) -> Placed:
-        """Draw a point without entering it: earlier trials do not matter."""
+        """Draw a point without entering it; earlier trials do not matter."""
         sampler, located = optuna.samplers.RandomSampler(seed=seed), dict[str, Value]()
 
         def draw(name: str, domain: Choices | Range) -> Value:
@@ -151,7 +157,7 @@ class Suggester:
         return Placed(self._space.draw(draw), located)
 
     def _add(self, trial: FrozenTrial) -> int:
-        """Return the trial's number in memory."""
+        """Add a trial to the study in memory and return its number there."""
         self._memory.add_trial(trial)
         self._entered += 1
         return self._entered - 1
@@ -167,18 +173,18 @@ class Suggester:
             return TrialState.PRUNED, None, {}
         if self._stopped_as == "partial":
             return TrialState.COMPLETE, values, {"floor": 0.0}
-        # Above any shortfall in accuracy, so that whatever is complete comes first.
+        # Above any shortfall in accuracy, so that all complete trials come first.
         return TrialState.COMPLETE, values, {"floor": 10.0 - trial.stopped_at}
 
 
 def distributions(space: Space, names: Iterable[str]) -> dict[str, BaseDistribution]:
-    """Return what Optuna draws each of these names in the study from."""
+    """Return Optuna's distribution for each name in the study."""
     return {name: _distribution(domain) for name, domain in space.domains(names).items()}
 
 
 @contextlib.contextmanager
 def silence_optuna() -> Iterator[None]:
-    """Silence Optuna's line per study, and its warning that `group` is experimental (since Optuna 2.8)."""
+    """Silence Optuna's line for each study, and its warning that `group` is experimental (since Optuna 2.8)."""
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():

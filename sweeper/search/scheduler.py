@@ -1,7 +1,7 @@
-"""Which trial runs next and what becomes of it: the sweep's side of ``execution.tune.run_trials``. Knows no Ray.
+"""The choice of the next trial and the record of its end: the sweep's side of ``execution.tune.run_trials``. No Ray.
 
 Order of records, so that a kill at any moment loses nothing: the workers write checkpoint and metric line, then the
-study is told, then MLflow's outbox. On resume the earlier record wins and the later ones are repaired.
+study is updated, then MLflow's outbox. On resume the earlier record wins and the later ones are repaired.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from trainables.tasks.kind import Baseline
 
 
 class TrialListener(Protocol):
-    """Told what happens to trials, after the study."""
+    """Receives the events of trials, after the study was updated."""
 
     def started(self, trial: TrialRecord) -> None: ...
 
@@ -39,29 +39,33 @@ class TrialFiles(Protocol):
         """Return the next attempt at a trial, which waits for a decision at ``rungs``."""
 
     def reports(self, number: int) -> list[Report]:
-        """Return what a trial has reported, by step."""
+        """Return the reports of a trial, by step."""
 
     def stopped(self, number: int) -> None:
-        """Free what only a trial that goes on needs."""
+        """Delete the files that only a trial that goes on needs."""
 
 
 class SweepControl(Protocol):
-    """How the sweep limits its scheduler."""
+    """Limits that the sweep sets for its scheduler."""
 
     def tick(self) -> None:
         """Called several times a second."""
 
     def stop_requested(self) -> bool:
-        """Return whether running trials are to end and no further trial is to begin."""
+        """Return whether running trials shall end and no further trial may begin."""
 
     def stop_running(self) -> None:
-        """Have running trials write a checkpoint and end. Called once, after ``stop_requested``."""
+        """Let running trials write a checkpoint and end. Called once, after ``stop_requested``."""
 
     def may_start(self, confirming: bool) -> bool:
-        """Return whether budget and time allow a further trial; ``confirming``: one of the confirm phase."""
+        """Return whether budget and time allow a further trial.
+
+        Args:
+            confirming: whether it is a trial of the confirm phase.
+        """
 
     def plan_retrainings(self, trials: Sequence[TrialRecord]) -> Sequence[Retraining] | None:
-        """Return what the confirm phase trains again; None where that is not decided yet: it is asked again then.
+        """Return the retrainings of the confirm phase; None if they are not decided yet, then this is called again.
 
         Called when the search has ended, with all its trials.
         """
@@ -85,7 +89,7 @@ class NoLimits:
 
 
 class TrialScheduler:
-    """Hands out trials one at a time, never ahead of a free slot, and records how each ends.
+    """Hands out trials one at a time, when a slot is free, and records how each ends.
 
     The search comes first: baselines, the spec's points, then suggestions. When every trial of the search has ended,
     the confirm phase begins.
@@ -103,14 +107,15 @@ class TrialScheduler:
         first_points: FirstPoints | None = None,
         baselines: Sequence[Baseline] | None = None,
     ) -> None:
-        """
+        """Take over the trials of the study.
+
         Args:
-            baselines: the first trials, with learning rates; those of the spec by default.
-            untouched_goals: of the untouched model on validation.
-            first_points: tried before anything is suggested; they say between which learning rates to search too.
+            untouched_goals: goals of the untouched model on validation.
             control: ``NoLimits`` by default.
-            search_is_over: whether the search ends before its last trial; None: not known yet, ask again. Once True,
+            search_is_over: whether the search ends before its last trial; None: not known yet, called again. Once True,
                 always True.
+            first_points: tried before any suggestion; they also limit the learning rates to search in.
+            baselines: the first trials, with learning rates; by default those of the spec.
         """
         self._spec, self._study, self._files, self._untouched_goals = spec, study, files, untouched_goals
         self._listener, self._control = listener, control or NoLimits()
@@ -120,30 +125,32 @@ class TrialScheduler:
         trials = study.trials()
         self._to_resume = deque(trial for trial in trials if trial.state == "running")
         self._suggested = sum(trial.confirms is None for trial in trials)
-        """Trials of the search that have entered the study."""
+        """Number of trials of the search in the study."""
         self._failed = sum(trial.state == "failed" and trial.first_point is None for trial in trials)
-        """Without first points, which are to find out what fails."""
+        """Number of failed trials, without first points, which may fail on purpose."""
         self._completed = sum(trial.state == "complete" for trial in trials)
         self._running: dict[int, TrialRecord] = {}
         self._spent_s: dict[int, float] = {}
         """Slot seconds that each running trial used in earlier sessions, from its last report."""
         self._retrainings: deque[Retraining] | None = None
-        """What the confirm phase has not begun yet. None: the search goes on."""
+        """Retrainings that the confirm phase has not begun yet; None while the search goes on."""
         self._stopping = False
         self._stopper = TrialStopper(spec, untouched_goals)
         self._to_stop = self._stopper.replay(trials, files.reports)
 
     @property
     def too_many_failed(self) -> bool:
-        """Whether more trials failed than ``limits.max_failed_share`` of the sweep allows, first points not counted; or
-        the search is over and no trial is complete."""
+        """Return whether more trials failed than allowed, or the search is over and no trial is complete.
+
+        ``limits.max_failed_share`` is the largest allowed share of the sweep; first points do not count.
+        """
         if self._failed > self._spec.limits.max_failed_share * self._spec.search.trials:
             return True
         over = self._suggested >= self._spec.search.trials and not self._running and not self._to_resume
         return over and not self._completed and any(trial.state == "failed" for trial in self._study.trials())
 
     def next_job(self) -> Job | None:
-        """Return the next trial for a free slot; None where there is none now."""
+        """Return the next trial for a free slot; None if there is none now."""
         trial = self._next_trial()
         if trial is None:
             return None
@@ -153,7 +160,7 @@ class TrialScheduler:
         return job
 
     def exhausted(self) -> bool:
-        """Return whether no trial will begin any more."""
+        """Return whether no further trial will begin."""
         if self._stopping or self.too_many_failed:
             return True
         if self._retrainings is None:
@@ -169,7 +176,8 @@ class TrialScheduler:
     def on_end(self, key: int, outcome: Outcome) -> None:
         """Record how an attempt at a trial ended. An interrupted trial stays running in the study.
 
-        Raise UnavailableError where the storage failed: the trial stays running too, and the sweep cannot go on.
+        Raises:
+            UnavailableError: the storage failed; the trial stays running too, and the sweep cannot go on.
         """
         trial = self._running.pop(key)
         last_report = self._stopper.last_report(key)
@@ -218,7 +226,9 @@ class TrialScheduler:
         return self._study.retrain(retraining.confirms, retraining.seed)
 
     def _next_resumed(self) -> TrialRecord | None:
-        """Return a trial of an earlier session that is to go on; those that are to be stopped end here."""
+        """Return a trial of an earlier session that goes on; trials that are to be stopped are recorded as stopped
+        here.
+        """
         while self._to_resume:
             trial = self._to_resume.popleft()
             reports = self._files.reports(trial.number)
@@ -245,8 +255,10 @@ class TrialScheduler:
         )
 
     def _suggest(self, index: int) -> TrialRecord:
-        """Enter trial ``index`` of the search: baselines, then the points of the spec or else the first points, then
-        what the sampler suggests. A sweep that learns from earlier ones needs no first points."""
+        """Enter trial ``index`` of the search: a baseline, a point of the spec or a first point, or a suggestion.
+
+        A sweep that learns from earlier sweeps has no first points.
+        """
         if index < len(self._baselines):
             baseline = self._baselines[index]
             return self._study.add(baseline.parameters, baseline=baseline.name)

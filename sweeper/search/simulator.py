@@ -1,6 +1,6 @@
-"""A sweep of simulated trials under a virtual clock: the real study, search, stopping rule and order of records.
+"""A sweep of simulated trials under a virtual clock, with the real study, search, stopping rule and order of records.
 
-Without Ray, training or waiting: for tests, and to compare searches over recorded or analytic problems.
+It needs no Ray, no training and no waiting: for tests, and to compare searches over recorded or analytic problems.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from trainables.records import Report, TrialResult
 
 @dataclass(frozen=True, kw_only=True)
 class SimulatedTrial:
-    """What a trial would report, were it trained."""
+    """The reports of a trial if it were trained."""
 
     reports: Sequence[Report]
-    """Those at rungs."""
+    """The reports at rungs."""
     result: TrialResult
 
 
 SimulateTrial = Callable[[TrialRecord, Sequence[float]], SimulatedTrial]
-"""From a trial and the rungs at which it reports."""
+"""Function of a trial and the rungs at which it reports."""
 
 
 @dataclass(frozen=True)
 class SimulatedEnd:
-    """A trial's end, by the virtual clock."""
+    """The end of a trial, by the virtual clock."""
 
     trial: TrialRecord
     now_s: float
@@ -44,11 +44,11 @@ class SimulatedEnd:
 
 @dataclass
 class MemoryFiles:
-    """Implements ``scheduler.TrialFiles`` in memory; a second simulation given the same files goes on from them."""
+    """Implements ``scheduler.TrialFiles`` in memory; a second simulation with the same files goes on from them."""
 
     lines: dict[int, list[Report]] = field(default_factory=dict)
     now_s: float = 0.0
-    """When the last line was written."""
+    """Virtual time at which the last line was written, in seconds."""
 
     def job(self, trial: TrialRecord, rungs: Sequence[float]) -> Job:
         return TrainJob(
@@ -76,8 +76,10 @@ class _LiveTrial:
 
 
 class Simulation:
-    """``slots`` trials at once. ``run`` may be cut short, as by a kill: another simulation on the same study and files
-    then goes on."""
+    """A sweep with ``slots`` trials at once.
+
+    ``run`` may end early, as after a kill: another simulation on the same study and files then goes on.
+    """
 
     def __init__(
         self,
@@ -96,13 +98,20 @@ class Simulation:
         self._scheduler = TrialScheduler(spec, study, self._files, untouched_goals, self, first_points=first_points)
         self._live: dict[int, _LiveTrial] = {}
         self._due: list[tuple[float, int]] = []
-        """Heap of (time, trial): when each live trial reports or ends next."""
+        """Heap of (virtual time in seconds, trial) of the next report or end of each live trial."""
         self._now_s, self._spent_s = self._files.now_s, 0.0
         self.ended_trials: list[SimulatedEnd] = []
 
     def run(self, most_records: int | None = None, until_s: float = float("inf")) -> list[SimulatedEnd]:
-        """Run until the sweep is complete, until ``until_s`` by the virtual clock, or until ``most_records`` records
-        (metric lines, and ends that the study is told) were made."""
+        """Run until the sweep is complete, or until a limit is reached.
+
+        Args:
+            most_records: limit of the number of records: metric lines, and ends in the study.
+            until_s: limit of the virtual clock, in seconds.
+
+        Returns:
+            The trials that ended in this run.
+        """
         left = float("inf") if most_records is None else most_records
         while left > 0:
             while self._free_slots and (job := self._scheduler.next_job()) is not None:
@@ -134,7 +143,7 @@ class Simulation:
         self._spent_s += trial.cost_s or 0.0
         self.ended_trials.append(SimulatedEnd(trial, self._now_s, self._spent_s))
 
-    # Inside
+    # Private
 
     def _begin(self, job: TrainJob) -> None:
         self._free_slots -= 1

@@ -1,4 +1,4 @@
-"""Which trials are stopped early: multi-objective ASHA, a pure decision over what trials have reported.
+"""The rule that stops trials early: multi-objective ASHA, a pure decision from the reports of trials.
 
 Stopping variant of multi-objective asynchronous successive halving (Schmucker et al. 2021, arXiv 2106.12639), trials
 ranked by non-dominated layers and, inside a layer, by an epsilon-net (Salinas et al. 2021).
@@ -17,25 +17,24 @@ from sweeper.spec.spec import Spec
 from trainables.records import Direction
 
 Cost = tuple[float, ...]
-"""A point's goals, all minimised."""
+"""Goals of a point, all minimised."""
 
 _ROUNDING = 1e-9
-"""A rung is reached by a progress this little below it: both are quotients of integers rounded in different ways."""
+"""A rung counts as reached this little below it: rung and progress are quotients with different rounding."""
 
 
 class MultiObjectiveAsha:
-    """Asked at each report of a trial whether to stop it; at each rung the best 1 / ``reduction_factor`` go on.
+    """Decides at each report of a trial whether to stop it; at each rung the best 1 / ``reduction_factor`` go on.
 
-    A trial that reaches a rung is ranked among all that have reached it so far, itself among them, and is stopped where
-    more than that share of them rank before it: the first one at a rung always goes on, and a decision is never taken
-    back. What it answers depends on nothing but the reports so far and their order: a rule made anew and given the same
-    reports answers the same.
+    A trial that reaches a rung is ranked among all trials that have reached it so far, including itself. It is stopped
+    if more than that share of them rank before it: the first trial at a rung always goes on, and a decision is never
+    reversed. Decisions depend only on the reports so far and their order: a new rule with the same reports makes the
+    same decisions.
 
-    A rung is a share of each trial's own steps. Where trials differ in length (``epochs``, ``copies``, ``images``),
-    those compared there are at the same place of their learning-rate schedules, but the longer ones have trained more
-    steps: a short trial is judged by less training than a long one beside it, where the published rule compares after
-    equal numbers of steps. In return every trial has all rungs, and one that is stopped has spent the same share of its
-    own cost.
+    A rung is a share of each trial's own steps. If trials differ in length (``epochs``, ``copies``, ``images``), trials
+    at a rung are at the same place of their learning-rate schedules, but the longer ones have trained more steps: a
+    short trial is compared after less training than a long one, while the published rule compares after equal numbers
+    of steps. In return every trial has all rungs, and stopped trials have used the same share of their own cost.
     """
 
     def __init__(
@@ -46,13 +45,18 @@ class MultiObjectiveAsha:
         directions: Sequence[Direction],
         floors: Sequence[float | None],
     ) -> None:
-        """``rungs``: rising fractions of a trial; ``directions`` and ``floors``: one per goal, floors in its own units.
+        """Make a rule without reports.
 
-        A trial that misses a floor (for a goal that is minimised: exceeds it) ranks behind all that miss none, and
-        among its like by the sum of what they miss. None of the floors: the published rule.
+        A trial that misses a floor (for a minimised goal: exceeds it) ranks behind all trials that keep them, and among
+        such trials by the sum of the shortfalls. If all floors are None, this is the published rule.
 
-        Raises ValueError for rungs that are not rising fractions in (0, 1), for a reduction factor of 1 or less, and
-        for floors that are not one per goal.
+        Args:
+            rungs: rising fractions of a trial.
+            directions, floors: one for each goal, floors in the goal's own units.
+
+        Raises:
+            ValueError: rungs are not rising fractions in (0, 1), the reduction factor is 1 or less, or the number of
+                floors differs from that of goals.
         """
         rising = all(low < high for low, high in zip(rungs, rungs[1:], strict=False))
         if not (rungs and rising and rungs[0] > 0 and rungs[-1] < 1):
@@ -69,14 +73,18 @@ class MultiObjectiveAsha:
         self._recorded = [_Rung() for _ in self.rungs]
 
     def report(self, trial: int, progress: float, values: Sequence[float]) -> bool:
-        """Takes a trial's report at ``progress`` (share of its steps done) and tells whether to stop it.
+        """Take a trial's report and return whether to stop the trial.
 
-        A report counts for the highest rung that it has reached. Where the trial has been recorded there before (later
-        in the trial, or again after a resume) it answers what it answered then. A rung that a trial has passed without
-        a report is left out for it: at a later report it would be compared with trials that had done a smaller share. A
+        A report counts for the highest rung that it has reached. If the trial has been recorded there before (later in
+        the trial, or again after a resume), the first decision is repeated. A rung that a trial has passed without a
+        report is skipped: at a later report the trial would be compared with trials that had done a smaller share. A
         finished trial (progress 1) is never stopped.
 
-        Raises ValueError for another number of values than goals and for values or progress that are not finite.
+        Args:
+            progress: share of the trial's steps that are done.
+
+        Raises:
+            ValueError: the number of values differs from that of goals, or values or progress are not finite.
         """
         if len(values) != len(self._signs) or not all(map(math.isfinite, [*values, progress])):
             raise ValueError(
@@ -96,7 +104,7 @@ class MultiObjectiveAsha:
 
 
 def stopping_rule(spec: Spec, untouched: Mapping[str, float]) -> MultiObjectiveAsha | None:
-    """A new rule as the spec says, given the untouched model's goals; None where every trial is trained to its end."""
+    """Return a new rule for the spec, given the untouched model's goals; None if every trial is trained to its end."""
     if not spec.stops:
         return None
     goals, limits = spec.task_goals(), {bound.metric: bound.value for bound in spec.goal_bounds(untouched)}
@@ -109,24 +117,26 @@ def stopping_rule(spec: Spec, untouched: Mapping[str, float]) -> MultiObjectiveA
 
 
 class _Rung:
-    """What trials have reported at one rung, all goals minimised."""
+    """The reports of trials at one rung, all goals minimised."""
 
     def __init__(self) -> None:
         self.decisions: dict[int, bool] = {}
         self._shortfalls: list[float] = []
-        """Of those below a floor, rising."""
+        """Shortfalls of the trials below a floor, rising."""
         self._layers: list[list[tuple[int, Cost]]] = []
-        """Of the others: what none dominates, what only these dominate, and so on, with their order of arrival."""
+        """Layers of the other trials with their order of arrival: the non-dominated ones, those that only these
+        dominate, and so on.
+        """
         self._feasible = 0
 
     def add(self, cost: Cost, shortfall: float, most_ahead: float) -> bool:
-        """Returns whether at most ``most_ahead`` of those that came before rank before it (see ``priorities``)."""
+        """Add a trial; return whether at most ``most_ahead`` earlier trials rank before it (see ``priorities``)."""
         if shortfall > 0:
             position = bisect_right(self._shortfalls, shortfall)
             self._shortfalls.insert(position, shortfall)
             return self._feasible + position <= most_ahead
         layers = self._layers
-        # Who is dominated in a layer is dominated in all before it.
+        # A point that is dominated in a layer is dominated in all layers before it.
         level = bisect_left(
             range(len(layers)), True, key=lambda i: not any(_dominates(other, cost) for _, other in layers[i])
         )
@@ -134,14 +144,14 @@ class _Rung:
         self._feasible += 1
         before = sum(map(len, layers[:level]))
         if before > most_ahead or before + len(layers[level]) - 1 <= most_ahead:
-            return before <= most_ahead  # wherever in its layer
+            return before <= most_ahead  # at any place in its layer
         layer = sorted(layers[level])
         own = next(i for i, (number, _) in enumerate(layer) if number == self._feasible - 1)
         order = _epsilon_net(np.array([c for _, c in layer]))
         return before + order.index(own) <= most_ahead
 
     def _insert(self, level: int, newcomer: tuple[int, Cost]) -> None:
-        """Whoever a newcomer dominates moves one layer on, and so does whoever these dominate there."""
+        """Insert a point; the points it dominates move one layer on, and so do the points that these dominate there."""
         arriving = [newcomer]
         while arriving:
             if level == len(self._layers):
@@ -155,14 +165,18 @@ class _Rung:
 
 
 def priorities(values: Sequence[Sequence[float]], directions: Sequence[Direction]) -> list[int]:
-    """Position of each point in the order in which they are to be kept, 0 the best.
+    """Return the position of each point in the order in which points are kept, 0 the best.
 
-    ``values`` is [points, goals]. First come the points that no other dominates, then those that only these dominate,
-    and so on. Inside such a layer the first is the best in the first goal; each further one is the one farthest from
-    those before it (Euclidean, in the goals' own units), so that any number of the first ones is spread over the layer.
-    Of equal points, and of points equally far, the one given first comes first.
+    First come the points that no other dominates, then those that only these dominate, and so on. Inside such a layer
+    the first is the best in the first goal; each further one is the farthest from those before it (Euclidean, in the
+    goals' own units), so that any number of first points is spread over the layer. Of equal points, and of points
+    equally far, the first in ``values`` comes first.
 
-    Raises ValueError for values that are not finite or not one per goal.
+    Args:
+        values: [points, goals].
+
+    Raises:
+        ValueError: values are not finite, or their number differs from that of goals.
     """
     signs = _signs(directions)
     if not all(len(value) == len(signs) and all(map(math.isfinite, value)) for value in values):
@@ -192,7 +206,9 @@ def _signs(directions: Sequence[Direction]) -> list[float]:
 
 
 def _layers(costs: NDArray[np.float64]) -> list[NDArray[np.intp]]:
-    """Indices of the non-dominated points, of those non-dominated without them, and so on; each rising. O(n^2)."""
+    """Return the indices of the non-dominated points, of those non-dominated without them, and so on; each rising.
+    O(n^2).
+    """
     no_worse = np.logical_and.reduce([goal[:, None] <= goal for goal in costs.T])
     dominates = no_worse & ~no_worse.T
     dominated_by = dominates.sum(axis=0)
@@ -207,11 +223,13 @@ def _layers(costs: NDArray[np.float64]) -> list[NDArray[np.intp]]:
 
 
 def _epsilon_net(costs: NDArray[np.float64]) -> list[int]:
-    """Indices of points [points, goals], farthest first (Clarkson 2005, page 17), from the lowest in the first goal."""
+    """Return indices of points [points, goals], farthest first (Clarkson 2005, page 17), from the lowest in the first
+    goal.
+    """
     order = [int(np.argmin(costs[:, 0]))]
     distances = np.full(len(costs), np.inf)
     while len(order) < len(costs):
         distances = np.minimum(distances, np.sqrt(((costs - costs[order[-1]]) ** 2).sum(axis=1)))
-        distances[order] = -1.0  # Duplicates of a point that is in are 0 away and still to come.
+        distances[order] = -1.0  # Duplicates of a chosen point have distance 0 and are still to come.
         order.append(int(np.argmax(distances)))
     return order

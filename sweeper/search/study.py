@@ -1,7 +1,7 @@
 """The durable record of a sweep: an Optuna study in SQLite with this module as its only writer.
 
-A suggestion depends on nothing but the sweep's seed, the trial's number and what the study holds: a study opened again
-after a kill suggests what the unkilled one would have.
+A suggestion depends only on the sweep's seed, the trial's number and the study's content: a study opened again after a
+kill suggests the same as without the kill.
 """
 
 from __future__ import annotations
@@ -60,10 +60,11 @@ LearnedAt = Callable[[Mapping[str, Value]], Mapping[str, Value]]
 
 
 class Study:
-    """Ask and tell. A trial enters in one transaction; a kill while it is told leaves it running, to be told again.
+    """The trials of a sweep, with suggestions and results.
 
-    For one thread of one process at a time: what the file holds is read once. Where the disk fails, methods that write
-    raise UnavailableError and leave the trials as they were, in memory and in the file.
+    A trial is entered in one transaction. A kill while its result is written leaves it running; the result is then
+    written again. For one thread of one process at a time: the file is read once. If the disk fails, methods that write
+    raise UnavailableError and leave the trials unchanged, in memory and in the file.
     """
 
     def __init__(
@@ -75,15 +76,16 @@ class Study:
         stopped_trial_policy: StoppedTrialPolicy = STOPPED_TRIAL_POLICY,
         learned_at: LearnedAt | None = None,
     ) -> None:
-        """For ``create``, ``open`` and ``in_memory``."""
+        """Called by ``create``, ``open`` and ``in_memory``."""
         self._file = file
         self._learned_at = learned_at
         self._space = space
         self.seed: int = settings["seed"]
         self.startup_trials: int = settings["startup_trials"]
-        self.sampler: Sampler = settings.get("sampler", "tpe")  # sweeps of earlier versions knew no other
+        self.sampler: Sampler = settings.get("sampler", "tpe")  # sweeps of earlier versions had no other sampler
         self.goals: tuple[str, ...] = tuple(settings["goals"])
-        directions = settings.get("directions") or ["maximize"] * len(self.goals)  # all that earlier versions knew
+        # earlier versions had no other direction
+        directions = settings.get("directions") or ["maximize"] * len(self.goals)
         self._new_suggester = partial(
             Suggester,
             directions=directions,
@@ -97,11 +99,11 @@ class Study:
         self._suggester.add_prior_trials(self._prior_trials)
         self._records: list[TrialRecord] = []
         self._located: list[Mapping[str, Value]] = []
-        """Searched parameters by name in the study, indexed by trial number; empty for what the sampler ignores."""
+        """Searched parameters by name in the study, indexed by trial number; empty if the sampler ignores the trial."""
         self._ids: list[int] = []
         """Optuna's trial id, indexed by trial number."""
         self._violations: dict[int, float] = {}
-        """By how much complete trials miss the floors."""
+        """Trial number -> amount by which a complete trial misses the floors."""
         for frozen in [] if file is None else file.study.get_trials(deepcopy=False):
             self._ids.append(frozen._trial_id)
             in_space = frozen.user_attrs["in_space"]
@@ -123,11 +125,14 @@ class Study:
     ) -> Study:
         """Return a new study in a file that must not exist.
 
-        ``goals``: metric -> direction.
-        ``random`` never learns; ``tpe`` draws at random until ``startup_trials`` are complete. ``prior_trials``:
-        finished trials of earlier sweeps, which the sampler learns from as from its own.
+        Args:
+            sampler: ``random`` never learns; ``tpe`` draws at random until ``startup_trials`` are complete.
+            goals: metric -> direction.
+            prior_trials: finished trials of earlier sweeps, from which the sampler learns as from its own.
 
-        Raise UserError where the file exists, UnavailableError where the disk fails; no file is there then.
+        Raises:
+            UserError: the file exists.
+            UnavailableError: the disk fails; the file then does not exist.
         """
         if path.exists():
             raise UserError(f"{path} exists already; resume its sweep or take another name")
@@ -150,7 +155,9 @@ class Study:
     def open(cls, path: Path, space: Space) -> Study:
         """Return the study in a file that ``create`` made.
 
-        Raise UserError where there is none, UnavailableError where the disk fails.
+        Raises:
+            UserError: the file does not exist or holds no study.
+            UnavailableError: the disk fails.
         """
         with disk_errors(path):
             if not path.is_file():
@@ -168,7 +175,7 @@ class Study:
                 release(storage)
             if isinstance(error, (UserError, UnavailableError)):
                 raise
-            # SQLAlchemy, Alembic and Optuna each have exceptions of their own for a file that is not theirs.
+            # SQLAlchemy, Alembic and Optuna each have exceptions of their own for a file of another format.
             raise UserError(f"{path} holds no study of a sweep: {reason_of(error)}; {ADVICE}") from error
 
     @classmethod
@@ -185,8 +192,9 @@ class Study:
     ) -> Study:
         """Return a study without a file, for simulations.
 
-        ``learned_at``: from a trial's parameters to the point of the space that the sampler takes it for, where a
-        recorded trial stands for the one asked for; the record keeps the parameters asked for.
+        Args:
+            learned_at: returns, for a trial's parameters, the point of the space that the sampler learns from, for a
+                recorded trial that replaces the suggested one; the record keeps the suggested parameters.
         """
         return cls(
             None,
@@ -203,14 +211,18 @@ class Study:
 
     @property
     def is_warm(self) -> bool:
-        """Whether it knows trials of earlier sweeps."""
+        """Return whether the study has trials of earlier sweeps."""
         return bool(self._prior_trials)
 
     def ask(self, parts: Mapping[str, tuple[float, float]] | None = None) -> TrialRecord:
         """Suggest a trial and enter it as running.
 
-        ``parts``: (low, high) within some ranges, by name in the study; the sampler draws from these parts and learns
-        from the trials in them.
+        Args:
+            parts: (low, high) within some ranges, by name in the study; the sampler draws from these parts and learns
+                from the trials in them.
+
+        Raises:
+            UnavailableError: the disk fails.
         """
         self._narrow({} if parts is None else dict(parts))
         number = len(self._records)
@@ -221,7 +233,11 @@ class Study:
     ) -> TrialRecord:
         """Enter a chosen point as a running trial.
 
-        A baseline may lie outside the space; the sampler then ignores it. Raise ValueError for any other point outside.
+        A baseline may lie outside the space; the sampler then ignores it.
+
+        Raises:
+            ValueError: another point lies outside the space.
+            UnavailableError: the disk fails.
         """
         try:
             placed = self._space.place(parameters)
@@ -232,7 +248,11 @@ class Study:
         return self._add_trial(placed, baseline=baseline, first_point=first_point)
 
     def retrain(self, number: int, seed: int) -> TrialRecord:
-        """Enter a finished trial once more, with another seed, as a running trial that the sampler ignores."""
+        """Enter a finished trial once more, with another seed, as a running trial that the sampler ignores.
+
+        Raises:
+            UnavailableError: the disk fails.
+        """
         return self._add_trial(Placed(self._records[number].parameters, {}), confirms=number, seed=seed)
 
     def tell(
@@ -248,11 +268,13 @@ class Study:
         """End a running trial with its goals on validation.
 
         Args:
-            violation: by how much the trial misses the goals' floors, 0 where it does not; the sampler prefers any
-                trial above the floors to it.
-            cost_s: for how long the trial held a slot.
+            violation: amount by which the trial misses the goals' floors, 0 if it keeps them; the sampler prefers any
+                trial above the floors.
+            cost_s: seconds for which the trial held a slot.
 
-        Raise ValueError for values that are missing or not finite, and for a trial that is not running.
+        Raises:
+            ValueError: values are missing or not finite, or the trial is not running.
+            UnavailableError: the disk fails.
         """
         values_by_goal = self._checked_values(number, values)
         if not math.isfinite(violation):
@@ -274,7 +296,12 @@ class Study:
         slot: int | None = None,
         cost_s: float | None = None,
     ) -> None:
-        """End a running trial that failed; the sampler ignores it. Raise ValueError for a trial that is not running."""
+        """End a running trial that failed; the sampler ignores it.
+
+        Raises:
+            ValueError: the trial is not running.
+            UnavailableError: the disk fails.
+        """
         about: dict[str, Any] = {"reason": reason, "duration_s": duration_s, "slot": slot, "cost_s": cost_s}
         record = self._running(number)
         self._write(number, TrialState.FAIL, about)
@@ -291,11 +318,15 @@ class Study:
         slot: int | None = None,
         cost_s: float | None = None,
     ) -> None:
-        """End a running trial that the stopping rule stopped at ``stopped_at``, the share of its steps done.
+        """End a running trial that the stopping rule stopped.
 
-        ``values``: the goals at that time. Only the sampler uses them (``StoppedTrialPolicy``).
+        Args:
+            stopped_at: share of the trial's steps that were done.
+            values: the goals at that time. Only the sampler uses them (``StoppedTrialPolicy``).
 
-        Raise ValueError for a trial that is not running, and for values that are missing or not finite.
+        Raises:
+            ValueError: the trial is not running, or values are missing or not finite.
+            UnavailableError: the disk fails.
         """
         about: dict[str, Any] = {"stopped_at": stopped_at, "values_then": self._checked_values(number, values)}
         about |= {"reason": reason, "duration_s": duration_s, "slot": slot, "cost_s": cost_s}
@@ -381,7 +412,7 @@ class Study:
         return self._update(record, placed.located)
 
     def _update(self, record: TrialRecord, located: Mapping[str, Value], violation: float = 0.0) -> TrialRecord:
-        """Bring the records in memory, and the sampler, up to date with a trial."""
+        """Update a trial in the records in memory and in the sampler."""
         if record.number == len(self._records):
             self._records.append(record)
             self._located.append(located)
@@ -394,8 +425,7 @@ class Study:
         return record
 
     def _narrow(self, parts: dict[str, tuple[float, float]]) -> None:
-        """From now on draw from these parts of ranges: a suggester made anew knows what one that was always there
-        would."""
+        """Draw from these parts of ranges from now on, with a new suggester that has observed all trials."""
         if parts == self._parts:
             return
         self._parts, self._suggester = parts, self._new_suggester(self._space.narrowed(parts))
@@ -434,7 +464,7 @@ def _settings(
 
 
 def _seed(purpose: str, seed: int, number: int) -> int:
-    """A number below 2**31 that differs for each purpose, sweep seed and trial."""
+    """Return a number below 2**31 that differs for each purpose, sweep seed and trial."""
     digest = hashlib.sha256(f"{purpose}/{seed}/{number}".encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1
 
@@ -445,7 +475,7 @@ def searched(trials: Sequence[TrialRecord]) -> int:
 
 
 def read_trials(folder: SweepFolder, spec: Spec) -> list[TrialRecord]:
-    """Return all trials of a sweep; none before its study was created."""
+    """Return all trials of a sweep; empty before its study was created."""
     if not folder.study_path.exists():
         return []
     study = Study.open(folder.study_path, spec.parameters)

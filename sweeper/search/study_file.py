@@ -1,4 +1,4 @@
-"""The SQLite file below a study: opened, written to, and told apart by what is wrong with it: disk or content."""
+"""The SQLite file of a study: opening, writing, and the distinction between errors of the disk and of the content."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sweeper.errors import UnavailableError, UserError
 from sweeper.search.sampler import silence_optuna
 
 LOCK_WAIT_S = 20.0
-"""How long a statement waits for another process that has the study locked."""
+"""Seconds that a statement waits for another process that has locked the study."""
 
 _DISK_ERRORS = {
     sqlite3.SQLITE_BUSY,
@@ -32,21 +32,26 @@ _DISK_ERRORS = {
     sqlite3.SQLITE_PROTOCOL,
     sqlite3.SQLITE_NOMEM,
 }
-"""What SQLite says of the disk below a study; any other error is one of the file's content."""
+"""SQLite's error codes for the disk of a study; any other error concerns the file's content."""
 ADVICE = "restore it from a backup, or start another sweep"
 
 
 class StudyFile:
-    """An open study of Optuna's and where it lies."""
+    """An open Optuna study and its path."""
 
     def __init__(self, path: Path, storage: RDBStorage, study: optuna.Study) -> None:
         self.path, self.storage, self.study = path, storage, study
 
     def enter(self, frozen: FrozenTrial, number: int) -> int:
-        """Enter a trial under ``number``, which is the next one; return its id. Nothing is entered if this raises."""
+        """Enter a trial under ``number``, the next free one, and return its id. If this raises, nothing was entered.
+
+        Raises:
+            UnavailableError: the disk fails, or another process writes into the file.
+            UserError: the file is damaged.
+        """
         storage = self.study._storage
         with disk_errors(self.path):
-            # Optuna tries five times to enter a trial (5.0): where the file is locked, that is to be found out once.
+            # Optuna tries five times to enter a trial (5.0); here a locked file must be found out once.
             with self.storage.engine.connect() as connection:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
                 entered = connection.exec_driver_sql("SELECT count(*) FROM trials").scalar()
@@ -56,7 +61,7 @@ class StudyFile:
                 again = command("resume", sweep.name, storage=sweep.parent)
                 raise UnavailableError(
                     f"{self.path} holds {entered} trials where this session knows {number}: another process writes "
-                    f"into it, or the disk has lost or kept a write against its word; go on with `{again}`"
+                    f"into it, or the disk has lost a confirmed write or kept a refused one; go on with `{again}`"
                 )
             return storage.create_new_trial(self.study._study_id, template_trial=frozen)
 
@@ -98,7 +103,12 @@ def remove_database(path: Path) -> None:
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Raise UnavailableError where the disk below a study fails in the block, UserError where the file is damaged."""
+    """Convert errors of the block about the study's file.
+
+    Raises:
+        UnavailableError: the disk fails.
+        UserError: the file is damaged.
+    """
     try:
         yield
     except (
@@ -108,7 +118,8 @@ def disk_errors(path: Path) -> Iterator[None]:
         OSError,
     ) as error:
         said = _said_by_sqlite(error)
-        if said is None or said.sqlite_errorcode & 0xFF in _DISK_ERRORS:  # the low byte, above it are details
+        # the low byte is the code, the others are details
+        if said is None or said.sqlite_errorcode & 0xFF in _DISK_ERRORS:
             raise UnavailableError(f"{path}: {reason_of(error)}") from error
         raise UserError(f"{path} holds no study of a sweep: {said}; {ADVICE}") from error
 
@@ -116,14 +127,15 @@ def disk_errors(path: Path) -> Iterator[None]:
 def _said_by_sqlite(error: BaseException) -> sqlite3.Error | None:
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, sqlite3.Error) and hasattr(cause, "sqlite_errorcode"):  # not where Python itself raised it
+        # SQLite's errors that Python itself raises have no code
+        if isinstance(cause, sqlite3.Error) and hasattr(cause, "sqlite_errorcode"):
             return cause
         cause = cause.__cause__ or cause.__context__
     return None
 
 
 def reason_of(error: BaseException) -> str:
-    """One line: SQLite's own words where it said something."""
+    """Return SQLite's message if there is one, else the error's own, in one line."""
     said = _said_by_sqlite(error) or error
     if isinstance(said, OSError) and said.strerror:
         return said.strerror

@@ -38,7 +38,7 @@ class FolderTrialFiles:
         self._folder.trial(number).drop_checkpoint()
 
     def _write_trial(self, trial: TrialRecord) -> None:
-        """Write ``trial.json``: with it ``python -m trainables`` runs this trial alone."""
+        """Write ``trial.json``, from which ``python -m trainables`` runs this trial alone."""
         path = self._folder.trial(trial.number).path / "trial.json"
         if read_if_whole(path) is not None:
             return

@@ -1,4 +1,4 @@
-"""The stopping rule applied to the trials of one sweep: which trials it may stop, and what it repeats on resume."""
+"""The stopping rule applied to the trials of one sweep: trials that it may stop, and decisions repeated on resume."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from trainables.records import Report, goal_values
 
 
 class TrialStopper:
-    """Decides at rungs whether a trial goes on, and keeps the report that a decision was taken on."""
+    """Decides at rungs whether a trial goes on, and keeps the report of the decision."""
 
     def __init__(self, spec: Spec, untouched_goals: Mapping[str, float]) -> None:
         self._rule = stopping_rule(spec, untouched_goals)
         self._goals, self._prescribed = spec.task_goals(), spec.prescribed()
         self._last: dict[int, Report] = {}
-        """By trial: its last report at a rung."""
+        """Trial number -> its last report at a rung."""
 
     def rungs(self, trial: TrialRecord) -> tuple[float, ...]:
-        """Return the shares of its own steps after which a trial is to wait for a decision."""
+        """Return the shares of its own steps after which a trial waits for a decision."""
         return self._rule.rungs if self._rule is not None and self._may_be_stopped(trial) else ()
 
     def decide(self, trial: TrialRecord, report: Report) -> bool:
@@ -35,13 +35,14 @@ class TrialStopper:
         return self._last.pop(number, None)
 
     def replay(self, trials: Sequence[TrialRecord], reports: Callable[[int], Sequence[Report]]) -> dict[int, Report]:
-        """Give the rule all that the trials of an earlier session reported, in order of time.
+        """Give the rule all reports of the trials of an earlier session, in order of time.
 
         Args:
-            reports: what a trial has reported, by its number.
+            reports: returns the reports of a trial, by its number.
 
-        Return the last report of each running trial that is to be stopped: the decision was taken, or would have been,
-        when the earlier session ended.
+        Returns:
+            The last report of each running trial that is to be stopped: the decision was made, or would have been made,
+                when the earlier session ended.
         """
         if self._rule is None:
             return {}
@@ -60,10 +61,10 @@ class TrialStopper:
         return to_stop
 
     def _may_be_stopped(self, trial: TrialRecord) -> bool:
-        """Baseline and points are shown whatever they are worth, first points are compared at their end, and
-        retrainings are measured whole.
+        """Return whether the rule may stop a trial: not baselines, points of the spec, first points or retrainings.
 
-        Known-good points would also stop each other, because they are the first to be compared.
+        Baselines and points are shown in any case, first points are compared at their end, and retrainings are measured
+        at full length. Known good points would also stop each other, because they are compared first.
         """
         prescribed = trial.number < self._prescribed or trial.first_point is not None
         return not prescribed and trial.confirms is None

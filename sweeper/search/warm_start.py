@@ -1,4 +1,4 @@
-"""What an earlier sweep knows that a new one can use: its finished trials as points of the new space. Knows no Ray."""
+"""Use of an earlier sweep in a new one: its finished trials as points of the new space. Imports no Ray."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ from trainables.settings.parameters import Parameters
 
 
 def check_warm_start(storage: Path, names: Sequence[str], spec: Spec) -> None:
-    """Raises UserError for sweeps that a new one cannot learn from."""
+    """Check that a new sweep can learn from earlier sweeps.
+
+    Raises:
+        UserError: it cannot learn from one of them.
+    """
     if names and spec.search.sampler != "tpe":
         raise UserError(f"--warm-start is for the sampler tpe; {spec.search.sampler} does not learn, leave it out")
     for name in names:
@@ -29,13 +33,17 @@ def check_warm_start(storage: Path, names: Sequence[str], spec: Spec) -> None:
         earlier = folder.spec()
         if [goal.metric for goal in earlier.task_goals()] != [goal.metric for goal in spec.task_goals()]:
             goals = " and ".join(goal.metric for goal in earlier.task_goals())
-            raise UserError(f"--warm-start {name}: it has other goals, {goals}; name a sweep with the same ones")
+            raise UserError(f"--warm-start {name}: it has other goals, {goals}; name a sweep with the same goals")
         if not any(trial.state == "complete" for trial in read_trials(folder, earlier)):
             raise UserError(f"--warm-start {name}: no trial of it is complete; see `{folder.command('trials')}`")
 
 
 def prior_trials_of(earlier: SweepFolder, spec: Spec, untouched: UntouchedModel) -> tuple[list[PriorTrial], list[str]]:
-    """``prior_trials`` of a sweep on disk. Raises UserError where there is none."""
+    """Return ``prior_trials`` of a sweep on disk.
+
+    Raises:
+        UserError: the sweep does not exist.
+    """
     trials, before = read_trials(earlier, earlier.spec()), earlier.untouched()
     assert before is not None, "it has trials"
     return prior_trials(
@@ -59,16 +67,17 @@ def prior_trials(
     untouched: UntouchedModel,
     before: UntouchedModel,
 ) -> tuple[list[PriorTrial], list[str]]:
-    """Finished trials of sweep ``name`` for the sampler of a new sweep, and a line about each thing left behind.
+    """Return finished trials of sweep ``name`` for the sampler of a new sweep, and a line for each kind of skipped
+    trials.
 
-    Parameters are matched by name; what a trial or the space does not name has its default. A trial that no point of
-    the new space stands for is left behind. Goals are counted from the untouched model of each sweep, so that
-    another model or other images shift them and no more.
+    Parameters are matched by name; a parameter that a trial or the space does not name has its default. A trial without
+    a corresponding point of the new space is skipped. Goals are counted from the untouched model of each sweep, so that
+    another model or other images only shift them.
 
     Args:
         space, goals, untouched: of the new sweep.
         bounds: of the goals, in the new sweep.
-        before: ``untouched`` of the earlier one.
+        before: ``untouched`` of the earlier sweep.
     """
     finished = [trial for trial in trials if trial.state == "complete" and trial.confirms is None]
     known, reasons = [], Counter[str]()
@@ -88,8 +97,8 @@ def prior_trials(
                 violation=violation(bounds, values),
             )
         )
-    notes = [f"warm start: {len(known)} of {len(finished)} finished trials of {name} are known to the search"]
-    notes += [f"warm start: {count} left behind: {reason}" for reason, count in reasons.most_common()]
+    notes = [f"warm start: {len(known)} of {len(finished)} finished trials of {name} are used by the search"]
+    notes += [f"warm start: {count} not used: {reason}" for reason, count in reasons.most_common()]
     digests = (
         ("model", untouched.weights_digest, before.weights_digest),
         ("validation images", untouched.validation_digest, before.validation_digest),
@@ -101,10 +110,13 @@ def prior_trials(
 
 
 def _point_with(parameters: Mapping[str, Any], space: Space) -> dict[str, Value]:
-    """Return the point of the space that trains as these parameters do. Raise ValueError where there is none.
+    """Return the point of the space that trains as these parameters do.
 
-    ``Space.place`` cannot do this: the space may search or fix a parameter that these leave at its default, and the
-    other way round.
+    ``Space.place`` cannot do this: the space may search or fix a parameter that these leave at its default, or the
+    reverse.
+
+    Raises:
+        ValueError: there is no such point.
     """
     wanted = Parameters.model_validate(parameters).model_dump()
 
@@ -118,5 +130,5 @@ def _point_with(parameters: Mapping[str, Any], space: Space) -> dict[str, Value]
     drawn = Parameters.model_validate(point).model_dump()
     different = [f"`{name}`" for name in wanted if drawn[name] != wanted[name]]
     if different:
-        raise ValueError(f"{', '.join(different)} cannot be here what it was there")
+        raise ValueError(f"{', '.join(different)} cannot have the earlier value in the new space")
     return point

@@ -25,7 +25,7 @@ def shown_points(front: Front) -> list[FrontPoint]:
 
 
 def concept(front: Front, retrieved: Mapping[PointName, Retrieved]) -> bytes | None:
-    """Return a PNG; None where nothing was measured that could be drawn."""
+    """Return a PNG; None if no retrievals were measured."""
     points = [point for point in shown_points(front) if point.point_name in retrieved]
     if not points:
         return None
@@ -55,7 +55,7 @@ def concept(front: Front, retrieved: Mapping[PointName, Retrieved]) -> bytes | N
 
 
 def _sheet(of_point: Retrieved) -> Any:
-    """Return the images side by side, a row per query, each in a frame of its value's colour."""
+    """Return the images side by side, a row for each query, each in a frame of its value's colour."""
     import numpy as np
 
     queries, best, side = of_point.images.shape[:3]
@@ -81,7 +81,7 @@ def _limits(spectra: Sequence[Any]) -> tuple[float, float]:
 
 
 def _spectrum(axes: Any, of_point: Retrieved, limits: tuple[float, float]) -> None:
-    """Draw the singular values, each marked as large as the concept's share in its direction."""
+    """Draw the singular values; the size of a mark is the concept's share in its direction."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     values, shares = of_point.singular_values, of_point.concept_shares

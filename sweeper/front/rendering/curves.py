@@ -1,4 +1,4 @@
-"""How the strength of a trial's weights changes what the task is about, as a plot (PNG)."""
+"""The task's metrics over the strength of a trial's weights, as a plot (PNG)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 
 
 def curves(front: Front) -> bytes | None:
-    """Return a PNG with a panel for each named trial: the task's metrics on validation over the strength, the untouched
-    model at 0; None where no trial was measured at several strengths."""
+    """Return a PNG with a panel for each named trial: the task's metrics on validation over the strength.
+
+    The untouched model is at strength 0. None if no trial was measured at several strengths.
+    """
     from matplotlib.figure import Figure
 
     untouched = next((point for point in front.points if point.trial is None), None)
@@ -29,7 +31,7 @@ def curves(front: Front) -> bytes | None:
             line = [(strength, values[metric]) for strength, values in sorted(course, key=lambda pair: pair[0])]
             panel.plot(*zip(*line, strict=True), "o-", color=colour, markersize=4, label=metric.replace("_", " "))
         solved = [point.strength for point in points if round(point.strength, 2) != point.strength]
-        for strength in solved:  # solved for, not named in a spec
+        for strength in solved:  # strengths that were solved for, not named in a spec
             panel.axvline(strength, color="#444444", linestyle=":", linewidth=1)
             panel.annotate(
                 f"t = {strength:.3f}", (strength, 0.0), (-3, 3), textcoords="offset points", ha="right", fontsize=8
@@ -49,8 +51,7 @@ def curves(front: Front) -> bytes | None:
 
 
 def _by_trial(front: Front) -> list[tuple[str, Sequence[FrontPoint]]]:
-    """Return the points with last weights, by rising strength, of each trial with a name: members first, then
-    baselines."""
+    """Return the points with last weights, by rising strength, of each named trial: members first, then baselines."""
     named = [point for point in front.points if point.trial is not None and point.name is not None]
     titles: dict[tuple[str | None, int | None], list[str]] = {}
     for point in sorted(named, key=is_baseline):

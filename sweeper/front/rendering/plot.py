@@ -27,19 +27,19 @@ from sweeper.records import Front, FrontPoint
 from trainables.records import goal_values
 
 _SUMMARY_WIDTH = 150
-"""Characters of a line below the title."""
+"""Number of characters in a line below the title."""
 _GREY = "#444444"
 _WIDEST_LEGEND = 7
 
 
 def plot(front: Front) -> bytes:
-    """Return a PNG: validation with the front and every other point, and test with intervals where measured."""
-    # Its first import may take seconds to index fonts and says so as a warning.
+    """Return a PNG: validation with the front and every other point, and test with intervals if measured."""
+    # The first import may take seconds to index fonts and warns about it.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from matplotlib.figure import Figure
 
     measured = any(point.values for point in front.points)
-    # As wide as MLflow's description of a run shows whole.
+    # The width up to which MLflow's description of a run shows a picture in full.
     figure = Figure(figsize=(10.8 if measured else 6.8, 5.8), dpi=100, facecolor="white")
     axes = figure.subplots(1, 2 if measured else 1, sharex=True, sharey=True, squeeze=False)[0]
     shown = window(front)
@@ -112,8 +112,10 @@ def _test(axes: Any, front: Front, shown: Window) -> None:
 
 
 def _marks(axes: Any, points: Sequence[tuple[FrontPoint, Pair]], shown: Window) -> None:
-    """Draw front members, untouched model and baselines, and name those that have a name; one outside the window
-    stands at its edge, with its values."""
+    """Draw front members, untouched model and baselines with their names.
+
+    A named point outside the window is drawn at its edge, with its values.
+    """
     for point, at in points:
         xy, text = shown.nearest(at), label(point)
         pinned = xy != at
@@ -140,7 +142,7 @@ def _marks(axes: Any, points: Sequence[tuple[FrontPoint, Pair]], shown: Window) 
 
 
 def _legend(figure: Any, front: Front) -> int:
-    """Draw the legend; return how many lines it takes."""
+    """Draw the legend; return its number of lines."""
     from matplotlib.lines import Line2D
 
     used = {objective_of(point) for point in (*front.points, *front.others)}

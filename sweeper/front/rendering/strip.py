@@ -1,4 +1,4 @@
-"""The front as a low strip (PNG): MLflow folds a run's description below some hundred pixels."""
+"""The front as a low strip (PNG), because MLflow folds a run's description below some hundred pixels."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from sweeper.front.rendering.style import UNTOUCHED_COLOUR, colour, is_baseline,
 from sweeper.records import Front, FrontPoint
 
 _HEIGHT, _WIDTH, _DPI = 0.84, 7.2, 100
-"""Inches, and pixels per inch."""
+"""Height and width in inches, and pixels per inch."""
 _MOST_LINES = 4
 
 
 def strip(front: Front) -> bytes:
     """Return a PNG of 720 x 84 pixels: the front on validation, and beside it its named points in words."""
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # its first import may say that it indexes fonts
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # the first import may warn that it indexes fonts
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(_WIDTH, _HEIGHT), dpi=_DPI, facecolor="white")
@@ -43,6 +43,6 @@ def strip(front: Front) -> bytes:
 
 
 def _text(front: Front, point: FrontPoint) -> str:
-    """Return ``knee: clean 0.938, robust 0.613``."""
+    """Return the text of a named point, such as ``knee: clean 0.938, robust 0.613``."""
     values = ", ".join(f"{goal.short} {value:.3f}" for goal, value in zip(front.goals, front.at(point), strict=True))
     return f"{label(point)}: {values}"

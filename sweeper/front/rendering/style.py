@@ -16,18 +16,20 @@ COLOURS = {
     "equal": "#56B4E9",
     "none": "#999999",
 }
-"""Per objective, and the target that has a loss of its own; colours of Okabe and Ito, which colour-blind readers can
-distinguish."""
+"""Colours of the objectives, and of the target that has its own loss.
+
+They are the colours of Okabe and Ito, which colour-blind readers can distinguish.
+"""
 OTHER_COLOUR = "#666666"
 UNTOUCHED_COLOUR = "#D55E00"
 
 
 BASELINE_TITLES = {baseline_name: title for kind in KINDS for baseline_name, title in kind.baseline_titles().items()}
-"""Name of a baseline -> what people call it."""
+"""Name of a baseline -> its title for readers."""
 
 
 def label(point: FrontPoint) -> str:
-    """Return what a point is called: its name, else its trial."""
+    """Return the label of a point: its name, else its trial."""
     if point.name:
         return BASELINE_TITLES.get(point.name, point.name)
     return "untouched" if point.trial is None else f"trial {point.trial}"
@@ -39,12 +41,12 @@ def colour(point: FrontPoint) -> str:
 
 
 def objective_of(point: FrontPoint) -> str:
-    """Return the objective; the target where that has a loss of its own."""
+    """Return the objective, or the target if it has its own loss."""
     return objective_in(point.parameters)
 
 
 def objective_in(parameters: Mapping[str, Any]) -> str:
-    """Return the objective among a trial's parameters; the target where that has a loss of its own."""
+    """Return the objective in a trial's parameters, or the target if it has its own loss."""
     return str(parameters.get("objective") or parameters.get("target"))
 
 
@@ -53,7 +55,7 @@ def is_baseline(point: FrontPoint) -> bool:
 
 
 def baseline_curves(front: Front) -> dict[str, list[FrontPoint]]:
-    """Return by the baseline's name its validation points by rising strength, the untouched model first."""
+    """Return for each baseline's name its validation points by rising strength, the untouched model first."""
     untouched = [point for point in front.points if point.trial is None]
     curves = {}
     for shown in (point for point in front.points if is_baseline(point)):
@@ -67,7 +69,7 @@ def baseline_curves(front: Front) -> dict[str, list[FrontPoint]]:
 
 
 def error_bar(point: FrontPoint, goal: str) -> tuple[float, float]:
-    """Return how far the test interval of ``goal`` reaches below and above its value; zero where none was measured."""
+    """Return how far the test interval of ``goal`` reaches below and above its value; zero if not measured."""
     value = (point.values or {})[goal]
     low, high = (point.intervals or {}).get(goal, (value, value))
     return max(0.0, value - low), max(0.0, high - value)

@@ -1,7 +1,7 @@
 """The front as a table, JSON and CSV.
 
-Validation (what points are picked on) and test (measured once, never fed back) are kept apart everywhere: columns and
-keys name the split, the plot and the HTML page have a panel for each.
+Validation (used to pick points) and test (measured once, never fed back) are kept apart everywhere: columns and keys
+name the split, the plot and the HTML page have a panel for each.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ Format = Literal["table", "json", "csv"]
 def table(front: Front, format: Format, width: int | None = None) -> str:
     """Return the points of ``front`` as text for people, a JSON list of objects, or CSV; it ends with a newline.
 
-    ``width``: of text, in columns: what a person needs to pick a point, and no more. None: everything, however wide.
+    Args:
+        width: columns of the text, which then has only the numbers for picking a point; None: all numbers, any width.
     """
     if format == "json":
         return json.dumps([_json_object(point) for point in front.points], indent=2, allow_nan=False) + "\n"
@@ -60,7 +61,7 @@ def _json_object(point: FrontPoint) -> dict[str, Any]:
 def rows(front: Front) -> list[dict[str, Any]]:
     """Return the points of ``front`` as flat rows with the same keys: ``validation_*``, ``test_*``, the parameters.
 
-    Where members were trained again, ``confirmed_*`` stands before the parameters.
+    If members were trained again, ``confirmed_*`` stands before the parameters.
     """
     validation = _in_order(front, (key for point in front.points for key in point.validation))
     test = _in_order(front, (key for point in front.points for key in point.values or {}))
@@ -116,7 +117,7 @@ def markdown(front: Front, limit: int) -> str:
 
 
 def summary(front: Front) -> str:
-    """Return in a line how many points, their hypervolume and reference point, how many trials."""
+    """Return a line with the number of points, their hypervolume and reference point, and the number of trials."""
     members = sum(point.member for point in front.points)
     pairs = zip(front.goals, front.reference_point, strict=True)
     reference = ", ".join(f"{goal.short} {value:.3f}" for goal, value in pairs)
@@ -152,7 +153,7 @@ def _cells(point: FrontPoint, goals: Goals) -> list[str]:
 
 
 def _objective(point: FrontPoint) -> str:
-    """Return the objective, with the target where it is not that of every trial."""
+    """Return the objective, with the target if it differs between trials."""
     words = [str(point.parameters[name]) for name in ("objective", "target") if point.parameters.get(name) is not None]
     return " ".join(word for word in words if word != "flipped") or "-"
 
@@ -173,7 +174,7 @@ _CONFIRMED = "trained again with new seeds: means, and what to expect of a fresh
 
 
 def _confirmed_cells(front: Front) -> list[list[str]]:
-    """Return the header and a line per member that was trained again; nothing without any."""
+    """Return the header and a line for each member that was trained again; empty if there is none."""
     lines = []
     for point in front.points:
         confirmation = point.confirmation
@@ -224,7 +225,7 @@ def _narrow_text(front: Front, width: int) -> str:
 
 
 def _how(point: FrontPoint) -> str:
-    """Return objective, scope, strength, and averaged weights, in some 30 characters: ``ipo transform x0.75``."""
+    """Return objective, scope, strength and averaged weights in some 30 characters: ``ipo transform x0.75``."""
     if point.trial is None:
         return "-"
     words = [_objective(point), str(point.parameters.get("tune", "")), f"x{point.strength:g}"]
@@ -269,13 +270,13 @@ def _wide_text(front: Front) -> str:
 
 
 def _short_name(key: str, goal: str) -> str:
-    """``robust_accuracy/unseen_font`` -> ``unseen_font``; other metrics keep what they are of."""
+    """Return a short name: ``robust_accuracy/unseen_font`` -> ``unseen_font``; other metrics keep their name."""
     first, slash, last = key.partition("/")
     return last if slash and first == goal else key.replace("/", ": ")
 
 
 def _beside(front: Front, keys: list[str], names: dict[str, str]) -> list[list[str]]:
-    """Return the header and a line per point: point, trial and strength, then its test values under ``keys``."""
+    """Return the header and a line for each point: point, trial and strength, then its test values under ``keys``."""
     lines = [["point", "trial", "strength", *(names[key].replace("_", " ") for key in keys)]]
     for point in front.points:
         cells = _cells(point, front.goals)
@@ -291,6 +292,6 @@ def _columns(lines: list[list[str]], width: int | None = None) -> list[str]:
 
 
 def _in_order(front: Front, keys: Iterable[str]) -> list[str]:
-    """Return the keys, goals first, each once."""
+    """Return the keys, goals first, without duplicates."""
     seen, goals = list(dict.fromkeys(keys)), [goal.metric for goal in front.goals]
     return [goal for goal in goals if goal in seen] + [key for key in seen if key not in goals]

@@ -10,15 +10,14 @@ from sweeper.records import Front
 from trainables.records import Goal, goal_values
 
 LEAST_SHARE = 0.34
-"""Of either axis, for the members of the front: what would leave them less than a
-third is left out."""
+"""Least share of either axis for the members of the front: points that would leave them less are left out."""
 _NARROW = 0.01
-"""A front that is narrower in a goal than this is not magnified: so little is mostly noise."""
+"""Least extent of an axis: smaller differences are mostly noise and are not magnified."""
 _MARGINS = (0.1, 0.14)
-"""Below and above what is shown, as shares of its extent; above is where labels stand."""
+"""Margins below and above the shown points, as shares of their extent; labels need the margin above."""
 _LEAST_MARGIN = 0.008
 _END_OF_ACCURACY = 1.02
-"""For goals that are shares of right answers."""
+"""Upper end of the axis of goals that are shares of correct answers."""
 
 Pair = tuple[float, float]
 """Values of both goals."""
@@ -41,14 +40,17 @@ class Window:
         return x, y
 
     def share(self, at: Pair) -> Pair:
-        """Return where a point lies along both axes: 0 at the low end, 1 at the high end."""
+        """Return the position of a point along both axes: 0 at the low end, 1 at the high end."""
         x, y = ((value - low) / (high - low) for low, value, high in zip(self.low, at, self.high, strict=True))
         return x, y
 
 
 def window(front: Front) -> Window:
-    """Return the window of a front: its members with their test values and, as far as the members keep ``LEAST_SHARE``
-    of an axis, the untouched model, the named baselines and the reference point. No other point widens it."""
+    """Return the window of a front.
+
+    It holds the members with their test values and, as far as the members keep ``LEAST_SHARE`` of an axis, the
+    untouched model, the named baselines and the reference point. No other point widens it.
+    """
     members = [front.at(point) for point in front.points if point.member]
     tested = [goal_values(point.values, front.goals) for point in front.points if point.member and point.values]
     beside = sorted((point for point in front.points if not point.member), key=lambda point: point.trial is not None)
@@ -69,8 +71,11 @@ def window(front: Front) -> Window:
 
 
 def outline(front: Front) -> tuple[list[float], list[float]]:
-    """Return x and y of the outline of what the front dominates, from the best in the second goal to the best in the
-    first; nothing where no member is better than the reference point in both goals."""
+    """Return x and y of the outline of the area that the front dominates, in the goals' own units.
+
+    It goes from the best in the second goal to the best in the first; it is empty if no member is better than the
+    reference point in both goals.
+    """
     signs = [1.0 if goal.direction == "maximize" else -1.0 for goal in front.goals]
     reference = [sign * value for sign, value in zip(signs, front.reference_point, strict=True)]
     members = (front.oriented(point) for point in front.points if point.member)
@@ -85,8 +90,11 @@ def outline(front: Front) -> tuple[list[float], list[float]]:
 
 
 def _axis(goal: Goal, members: Sequence[float], tested: Sequence[float], optional: Sequence[float]) -> Pair:
-    """Return the bounds of an axis. Optional values come in by their order; towards those that would make the members
-    too small the axis reaches as far as it may."""
+    """Return the bounds of an axis.
+
+    Optional values are included in their order. If a value would make the members too small, the axis extends towards
+    it as far as allowed.
+    """
     shown = [*members, *tested] or [optional[0]]
     extent = max(members) - min(members) if members else 0.0
     longest = math.inf if extent < _NARROW else extent / LEAST_SHARE
@@ -94,7 +102,7 @@ def _axis(goal: Goal, members: Sequence[float], tested: Sequence[float], optiona
     for place, value in enumerate(optional):
         low, high = _with_margins(goal, [*shown, value])
         before_low, before_high = _with_margins(goal, shown)
-        # The reference point is the last one. It may lie at chance, far from everything that was measured.
+        # The reference point is the last one. It may lie at chance, far from all measured points.
         most = 2 * (before_high - before_low) if place == len(optional) - 1 else math.inf
         if high - low <= min(longest, most):
             shown.append(value)

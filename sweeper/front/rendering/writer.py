@@ -1,4 +1,4 @@
-"""The files of the front, kept fresh while a sweep runs without holding it up."""
+"""The files of the front, kept up to date while a sweep runs, without delaying it."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     Build = Callable[[], tuple[Front, SearchState]]
 
 SHARE_OF_TIME = 0.05
-"""At most this share of the driver's time goes into drawing; all files take about a second."""
+"""Largest share of the driver's time for drawing; all files take about a second."""
 PAGE_EVERY_S = 10.0
-"""While trials report; the page reloads itself every 15 s."""
+"""Least seconds between two pages while trials report; the page reloads itself every 15 s."""
 
 _logger = logging.getLogger(__name__)
 
@@ -45,17 +45,17 @@ class FrontFiles:
         self._thread.start()
 
     def offer(self, build: Build) -> None:
-        """Have all files written; return at once. A newer front replaces one that waits."""
+        """Have all files written; return at once. A newer front replaces a waiting one."""
         self._newest = build
         self._wake.set()
 
     def offer_page(self, build: Build) -> None:
-        """Have the page alone written, at most every ``PAGE_EVERY_S``, without a call of ``written``."""
+        """Have only the page written, at most every ``PAGE_EVERY_S``; ``written`` is not called."""
         self._newest_page = build
         self._wake.set()
 
     def close(self) -> None:
-        """Let a drawing under way finish; a front that waits is dropped. To be called once."""
+        """Let the present drawing finish; a waiting front is dropped. To be called once."""
         self._closed = True
         self._wake.set()
         self._thread.join()
@@ -91,7 +91,7 @@ class FrontFiles:
             else:
                 write_page(front, self._folder, search)
         except (OSError, UnavailableError):
-            # The last front of the session is drawn by the sweep itself, which says so if it cannot be written.
+            # The sweep itself draws the last front of the session and reports if it cannot be written.
             _logger.warning("the front cannot be written now", exc_info=True)
 
 
@@ -101,15 +101,18 @@ def write_front(
     retrieved_path: Callable[[PointName], Path] | None = None,
     search: SearchState | None = None,
 ) -> None:
-    """Write front.json, front.csv, front.png, strip.png, curves.png, front.html and proxy.json into ``folder``, each
-    replaced in one step; concept.png where retrievals are drawn. proxy.json has rank correlations of the search goal
-    with the test sets.
+    """Write all files of the front into ``folder``, each replaced in one step.
+
+    They are front.json, front.csv, front.png, strip.png, curves.png, front.html and proxy.json (rank correlations of
+    the search goal with the test sets), and concept.png if retrievals are drawn. This takes about a second (several the
+    first time, when matplotlib is imported).
 
     Args:
-        retrieved_path: where what is drawn of a point's retrievals lies, if its task draws them.
+        retrieved_path: returns the file of a point's retrievals, if its task draws them.
         search: the study behind the front, for further panels of the page.
 
-    Takes about a second (several the first time, when matplotlib is imported). Raise OSError.
+    Raises:
+        OSError: a file cannot be written.
     """
     from sweeper.front.rendering.concept import concept
     from sweeper.front.rendering.curves import curves
@@ -132,7 +135,11 @@ def write_front(
 
 
 def write_page(front: Front, folder: Path, search: SearchState | None) -> None:
-    """Write front.html with the pictures that lie in ``folder``; takes some hundredths of a second. Raise OSError."""
+    """Write front.html with the pictures in ``folder``; takes some hundredths of a second.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     from sweeper.front.rendering.page.page import html_page
 
     over_strength, drawn = (_bytes(folder / name) for name in ("curves.png", "concept.png"))
@@ -144,7 +151,7 @@ def _bytes(path: Path) -> bytes | None:
 
 
 def _retrieved(front: Front, path_of: Callable[[PointName], Path]) -> dict[PointName, Retrieved]:
-    """Return what is drawn of retrievals, of the points that have such a file."""
+    """Return the retrievals of the points that have a file of them."""
     from trainables.evaluation.retrieved import Retrieved
 
     found = {}

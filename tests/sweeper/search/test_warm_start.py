@@ -65,7 +65,7 @@ def test_parameters_are_matched_by_name_and_defaults_fill_in() -> None:
     ]  # fmt: skip
     assert all(SPACE.place(prior.parameters).parameters == prior.parameters for prior in priors)
     assert [prior.values for prior in priors] == [(0.85, 0.5)] * 2
-    assert notes == ["warm start: 2 of 2 finished trials of old are known to the search"]
+    assert notes == ["warm start: 2 of 2 finished trials of old are used by the search"]
 
 
 def test_what_is_left_behind_is_said_with_the_reason() -> None:
@@ -85,11 +85,11 @@ def test_what_is_left_behind_is_said_with_the_reason() -> None:
     )
     assert len(priors) == 2
     assert notes == [
-        "warm start: 2 of 7 finished trials of old are known to the search",
-        "warm start: 2 left behind: `beta` was not a number from 0.1 to 2.0",
-        "warm start: 1 left behind: `lambda_reg` cannot be here what it was there",
-        "warm start: 1 left behind: `label_smoothing` cannot be here what it was there",
-        "warm start: 1 left behind: `objective` was not one of dpo, cross_entropy",
+        "warm start: 2 of 7 finished trials of old are used by the search",
+        "warm start: 2 not used: `beta` was not a number from 0.1 to 2.0",
+        "warm start: 1 not used: `lambda_reg` cannot have the earlier value in the new space",
+        "warm start: 1 not used: `label_smoothing` cannot have the earlier value in the new space",
+        "warm start: 1 not used: `objective` was not one of dpo, cross_entropy",
     ]
 
 

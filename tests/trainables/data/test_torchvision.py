@@ -187,7 +187,7 @@ def test_imagenet_100_is_a_list_of_classes(tmp_path: Path) -> None:
 
 
 def test_a_set_that_is_not_there_says_how_to_get_it(tmp_path: Path) -> None:
-    hints = {"dtd": "torchvision.datasets.DTD", "imagenet": "image-net.org", "stanford_cars": "is gone"}
+    hints = {"dtd": "torchvision.datasets.DTD", "imagenet": "image-net.org", "stanford_cars": "does not exist any more"}
     for name, hint in hints.items():
         (problem,) = set_problems("own", {"kind": "torchvision", "dataset": name, "root": tmp_path})
         assert problem.path == ("sets", "own", "root") and hint in problem.message

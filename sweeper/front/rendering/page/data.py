@@ -1,4 +1,4 @@
-"""What the page of a front shows, as plain data: ``page.js`` reads it as JSON."""
+"""The content of a front's page as plain data, which ``page.js`` reads as JSON."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from sweeper.spec.domains import Choices, Fixed, Range, Value
 from trainables.records import Goals, WeightsKind, goal_values
 
 MOST_POINTS = 300
-"""Of the front, with all that is known of them; further members without a name are drawn as other points are."""
+"""Number of points of the front with all details; further members without a name are drawn as other points."""
 
 Kind = Literal["member", "untouched", "baseline"]
 
@@ -43,7 +43,7 @@ class GoalShown:
 
 @dataclass(frozen=True, kw_only=True)
 class FilterShown:
-    """A value of what points are filtered by."""
+    """A value of a parameter that points can be filtered by."""
 
     name: str
     colour: str | None = None
@@ -53,12 +53,12 @@ class FilterShown:
 class TrialShown:
     sweep: str | None
     number: int | None
-    """None: the untouched model, which has neither objective nor scope."""
+    """None for the untouched model, which has neither objective nor scope."""
     objective: str | None
     scope: str | None
-    """The parameter ``tune``."""
+    """Value of the parameter ``tune``."""
     baseline: bool
-    """Baselines and the untouched model are shown whatever the filters are."""
+    """Whether it is a baseline or the untouched model, which filters never hide."""
     parameters: dict[str, Any]
 
 
@@ -87,22 +87,22 @@ class PointShown:
     """A point of the front: a member, the untouched model or a baseline."""
 
     trial: int
-    """Its place in ``trials``."""
+    """Index in ``trials``."""
     kind: Kind
     weights: WeightsKind
     strength: float
     at: Pair
     """Goals on validation."""
     name: str | None
-    """What it is labelled with; None for members without a name."""
+    """Label of the point; None for members without a name."""
     images: int | None
-    """Validation images behind ``at``."""
+    """Number of validation images behind ``at``."""
     test: Measured | None
     retrained: RetrainedShown | None
 
 
 class OtherPoint(NamedTuple):
-    """A validation point that is not on the front. Its place in ``trials``, weights, strength, goals."""
+    """A validation point that is not on the front: index in ``trials``, weights, strength, goals."""
 
     trial: int
     weights: WeightsKind
@@ -122,18 +122,18 @@ class BaselineShown:
 class ColumnShown:
     title: str
     text: bool
-    """Whether it holds words; numbers stand right."""
+    """Whether it holds words; numbers are aligned to the right."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableShown:
-    """Rows are those of ``points``, in their order."""
+    """The table of the page. Rows are those of ``points``, in their order."""
 
     more: list[ColumnShown]
-    """All columns of front.csv, on demand."""
+    """All columns of front.csv, shown on demand."""
     cells: list[list[Any]]
     left_out: int
-    """Points beyond ``MOST_POINTS``; front.csv has them."""
+    """Number of points beyond ``MOST_POINTS``; front.csv has them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +143,7 @@ class ParameterShown:
     name: str
     log: bool
     choices: list[str] | None
-    """None for a range."""
+    """Choices of the parameter; None for a range."""
 
 
 class SearchedTrial(NamedTuple):
@@ -163,21 +163,21 @@ class RunningTrial:
     objective: str | None
     scope: str | None
     progress: float
-    """Share of its steps done."""
+    """Share of the trial's steps that are done."""
     goals: Pair | None
-    """Latest on validation, last weights, strength 1; None before the first report."""
+    """Latest goals on validation, last weights, strength 1; None before the first report."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImportanceShown:
     goal: str
     shares: list[tuple[str, float]]
-    """Searched parameter, share of the variance of ranks."""
+    """Pairs of searched parameter and share of the variance of ranks."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchShown:
-    """What the study of a sweep adds to its front."""
+    """Content of a sweep's study, shown beside its front."""
 
     running: bool
     ended: int
@@ -188,18 +188,18 @@ class SearchShown:
     trials: list[SearchedTrial]
     importance: list[ImportanceShown]
     no_importance: str | None
-    """Why there is none."""
+    """Reason why no importance is shown; None if it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PageData:
-    """Everything that the page shows. Goals are exact, other numbers of the table rounded to three decimals."""
+    """The whole content of the page. Goals are exact, other numbers of the table are rounded to three decimals."""
 
     sweep: str
     summary: str
     notes: list[str]
     as_of: str
-    """ISO 8601 with the offset from UTC."""
+    """Time in ISO 8601 with the offset from UTC."""
     goals: list[GoalShown]
     window: Window
     reference: Pair
@@ -213,13 +213,15 @@ class PageData:
     baselines: list[BaselineShown]
     table: TableShown
     search: SearchShown | None = None
-    """None where only the front is at hand."""
+    """None if only the front is available."""
 
 
 def page_data(front: Front, search: SearchState | None = None, as_of: datetime.datetime | None = None) -> PageData:
-    """Return what the page shows of a front and, where it is at hand, of the search behind it.
+    """Return the content of the page of a front.
 
-    ``as_of``: with a time zone; None: now.
+    Args:
+        search: the search behind the front, if available.
+        as_of: with a time zone; None: now.
     """
     places: dict[tuple[str | None, int | None], int] = {}
     trials: list[TrialShown] = []
@@ -325,7 +327,7 @@ def _retrained(confirmation: Confirmation, goals: Goals) -> RetrainedShown:
 
 
 def _whole(front: Front) -> tuple[list[FrontPoint], list[FrontPoint]]:
-    """Return the points of the front that are shown with all that is known of them, and the others."""
+    """Return the points of the front that are shown with all details, and the others."""
     named = sum(point.name is not None for point in front.points)
     room = MOST_POINTS - named
     whole, further = list[FrontPoint](), list[FrontPoint]()
@@ -349,7 +351,7 @@ def _table(front: Front, whole: Sequence[FrontPoint]) -> TableShown:
 
 
 def short_value(value: Any) -> Any:
-    """Return a parameter as shown: a number with four digits, anything else as it is."""
+    """Return a parameter as shown: a number with four digits, any other value unchanged."""
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 

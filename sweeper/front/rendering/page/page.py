@@ -57,7 +57,7 @@ def _part(name: str) -> str:
 
 
 def _picture(png: bytes, text: str) -> str:
-    """Return a figure; a large picture (photographs) as JPEG, which is a fifth of the PNG."""
+    """Return a figure; a large picture (photographs) as JPEG, which has a fifth of the size of the PNG."""
     kind, image = ("png", png) if len(png) <= _MOST_BYTES_OF_PICTURE else ("jpeg", _jpeg(png))
     source = f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
     caption = escape(text)
@@ -67,7 +67,7 @@ def _picture(png: bytes, text: str) -> str:
 
 
 def _jpeg(png: bytes) -> bytes:
-    """Return a picture as JPEG, smaller where it would have more than ``_MOST_BYTES_OF_PICTURE``."""
+    """Return a picture as JPEG, scaled down if it would have more than ``_MOST_BYTES_OF_PICTURE``."""
     from PIL import Image
 
     picture = Image.open(io.BytesIO(png)).convert("RGB")
