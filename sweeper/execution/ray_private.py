@@ -27,7 +27,7 @@ def failure_states() -> tuple[Any, Any]:
 
 
 def health_check_error() -> Any:
-    """Without WorkerHealthCheckFailedError it is not known why a worker died: Ray's memory monitor may have killed it."""
+    """Without WorkerHealthCheckFailedError it is not known why a worker died: the memory monitor may have killed it."""
     from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
     return WorkerHealthCheckFailedError
