@@ -21,6 +21,7 @@ from sweeper.front.second_look import UNTOUCHED, near_front
 from sweeper.jobs import Outcome, TrainJob
 from sweeper.models.model_card import validation_intervals
 from sweeper.records import Front, FrontPoint, PointName, Retraining, TrialRecord, UntouchedModel
+from sweeper.search.first_points import first_points
 from sweeper.search.scheduler import NoLimits, TrialScheduler
 from sweeper.search.study import Study
 from sweeper.spec.bounds import Bounds
@@ -37,6 +38,8 @@ from trainables.training.trial import run_trial
 from trainables.training.trial_folder import TrialFolder
 
 PICKS = ("knee", "most robust")
+FIRST_POINT_KEY = 999_999
+"""Folder of the training that a search begins with; here it is no trial of the search."""
 TRUTH_SEEDS = 8
 """Seeds over which the true value of a confirmed pick is averaged."""
 
@@ -165,7 +168,16 @@ class SmallSweep:
             "unseen": self._unseen,
             "members": len([p for p in front.points if p.member]),
             "lines": lines,
+            "first_point": self._first_point(),
         }
+
+    def _first_point(self) -> list[dict[str, float]]:
+        """Return the goals on fresh images of the training that a search begins with, at each strength of the front."""
+        point = first_points(self._spec, self._untouched).next([])
+        assert point is not None, "a search that names no points finds its first one"
+        self._train(FIRST_POINT_KEY, point.parameters, seed=self._spec.search.seed)
+        strengths = self._spec.evaluate.front.strengths
+        return [self._fresh(FIRST_POINT_KEY, point.parameters, "last", strength) for strength in strengths]
 
     def _search(self) -> None:
         control, files = OneConfirmPhase(self._spec, self._front), InProcessFiles(self._folder)

@@ -1,4 +1,4 @@
-"""How many trials run at once on the free CPUs and GPUs of each node. Pure; knows no Ray."""
+"""The number of trials that run at once on the free CPUs and GPUs of each node. Pure; imports no Ray."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SHARE_EPSILON = 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class NodeResources:
-    """What is free on a node."""
+    """Free resources of a node."""
 
     name: str
     cpus: float
@@ -21,13 +21,13 @@ class NodeResources:
 
 @dataclass(frozen=True, kw_only=True)
 class SlotPlan:
-    """How many slots, and what each worker of a slot gets. A slot's workers share a node."""
+    """The number of slots, and the resources of each worker of a slot. A slot's workers share a node."""
 
     slots: int
     workers_per_trial: int
     cpus_per_worker: float
     gpus_per_worker: float
-    """0: the sweep runs on CPUs."""
+    """0 if the sweep runs on CPUs."""
     text: str
     """One line for the user."""
 
@@ -39,12 +39,17 @@ def plan(
     gpus_per_worker: float,
     cpus_per_worker: float,
 ) -> SlotPlan:
-    """Return how many trials run at once.
+    """Return the number of slots and their resources.
 
-    ``gpus`` is the budget of the sweep; None takes all there are, or CPUs where there are none; 0 takes CPUs. A share
-    of a GPU is a share of one device: two devices at 0.4 are four slots, not five.
+    A share of a GPU is a share of one device: two devices at 0.4 are four slots, not five.
 
-    Raise UnavailableError if not even one trial fits, UserError if the request makes no sense anywhere.
+    Args:
+        gpus: budget of the sweep; None: all GPUs, or CPUs if there are none; 0: CPUs.
+        gpus_per_worker: share of a GPU up to 1, or a whole number of GPUs.
+
+    Raises:
+        UnavailableError: not even one trial fits.
+        UserError: the request is impossible on any cluster.
     """
     if workers_per_trial < 1:
         raise UserError(f"workers_per_trial is {workers_per_trial}; a trial needs at least 1 worker")
@@ -59,8 +64,8 @@ def plan(
         _check_share(share, workers_per_trial)
         if gpus_free == 0:
             raise UnavailableError(
-                f"{gpus:g} GPUs are asked for, but the cluster ({_describe(nodes)}) has none free; leave --gpus out to "
-                "run on CPUs, or give the --address of a cluster that has GPUs"
+                f"{gpus:g} GPUs are asked for, but the cluster ({_describe(nodes)}) has no free GPU; leave --gpus out "
+                "to run on CPUs, or give the --address of a cluster that has GPUs"
             )
     per_trial = f"{workers_per_trial} x ({cpus_per_worker:g} CPU" + (f" and {share:g} GPU)" if on_gpus else ")")
     fitting = sum(_slots_on(node, workers_per_trial, share, cpus_per_worker) for node in nodes)
@@ -81,7 +86,7 @@ def plan(
         slots = min(fitting, affordable)
         text = f"{slots} trials at once, each {per_trial}, within {gpus:g} GPUs; free: {_describe(nodes)}"
         if gpus > gpus_free:
-            text += f" (the budget is larger than the cluster: {gpus_free:g} of {gpus:g} GPUs are there)"
+            text += f" (the budget is larger than the cluster: {gpus_free:g} of {gpus:g} GPUs exist)"
     return SlotPlan(
         slots=slots,
         workers_per_trial=workers_per_trial,
@@ -104,7 +109,7 @@ def _check_share(share: float, workers: int) -> None:
 
 
 def _workers_on(gpus: float, share: float) -> int:
-    """How many workers of ``share`` GPUs fit on ``gpus`` devices, the last of which may be a part of one."""
+    """Return how many workers of ``share`` GPUs fit on ``gpus`` devices; the last device may be a part of one."""
     if share > 1:
         return math.floor(gpus / share + SHARE_EPSILON)
     whole = math.floor(gpus + SHARE_EPSILON)

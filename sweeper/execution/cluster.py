@@ -1,4 +1,4 @@
-"""The Ray cluster: connecting to it, what it has, what is free on its nodes."""
+"""The Ray cluster: connecting to it, its resources, the free resources of its nodes."""
 
 from __future__ import annotations
 
@@ -20,18 +20,21 @@ CONNECT_S = 2.0
 SETTLE_S = 5.0
 START_ATTEMPTS = 3
 WATCH_S = 1.0
-"""Between looks at the processes of Ray that the driver cannot do without."""
+"""Seconds between checks of the processes of Ray that the driver needs."""
 LOST_AFTER = {True: 2, False: 15}
-"""Looks in a row that find a process gone; on this machine its port closes at once, another may be slow to answer."""
+"""Whether a process is on this machine -> failed checks in a row after which it counts as gone.
+
+On this machine its port closes at once; another machine may be slow to answer.
+"""
 UNITS = ("CPU", "GPU")
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a header even with verbose=0
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints a header even with verbose=0
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",  # 2 s by default: how long a dead worker goes unnoticed
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",  # 2 s by default: the time until a dead worker is noticed
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -41,29 +44,28 @@ QUIET = {
     "TUNE_FORCE_TRIAL_CLEANUP_S": "10",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
-"""Environment of Ray, Train and Tune in the driver, unless the user has set it otherwise."""
+"""Environment of Ray, Train and Tune in the driver, for variables that the user has not set."""
 _GCS_WAIT = "RAY_gcs_server_port_wait_time_s"
-"""For how many seconds Ray asks for the head again; 20 by default."""
+"""Seconds for which Ray tries to reach the head; 20 by default."""
 _CONNECTION_VARIABLES = (*QUIET, "RAY_ADDRESS")
-"""Environment variables that ``connect`` sets and ``disconnect`` sets back."""
+"""Environment variables that ``connect`` sets and ``disconnect`` restores."""
 _LONGEST_SOCKET = 107
-"""Bytes of the path of a Unix socket."""
+"""Largest number of bytes in the path of a Unix socket."""
 _SOCKET_IN_SESSION = len("/ray/session_2026-01-01_00-00-00_000000_/sockets/plasma_store")
-"""Of the path below Ray's temporary folder, without the number of the process (Ray 2.60)."""
+"""Bytes of the path below Ray's temporary folder, without the number of the process (Ray 2.60)."""
 _variables_before: dict[str, str | None] = {}
-"""These variables before ``connect``; None: not set. Empty where no cluster is connected."""
+"""Values of these variables before ``connect``; None: not set. Empty if no cluster is connected."""
 
 
 def connect(address: str | None = None, num_cpus: int | None = None) -> None:
-    """Starts a Ray of our own on this machine, or joins the cluster at ``address`` (``host:port``).
+    """Start a Ray of sweeper's own on this machine, or join the cluster at ``address`` (``host:port``).
 
-    Without an address the environment variable ``RAY_ADDRESS`` counts.
+    Without an address the environment variable ``RAY_ADDRESS`` counts. The packages ``sweeper`` and ``trainables`` are
+    sent to a joined cluster, so that every node runs this code; the packages they import must be installed there.
 
-    On a cluster the packages ``sweeper`` and ``trainables`` are shipped along, so that every node runs this code; what
-    they import has to be installed there.
-
-    Raises UserError for an address of another form, UnavailableError, within seconds, if nothing answers there or the
-    cluster's token is another one.
+    Raises:
+        UserError: the address has another form.
+        UnavailableError: nobody answers there, or the cluster's token is another one; raised within seconds.
     """
     before = {name: os.environ.get(name) for name in _CONNECTION_VARIABLES}
     for name, value in QUIET.items():
@@ -83,17 +85,18 @@ def connect(address: str | None = None, num_cpus: int | None = None) -> None:
     from sweeper.execution import ray_private
 
     ray_private.silence_raylet()
-    # Several Rays on a machine: whatever looks for "the" cluster finds ours.
+    # Several Rays on a machine: code that looks for "the" cluster finds this one.
     os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
     if not _variables_before:
         _variables_before.update(before)
 
 
 def check_before_start(address: str | None) -> None:
-    """Refuse what Ray would stumble over after seconds, or without a word that helps. Nothing is started.
+    """Refuse settings with which Ray would fail after seconds, or without a helpful message. Nothing is started.
 
-    Raises UserError for an address of another form, UnavailableError where nobody answers there, or where a Ray of our
-    own cannot have its files.
+    Raises:
+        UserError: the address has another form.
+        UnavailableError: nobody answers at the address, or a Ray of sweeper's own cannot store its files.
     """
     joined = _named(address)
     if joined is not None:
@@ -115,12 +118,12 @@ def check_before_start(address: str | None) -> None:
 
 
 def joins_a_cluster(address: str | None) -> bool:
-    """Return whether ``connect`` joins a cluster, else it starts a Ray of our own."""
+    """Return whether ``connect`` joins a cluster; otherwise it starts a Ray of sweeper's own."""
     return _named(address) is not None
 
 
 def disconnect() -> None:
-    """Leaves the cluster; ends it if it was our own. The process has the environment again that it had before."""
+    """Leave the cluster, end it if it is sweeper's own, and restore the environment of the process."""
     import ray
 
     ray.shutdown()
@@ -129,7 +132,7 @@ def disconnect() -> None:
 
 
 def as_unavailable(error: Exception) -> Exception:
-    """Return UnavailableError for an error of Ray's own, which says what died; any other error as it is."""
+    """Return an UnavailableError for an error of Ray's own, which says what died; any other error unchanged."""
     from ray.exceptions import RayError
 
     if isinstance(error, RayError):
@@ -138,7 +141,7 @@ def as_unavailable(error: Exception) -> Exception:
 
 
 def session_folder() -> Path | None:
-    """Return where a Ray of our own keeps its logs; None for a cluster that was joined."""
+    """Return the folder of the logs of sweeper's own Ray; None for a joined cluster."""
     from sweeper.execution import ray_private
 
     return ray_private.session_folder()
@@ -146,9 +149,9 @@ def session_folder() -> Path | None:
 
 @contextmanager
 def watched(on_lost: Callable[[str], None]) -> Iterator[None]:
-    """Call ``on_lost`` with what is lost, on a thread, when the head's GCS or this node's raylet has ended.
+    """Call ``on_lost`` with a description, on a thread, when the head's GCS or this node's raylet has ended.
 
-    Ray itself waits a minute for a GCS and then ends the process without a word, and does not notice every death of a
+    Ray itself waits a minute for a GCS, then ends the process without a message, and does not notice every death of a
     raylet (Ray 2.60).
     """
     import ray
@@ -165,7 +168,7 @@ def watched(on_lost: Callable[[str], None]) -> Iterator[None]:
 
 @contextmanager
 def watched_ports(places: Mapping[str, tuple[str, int]], on_lost: Callable[[str], None]) -> Iterator[None]:
-    """Call ``on_lost`` once, on a thread, when nothing listens any more at one of ``places`` (host, port), by name."""
+    """Call ``on_lost`` once, on a thread, with the name of a place (host, port) at which nothing listens any more."""
     ended = threading.Event()
 
     def watch() -> None:
@@ -195,7 +198,7 @@ def _answers(host: str, port: int) -> bool:
 
 
 def _is_here(host: str) -> bool:
-    """Return whether a host is this machine: one can listen on its address."""
+    """Return whether a host is this machine: a socket can listen on its address."""
     try:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.bind((host, 0))
@@ -213,9 +216,9 @@ def _set_variables(variables: Mapping[str, str | None]) -> None:
 
 
 def nodes() -> list[NodeResources]:
-    """What is free on the nodes of the connected cluster.
+    """Return the free resources of the nodes of the connected cluster.
 
-    Waits a few seconds for what is in use: a sweep that was just killed holds its share for a moment.
+    Waits a few seconds for resources in use: a sweep that was just killed holds its share for a moment.
     """
     import ray
 
@@ -240,9 +243,10 @@ def nodes() -> list[NodeResources]:
 
 
 def check_shared(folder: Path) -> None:
-    """Writes a file here and has every other node read it; the sweep's records and weights lie in ``folder``.
+    """Check that ``folder``, for the sweep's records and weights, is shared: write a file that every other node reads.
 
-    Raises UnavailableError naming the nodes that do not see it.
+    Raises:
+        UnavailableError: some nodes do not see the file; the message names them.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -286,16 +290,16 @@ def _start(num_cpus: int | None) -> None:
     before = set(psutil.Process().children(recursive=True))
     for attempt in range(START_ATTEMPTS):
         try:
-            # Without "local" Ray joins a cluster that runs on this machine already, whatever it is for (Ray 2.60).
+            # Without "local" Ray joins a cluster that already runs on this machine, for any purpose (Ray 2.60).
             with _own_sigterm():
                 ray.init(address="local", num_cpus=num_cpus, **_silent())
             return
-        except Exception as error:  # Ray raises nothing more special here
+        except Exception as error:  # Ray raises no more specific error here
             ray.shutdown()
             for process in set(psutil.Process().children(recursive=True)) - before:
                 with suppress(psutil.Error):
                     process.kill()
-            # Its raylet has a fixed 30 s to come up (Ray 2.60), which a busy machine may exceed.
+            # Its raylet has fixed 30 s to start (Ray 2.60), which a busy machine may exceed.
             if attempt == START_ATTEMPTS - 1 or "timed out" not in str(error):
                 raise UnavailableError(
                     f"Ray does not start on this machine: {_last_line(error)} Is the machine very busy, or its memory "
@@ -304,7 +308,7 @@ def _start(num_cpus: int | None) -> None:
 
 
 def _named(address: str | None) -> tuple[str, str] | None:
-    """Return the address of the cluster to join, and what names it; None for a Ray of our own."""
+    """Return the address of the cluster to join, and the source of the address; None for a Ray of sweeper's own."""
     if address is not None:
         return address, "--address"
     variable = os.environ.get("RAY_ADDRESS", "")  # a Ray job finds its cluster there
@@ -312,7 +316,11 @@ def _named(address: str | None) -> tuple[str, str] | None:
 
 
 def _parsed(address: str, named_by: str) -> tuple[str, int]:
-    """Return host and port. Raises UserError for an address of another form."""
+    """Return host and port.
+
+    Raises:
+        UserError: the address has another form.
+    """
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdigit() or "://" in address:
         own = "" if named_by.startswith("--") else ", or unset it for a Ray of sweeper's own"
@@ -324,7 +332,12 @@ def _parsed(address: str, named_by: str) -> tuple[str, int]:
 
 
 def _reach(address: str, named_by: str) -> None:
-    """Raise UserError for an address of another form, UnavailableError where nobody answers there."""
+    """Check that a cluster answers at an address.
+
+    Raises:
+        UserError: the address has another form.
+        UnavailableError: nobody answers there.
+    """
     try:
         socket.create_connection(_parsed(address, named_by), timeout=CONNECT_S).close()
     except (OSError, OverflowError) as error:
@@ -357,7 +370,7 @@ def _join(address: str, named_by: str) -> None:
         said = f"{error} {error.__cause__} {error.__context__}"
         if "token" in said.lower() or "auth" in said.lower():
             raise UnavailableError(
-                f"the Ray cluster at {address} refuses our token (RAY_AUTH_MODE is "
+                f"the Ray cluster at {address} refuses the token of this machine (RAY_AUTH_MODE is "
                 f"{os.environ.get('RAY_AUTH_MODE', 'unset')}): put the cluster's own token into ~/.ray/auth_token, or "
                 "name its file in RAY_AUTH_TOKEN_PATH"
             ) from error
@@ -368,7 +381,7 @@ def _join(address: str, named_by: str) -> None:
 
 @contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Set the caller's SIGTERM handler again: Ray 2.60 installs one that aborts with a C++ trace."""
+    """Restore the caller's SIGTERM handler: Ray 2.60 installs one that aborts with a C++ trace."""
     terminated = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -381,7 +394,7 @@ def _silent() -> dict[str, Any]:
     return {
         "include_dashboard": False,
         "log_to_driver": False,
-        "logging_level": logging.CRITICAL,  # what matters is raised
+        "logging_level": logging.CRITICAL,  # important errors are raised
     }
 
 

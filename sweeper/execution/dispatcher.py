@@ -17,12 +17,12 @@ from trainables.records import Report
 
 _TICK_S = 0.2
 _STOPPED_S = 3.0
-"""Between ticks: this process was stopped meanwhile, or the machine."""
+"""Seconds between ticks above which this process, or the machine, was stopped meanwhile."""
 Answer = TypeVar("Answer")
 
 
 class Dispatcher:
-    """Serves the state of a ``JobQueue``. Calls that wait do not hold up others."""
+    """Serves the state of a ``JobQueue``. A waiting call does not block others."""
 
     def __init__(self, slots: int, workers: int, limits: JobLimits) -> None:
         self._queue = JobQueue(slots, workers, limits)
@@ -39,7 +39,7 @@ class Dispatcher:
         self._activity: str | None = None
         self._ticking = asyncio.get_running_loop().create_task(self._tick())
 
-    # The driver's side
+    # Called by the driver
 
     async def enqueue(self, job: Job) -> None:
         self._queue.enqueue(job, time.monotonic())
@@ -50,7 +50,7 @@ class Dispatcher:
         self._followers[name] = actor
 
     async def follow(self, name: JobName, seen: int) -> JobUpdate | SetupError:
-        """Wait for what happens to a job after its first ``seen`` reports, which were taken, and return it."""
+        """Wait for news of a job after its first ``seen`` reports, and return it."""
         self._queue.read(name, seen, time.monotonic())
 
         def probe() -> JobUpdate | SetupError | None:
@@ -102,7 +102,7 @@ class Dispatcher:
         self._notify()
 
     async def state(self) -> SlotsState:
-        """Return the state of the slots. Notes are named once, actors to kill until they are gone."""
+        """Return the state of the slots. Each note is returned once, actors to kill until they are gone."""
         queue = self._queue
         groups = queue.groups_to_kill(time.monotonic())
         hung = [handle for place, handle in self._workers.items() if (place.slot, place.group) in groups]
@@ -122,7 +122,7 @@ class Dispatcher:
             placement_groups=dict(self._groups),
         )
 
-    # The side of Train's controllers
+    # Called by Train's controllers
 
     async def register_controller(self, slot: int, controller: Any) -> None:
         self._controllers[slot] = controller
@@ -143,11 +143,15 @@ class Dispatcher:
         self._queue.record_failure(slot, reason, memory=memory)
         self._notify()
 
-    # The workers' side
+    # Called by the workers
 
     async def worker_started(self, worker: WorkerAddress, actor: Any) -> None:
-        """``actor``: the worker's handle, by which it is killed where it hangs."""
-        # Those of another group are gone, unless they hang and are yet to be killed.
+        """Note that a worker has started.
+
+        Args:
+            actor: the worker's handle, by which it is killed if it hangs.
+        """
+        # Workers of another group are gone, unless they hang and are yet to be killed.
         hanging = [*self._queue.hung_groups, (worker.slot, worker.group)]
         kept = {
             place: handle
@@ -212,7 +216,7 @@ class Dispatcher:
     async def worker_failing(self, slot: int, group: str, attempt: AttemptName, reason: str, counts: bool) -> None:
         self._queue.worker_failing(slot, group, attempt, reason, counts)
 
-    # Inside
+    # Private
 
     async def _tick(self) -> None:
         ticked_s = time.monotonic()
@@ -234,7 +238,7 @@ class Dispatcher:
         self._queue.touched_jobs.clear()
 
     async def _wait(self, name: int | JobName, probe: Callable[[], Answer | None], timeout_s: float) -> Answer | None:
-        """Return what ``probe`` returns, asked again whenever the slot or job has changed; None after the timeout."""
+        """Return the result of ``probe``, called again after each change of the slot or job; None after the timeout."""
         until = time.monotonic() + timeout_s
         while (answer := probe()) is None:
             left = until - time.monotonic()

@@ -1,12 +1,12 @@
-"""Which slot has which job: a pure state machine between the driver and its slots. Knows no Ray; the time is handed in.
+"""The assignment of jobs to slots: a pure state machine between the driver and its slots. Callers pass the time.
 
-A ``JobQueue`` has one ``SlotState`` per slot and one ``QueuedJob`` per job that waits or runs. Workers address their
-slot by (slot, group): the group is one incarnation of the slot's worker processes, and whatever an older
-incarnation still sends is dropped, as is whatever concerns another attempt than the slot's present one.
+Imports no Ray. A ``JobQueue`` has one ``SlotState`` per slot and one ``QueuedJob`` per job that waits or runs. Workers
+address their slot by (slot, group): the group is one incarnation of the slot's worker processes. Messages of an older
+incarnation are dropped, and so are messages about another attempt than the slot's present one.
 
-The queue judges which workers hang (``tick``): a thread of each worker sends a heartbeat every few seconds, with the
+The queue decides which workers hang (``tick``): a thread of each worker sends a heartbeat every few seconds, with the
 time since its job last made progress. A process that is stopped, or holds the interpreter, sends none. The job of a
-group that hangs is queued again at once, and ``hung_groups`` names the group for whoever can kill its processes.
+group that hangs is queued again at once, and ``hung_groups`` names the group for the process that can kill it.
 
 The queue owns the numbers of attempts: a job enters with the number that follows the last one on disk, and each lost
 worker group raises it by one. The number in a trial's folder is a fence only (``TrialFolder.claim``).
@@ -24,44 +24,45 @@ from trainables.records import Report
 INTERRUPTED = Outcome(kind="interrupted")
 SETUP_ATTEMPTS = 3
 SETUP_SILENCE_S = 120.0
-"""Shortest time without a heartbeat after which a worker that is being set up counts as hanging: imports, and loading
-weights, may hold the interpreter for long."""
+"""Least seconds without a heartbeat after which a worker in setup counts as hanging: imports, and loading weights, may
+hold the interpreter for long.
+"""
 UNREAD_S = 60.0
-"""A follower that has not taken news of its job for so long hangs."""
+"""Seconds after which a follower that has not taken news of its job counts as hanging."""
 LAST_WORDS_S = 6.0
-"""A process that is alive while its job hangs has so long to write down where its threads are, and to end itself."""
+"""Seconds that a live process with a hanging job has to write down the stacks of its threads, and to end itself."""
 UNCOUNTED_RETRIES = 20
-"""Most attempts that count as no retry; each has halved the micro-batches."""
+"""Largest number of attempts that do not count as retries; each has halved the micro-batches."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobLimits:
-    """How long things may take."""
+    """Limits of time and retries for jobs."""
 
     trial_s: float | None = None
-    """Of one ``train`` job over all its attempts, from the first time a slot takes it; None: no limit."""
+    """Seconds of one ``train`` job over all its attempts, from the first time a slot takes it; None: no limit."""
     stall_s: float = 1800.0
-    """A worker is replaced that sends no heartbeat, or whose job makes no progress (a report, a step), for so long."""
+    """Seconds without a heartbeat or without progress of the job (report, step) after which a worker is replaced."""
     grace_s: float = 120.0
-    """To reach a checkpoint after an interruption or the end of ``trial_s``; the worker is replaced after it."""
+    """Seconds to reach a checkpoint after an interruption or the end of ``trial_s``; then the worker is replaced."""
     retries: int = 2
-    """Further attempts after lost workers, counted anew whenever a report got further."""
+    """Number of further attempts after lost workers, counted again from 0 after a report of a further step."""
 
 
 @dataclass
 class QueuedJob:
-    """One job from ``enqueue`` to its outcome."""
+    """A job from ``enqueue`` to its outcome."""
 
     job: Job
     started_s: float | None = None
     running_since_s: float | None = None
-    """When the present attempt got its slot; None while the job waits."""
+    """Time at which the present attempt got its slot; None while the job waits."""
     busy_s: float = 0.0
     """Slot seconds of earlier attempts."""
     step: int = 0
     """The furthest step reported in any attempt."""
     retries: int = 0
-    """Further attempts since a report last got further."""
+    """Number of further attempts since the last report of a further step."""
     uncounted_retries: int = 0
     next_retry_counts: bool = True
     """False: the lost worker group has asked to begin again with smaller micro-batches."""
@@ -76,7 +77,7 @@ class QueuedJob:
     cancelled_grace_s: float = 0.0
     outcome: Outcome | None = None
     unread_since_s: float | None = None
-    """Since when the follower has not taken news; None where it has taken all."""
+    """Time since which the follower has not taken news; None if it has taken all."""
     last_failure: str | None = None
     """Reason of the last lost worker group."""
 
@@ -95,7 +96,7 @@ class QueuedJob:
 
 
 class SlotState:
-    """One slot as the driver sees it."""
+    """The state of one slot as the driver knows it."""
 
     def __init__(self, slot: int, workers: int) -> None:
         self.slot = slot
@@ -103,22 +104,22 @@ class SlotState:
         self.group: str | None = None
         self.ready: set[int] = set()
         self.queued: QueuedJob | None = None
-        """Stays until every rank acknowledged its end, or the group is gone."""
+        """The slot's job; stays until every rank has confirmed its end, or the group is gone."""
         self.rank_outcomes: dict[int, Outcome] = {}
         self.heartbeats_s: dict[int, float] = {}
-        """Rank -> when its last heartbeat came."""
+        """Rank -> time of its last heartbeat."""
         self.progress_s: dict[int, float] = {}
-        """Rank -> when the present job last made progress on it."""
+        """Rank -> time at which the present job last made progress on it."""
         self.starting_s: float | None = None
-        """Since when worker processes are being started; None once all have said that they run."""
+        """Time since which worker processes are being started; None when all have reported that they run."""
         self.hung_groups: set[str] = set()
-        """Groups that were replaced because they hung: what they still send is dropped."""
+        """Groups that were replaced because they hung; their messages are dropped."""
         self.setup_failures = 0
         """Worker-group failures since the slot was last ready."""
         self.setup_reason: str | None = None
-        """What a worker said before it ended its process while it was set up."""
+        """Last message of a worker that ended its process during setup."""
         self.setup_error: SetupError | None = None
-        """Why the slot is set aside: it does no job any more."""
+        """Reason why the slot is set aside: it does no job any more."""
 
     @property
     def warm(self) -> bool:
@@ -129,7 +130,7 @@ class SlotState:
         return self.warm and self.queued is None
 
     def addressed_job(self, group: str, attempt: AttemptName) -> QueuedJob | None:
-        """Return the job that a message belongs to; None where the message comes too late."""
+        """Return the job that a message belongs to; None if the message comes too late."""
         queued = self.queued
         return queued if group == self.group and queued is not None and queued.attempt_name == attempt else None
 
@@ -146,8 +147,8 @@ class SlotState:
 class JobQueue:
     """All slots, and the jobs that wait for one.
 
-    ``touched_slots`` and ``touched_jobs`` name what has changed since they were last cleared: callers that wait for a
-    slot or a job then ask again.
+    ``touched_slots`` and ``touched_jobs`` name the changes since they were last cleared: callers that wait for a slot
+    or a job then ask again.
     """
 
     def __init__(self, slots: int, workers: int, limits: JobLimits) -> None:
@@ -159,11 +160,11 @@ class JobQueue:
         self.touched_slots: set[int] = set()
         self.touched_jobs: set[JobName] = set()
         self.hung_groups: dict[tuple[int, str], float] = {}
-        """(slot, group) -> when its processes are to be killed."""
+        """(slot, group) -> time at which its processes are to be killed."""
         self.notes: list[str] = []
-        """Lines for the user; whoever shows them takes them off the list."""
+        """Lines for the user; the reader removes them from the list."""
 
-    # The driver's side
+    # Called by the driver
 
     def enqueue(self, job: Job, now: float) -> None:
         """Queue a job for the next idle slot."""
@@ -193,7 +194,7 @@ class JobQueue:
         return names
 
     def update(self, name: JobName, seen: int) -> JobUpdate | None:
-        """Return what came in after the first ``seen`` reports; None where nothing did."""
+        """Return the news after the first ``seen`` reports; None if there is none."""
         queued = self.queued_jobs.get(name)
         if queued is None:
             return JobUpdate([], INTERRUPTED)
@@ -201,7 +202,7 @@ class JobQueue:
         return JobUpdate(reports, queued.outcome) if reports or queued.outcome is not None else None
 
     def discard(self, name: JobName) -> None:
-        """Forget a job: the driver has its outcome or needs it no longer."""
+        """Forget a job: the driver has its outcome or does not need it any more."""
         self.queued_jobs.pop(name, None)
         self.touched_jobs.add(name)
 
@@ -213,7 +214,11 @@ class JobQueue:
             self._touch_holder(queued)
 
     def interrupt(self, now: float, grace_s: float | None = None) -> None:
-        """End waiting jobs at once, running jobs at their next checkpoint, for which they have ``grace_s``."""
+        """End waiting jobs at once, and running jobs at their next checkpoint.
+
+        Args:
+            grace_s: seconds until a running job must have written it.
+        """
         for queued in self.waiting:
             self._publish(queued, INTERRUPTED, None, now)
         self.waiting.clear()
@@ -222,7 +227,7 @@ class JobQueue:
                 self._cancel(state, INTERRUPTED, now, grace_s)
 
     def close(self, now: float) -> None:
-        """Interrupt everything; idle workers return, busy ones after their job."""
+        """Interrupt all jobs; idle workers return at once, busy ones after their job."""
         self.closed = True
         self.interrupt(now)
         self.touched_slots.update(range(len(self.slot_states)))
@@ -244,7 +249,7 @@ class JobQueue:
                 self._replace(state, reason, now, kill_s=now if silence else now + LAST_WORDS_S)
 
     def forgive(self, gap_s: float) -> None:
-        """Count nothing of a time in which nobody could take heartbeats, because this process itself was stopped."""
+        """Ignore a time of ``gap_s`` in which this process itself was stopped and could not receive heartbeats."""
         for state in self.slot_states:
             state.heartbeats_s = {rank: beat_s + gap_s for rank, beat_s in state.heartbeats_s.items()}
             state.progress_s = {rank: beat_s + gap_s for rank, beat_s in state.progress_s.items()}
@@ -257,12 +262,14 @@ class JobQueue:
                 queued.unread_since_s += gap_s
 
     def groups_to_kill(self, now: float) -> list[tuple[int, str]]:
-        """Return the groups that hang and whose time has come, until they are lost: an answer may not arrive."""
+        """Return the hanging groups to be killed now, each until it is lost, because an answer may not arrive."""
         return [group for group, kill_s in self.hung_groups.items() if now >= kill_s]
 
     def unstarted_slots(self, now: float) -> list[int]:
-        """Return the slots whose worker processes did not all say in time that they run: one of them hangs, and Train's
-        controller waits for it. They are named until the next start begins."""
+        """Return the slots whose worker processes did not all report in time that they run.
+
+        One of these processes hangs, and Train's controller waits for it. A slot is named until its next start begins.
+        """
         limit_s = max(self.limits.stall_s, SETUP_SILENCE_S)
         return [
             state.slot
@@ -271,11 +278,11 @@ class JobQueue:
         ]
 
     def set_aside(self) -> dict[int, SetupError]:
-        """Return the slots that do no job any more, and why."""
+        """Return the slots that do no job any more, with the reasons."""
         return {state.slot: state.setup_error for state in self.slot_states if state.setup_error is not None}
 
     def setup_error(self) -> SetupError | None:
-        """Return why no job can be done any more: every slot is set aside. Each reason is named once."""
+        """Return why no job can be done any more: every slot is set aside. Each reason is named once. Else None."""
         errors = list(self.set_aside().values())
         if len(errors) < len(self.slot_states):
             return None
@@ -286,7 +293,7 @@ class JobQueue:
         kind = errors[0].kind if len(kinds) == 1 else "device"
         return SetupError(reason="no slot can be set up: " + "; ".join(reasons), kind=kind)
 
-    # The workers' side
+    # Called by the workers
 
     def worker_started(self, slot: int, group: str, now: float) -> None:
         """Note that a worker process of a group has started."""
@@ -305,9 +312,11 @@ class JobQueue:
     def heartbeat(
         self, slot: int, group: str, rank: int, attempt: AttemptName | None, idle_s: float, now: float
     ) -> bool:
-        """Take a heartbeat; return whether the process still belongs to its slot, else it is to end.
+        """Take a heartbeat; return whether the process still belongs to its slot. If not, it must end.
 
-        ``idle_s``: since the job of ``attempt`` last made progress on this rank; None: the rank does no job.
+        Args:
+            idle_s: seconds since the job of ``attempt`` last made progress on this rank.
+            attempt: None if the rank does no job.
         """
         state = self.slot_states[slot]
         if group != state.group:
@@ -327,12 +336,17 @@ class JobQueue:
             self._group_left(state, now)
             self._dispatch(now)
 
+<<<<<<< HEAD
     def record_failure(self, slot: int, reason: str, *, memory: bool = False) -> None:
         """Note why a group could not be started, or was lost.
 
         ``memory``: whether Ray's memory monitor has killed it. Its trial goes on with smaller micro-batches, which is
         none of its retries.
         """
+=======
+    def record_failure(self, slot: int, reason: str) -> None:
+        """Note the reason why a group could not be started, or was lost."""
+>>>>>>> words
         state = self.slot_states[slot]
         queued = state.queued
         if memory and queued is not None and isinstance(queued.job, TrainJob):
@@ -361,19 +375,19 @@ class JobQueue:
                 self._dispatch(now)
 
     def setup_failed(self, slot: int, setup_error: SetupError) -> None:
-        """Note that a worker could not build its runner, and never will."""
+        """Note that a worker cannot build its runner, and that a further attempt would fail too."""
         state = self.slot_states[slot]
         if state.setup_error is None:
             self._set_aside(state, setup_error)
 
     def setup_process_failing(self, slot: int, group: str, reason: str) -> None:
-        """Note why a worker that is being set up is about to end its process: another one may do better."""
+        """Note the reason why a worker in setup is about to end its process: another worker may succeed."""
         state = self.slot_states[slot]
         if group == state.group:
             state.setup_reason = reason
 
     def current(self, slot: int, group: str, last: AttemptName | None) -> Job | None:
-        """Return the job that a worker is to begin, other than the ``last`` one it had; None where there is none."""
+        """Return the job that a worker shall begin, if it differs from its ``last`` one; None if there is none."""
         state = self.slot_states[slot]
         if group != state.group or state.queued is None or state.queued.outcome is not None:
             return None
@@ -392,24 +406,24 @@ class JobQueue:
         self.touched_jobs.add(queued.name)
 
     def decision(self, slot: int, group: str, attempt: AttemptName, number: int) -> bool | None:
-        """Return whether to stop after report ``number``; None where that is not decided yet.
+        """Return whether to stop after report ``number``; None if not decided yet.
 
         All ranks of the attempt get the same answer.
         """
         queued = self.slot_states[slot].addressed_job(group, attempt)
         if queued is None:
-            return False  # over: the runner finds out at its next step
+            return False  # the attempt is over: the runner finds out at its next step
         if number not in queued.decisions and queued.cancelled is not None:
-            queued.decisions[number] = False  # interrupted: as above
+            queued.decisions[number] = False  # the job is interrupted: as above
         return queued.decisions.get(number)
 
     def interrupted(self, slot: int, group: str, attempt: AttemptName) -> bool:
-        """Return whether the job is to write a checkpoint and end."""
+        """Return whether the job shall write a checkpoint and end."""
         queued = self.slot_states[slot].addressed_job(group, attempt)
         return queued is None or queued.cancelled is not None
 
     def end(self, slot: int, group: str, rank: int, attempt: AttemptName, rank_outcome: Outcome, now: float) -> None:
-        """Note how a job ended on one rank. Of several failures the first one counts."""
+        """Note the end of a job on one rank. Of several failures the first one counts."""
         state = self.slot_states[slot]
         queued = state.addressed_job(group, attempt)
         if queued is None:
@@ -441,16 +455,17 @@ class JobQueue:
             self._settle_with_failure_of_a_rank(state, now)
 
     def worker_failing(self, slot: int, group: str, attempt: AttemptName, reason: str, counts: bool) -> None:
-        """Note why a worker is about to end its process; the job goes on from its checkpoint.
+        """Note the reason why a worker is about to end its process; the job goes on from its checkpoint.
 
-        ``counts``: whether the next attempt is one of the job's retries.
+        Args:
+            counts: whether the next attempt is one of the job's retries.
         """
         queued = self.slot_states[slot].addressed_job(group, attempt)
         if queued is not None:
             queued.last_failure = reason
             queued.next_retry_counts = counts or queued.uncounted_retries >= UNCOUNTED_RETRIES
 
-    # Inside
+    # Private
 
     def _dispatch(self, now: float) -> None:
         for state in self.slot_states:
@@ -482,7 +497,7 @@ class JobQueue:
             self.touched_slots.add(state.slot)
 
     def _silence(self, state: SlotState, now: float) -> str | None:
-        """Return why the processes of a slot count as frozen; None where they do not."""
+        """Return why the processes of a slot count as frozen; None if they do not."""
         if state.group is None or state.setup_error is not None or (self.closed and state.queued is None):
             return None
         silence_s = self.limits.stall_s if state.warm else max(self.limits.stall_s, SETUP_SILENCE_S)
@@ -491,7 +506,7 @@ class JobQueue:
         return None
 
     def _standstill(self, state: SlotState, now: float) -> str | None:
-        """Return why the job of a slot counts as hanging; None where it does not."""
+        """Return why the job of a slot counts as hanging; None if it does not."""
         stall_s, queued = self.limits.stall_s, state.queued
         if queued is None or queued.outcome is not None:
             return None
@@ -503,7 +518,7 @@ class JobQueue:
         return None
 
     def _replace(self, state: SlotState, reason: str, now: float, kill_s: float) -> None:
-        """Take the job from a group that hangs; its processes are to be killed at ``kill_s``."""
+        """Take the job from a group that hangs; its processes are to be killed at time ``kill_s``."""
         assert state.group is not None
         queued = state.queued
         job = "" if queued is None else f" in {queued.job.kind} job {queued.job.key}"
@@ -512,7 +527,7 @@ class JobQueue:
             queued.last_failure = reason
         self.hung_groups[state.slot, state.group] = kill_s
         state.hung_groups.add(state.group)
-        self._settle_with_failure_of_a_rank(state, now)  # for which the hanging ranks wait
+        self._settle_with_failure_of_a_rank(state, now)  # the hanging ranks wait for the failed rank
         self._group_left(state, now)
         self._dispatch(now)
 
@@ -530,7 +545,7 @@ class JobQueue:
             self._publish(queued, outcome, state.slot, now)
 
     def _settle_with_failure_of_a_rank(self, state: SlotState, now: float) -> None:
-        """End the job of a slot as failed where it has failed on a rank: the first failure counts."""
+        """End the job of a slot as failed if it has failed on a rank: the first failure counts."""
         failures = [outcome for outcome in state.rank_outcomes.values() if outcome.kind in ("storage", "failed")]
         if state.queued is not None and failures:
             self._settle(state, state.queued, failures[0], now)

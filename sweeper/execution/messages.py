@@ -1,4 +1,4 @@
-"""What the dispatcher tells the driver of a job and of its slots."""
+"""Messages of the dispatcher to the driver about a job and about the slots."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from trainables.records import Report
 
 
 class ReportEvent(NamedTuple):
-    """A report as it came in."""
+    """A report as it was received."""
 
     attempt: int
     number: int
-    """Counted from 0 within the attempt."""
+    """Number of the report, from 0 within the attempt."""
     report: Report
 
 
 class JobUpdate(NamedTuple):
-    """What happened to a job since the driver last asked."""
+    """News of a job since the driver last asked."""
 
     reports: list[ReportEvent]
     outcome: Outcome | None
-    """None: the job waits or runs."""
+    """None while the job waits or runs."""
 
 
 SetupErrorKind = Literal["input", "storage", "device", "internal"]
-"""Bad input, which the user can mend; a disk that fails; memory or a device that fails; a fault of the program."""
+"""Bad input, which the user can correct; a disk that fails; memory or a device that fails; an error of the program."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SetupError:
-    """Why a slot, or every slot, cannot do any job: its workers could not be set up."""
+    """The reason why a slot, or every slot, cannot do any job: its workers could not be set up."""
 
     reason: str
     """One line."""
@@ -51,20 +51,20 @@ class WorkerAddress:
 
 @dataclass(frozen=True, kw_only=True)
 class SlotsState:
-    """What the driver has to know of its slots, asked once a second."""
+    """The state of the slots that the driver asks for once a second."""
 
     warm: int
-    """Slots whose workers wait for a job or do one."""
+    """Number of slots whose workers wait for a job or do one."""
     set_aside: dict[int, SetupError]
     """Slots that will never do a job."""
     setup_error: SetupError | None
-    """Why no job can be done any more."""
+    """Reason why no job can be done any more; None if jobs can be done."""
     to_kill: list[Any]
-    """Handles of actors that hang: workers, and trial actors of Tune."""
+    """Handles of hanging actors: workers, and trial actors of Tune."""
     notes: list[str]
     """Lines for the user since the last call."""
     activity: str | None
-    """What the first rank of a slot has said last that it is busy with (``trainables.activity``)."""
+    """Last message of the first rank of a slot about its present activity (``trainables.activity``)."""
     controllers: dict[int, Any]
     """Slot -> handle of Train's controller."""
     placement_groups: dict[int, Any]

@@ -1,7 +1,7 @@
-"""Everything that sweeper takes from Ray's private modules (Ray 2.60), one function a purpose.
+"""All uses of Ray's private modules (Ray 2.60), one function for each purpose.
 
-Each docstring says what breaks without the private name; ``tests/sweeper/execution/test_ray_private.py`` fails with
-that sentence when Ray changes it. No other file imports a private module of Ray.
+Each docstring says what breaks without the private name; ``tests/sweeper/execution/test_ray_private.py`` fails with the
+docstring when Ray changes it. No other file imports a private module of Ray.
 """
 
 from __future__ import annotations
@@ -11,16 +11,21 @@ from typing import Any
 
 
 def group_callbacks() -> tuple[Any, Any]:
-    """Without WorkerGroupCallback and ControllerCallback the driver learns of a lost worker group only when Train has
-    started the next one, and never of a group that cannot start; a hanging controller could not be killed."""
+    """Return WorkerGroupCallback and ControllerCallback of Train.
+
+    Without them the driver learns of a lost worker group only when Train has started the next one, and never of a group
+    that cannot start; a hanging controller could not be killed.
+    """
     from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 
     return WorkerGroupCallback, ControllerCallback
 
 
 def failure_states() -> tuple[Any, Any]:
-    """Without RestartingState and ReschedulingState nobody counts the failures of a slot whose workers keep dying: it
-    would be restarted for ever."""
+    """Return RestartingState and ReschedulingState of Train.
+
+    Without them nothing counts the failures of a slot whose workers keep dying: it would be restarted for ever.
+    """
     from ray.train.v2._internal.execution.controller.state import ReschedulingState, RestartingState
 
     return RestartingState, ReschedulingState
@@ -34,7 +39,10 @@ def health_check_error() -> Any:
 
 
 def startup_timeout_error() -> type[BaseException]:
-    """Without WorkerGroupStartupTimeoutError a slot that waits for a node to come counts as failing."""
+    """Return WorkerGroupStartupTimeoutError of Train.
+
+    Without it a slot that waits for a missing node counts as failing.
+    """
     from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
     error: type[BaseException] = WorkerGroupStartupTimeoutError
@@ -42,8 +50,11 @@ def startup_timeout_error() -> type[BaseException]:
 
 
 def unwanted_callbacks() -> tuple[type, type]:
-    """Without PlacementGroupCleanerCallback and DatasetsCallback, which slots leave out, each slot polls the State API
-    once a second and leaves a process behind a killed driver, and starts an actor for datasets (5 s of CPU)."""
+    """Return PlacementGroupCleanerCallback and DatasetsCallback of Train, which slots leave out.
+
+    Without them each slot polls the State API once a second, leaves a process behind a killed driver, and starts an
+    actor for datasets (5 s of CPU).
+    """
     from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
     from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
@@ -51,15 +62,20 @@ def unwanted_callbacks() -> tuple[type, type]:
 
 
 def default_callbacks_method() -> str:
-    """Without TorchTrainer._create_default_callbacks the unwanted callbacks of Train cannot be left out."""
+    """Return the name of TorchTrainer._create_default_callbacks.
+
+    Without it the unwanted callbacks of Train cannot be left out.
+    """
     from ray.train.torch import TorchTrainer
 
     return str(TorchTrainer._create_default_callbacks.__name__)
 
 
 def available_resources_per_node() -> dict[str, dict[str, float]]:
-    """Without available_resources_per_node slots cannot be planned node by node: the public ray.available_resources()
-    does not tell nodes apart."""
+    """Return the free resources of each node, by available_resources_per_node.
+
+    Without it slots cannot be planned node by node: the public ray.available_resources() gives the sum over nodes.
+    """
     from ray._private.state import available_resources_per_node as per_node
 
     resources: dict[str, dict[str, float]] = per_node()
@@ -67,8 +83,10 @@ def available_resources_per_node() -> dict[str, dict[str, float]]:
 
 
 def session_folder() -> Path | None:
-    """Without worker._global_node the logs of each of our own Rays stay in /tmp/ray, one folder for every session of a
-    sweep. None: no Ray of our own is connected."""
+    """Return the folder of the logs of sweeper's own Ray, by worker._global_node; None if no such Ray is connected.
+
+    Without it the logs of each of sweeper's own Rays stay in /tmp/ray, one folder for every session of a sweep.
+    """
     from ray._private import worker
 
     node = worker._global_node
@@ -76,8 +94,11 @@ def session_folder() -> Path | None:
 
 
 def silence_raylet() -> None:
-    """Without worker._worker_logs_enabled remarks of the raylet about the number of processes are printed to stdout,
-    where the front's table goes, whatever log_to_driver says."""
+    """Switch off worker._worker_logs_enabled.
+
+    Without it the raylet's messages about the number of processes are printed to stdout, between the lines of the
+    front's table, even with log_to_driver=False.
+    """
     from ray._private import worker
 
     if not isinstance(worker._worker_logs_enabled, bool):
@@ -86,16 +107,22 @@ def silence_raylet() -> None:
 
 
 def token_authentication() -> Any:
-    """Without maybe_enable_token_auth_if_token_available a cluster that wants a token cannot be joined: Ray looks for a
-    token only where it finds the cluster itself, never for an explicit address."""
+    """Return the function maybe_enable_token_auth_if_token_available.
+
+    Without it a cluster that requires a token cannot be joined: Ray looks for a token only if it finds the cluster
+    itself, never for an explicit address.
+    """
     from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 
     return maybe_enable_token_auth_if_token_available
 
 
 def placement_groups_of(actor: Any) -> list[Any]:
-    """Without the creator in the table of placement groups, a Train controller that dies before its workers have said
-    anything leaves what it reserved for them until the driver ends: its slot would never start again."""
+    """Return the placement groups that an actor has created, from the table of placement groups.
+
+    Without the creator in this table, a Train controller that dies before its workers have reported leaves their
+    reserved resources blocked until the driver ends: its slot would never start again.
+    """
     from ray._private.state import state
     from ray._raylet import PlacementGroupID
     from ray.core.generated import gcs_pb2

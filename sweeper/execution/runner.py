@@ -1,6 +1,7 @@
-"""What the workers of a slot do: train trials and measure points. The one place where ``sweeper`` meets PyTorch.
+"""The work of a slot's workers: training trials and measuring points. Only this module connects ``sweeper`` with
+PyTorch.
 
-Imported on the workers only; the driver hands over ``partial(make_runner, ...)``.
+Imported on the workers only; the driver sends ``partial(make_runner, ...)``.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ if TYPE_CHECKING:
 def make_runner(worker: WorkerContext, *, task: TaskSettings, data_seed: int, cache: Path) -> Runner:
     """Prepare model, images and the reference's embeddings, once per worker process.
 
-    Raise ValueError where the model or the images cannot be had.
+    Raises:
+        ValueError: the model or the images cannot be loaded.
     """
     import torch
 
@@ -117,7 +119,7 @@ class _TrialRunner:
         except MicroBatchReduced as error:
             raise GroupReplacementNeeded(str(error)) from error
         except JobStopped:
-            channel.log(f"attempt {job.attempt} stopped: not worth going on")
+            channel.log(f"attempt {job.attempt} stopped by the stopping rule")
             raise
         except Exception:
             channel.log(traceback.format_exc())
@@ -132,7 +134,7 @@ class _TrialRunner:
 
         context, data = self._context, self._context.data
         known = zero_shot(context)
-        shown = data.searched_prompts()[0]  # those of the classes, whatever the task
+        shown = data.searched_prompts()[0]  # the class prompts, for every task
         policy, measures = untouched_policy(context), context.measures
         measured = measures.validation(context, policy, self._group)
         return UntouchedModel(
@@ -182,7 +184,7 @@ class _TrialRunner:
 
     @contextmanager
     def _policy(self, point: TrainedWeights | None) -> Iterator[Policy]:
-        """The policy of a point; None: the untouched model."""
+        """Yield the policy of a point; None: the untouched model."""
         from trainables.evaluation.measure import untouched_policy
         from trainables.settings.parameters import Parameters
         from trainables.training.trial_folder import TrialFolder

@@ -1,7 +1,7 @@
 """Warm slots: long-lived Ray Train runs whose workers take job after job from the dispatcher.
 
-A Train run per trial costs 12-17 s before its first step; a job on a warm slot some tens of milliseconds. The driver
-owns the runs, the dispatcher (one actor with the job queue of all slots) and the placement groups.
+A Train run per trial costs 12-17 s before its first step; a job on a warm slot costs some tens of milliseconds. The
+driver owns the runs, the dispatcher (one actor with the job queue of all slots) and the placement groups.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from sweeper.execution.worker import MakeRunner, Worker, WorkerContext
 from sweeper.jobs import Job, JobName, Outcome
 
 GUARD_S = 1.0
+<<<<<<< HEAD
 """Between looks at the slots, and at the actor that holds the job queue."""
 ANSWER_S, UNANSWERED = 25.0, 4
 """The job queue's actor is lost when it leaves four calls in a row unanswered for so long: on a machine with ten times
@@ -46,6 +47,17 @@ WORKER_ANSWER_S = 120.0
 """A worker that waits so long for an answer ends itself, and Train starts another one. The queue answers every call
 within ``worker.POLL_S``, or the driver ends the sweep: such an answer is lost, for instance because the worker had no
 memory when it came, and ``ray.get`` would wait for it without end (Ray 2.60)."""
+=======
+"""Seconds between checks of the slots, and of the actor that holds the job queue."""
+ANSWER_S = 25.0
+"""The job queue's actor counts as lost when two calls in a row stay without an answer for this many seconds."""
+WORKER_ANSWER_S = 60.0
+"""Seconds after which a worker without an answer ends itself; Train then starts another one.
+
+The queue answers every call within ``worker.POLL_S``, or the driver ends the sweep. A missing answer is therefore lost,
+for instance because the worker had no memory when it came, and ``ray.get`` would wait for it for ever (Ray 2.60).
+"""
+>>>>>>> words
 
 _logger = logging.getLogger(__name__)
 
@@ -78,15 +90,20 @@ class _GroupObserver(WorkerGroupCallback, ControllerCallback):  # type: ignore[m
                 error = error.controller_failure
             if isinstance(error, WorkerGroupError) and error.worker_failures:
                 error = next(iter(error.worker_failures.values()))
+<<<<<<< HEAD
             if isinstance(error, ray_private.health_check_error()):
                 error = error.health_check_failure  # why the worker could not be asked
             if not isinstance(error, ray_private.startup_timeout_error()):  # a node is missing: Train asks again
                 reason, memory = str(error).strip().split("\n")[0], isinstance(error, OutOfMemoryError)
                 self._dispatcher.record_failure.remote(self._slot, reason, memory)
+=======
+            if not isinstance(error, ray_private.startup_timeout_error()):  # a node is missing: Train tries again
+                self._dispatcher.record_failure.remote(self._slot, str(error).strip().split("\n")[0])
+>>>>>>> words
 
 
 class _SlotTrainer(TorchTrainer):
-    """A TorchTrainer without the callbacks that slots have no use for."""
+    """A TorchTrainer without the callbacks that slots do not need."""
 
     def _create_default_callbacks(self) -> list[Any]:
         unwanted = ray_private.unwanted_callbacks()
@@ -95,7 +112,7 @@ class _SlotTrainer(TorchTrainer):
 
 @dataclass(frozen=True, kw_only=True)
 class SlotSettings:
-    """What the workers of a slot are started with."""
+    """Arguments of the workers of a slot."""
 
     slot: int
     dispatcher: ActorHandle
@@ -105,7 +122,11 @@ class SlotSettings:
 
 
 def run_worker(config: dict[str, SlotSettings]) -> None:
-    """Run by a slot's Train workers: job after job until the slot is closed. ``config``: ``{"slot": settings}``."""
+    """Run by a slot's Train workers: do job after job until the slot is closed.
+
+    Args:
+        config: ``{"slot": settings}``.
+    """
     import torch
     from ray import train
     from ray.train.torch import get_device
@@ -127,14 +148,14 @@ def run_worker(config: dict[str, SlotSettings]) -> None:
     threads = max(1, int(settings.cpus_per_worker)) if device.type == "cpu" else torch.get_num_threads()
     # A RayActorError: the driver has ended, and its dispatcher with it.
     with suppress(RayActorError), flushed_denormals(), thread_count(threads):
-        # Whoever closes the pool removes the placement group: a Train run that does not end by itself leaves its own
-        # reserved until the driver ends, because nobody removes it without the dashboard's State API (Ray 2.60).
+        # The closer of the pool removes the placement group: a Train run that does not end by itself keeps its group
+        # reserved until the driver ends, because only the dashboard's State API would remove it (Ray 2.60).
         ray.get(settings.dispatcher.register_placement_group.remote(settings.slot, group))
         worker.worker_loop(settings.make_runner, ray.get_runtime_context().current_actor)
 
 
 def answer(reference: Any) -> Any:
-    """Return the answer to a worker's call. Does not return where it is lost: the process ends."""
+    """Return the answer to a worker's call. If the answer is lost, the process ends and this does not return."""
     try:
         return ray.get(reference, timeout=WORKER_ANSWER_S)
     except GetTimeoutError:
@@ -145,8 +166,8 @@ def answer(reference: Any) -> Any:
 class SlotPool:
     """The warm slots of a sweep. A context manager: leaving it closes them.
 
-    A thread of the driver looks after them: it kills workers that the job queue has found hanging, gives up the slots
-    that are set aside, and notices when the queue's actor itself dies or hangs.
+    A thread of the driver watches them: it kills workers that the job queue has found hanging, closes the slots that
+    are set aside, and notices when the queue's actor itself dies or hangs.
     """
 
     def __init__(
@@ -157,9 +178,10 @@ class SlotPool:
         limits: JobLimits,
         note: Callable[[str], None] = lambda line: None,
     ) -> None:
-        """
+        """Prepare the slots.
+
         Args:
-            folder: where Train and Tune may keep their own files; on shared storage if there are several nodes.
+            folder: for files of Train and Tune; on shared storage if there are several nodes.
             note: takes lines for the user, on a thread of its own.
         """
         self.plan = plan
@@ -171,16 +193,16 @@ class SlotPool:
         self._closing = threading.Event()
         self._closed = threading.Event()
         self._lost: str | None = None
-        """Why the job queue cannot be asked any more."""
+        """Reason why the job queue cannot be asked any more."""
         self._lock = threading.Lock()
         self._controllers: dict[int, Any] = {}
         self._groups: dict[int, Any] = {}
-        """Slot -> placement group. Kept here too, because the queue's actor may die."""
+        """Slot -> placement group. Stored here too, because the queue's actor may die."""
         self._given_up: set[int] = set()
         self.warm = 0
-        """Slots that are warm, as of a second ago."""
+        """Number of warm slots, a second ago at most."""
         self.activity: str | None = None
-        """What a slot is busy with, as of a second ago."""
+        """Present activity of a slot, a second ago at most."""
         # Beside the driver: if that node is lost, so is the sweep's driver.
         address = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.dispatcher: ActorHandle = (
@@ -199,11 +221,17 @@ class SlotPool:
             self._threads.append(thread)
 
     def check(self) -> None:
-        """Raise UserError, UnavailableError or RuntimeError where no slot can do a job any more."""
+        """Check that some slot can still do jobs.
+
+        Raises:
+            UserError: the input cannot be used.
+            UnavailableError: the storage, the memory, a device or the job queue fails.
+            RuntimeError: the program has an error.
+        """
         self._state()
 
     def ready_count(self) -> int:
-        """Return how many slots are warm. Raise as ``check`` does."""
+        """Return how many slots are warm. Raises the errors of ``check``."""
         return self._state().warm
 
     @property
@@ -212,7 +240,7 @@ class SlotPool:
         return self.plan.slots - len(self._given_up)
 
     def submit(self, job: Job) -> Future[Outcome]:
-        """Run a job of the driver's own on the next free slot. The future raises as ``check`` does."""
+        """Run a job of the driver's own on the next free slot. The future raises the errors of ``check``."""
         future: Future[Outcome] = Future()
 
         def pass_on(answer: Future[Outcome | SetupError]) -> None:
@@ -232,7 +260,7 @@ class SlotPool:
         return future
 
     def enqueue(self, job: Job) -> None:
-        """Queue a job; what happens to it is read from the dispatcher (``dispatcher.follow``)."""
+        """Queue a job; its news is read from the dispatcher (``dispatcher.follow``)."""
         self._ask(self.dispatcher.enqueue.remote(job))
 
     def close_barrier(self) -> None:
@@ -243,7 +271,7 @@ class SlotPool:
         self.dispatcher.open_barrier.remote()
 
     def set_decision(self, name: JobName, attempt: int, number: int, stop: bool) -> None:
-        """Give the decision on a report."""
+        """Pass on the decision on a report."""
         self.dispatcher.set_decision.remote(name, attempt, number, stop)
 
     def discard(self, name: JobName) -> None:
@@ -251,29 +279,34 @@ class SlotPool:
         self.dispatcher.discard.remote(name)
 
     def interrupt(self, grace_s: float | None = None) -> None:
-        """Have running jobs write a checkpoint and end as ``interrupted``; waiting ones end so at once.
+        """Let running jobs write a checkpoint and end as ``interrupted``; waiting ones end so at once.
 
-        ``grace_s``: time for the checkpoint, ``JobLimits.grace_s`` by default; a worker that takes longer is killed.
+        Args:
+            grace_s: seconds for the checkpoint, ``JobLimits.grace_s`` by default; a worker that takes longer is killed.
         """
         self.dispatcher.interrupt.remote(grace_s)
 
     def close(self, timeout_s: float = 60.0, give_up: Callable[[], bool] = lambda: False) -> None:
-        """End the workers and free what they held; after ``timeout_s``, or once ``give_up``, by force. To be called
-        once."""
+        """End the workers and free their resources. To be called once.
+
+        Args:
+            timeout_s: seconds after which they are ended by force.
+            give_up: returns whether to end them by force now.
+        """
         self._closing.set()
         with suppress(RayError, UnavailableError):
             ray.get(self.dispatcher.close.remote(), timeout=ANSWER_S)
             self._refresh()
         until_s = time.monotonic() + timeout_s
         while any(thread.is_alive() for thread in self._threads):
-            # Without the queue nobody tells the workers to end.
+            # Without the queue, nothing else would end the workers.
             if self._lost is not None or time.monotonic() > until_s or give_up():
                 break
             time.sleep(0.05)
         if any(thread.is_alive() for thread in self._threads):
             for controller in self._controllers.values():
                 with suppress(RayError):
-                    ray.kill(controller)  # first: it would start another group
+                    ray.kill(controller)  # first, because it would start another group
         for slot in {*self._groups, *self._controllers}:
             self._remove_groups(slot)
         self._closed.set()
@@ -299,7 +332,11 @@ class SlotPool:
         return state
 
     def _ask(self, answer: Any) -> Any:
-        """Return what the queue's actor answers. Raise UnavailableError where it has died."""
+        """Return the answer of the queue's actor.
+
+        Raises:
+            UnavailableError: the actor has died.
+        """
         try:
             return ray.get(answer)
         except RayActorError as error:
@@ -310,7 +347,7 @@ class SlotPool:
         return UnavailableError(self._lost or died)
 
     def _refresh(self) -> SlotsState:
-        """Ask for the state of the slots, and do what it asks for."""
+        """Ask for the state of the slots, and act on it."""
         state: SlotsState = self._ask(self.dispatcher.state.remote())
         self._act_on(state)
         return state
@@ -323,10 +360,16 @@ class SlotPool:
                 unanswered = 0
             except GetTimeoutError:
                 unanswered += 1
+<<<<<<< HEAD
                 if unanswered == UNANSWERED:
                     silent_s = UNANSWERED * ANSWER_S
                     self._lost = f"the actor that holds the sweep's job queue has not answered for {silent_s:g} s"
                     ray.kill(self.dispatcher)  # whoever waits for it learns that it is gone
+=======
+                if unanswered == 2:
+                    self._lost = f"the actor that holds the sweep's job queue has not answered for {2 * ANSWER_S:g} s"
+                    ray.kill(self.dispatcher)  # callers that wait for it get an error
+>>>>>>> words
                     return
             except RayError:
                 self._lost = str(self._lost_error())
@@ -342,8 +385,8 @@ class SlotPool:
         for line in state.notes:
             self._note(line)
         for actor in state.to_kill:
-            with suppress(RayError, ValueError):  # it has ended meanwhile
-                ray.kill(actor)  # SIGKILL after 5 s where it does not end by itself (Ray 2.60), stopped or not
+            with suppress(RayError, ValueError):  # the actor has ended meanwhile
+                ray.kill(actor)  # SIGKILL after 5 s if it does not end by itself (Ray 2.60), stopped or not
         for slot in given_up:
             if slot in self._controllers:
                 with suppress(RayError, ValueError):
@@ -351,7 +394,7 @@ class SlotPool:
             self._remove_groups(slot)
 
     def _remove_groups(self, slot: int) -> None:
-        """Free what a slot's Train run, which has ended, reserved: also where no worker has come to say so."""
+        """Free the reserved resources of a slot's ended Train run, also if no worker has registered them."""
         with self._lock:
             group, controller = self._groups.pop(slot, None), self._controllers.get(slot)
         with suppress(RayError):
@@ -360,7 +403,7 @@ class SlotPool:
                 remove_placement_group(one)
 
     def _run(self, slot: int) -> None:
-        """One slot's Train runs, from start to close: another one where Train's controller dies."""
+        """Run a slot's Train runs from start to close; a new run begins if Train's controller dies."""
         for number in itertools.count():
             try:
                 self._trainer(slot, f"{slot}-{number}").fit()
@@ -371,7 +414,7 @@ class SlotPool:
                 self._remove_groups(slot)
                 self.dispatcher.group_lost.remote(slot)
                 self.dispatcher.record_failure.remote(slot, str(error).strip().split("\n")[0])
-            self._closing.wait(2 * GUARD_S)  # until a slot that failed too often is given up
+            self._closing.wait(2 * GUARD_S)  # until a slot that failed too often is set aside
 
     def _trainer(self, slot: int, name: str) -> _SlotTrainer:
         plan = self.plan

@@ -1,4 +1,4 @@
-"""Tune's trial actor. Of its own module, so that its process need not import Train and torch: seconds per actor."""
+"""Tune's trial actor, in its own module, so that its process need not import Train and torch (seconds per actor)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from ray import tune
 from sweeper.execution.messages import JobUpdate, SetupError
 
 UPDATE = "update"
-"""Key of a result: what happened to the trial since the last step."""
+"""Key of a result: news of the trial since the last step."""
 WARM_UP = "warm-up"
 """Kind of a Tune trial that only starts an actor: it waits until all trial actors have started."""
 
 
 class TrialActor(tune.Trainable):
-    """One step is the next news of a trial that runs in a slot. It serves trial after trial and may die any time."""
+    """Actor whose steps return the news of a trial in a slot. It serves trial after trial and may die at any time."""
 
     def setup(self, config: dict[str, Any], dispatcher: Any = None) -> None:
         self._dispatcher = dispatcher

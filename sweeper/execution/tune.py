@@ -1,8 +1,8 @@
-"""Ray Tune over warm slots: Tune decides what runs when; its trial actors pass on what happens in the slots.
+"""Ray Tune over warm slots: Tune decides when a trial starts; its trial actors pass on the news from the slots.
 
 All trial actors start before the first trial and wait for each other at a barrier. Otherwise, with ``reuse_actors``, a
-trial that waits for its actor to start is given the actor of a trial that has just ended, and its own is killed half
-started (Ray 2.60, ``TuneController._maybe_reuse_cached_actor``): with short trials Tune then starts and kills an actor
+trial that waits for its actor to start gets the actor of a trial that has just ended, and its own is killed while it
+starts (Ray 2.60, ``TuneController._maybe_reuse_cached_actor``): with short trials Tune then starts and kills an actor
 per trial.
 """
 
@@ -31,13 +31,13 @@ MAX_ACTOR_FAILURES = 10
 
 
 class TrialSource(Protocol):
-    """Where trials come from and what becomes of them. All calls come from the thread that called ``run_trials``."""
+    """Source of trials that receives their reports and ends. All calls come from the thread of ``run_trials``."""
 
     def next_job(self) -> Job | None:
-        """Return the next trial for a slot that is about to be free; None where there is none now."""
+        """Return the next trial for a slot that is about to be free; None if there is none now."""
 
     def exhausted(self) -> bool:
-        """Return whether ``next_job`` will have nothing more. Asked again until no trial is running."""
+        """Return whether ``next_job`` will return no further trial. Called again until no trial is running."""
 
     def on_report(self, key: int, report: Report) -> bool:
         """Take a report; return whether to stop the trial, which counts for reports at a rung.
@@ -52,7 +52,7 @@ class TrialSource(Protocol):
 
 
 class Search(Protocol):
-    """What ``prepare`` of ``run_trials`` returns."""
+    """Result of ``prepare`` of ``run_trials``."""
 
     @property
     def scheduler(self) -> TrialSource: ...
@@ -62,13 +62,13 @@ AnySearch = TypeVar("AnySearch", bound=Search)
 
 
 def run_trials(slots: SlotPool, prepare: Callable[[], AnySearch | None], folder: Path) -> AnySearch:
-    """Run trials until their source is exhausted. Return what ``prepare`` returned.
+    """Run trials until their source is exhausted. Return the result of ``prepare``.
+
+    Errors of ``prepare``, of the source of trials and of ``slots.check`` are raised unchanged.
 
     Args:
-        prepare: asked several times a second while Tune starts, until it returns the search; None: not yet.
-        folder: for Tune's own files, which nobody needs afterwards.
-
-    Raise what ``prepare``, the source of trials or ``slots.check`` raises.
+        prepare: called several times a second while Tune starts, until it returns the search; None: not yet.
+        folder: for Tune's own files, which are not needed afterwards.
     """
     slots.close_barrier()
     bridge = _TuneBridge(slots, prepare)
@@ -109,14 +109,14 @@ def run_trials(slots: SlotPool, prepare: Callable[[], AnySearch | None], folder:
 
 @dataclass
 class _LiveTrial:
-    """A trial that Tune has and that has not ended."""
+    """A trial that Tune knows and that has not ended."""
 
     job: Job
     seen: int = 0
-    """How many of its reports the source has."""
+    """Number of its reports that the source has received."""
 
     def config(self) -> dict[str, Any]:
-        """Return what a trial actor is told to follow."""
+        """Return the configuration of the trial actor that follows the trial."""
         return {"kind": self.job.kind, "key": self.job.key, "seen": self.seen}
 
 
@@ -128,12 +128,12 @@ class _TuneBridge(Generic[AnySearch]):
         self._prepare = prepare
         self.search: AnySearch | None = None
         self._warming: set[str] = set()
-        """Tune's trials that only start an actor, one per slot, while they wait at the barrier."""
+        """Tune's trials that only start an actor, one for each slot, while they wait at the barrier."""
         self._started: set[str] = set()
-        """Those of them whose actor has started."""
+        """Those of these trials whose actor has started."""
         self._barrier_open = False
         self._live: dict[str, _LiveTrial] = {}
-        """By Tune's id of the trial."""
+        """Tune's id of the trial -> trial."""
         self._detached: list[_LiveTrial] = []
         """Trials that go on in their slot although their trial actor has died."""
         self._actor_failures = 0
@@ -142,7 +142,7 @@ class _TuneBridge(Generic[AnySearch]):
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
-        """Keep what is raised, because Tune may raise something else for it, and let running trials end."""
+        """Record an error, because Tune may raise another one for it, and let running trials end."""
         try:
             yield
         except Exception as error:
@@ -155,7 +155,7 @@ class _TuneBridge(Generic[AnySearch]):
             raise
 
     def ask(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Return what Tune is to run next; None: nothing now; ``FINISHED``: nothing ever again."""
+        """Return the next configuration for Tune; None: nothing now; ``FINISHED``: nothing any more."""
         with self.recorded():
             if self.search is None or not self._barrier_open:
                 if len(self._warming) == self._slots.plan.slots:
@@ -180,7 +180,7 @@ class _TuneBridge(Generic[AnySearch]):
             return self._live[trial_id].config()
 
     def tell(self, trial_id: str, update: JobUpdate | SetupError) -> None:
-        """Pass on what happened to a trial."""
+        """Pass on the news of a trial."""
         with self.recorded():
             if isinstance(update, SetupError):
                 raise setup_exception(update)
@@ -231,7 +231,7 @@ class _TuneBridge(Generic[AnySearch]):
 
 
 class _BridgeSearcher(Searcher):
-    """The bridge as Tune's searcher. Tune's snapshots of it are empty: the study is what is durable."""
+    """The bridge as Tune's searcher. Tune's snapshots of it are empty: the study is the durable record."""
 
     def __init__(self, bridge: _TuneBridge[Any]) -> None:
         super().__init__()
@@ -241,13 +241,13 @@ class _BridgeSearcher(Searcher):
         return self._bridge.ask(trial_id)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing: the callback has told the source already."""
+        """Do nothing: the callback has informed the source already."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}

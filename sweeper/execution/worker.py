@@ -1,6 +1,6 @@
 """The worker's side of a slot: takes job after job from the dispatcher and gives each to the runner.
 
-Imports no Ray: the dispatcher's handle and ``ray.get`` are handed in by ``sweeper.execution.slots``.
+Imports no Ray: ``sweeper.execution.slots`` passes the dispatcher's handle and ``ray.get``.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from trainables.files import storage_problem
 from trainables.records import Report
 
 POLL_S = 10.0
-"""Longest wait of one call to the dispatcher."""
+"""Longest wait of one call to the dispatcher, in seconds."""
 FAILURE_PATIENCE_S = 10.0
-"""How long a rank that failed waits for the others to fail as well before the group is replaced."""
+"""Seconds that a failed rank waits for the others to fail as well before the group is replaced."""
 ACTIVITY_S = 1.0
-"""Between two messages that say what a process is busy with."""
+"""Least seconds between two messages about the activity of a process."""
 HEARTBEAT_S = 5.0
-"""Between the heartbeats of a process; less where ``stall_s`` is short."""
+"""Seconds between the heartbeats of a process; less if ``stall_s`` is short."""
 LONG_OPERATION_S = 3600.0
-"""How long a single call that reports nothing (loading weights, writing a checkpoint, compiling) may take."""
+"""Longest duration in seconds of a single call without reports (loading weights, writing a checkpoint, compiling)."""
 
 
 class JobStopped(Exception):
@@ -46,17 +46,20 @@ class JobInterrupted(Exception):
 
 
 class GroupReplacementNeeded(Exception):
-    """Raised by the runner of one rank while the other ranks wait in a collective: the group's processes are replaced
-    and the job goes on from its checkpoint, which does not count as one of its retries."""
+    """Raised by the runner of one rank while the other ranks wait in a collective.
+
+    The group's processes are replaced, and the job goes on from its checkpoint. This does not count as one of its
+    retries.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerContext:
-    """Where a runner runs."""
+    """Rank, device and slot of a runner."""
 
     rank: int
     world_size: int
-    """torch.distributed is initialised when it is larger than 1."""
+    """Number of workers; torch.distributed is initialised if it is larger than 1."""
     local_rank: int
     device: str
     """For instance ``cpu`` or ``cuda:0``."""
@@ -66,19 +69,22 @@ class WorkerContext:
 class Runner(Protocol):
     """Runs jobs, one at a time; built once per worker process.
 
-    On several workers every rank gets every job, and the ranks must agree among themselves on when they saw
-    ``channel.interrupted()`` (a local event that the ranks do not see at the same step).
+    With several workers every rank gets every job. The ranks must agree among themselves on the step at which they act
+    on ``channel.interrupted()``, a local event that they see at different steps.
     """
 
     def __call__(self, job: Job, channel: Channel) -> JobResult: ...
 
 
 MakeRunner = Callable[[WorkerContext], Runner]
-"""Picklable (a module's function, or ``functools.partial`` of one). Raises ValueError or OSError about bad input."""
+"""Function that builds a runner; picklable (a module's function, or ``functools.partial`` of one).
+
+It raises ValueError or OSError for bad input.
+"""
 
 
 class Channel:
-    """How a runner speaks to the driver while it runs a job."""
+    """Connection of a runner to the driver while it runs a job."""
 
     def __init__(self, worker: Worker, job: Job) -> None:
         self._worker = worker
@@ -93,8 +99,10 @@ class Channel:
     def report(self, report: Report) -> None:
         """Send a report. To be called by every rank after each evaluation; rank 0's report counts.
 
-        Return at once, unless the report is at a rung: then wait for the decision, which is the same on all ranks, and
-        raise JobStopped if it is to stop.
+        Returns at once, unless the report is at a rung: then it waits for the decision, which is the same on all ranks.
+
+        Raises:
+            JobStopped: the decision is to stop.
         """
         self.heartbeat()
         number, self._reports = self._reports, self._reports + 1
@@ -110,7 +118,7 @@ class Channel:
             raise JobStopped
 
     def interrupted(self) -> bool:
-        """Return whether to write a checkpoint and raise JobInterrupted. Cheap: to be asked at every step."""
+        """Return whether to write a checkpoint and raise JobInterrupted. Cheap: to be called at every step."""
         self.heartbeat()
         return self.interrupted_s is not None
 
@@ -120,8 +128,10 @@ class Channel:
 
     @contextmanager
     def long_operation(self, what: str) -> Iterator[None]:
-        """Enter around ``what`` takes long without any progress to be seen: the job does not count as hanging while the
-        process itself is alive, up to ``LONG_OPERATION_S``."""
+        """Context around an operation ``what`` that takes long without visible progress.
+
+        Inside it the job does not count as hanging while the process itself is alive, up to ``LONG_OPERATION_S``.
+        """
         self._long_operation_s = time.monotonic()
         try:
             yield
@@ -143,7 +153,7 @@ class Channel:
             self._sent_report = None
 
     def log_stacks(self) -> None:
-        """Append the stacks of all threads to ``log.txt``, where the job has a log and the disk takes them."""
+        """Append the stacks of all threads to ``log.txt``, if the job has a log and the disk accepts them."""
         if self._log_folder is not None:
             with suppress(OSError), (self._log_folder / "log.txt").open("a", encoding="utf-8") as file:
                 file.write("replaced because it hung; the threads were here:\n")
@@ -151,7 +161,11 @@ class Channel:
                 faulthandler.dump_traceback(file)
 
     def log(self, line: str) -> None:
-        """Append a line to ``log.txt`` of the job. Raise ValueError for a job without a log."""
+        """Append a line to ``log.txt`` of the job.
+
+        Raises:
+            ValueError: the job has no log.
+        """
         if self._log_folder is None:
             raise ValueError("this job has no log")
         rank = f"[rank {self._worker.context.rank}] " if self._worker.context.world_size > 1 else ""
@@ -176,7 +190,11 @@ class Worker:
         self._begun: SimpleQueue[Channel] = SimpleQueue()
 
     def worker_loop(self, make_runner: MakeRunner, actor: Any = None) -> None:
-        """Run jobs until the slot is closed. ``actor``: handle of this process, by which it is killed if it hangs."""
+        """Run jobs until the slot is closed.
+
+        Args:
+            actor: handle of this process, by which it is killed if it hangs.
+        """
         self.get(self.dispatcher.worker_started.remote(self._place, actor))
         threading.Thread(target=self._send_heartbeats, daemon=True, name="heartbeats").start()
         if self.context.rank == 0:
@@ -204,7 +222,7 @@ class Worker:
                 self._run_job(runner, job)
 
     def _run_job(self, runner: Runner, job: Job) -> None:
-        """Run one job and send how it ended. Does not return if the process is to be replaced."""
+        """Run one job and send its outcome. Does not return if the process is to be replaced."""
         channel = self._channel = Channel(self, job)
         self._begun.put(channel)
         try:
@@ -255,17 +273,19 @@ class Worker:
                     break
 
     def _send_heartbeats(self) -> None:
-        """Tell the queue that this process is alive, and how long ago its job made progress.
+        """Tell the queue that this process is alive, and when its job last made progress.
 
-        Where the queue has replaced this process, the stacks of all threads are written to the job's log, to show where
-        it hung, and the process ends; one that cannot do that itself is killed by the driver.
+        If the queue has replaced this process, the stacks of all threads are written to the job's log, to show where it
+        hung, and the process ends; the driver kills a process that cannot do that itself.
         """
         while True:
             channel = self._channel
             attempt, idle_s = (None, 0.0) if channel is None else (channel.attempt, channel.idle_s())
             try:
                 belongs = self.get(self.dispatcher.heartbeat.remote(self._place, attempt, idle_s))
-            except Exception:  # of Ray, which is not imported here: the driver has ended, and the queue with it
+            except (
+                Exception
+            ):  # an error of Ray, which is not imported here: the driver has ended, and the queue with it
                 return
             if not belongs:
                 if channel is not None:
@@ -275,7 +295,7 @@ class Worker:
 
 
 class _ActivityHandler(logging.Handler):
-    """Tells the dispatcher what this process is busy with, once a second at most; nobody waits for an answer."""
+    """Tells the dispatcher the present activity, once a second at most; does not wait for an answer."""
 
     def __init__(self, dispatcher: Any) -> None:
         super().__init__()
@@ -284,12 +304,12 @@ class _ActivityHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if time.monotonic() - self._sent_s >= ACTIVITY_S:
             self._sent_s = time.monotonic()
-            with suppress(Exception):  # of Ray, which is not imported here: the driver has ended
+            with suppress(Exception):  # an error of Ray, which is not imported here: the driver has ended
                 self._dispatcher.busy_with.remote(record.getMessage())
 
 
 def _setup_error(error: Exception) -> SetupError:
-    """Return why a runner cannot be built."""
+    """Return the reason why a runner cannot be built."""
     problem = storage_problem(error)
     kind: SetupErrorKind = "input" if isinstance(error, ValueError | OSError) else "internal"
     if problem is not None:
@@ -325,7 +345,7 @@ def _needs_new_process(error: Exception) -> bool:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Return whether the memory of the device or the host ran out: another process may have it free."""
+    """Return whether the memory of the device or the host ran out: it may be free for another process."""
     if isinstance(error, MemoryError) or type(error).__name__ in ("OutOfMemoryError", "OutOfMemory"):
-        return True  # PyTorch's, and trainables.memory's: not even one image fits beside what neighbours hold
+        return True  # PyTorch's, and trainables.memory's: not even one image fits beside the memory of other processes
     return "can't allocate memory" in str(error)  # RuntimeError of PyTorch's allocator on the CPU
