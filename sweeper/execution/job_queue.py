@@ -336,17 +336,13 @@ class JobQueue:
             self._group_left(state, now)
             self._dispatch(now)
 
-<<<<<<< HEAD
     def record_failure(self, slot: int, reason: str, *, memory: bool = False) -> None:
-        """Note why a group could not be started, or was lost.
+        """Note the reason why a group could not be started, or was lost.
 
-        ``memory``: whether Ray's memory monitor has killed it. Its trial goes on with smaller micro-batches, which is
-        none of its retries.
+        Args:
+            memory: whether Ray's memory monitor has killed the group. Its trial goes on with smaller micro-batches,
+                which uses up no retry.
         """
-=======
-    def record_failure(self, slot: int, reason: str) -> None:
-        """Note the reason why a group could not be started, or was lost."""
->>>>>>> words
         state = self.slot_states[slot]
         queued = state.queued
         if memory and queued is not None and isinstance(queued.job, TrainJob):

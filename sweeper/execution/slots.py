@@ -38,26 +38,16 @@ from sweeper.execution.worker import MakeRunner, Worker, WorkerContext
 from sweeper.jobs import Job, JobName, Outcome
 
 GUARD_S = 1.0
-<<<<<<< HEAD
-"""Between looks at the slots, and at the actor that holds the job queue."""
-ANSWER_S, UNANSWERED = 25.0, 4
-"""The job queue's actor is lost when it leaves four calls in a row unanswered for so long: on a machine with ten times
-its load, two were lost while slots warmed up, though the actor lived."""
-WORKER_ANSWER_S = 120.0
-"""A worker that waits so long for an answer ends itself, and Train starts another one. The queue answers every call
-within ``worker.POLL_S``, or the driver ends the sweep: such an answer is lost, for instance because the worker had no
-memory when it came, and ``ray.get`` would wait for it without end (Ray 2.60)."""
-=======
 """Seconds between checks of the slots, and of the actor that holds the job queue."""
-ANSWER_S = 25.0
-"""The job queue's actor counts as lost when two calls in a row stay without an answer for this many seconds."""
-WORKER_ANSWER_S = 60.0
+ANSWER_S, UNANSWERED = 25.0, 4
+"""The job queue's actor counts as lost when four calls in a row stay without an answer for this many seconds. Two were
+too few: on a machine with ten times its load the actor was silent that long while slots warmed up."""
+WORKER_ANSWER_S = 120.0
 """Seconds after which a worker without an answer ends itself; Train then starts another one.
 
 The queue answers every call within ``worker.POLL_S``, or the driver ends the sweep. A missing answer is therefore lost,
 for instance because the worker had no memory when it came, and ``ray.get`` would wait for it for ever (Ray 2.60).
 """
->>>>>>> words
 
 _logger = logging.getLogger(__name__)
 
@@ -90,16 +80,11 @@ class _GroupObserver(WorkerGroupCallback, ControllerCallback):  # type: ignore[m
                 error = error.controller_failure
             if isinstance(error, WorkerGroupError) and error.worker_failures:
                 error = next(iter(error.worker_failures.values()))
-<<<<<<< HEAD
             if isinstance(error, ray_private.health_check_error()):
                 error = error.health_check_failure  # why the worker could not be asked
-            if not isinstance(error, ray_private.startup_timeout_error()):  # a node is missing: Train asks again
+            if not isinstance(error, ray_private.startup_timeout_error()):  # a node is missing: Train tries again
                 reason, memory = str(error).strip().split("\n")[0], isinstance(error, OutOfMemoryError)
                 self._dispatcher.record_failure.remote(self._slot, reason, memory)
-=======
-            if not isinstance(error, ray_private.startup_timeout_error()):  # a node is missing: Train tries again
-                self._dispatcher.record_failure.remote(self._slot, str(error).strip().split("\n")[0])
->>>>>>> words
 
 
 class _SlotTrainer(TorchTrainer):
@@ -360,16 +345,10 @@ class SlotPool:
                 unanswered = 0
             except GetTimeoutError:
                 unanswered += 1
-<<<<<<< HEAD
                 if unanswered == UNANSWERED:
                     silent_s = UNANSWERED * ANSWER_S
                     self._lost = f"the actor that holds the sweep's job queue has not answered for {silent_s:g} s"
-                    ray.kill(self.dispatcher)  # whoever waits for it learns that it is gone
-=======
-                if unanswered == 2:
-                    self._lost = f"the actor that holds the sweep's job queue has not answered for {2 * ANSWER_S:g} s"
                     ray.kill(self.dispatcher)  # callers that wait for it get an error
->>>>>>> words
                     return
             except RayError:
                 self._lost = str(self._lost_error())
