@@ -1,4 +1,4 @@
-"""Measuring and comparing the bias of models about an attribute, on sets that tell it."""
+"""Measurement and comparison of the bias of models about an attribute, on sets with that attribute."""
 
 from __future__ import annotations
 
@@ -28,7 +28,11 @@ def seen_by(
     seed: int = 0,
     device: str | None = None,
 ) -> dict[str, Seen]:
-    """Return what a model makes of each set. Raise UserError for a model or images that cannot be had."""
+    """Return a model's outputs for each set.
+
+    Raises:
+        UserError: the model or the images cannot be loaded.
+    """
     from trainables.data.cache import Store
     from trainables.evaluation.bias import look_at_set
     from trainables.numerics import flushed_denormals
@@ -52,7 +56,7 @@ def seen_by(
 
 
 def rows(data: Data, seen: dict[str, Seen]) -> list[dict[str, object]]:
-    """Return a row per set and metric, with its 95 % bootstrap interval over the images where it has one."""
+    """Return a row for each set and metric, with its 95 % bootstrap interval over the images if it has one."""
     from trainables.evaluation.bias import bias_of
 
     assert data.attribute is not None, "the data name an attribute"

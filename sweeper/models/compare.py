@@ -23,13 +23,13 @@ class Comparison:
     view: str
     measure: str
     images: int
-    """How many both models answered."""
+    """Number of images that both models answered."""
     first: float
     second: float
     difference: float
     low: float
     high: float
-    """95 % paired bootstrap interval of the difference."""
+    """Upper end, with ``low`` the lower end, of the 95 % paired bootstrap interval of the difference."""
 
     @property
     def verdict(self) -> str:
@@ -39,9 +39,10 @@ class Comparison:
 
 
 def compare(first: Sequence[Answers], second: Sequence[Answers]) -> tuple[list[Comparison], list[str]]:
-    """Return every measure that both have, on the images that both answered; and notes on what could not be compared.
+    """Return every measure that both models have, on the images that both answered, and notes on the rest.
 
-    Raise UserError where they share no image, or where an image has another label or another written word.
+    Raises:
+        UserError: they share no image, or an image has another label or another written word.
     """
     single_set = all(len({answers.set for answers in side}) == 1 for side in (first, second))
     unmatched = {_key(answers, single_set): answers for answers in second}
@@ -51,20 +52,20 @@ def compare(first: Sequence[Answers], second: Sequence[Answers]) -> tuple[list[C
     for answers in first:
         other = unmatched.pop(_key(answers, single_set), None)
         if other is None:
-            notes.append(f"{answers.set}, {answers.view}: only the first has it")
+            notes.append(f"{answers.set}, {answers.view}: only the first model has it")
             continue
         common, missing = _common(answers, other)
         if missing:
-            notes.append(f"{answers.set}, {answers.view}: {missing} images that only one of them answered are left out")
+            notes.append(f"{answers.set}, {answers.view}: {missing} images that only one model answered are left out")
         if not common:
             continue
         paired = _with_common_scores(_restricted(answers, common), _restricted(other, common))
         for measure, pair in _pairs(*paired).items():
             pairs_by_view.setdefault((answers.view, measure), []).append(pair)
             comparisons.append(_comparison(answers.set, answers.view, measure, [pair]))
-    notes += [f"{answers.set}, {answers.view}: only the second has it" for answers in unmatched.values()]
+    notes += [f"{answers.set}, {answers.view}: only the second model has it" for answers in unmatched.values()]
     if not comparisons:
-        raise UserError("the two have no images in common:\n" + "\n".join(notes))
+        raise UserError("the two models have no images in common:\n" + "\n".join(notes))
     for (view, measure), pairs in pairs_by_view.items():
         if len(pairs) > 1:
             comparisons.append(_comparison("mean of sets", view, measure, pairs))
@@ -72,12 +73,12 @@ def compare(first: Sequence[Answers], second: Sequence[Answers]) -> tuple[list[C
 
 
 def _key(answers: Answers, single_set: bool) -> tuple[str, str]:
-    """Return what answers are matched by: set and view, or the view alone where both sides have a single set."""
+    """Return the key by which answers are matched: set and view, or the view alone if both models have a single set."""
     return "" if single_set else answers.set, answers.view
 
 
 def _common(first: Answers, second: Answers) -> tuple[list[str], int]:
-    """Return the images that both answered, and how many only one of them did."""
+    """Return the images that both models answered, and the number of images that only one of them did."""
     shown_to_second = dict(zip(second.images, zip(second.true, second.written, strict=True), strict=True))
     common = [image for image in first.images if image in shown_to_second]
     for image, label, word in zip(first.images, first.true, first.written, strict=True):
@@ -125,7 +126,7 @@ def _with_common_scores(first: Answers, second: Answers) -> tuple[Answers, Answe
 
 
 def _pairs(first: Answers, second: Answers) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return by measure what both score, image by image."""
+    """Return for each measure the scores of both models, image by image."""
     first_scores, second_scores = first.measures(), second.measures()
     return {
         measure: (scores, second_scores[measure])

@@ -1,4 +1,4 @@
-"""Measuring any model on any image sets: of open_clip, a folder, a Python function, or a file of its answers."""
+"""Measurement of any model on any image sets: of open_clip, a folder, a Python function, or a file of its answers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Echo = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """What a bare checkpoint does not say."""
+    """Settings of a bare checkpoint that its file does not state."""
 
     pretrained: str | None = None
     quick_gelu: bool | None = None
@@ -53,10 +53,10 @@ class Data:
     """The image sets to measure on."""
 
     sets: dict[str, tuple[SetSettings, Split]]
-    """By the name they are shown under."""
+    """Name in tables -> set and split."""
     attack: AttackSettings
     attribute: AttributeSection | None = None
-    """Then bias about it is measured, and no words are pasted."""
+    """If given, bias about this attribute is measured, and no words are pasted."""
 
 
 class _DataFile(Settings):
@@ -78,9 +78,10 @@ def answers_of(
     reference: str | None = None,
     device: str | None = None,
 ) -> list[Answers]:
-    """Return what ``model`` (see ``MODEL_FORMS``) answers on ``data``; for a file of answers its content.
+    """Return the answers of ``model`` (see ``MODEL_FORMS``) on ``data``; for a file of answers its content.
 
-    Raise UserError for a model, images or answers that cannot be had.
+    Raises:
+        UserError: the model, images or answers cannot be loaded.
     """
     from trainables.evaluation.answers import read_answers, refuse_strange
 
@@ -94,7 +95,7 @@ def answers_of(
         except ValueError as error:
             raise UserError(str(error)) from error
     if data is None:
-        raise UserError(f"{model} has to be shown images: name them with --data; {DATA_FORMS}")
+        raise UserError(f"{model} needs images: name them with --data; {DATA_FORMS}")
     from trainables.numerics import flushed_denormals
 
     with ExitStack() as stack:
@@ -147,7 +148,12 @@ def _scored(
 
 
 def scorer_of(model: str, weights: Weights, device: str | None) -> Scorer:
-    """Return the model, ready to be asked. Raise UserError or ValueError where it cannot be had."""
+    """Return the model, ready to be asked.
+
+    Raises:
+        UserError: the model does not exist.
+        ValueError: the model cannot be loaded.
+    """
     from trainables.evaluation.scoring import ClipScorer, load_callable
     from trainables.models.clip import load_clip
 
@@ -159,7 +165,11 @@ def scorer_of(model: str, weights: Weights, device: str | None) -> Scorer:
 
 
 def model_settings(model: str, weights: Weights) -> ModelSettings | None:
-    """Return the CLIP that a MODEL argument names; None for a Python function. Raise UserError for anything else."""
+    """Return the CLIP that a MODEL argument names; None for a Python function.
+
+    Raises:
+        UserError: the argument names neither.
+    """
     given: dict[str, Any] = {name: value for name, value in vars(weights).items() if value is not None}
     name, colon, rest = model.partition(":")
     if model == "world" or model.startswith(("local-dir:", "hf-hub:")):
@@ -184,7 +194,8 @@ def model_settings(model: str, weights: Weights) -> ModelSettings | None:
 def read_data(given: Sequence[str], attack: str | None) -> Data:
     """Return the sets that --data arguments name (see ``DATA_FORMS``), on their test splits unless a spec names others.
 
-    Raise UserError with every problem of a file.
+    Raises:
+        UserError: an argument or a file is invalid; the message has every problem of a file.
     """
     sets: dict[str, tuple[SetSettings, Split]] = {}
     recipes: list[AttackSettings] = []
@@ -273,9 +284,9 @@ def _from_file(path: Path) -> tuple[_DataFile, dict[str, tuple[str, Split]]]:
 
 
 def rows(answers: Sequence[Answers]) -> list[dict[str, object]]:
-    """Return a row per set and view: every measure with its 95 % bootstrap interval.
+    """Return a row for each set and view: every measure with its 95 % bootstrap interval.
 
-    Where several sets share a view, a row has their mean.
+    If several sets share a view, a row has their mean.
     """
     from trainables.evaluation.metrics import bootstrap_interval, mean_score
 

@@ -24,8 +24,9 @@ SPEC_FILE, CARD_FILE = "spec.yaml", "README.md"
 def export_point(folder: SweepFolder, spec: Spec, front: Front, point: FrontPoint, target: Path) -> float:
     """Write model, model card, record and spec; return the largest difference of a logit from the trial's.
 
-    Raise UserError where the target is not empty, the weights are missing or W cannot be folded into this
-    architecture; RuntimeError where the logits differ by more than rounding.
+    Raises:
+        UserError: the target is not empty, the weights are missing, or W cannot be folded into this architecture.
+        RuntimeError: the logits differ by more than rounding.
     """
     import torch
     from safetensors import SafetensorError
@@ -49,7 +50,7 @@ def export_point(folder: SweepFolder, spec: Spec, front: Front, point: FrontPoin
         weights = trial.weights(point.weights)
         try:
             export_model(clip, policy, weights, point.strength, target)
-        except SafetensorError as error:  # what safetensors says of a full disk
+        except SafetensorError as error:  # safetensors' error on a full disk
             raise StorageError(f"{target} cannot be written: {error}") from error
     except ValueError as error:
         raise UserError(f"trial {point.trial} cannot be exported: {error}") from error
@@ -70,7 +71,11 @@ def export_point(folder: SweepFolder, spec: Spec, front: Front, point: FrontPoin
 def _export_record(
     folder: SweepFolder, spec: Spec, front: Front, point: FrontPoint, *, exported_weights: str
 ) -> ExportRecord:
-    """``exported_weights``: SHA-256 of the exported file."""
+    """Return the record of an exported point.
+
+    Args:
+        exported_weights: SHA-256 of the exported file.
+    """
     assert point.trial is not None
     trial = json.loads((folder.trial(point.trial).path / "trial.json").read_text())
     untouched_point = next(shown for shown in front.points if shown.trial is None)

@@ -17,10 +17,13 @@ from trainables.tasks.kind import CardText, TestedValues
 def validation_intervals(
     values: Mapping[str, float], images: Sequence[int], goals: Goals
 ) -> dict[str, tuple[float, float]]:
-    """Return 95 % bootstrap intervals of the goals that are shares of right answers, means over sets of ``images``
-    images each.
+    """Return 95 % bootstrap intervals of the goals that are shares of correct answers.
 
-    For several sets each is taken at the mean over sets, which can only widen the interval.
+    With several sets each set is taken to have the mean over sets, which can only widen the interval.
+
+    Args:
+        values: means over sets.
+        images: number of images of each set.
     """
     from trainables.evaluation.metrics import bootstrap_interval
 
@@ -37,8 +40,8 @@ def model_card(record: ExportRecord, spec: Spec, folder: str, merges: str | None
     """Return the model card in Markdown.
 
     Args:
-        folder: where the model lies, as its user writes it.
-        merges: name of the tokenizer's merge file in it, where it has one.
+        folder: path of the model, as its user writes it.
+        merges: name of the tokenizer's merge file in it; None if it has none.
     """
     where = f"trial {record.trial}, {record.weights} weights at strength {record.strength:g}"
     name = f" (the front's {record.name})" if record.name else ""
@@ -84,7 +87,7 @@ tokenizer = open_clip.get_tokenizer(f"local-dir:{{folder}}"{bpe})
 
 
 def _kept(record: ExportRecord, spec: Spec) -> list[str]:
-    """Return a sentence about what points of the front had to keep; none where that was nothing."""
+    """Return a sentence about the bounds that points of the front had to keep; empty without bounds."""
     bounds = spec.bounds(record.untouched.validation)
     if not bounds:
         return []

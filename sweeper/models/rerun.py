@@ -1,4 +1,4 @@
-"""Training a trial of a sweep again, alone and in this process, to see whether its result comes back."""
+"""Training a trial of a sweep again, alone and in this process, to check whether its result is reproduced."""
 
 from __future__ import annotations
 
@@ -35,25 +35,25 @@ class Rerun:
     sweep: str
     trial: int
     state: str
-    """Of the trial in the sweep."""
+    """State of the trial in the sweep."""
     seed: int
     recorded: Values | None
-    """None where the trial did not finish."""
+    """None if the trial did not finish."""
     intervals: dict[str, tuple[float, float]]
     """95 % bootstrap intervals of ``recorded``."""
     again: Values
-    """With the trial's own seed."""
+    """Goals with the trial's own seed."""
     other_seeds: dict[int, Values]
 
     @property
     def reproduced(self) -> bool | None:
-        """Return whether every goal lies in its interval; None where nothing was recorded."""
+        """Return whether every goal lies in its interval; None if nothing was recorded."""
         if self.recorded is None:
             return None
         return all(low <= self.again[goal] <= high for goal, (low, high) in self.intervals.items())
 
     def rows(self) -> list[Row]:
-        """Return a row per goal."""
+        """Return a row for each goal."""
         rows: list[Row] = []
         for goal in self.again:
             low, high = self.intervals.get(goal, (None, None))
@@ -65,7 +65,7 @@ class Rerun:
         return rows
 
     def conclusion(self) -> str:
-        """Return in a sentence or two whether the result was reproduced."""
+        """Return one or two sentences on whether the result was reproduced."""
         if self.recorded is None:
             first = f"Trial {self.trial} is {self.state} in sweep {self.sweep}: there is no result to compare with."
         else:
@@ -106,14 +106,15 @@ def rerun_trial(
 ) -> Rerun:
     """Train the trial with its own seed and with the ``seeds`` seeds that follow it, in a temporary folder.
 
-    Raise UserError where the trial does not exist, its model or images cannot be had, or it fails again.
+    Raises:
+        UserError: the trial does not exist, its model or images cannot be loaded, or it fails again.
     """
     from trainables.numerics import flushed_denormals
 
     record = _record(folder, spec, number)
     path = folder.trial(number).path / "trial.json"
     if not path.exists():
-        raise UserError(f"trial {number} of sweep {folder.name} has not begun: {path} is not there")
+        raise UserError(f"trial {number} of sweep {folder.name} has not begun: {path} is missing")
     trial = read_trial_settings(json.loads(path.read_text()))
     on, goals = device_named(device), spec.task_goals()
     try:
@@ -151,7 +152,7 @@ def _record(folder: SweepFolder, spec: Spec, number: int) -> TrialRecord:
 
 
 def _differences(folder: SweepFolder, context: TrialContext, device: torch.device) -> list[str]:
-    """Return what may keep the result from coming back, a line each."""
+    """Return a line for each difference that may prevent the same result."""
     before = folder.untouched()
     if before is None:
         return []

@@ -1,4 +1,4 @@
-"""``sweeper check``: everything a sweep needs, tried before a GPU is taken."""
+"""``sweeper check``: everything that a sweep needs, tested before a GPU is used."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 CONNECT_S = 3.0
 EXPECT_IMAGES = 4000
-"""``model.expect`` is measured on so many images at most: this is before a GPU is taken."""
+"""Largest number of images for ``model.expect``, which is measured before a GPU is used."""
 LEAST_FREE_BYTES = 2 * 2**30
 
 
@@ -42,7 +42,7 @@ def check_sweep(
     tracking_uri: str | None,
     echo: Callable[[str], None],
 ) -> list[UserError | UnavailableError]:
-    """Echo a line per thing checked. Return all that a sweep cannot run with."""
+    """Echo a line for each check. Return all problems that would prevent the sweep."""
     echo(f"spec: {spec.name}, {spec.search.trials} trials, seed {spec.search.seed}")
     for note in [*spec.notes, *set_notes(spec.sets)]:
         echo(note)
@@ -56,7 +56,7 @@ def check_sweep(
 def check_places(
     storage: Path, tracking_uri: str | None, echo: Callable[[str], None]
 ) -> list[UserError | UnavailableError]:
-    """The part of ``check_sweep`` that needs no spec."""
+    """Do the part of ``check_sweep`` that needs no spec."""
     return [
         *_problems(lambda: _check_storage(storage, echo)),
         *_problems(lambda: _check_tracker(storage, tracking_uri, echo)),
@@ -64,7 +64,10 @@ def check_places(
 
 
 def _model_and_image_problems(spec: Spec, echo: Callable[[str], None]) -> list[UserError | UnavailableError]:
-    """Where the model cannot be loaded no image is prepared for it, but the sets are read as far as they can be."""
+    """Return the problems of model and images.
+
+    If the model cannot be loaded, no image is prepared for it, but the sets are read as far as possible.
+    """
     problems = _problems(lambda: check_model_and_images(spec, echo))
     if problems:
         told = {str(problem) for problem in problems}
@@ -100,7 +103,11 @@ def _problems(check: Callable[[], None]) -> list[UserError | UnavailableError]:
 
 
 def check_writable(storage: Path) -> Path:
-    """Return the folder that exists: the storage or one above it. Raise UnavailableError where it is read-only."""
+    """Return the folder that exists: the storage or a folder above it.
+
+    Raises:
+        UnavailableError: it is read-only.
+    """
     existing = next(path for path in (storage, *storage.parents) if path.exists())
     if not os.access(existing, os.W_OK):
         raise UnavailableError(f"storage {storage}: {existing} cannot be written to; name another with --storage")
@@ -132,7 +139,12 @@ def _check_tracker(storage: Path, tracking_uri: str | None, echo: Callable[[str]
 
 
 def refuse_early(gpus: float | None, address: str | None, echo: Callable[[str], None]) -> None:
-    """Refuse what Ray would stumble over later, and say what it would. Raise UserError or UnavailableError."""
+    """Refuse settings with which Ray would fail later.
+
+    Raises:
+        UserError: a setting is invalid.
+        UnavailableError: the cluster or a folder cannot be reached.
+    """
     from sweeper.environment import check_gpus
     from sweeper.execution import cluster
 
@@ -144,7 +156,11 @@ def refuse_early(gpus: float | None, address: str | None, echo: Callable[[str], 
 
 
 def check_model_and_images(spec: Spec, echo: Callable[[str], None]) -> None:
-    """The part of ``check_sweep`` that loads the model and reads the images. Raise UserError."""
+    """Do the part of ``check_sweep`` that loads the model and reads the images.
+
+    Raises:
+        UserError: the model or the images cannot be used.
+    """
     import torch
 
     from trainables.evaluation.measure import zero_shot
@@ -152,7 +168,7 @@ def check_model_and_images(spec: Spec, echo: Callable[[str], None]) -> None:
     from trainables.tasks.known import open_context
 
     if spec.model.architecture.startswith("hf-hub:") or (spec.model.pretrained and not spec.model.is_bare_file):
-        echo("model: loading it, from its hub where it is not in the cache")
+        echo("model: loading it, from its hub if it is not in the cache")
     with tempfile.TemporaryDirectory() as scratch, flushed_denormals():
         try:
             context = open_context(
@@ -203,7 +219,7 @@ def _check_model(spec: Spec, clip: Clip, echo: Callable[[str], None]) -> None:
 
 
 def _values(spec: Spec, name: str) -> set[Any]:
-    """Return the values a parameter may have in this sweep: bounds and choices, starting points, the baseline."""
+    """Return the values that a parameter may have in this sweep: bounds and choices, starting points, the baseline."""
     branches = spec.parameters.branches.get(name, ())
     values = {value for branch in branches for value in branch.domain.examples()}
     points = [*spec.written_points, *(baseline.parameters for baseline in spec.baseline_trials())]
@@ -211,10 +227,13 @@ def _values(spec: Spec, name: str) -> set[Any]:
 
 
 def _check_expectation(context: TrialContext, expect: Expectation, echo: Callable[[str], None]) -> None:
-    """Compare the untouched model on clean images with ``model.expect``. Raise ValueError where it is off.
+    """Compare the untouched model on clean images with ``model.expect``.
 
     A small set is measured whole, with the tolerance as given; a large set is sampled, and the tolerance is widened by
     the sampling error.
+
+    Raises:
+        ValueError: the accuracy is outside the tolerance.
     """
     from trainables.evaluation.measure import zero_shot_scores
     from trainables.evaluation.metrics import bootstrap_interval

@@ -1,4 +1,4 @@
-"""A contact sheet of what a sweep trains and evaluates on: the same pixels, of a few images of each set."""
+"""A contact sheet of the images that a sweep trains and evaluates on: the same pixels, for a few images of each set."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from trainables.data.source import DataSource
 
 COPIES = 3
-"""At most so many attacked copies of an image are shown."""
+"""Largest number of attacked copies of an image on the sheet."""
 SMALLEST_CELL_PX = 140
 _MARGIN_PX, _LINE_PX, _FONT_PX = 12, 18, 13
 _INK, _TITLE_INK, _WRITTEN_INK = (40, 40, 40), (0, 70, 140), (190, 30, 30)
@@ -40,18 +40,18 @@ class Row:
     """(H, W, 3) uint8 each."""
     true: Sequence[str]
     written: Sequence[str]
-    """Empty where nothing is written."""
+    """Written words; empty for images without words."""
     values: Sequence[str] = ()
-    """Of the attribute; none where the images have none."""
+    """Values of the attribute; empty for images without an attribute."""
 
 
 @dataclass(frozen=True)
 class Preview:
     heading: str
-    """What the sheet shows."""
+    """Title of the sheet."""
     rows: tuple[Row, ...]
     lines: tuple[str, ...]
-    """A line per set and split: how many images and classes, and what could not be opened."""
+    """A line for each set and split: number of images and classes, and the images that could not be opened."""
 
 
 @dataclass(frozen=True)
@@ -60,16 +60,17 @@ class _Sample:
 
     images: ImageSet
     clean: Sequence[np.ndarray] | None
-    """The same scenes without the word, where a real typographic set has them."""
+    """The same scenes without the word, if a real typographic set has them."""
 
 
 def preview(spec: Spec, count: int) -> Preview:
     """Decode ``count`` images of each set and attack them as a sweep of ``spec`` would.
 
-    Images are drawn as the sweep draws them, but for those that cannot be decoded: the sweep opens all images and
-    leaves out the broken ones first.
+    Images are drawn as the sweep draws them, except for broken ones: the sweep opens all images and leaves out the
+    broken ones first.
 
-    Raise UserError where the model or the images cannot be had.
+    Raises:
+        UserError: the model or the images cannot be loaded.
     """
     with tempfile.TemporaryDirectory() as scratch:
         try:
@@ -90,7 +91,7 @@ class _Sheet:
         self._lines: list[str] = []
 
     def rows(self) -> Preview:
-        """Return attacked images where the task is about words on images, else the images as they are."""
+        """Return attacked images if the task is about words on images, else the unchanged images."""
         spec = self._spec
         if isinstance(spec, TypographicSettings):
             return self._typographic_rows(spec)
@@ -103,7 +104,7 @@ class _Sheet:
         return Preview(f"{spec.name}: images, their contents and values", tuple(rows), tuple(lines))
 
     def _findings(self) -> list[str]:
-        """Return what the untouched model tells of the training data, which are all embedded for it."""
+        """Return the untouched model's findings about the training data, which are all embedded for this."""
         import torch
 
         from trainables.tasks.known import open_context
@@ -113,7 +114,7 @@ class _Sheet:
             context = open_context(settings, data_seed=self._seed, cache=self._scratch / "context", device=device)
             return context.measures.findings(context)
         except ValueError as error:
-            return [f"what the untouched model tells of the training data is not known: {error}"]
+            return [f"the untouched model's findings about the training data are not known: {error}"]
 
     def _typographic_rows(self, spec: TypographicSettings) -> Preview:
         from trainables.data.typographic import held_out_variants, trained_attack
@@ -173,7 +174,7 @@ class _Sheet:
         return _Sample(images, [scenes.get(row, nothing) for row in shown])
 
     def _drawn(self, images: ImageSet, default: Split) -> ImageSet:
-        """Return the images of a split that the sweep takes."""
+        """Return the images of a split that the sweep uses."""
         from trainables.data.image_set import preference_images, subset
 
         if default == "train":
@@ -200,7 +201,7 @@ class _Sheet:
         return Row(title, list(images.images.numpy()), _true(images), [""] * len(images.labels), values)
 
     def _attacked(self, what: str, sample: _Sample, attack: Variant, copies: int = 1) -> list[Row]:
-        """Return a row per copy."""
+        """Return a row for each copy."""
         images, count = sample.images, len(sample.images.labels)
         attacked = self._source.attacked(images, attack, seed=self._seed, copies=copies)
         assert attacked.written is not None
@@ -242,7 +243,9 @@ def _true(images: ImageSet) -> list[str]:
 
 
 def _row_numbers(name: str, listing: Listing) -> ImageSet:
-    """Return a split with row numbers in place of images, so that the sweep's drawing of subsets applies to it."""
+    """Return a split with row numbers in place of images, so that the sweep's function that draws subsets applies to
+    it.
+    """
     import torch
 
     from trainables.data.image_set import ImageSet

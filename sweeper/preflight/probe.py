@@ -1,4 +1,4 @@
-"""``sweeper check --probe``: trials begun on one slot, timed, and the whole sweep forecast from them."""
+"""``sweeper check --probe``: trials are begun and timed on one slot, and the whole sweep is forecast from them."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 CLOSE_S = 10.0
 CONTEXT_BYTES = 700 * 2**20
-"""Of a GPU's memory, for a process's CUDA context and kernels."""
+"""Bytes of a GPU's memory for a process's CUDA context and kernels."""
 MEMORY_SLACK = 1.1
 _LARGEST = ("blocks", "rank", "copies", "images", "epochs")
-"""Parameters that cost memory or steps; the others are probed at their lowest."""
+"""Parameters that cost memory or steps, probed at their highest value; the others are probed at their lowest."""
 _OBJECTIVES = ("kto", "dpo", "ipo", "cross_entropy")
-"""Those that need more memory first."""
+"""Objectives in falling order of memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,30 +45,30 @@ class Scope:
     share: float
     """Estimated share of the sweep's trials."""
     parameters: dict[str, Value]
-    """Those of the probed trial: the corner that costs most."""
+    """Parameters of the probed trial: the combination that costs most."""
     pairs_share: float = 1.0
     """Training pairs of an average trial of the sweep, as a share of the probed trial's."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
-    """What a space draws for a parameter that is a whole number."""
+    """Values that a space draws for an integer parameter."""
 
     least: int
     mean: float
-    """Of draws at random."""
+    """Mean of random draws."""
     most: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialCost:
-    """Seconds of a slot."""
+    """Cost of a trial in slot seconds."""
 
     train_s: float
     evaluation_s: float
-    """At epochs and rungs, and of the points at the end."""
+    """Seconds of evaluations at epochs and rungs, and of the points at the end."""
     end_s: float
-    """The part of ``evaluation_s`` that comes after the last step."""
+    """The part of ``evaluation_s`` after the last step."""
 
     @property
     def whole_s(self) -> float:
@@ -76,12 +76,12 @@ class TrialCost:
 
 
 def scopes(spec: Spec) -> list[Scope]:
-    """Return what a sweep trains, each scope at its costliest corner."""
+    """Return the scopes that a sweep trains, each with its most expensive combination of parameters."""
     by_tune = []
     values = [value for branch in spec.parameters.branches["tune"] for value in branch.domain.examples()]
     points = [*spec.chosen(), *(baseline.parameters for baseline in spec.baseline_trials())]
     counts = {tune: sum(point["tune"] == tune for point in points) for tune in {point["tune"] for point in points}}
-    left = max(0, spec.search.trials - len(points))  # suggested: each scope about as often
+    left = max(0, spec.search.trials - len(points))  # suggested trials: each scope about equally often
     for tune in dict.fromkeys(map(str, [*values, *counts])):
         number = counts.get(tune, 0) + (left / len(values) if tune in values else 0)
         corner = _corner(spec, tune) if tune in values else None
@@ -95,7 +95,7 @@ def scopes(spec: Spec) -> list[Scope]:
 
 
 def epochs_of(spec: Spec, scope: Scope) -> Drawn:
-    """Return how many epochs the trials of a scope have."""
+    """Return the number of epochs of the trials of a scope."""
     probed = scope.parameters.get("epochs")
     if probed is None:
         return Drawn(least=spec.training.epochs, mean=spec.training.epochs, most=spec.training.epochs)
@@ -105,8 +105,11 @@ def epochs_of(spec: Spec, scope: Scope) -> Drawn:
 
 
 def trial_cost(spec: Spec, scope: Scope, timing: TrialTiming, epochs: float | None = None) -> TrialCost:
-    """Return the cost of a trial of so many epochs that is not stopped, else average, from the timing of the probed
-    trial. ``epochs`` None: as many as the mean trial of the scope has."""
+    """Return the cost of a trial that is not stopped and average otherwise, from the timing of the probed trial.
+
+    Args:
+        epochs: number of epochs; None: the mean of the scope.
+    """
     drawn = epochs_of(spec, scope)
     epochs = drawn.mean if epochs is None else epochs
     return TrialCost(
@@ -117,7 +120,7 @@ def trial_cost(spec: Spec, scope: Scope, timing: TrialTiming, epochs: float | No
 
 
 def stopped_cost_s(spec: Spec, cost: TrialCost) -> float:
-    """Return the expected cost of a trial under the spec's stopping rule."""
+    """Return the expected cost of a trial under the spec's stopping rule, in slot seconds."""
     if not spec.stops:
         return cost.whole_s
     rungs, factor = spec.stopping.shares(), spec.stopping.reduction_factor
@@ -126,8 +129,10 @@ def stopped_cost_s(spec: Spec, cost: TrialCost) -> float:
 
 
 def most_look_s(spec: Spec, timed: Sequence[tuple[Scope, TrialTiming]], slots: int) -> float:
-    """Return the wall-clock seconds of a second look at every point of every trial, and at the untouched model: more
-    than it takes, since only points near the front are looked at, and stopped trials have none."""
+    """Return the wall-clock seconds of a second look at every point of every trial, and at the untouched model.
+
+    This is an upper bound: only points near the front get a second look, and stopped trials have none.
+    """
     total = sum(scope.share for scope, _ in timed)
     point_s = sum(scope.share * timing.unseen_share * timing.evaluation_s for scope, timing in timed) / total
     return math.ceil((1 + spec.search.trials * (1 + _end_points(spec))) / slots) * point_s
@@ -143,9 +148,16 @@ def probe_sweep(
     echo: Callable[[str], None],
     price: Price | None = None,
 ) -> None:
-    """Echo what trials cost, a few lines per scope, and what the sweep will. The scopes share ``seconds``.
+    """Echo the cost of trials, a few lines for each scope, and the forecast of the sweep.
 
-    Raise UserError or UnavailableError as ``run_sweep``. Only the cache of images stays in ``storage``.
+    Only the cache of images stays in ``storage``.
+
+    Args:
+        seconds: shared by the scopes.
+
+    Raises:
+        UserError: the spec or an option cannot be used.
+        UnavailableError: no trial fits on the cluster, or the cluster or the storage fails.
     """
     from sweeper.execution import cluster
     from sweeper.execution.job_queue import JobLimits
@@ -167,7 +179,7 @@ def probe_sweep(
         while slots.ready_count() == 0:
             time.sleep(0.1)
         warm_s = time.monotonic() - started_s
-        echo(f"probe: warm after {duration(warm_s)} (a cache that is there already makes it shorter)")
+        echo(f"probe: warm after {duration(warm_s)} (less with an existing cache)")
         timed: list[tuple[Scope, TrialTiming]] = []
         for number, scope in enumerate(probed):
             folder, share_s = scratch / scope.tune, seconds / len(probed)
@@ -187,7 +199,7 @@ def probe_sweep(
 
 
 def _scratch(storage: Path, stack: ExitStack) -> Path:
-    """Return a new folder that is removed when the probe ends; so is a storage created for it that is empty then."""
+    """Return a new folder that is removed at the end of the probe, as is an empty storage that was created for it."""
     created = next((path for path in [*reversed(storage.parents), storage] if not path.exists()), None)
     scratch = storage / f".probe-{uuid.uuid4().hex[:8]}"
     scratch.mkdir(parents=True)
@@ -216,7 +228,7 @@ def _why(outcome: Outcome) -> str:
 
 
 def _evaluations(spec: Spec, epochs: float) -> float:
-    """Return how often a trial of so many epochs is evaluated until its last step."""
+    """Return how often a trial of ``epochs`` epochs is evaluated until its last step."""
     return epochs + (len(spec.stopping.shares()) if spec.stops else 0)
 
 
@@ -227,7 +239,7 @@ def _end_points(spec: Spec) -> int:
 
 
 def _corner(spec: Spec, tune: str) -> dict[str, Value] | None:
-    """Return the parameters of a scope that cost most; None where no objective goes with it."""
+    """Return the parameters of a scope that cost most; None if no objective is possible with it."""
 
     def draw(objective: str) -> dict[str, Value]:
         def suggest(name: str, domain: Choices | Range) -> Value:
@@ -247,7 +259,11 @@ def _corner(spec: Spec, tune: str) -> dict[str, Value] | None:
 
 
 def _average_pairs_share(spec: Spec, corner: Mapping[str, Value]) -> float:
-    """Return the pairs of a trial with average copies and images, as a share of the corner's pairs."""
+    """Return the pairs of a trial with average copies and images, as a share of those of the probed trial.
+
+    Args:
+        corner: parameters of the probed trial.
+    """
     share = 1.0
     for name in ("copies", "images"):
         drawn = _drawn(spec, name, corner)
@@ -257,8 +273,11 @@ def _average_pairs_share(spec: Spec, corner: Mapping[str, Value]) -> float:
 
 
 def _drawn(spec: Spec, name: str, corner: Mapping[str, Value]) -> Drawn | None:
-    """Return what the space draws for a parameter that is a whole number, with the corner's other parameters; None
-    where it draws nothing."""
+    """Return the values that the space draws for an integer parameter; None if it draws none.
+
+    Args:
+        corner: values of the other parameters.
+    """
     domain = next((branch.domain for branch in spec.parameters.branches.get(name, ()) if branch.applies(corner)), None)
     if domain is None:
         return None
@@ -304,7 +323,7 @@ def _scope_lines(spec: Spec, scope: Scope, timing: TrialTiming, plan: SlotPlan) 
 
 
 def _epochs_text(spec: Spec, timed: Sequence[tuple[Scope, TrialTiming]]) -> str:
-    """Return the times of the shortest and the longest whole trial; empty where all have the same number of epochs."""
+    """Return the times of the shortest and the longest whole trial; empty if all have the same number of epochs."""
     ends = [
         (epochs, trial_cost(spec, scope, timing, epochs).whole_s)
         for scope, timing in timed
@@ -331,8 +350,8 @@ def _forecast_lines(
     stopping = ""
     if spec.stops:
         stopping = (
-            f", of which stopping leaves {100 * trial_s / whole_s:.0f} % on average (what the rule tends to with many "
-            "trials; the first ones go further)"
+            f", of which stopping leaves {100 * trial_s / whole_s:.0f} % on average (the limit for many "
+            "trials; the first trials run longer)"
         )
     lines = [
         f"forecast, an estimate: {trials} trials of {duration(whole_s)}{_epochs_text(spec, timed) or ' each'}{stopping}"
@@ -363,14 +382,14 @@ def _looks_again(timed: Sequence[tuple[Scope, TrialTiming]]) -> bool:
 
 
 def cost_lines(spec: Spec, device_h: float, saved_h: float, unit: str, price: Price | None) -> list[str]:
-    """Return what the forecast costs in money, and what is saved of it or may be: lines of at most 80 characters."""
+    """Return lines of at most 80 characters on the cost of the forecast, and on savings that are known or possible."""
     lines = []
     if price is not None:
         lines.append(f"  cost: about {price.of(device_h)}, at {price.of(1.0)} per {unit}")
     if saved_h > 0:
         lines.append(f"  saved by stopping: about {hours(saved_h)} {unit}{money(price, saved_h)}")
     if spec.search.until == "noise_floor":
-        lines.append("  less where the search ends at its noise floor before the last trial")
+        lines.append("  less if the search ends at its noise floor before the last trial")
     return lines
 
 

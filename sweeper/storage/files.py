@@ -1,4 +1,4 @@
-"""Small files of a sweep: replaced in one step, and read with one message where they are damaged or out of reach."""
+"""Small files of a sweep: replaced in one step, and read with one message if they are damaged or cannot be reached."""
 
 from __future__ import annotations
 
@@ -13,21 +13,30 @@ from trainables.files import replace_file, storage_problem
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Replace ``path`` in one step, in a folder that is there. Raise StorageError where the disk does not take it."""
+    """Replace ``path`` in one step; its folder must exist.
+
+    Raises:
+        StorageError: the disk fails.
+    """
     replace_file(path, lambda file: file.write(text.encode()))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace ``path`` in one step, as ``write_bytes``."""
+    """Replace ``path`` with text in one step, see ``write_bytes``.
+
+    Raises:
+        StorageError: the disk fails.
+    """
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replace ``path`` in one step; its folder is made where it is missing, those above it are not.
+    """Replace ``path`` in one step. Its folder is made if it is missing, but not the folders above it.
 
-    Raise StorageError where the disk does not take it.
+    Raises:
+        StorageError: the disk fails.
     """
-    with contextlib.suppress(FileNotFoundError):  # then replace_file says so, as StorageError
+    with contextlib.suppress(FileNotFoundError):  # replace_file then raises StorageError
         path.parent.mkdir(exist_ok=True)
     replace_file(path, lambda file: file.write(content))
 
@@ -35,8 +44,12 @@ def write_bytes(path: Path, content: bytes) -> None:
 def read_record(path: Path, advice: str) -> dict[str, Any]:
     """Return the JSON object in ``path``.
 
-    Raise UserError, which ends in ``advice``, where the file is missing or damaged; UnavailableError where the storage
-    fails.
+    Args:
+        advice: end of the message of a UserError.
+
+    Raises:
+        UserError: the file is missing or damaged.
+        UnavailableError: the storage fails.
     """
     try:
         return _read_object(path)
@@ -47,9 +60,10 @@ def read_record(path: Path, advice: str) -> dict[str, Any]:
 
 
 def read_if_whole(path: Path) -> dict[str, Any] | None:
-    """Return the JSON object in a file that can be made anew; None where it is missing or damaged.
+    """Return the JSON object in a file that can be made again; None if it is missing or damaged.
 
-    Raise UnavailableError where the storage fails.
+    Raises:
+        UnavailableError: the storage fails.
     """
     try:
         return _read_object(path)
@@ -59,7 +73,11 @@ def read_if_whole(path: Path) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def storage_in_reach() -> Iterator[None]:
-    """Raise UnavailableError, with file and reason, for every OSError of the block."""
+    """Convert every OSError of the block to one message with file and reason.
+
+    Raises:
+        UnavailableError: an OSError was raised in the block.
+    """
     try:
         yield
     except OSError as error:
@@ -67,7 +85,7 @@ def storage_in_reach() -> Iterator[None]:
 
 
 class _DamagedError(Exception):
-    """What is wrong with a file, to be read after its path."""
+    """Description of a damaged file, to be read after its path."""
 
 
 def _read_object(path: Path) -> dict[str, Any]:
@@ -76,7 +94,7 @@ def _read_object(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise
     except (IsADirectoryError, NotADirectoryError) as error:
-        raise _DamagedError("is no file") from error
+        raise _DamagedError("is not a file") from error
     except OSError as error:
         raise UnavailableError(f"{path} cannot be read: {error.strerror or error}") from error
     if not content.strip(b"\0 \r\n\t"):  # a file system may leave zeros after a power loss

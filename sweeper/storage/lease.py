@@ -1,9 +1,9 @@
-"""Who may run a sweep: one process at a time, of all machines that see its folder.
+"""The right to run a sweep: one process at a time, among all machines that see its folder.
 
-On one machine the lock on ``lease.lock`` decides; the kernel takes it from a process that ends, however it dies. On a
-shared folder a lock may count on its own machine only, or outlive a machine that lost its power. So the holder renews
-``lease.json`` every ``RENEW_S``, and another machine takes a lease over that it has not seen renewed for ``LEASE_S``.
-No clocks of two machines are compared for that: a watcher waits by its own clock whether the file changes.
+On one machine the lock on ``lease.lock`` decides; the kernel releases it when its process ends, in any way. On a shared
+folder a lock may be visible on its own machine only, or outlive a machine that lost its power. So the holder renews
+``lease.json`` every ``RENEW_S``, and another machine takes over a lease that it has not seen renewed for ``LEASE_S``.
+Clocks of two machines are never compared for that: a watcher waits by its own clock whether the file changes.
 """
 
 from __future__ import annotations
@@ -27,32 +27,39 @@ from sweeper.storage.files import replace_text, storage_in_reach
 RENEW_S = 5.0
 LEASE_S = 30.0
 CLOCKS_DIFFER_S = 60.0
-"""Allowed for between the clocks of two machines where a lease is only shown."""
+"""Allowed difference in seconds between the clocks of two machines when a lease is only shown."""
 ABANDONED_S = 3600.0
-"""After this time the folder that a process of another machine was making counts as abandoned."""
+"""Seconds after which the folder that a process of another machine was making counts as abandoned."""
 _LOCK_PATIENCE_S = 1.0
-"""``status`` tests the lock for a moment; that is no reason to refuse the lease."""
+"""Seconds to wait for the lock: ``status`` tests it for a moment, which is no reason to refuse the lease."""
 
 
 class Lease:
     """The right to run the sweep in a folder."""
 
     def __init__(self, folder: Path, sweep: str, *, renew_s: float = RENEW_S, lease_s: float = LEASE_S) -> None:
-        """``lease_s``: how long a lease lasts that is not renewed; several times ``renew_s``."""
+        """Prepare to take or show the lease of a folder.
+
+        Args:
+            renew_s: seconds between renewals.
+            lease_s: seconds for which a lease is valid without renewal; several times ``renew_s``.
+        """
         self._folder, self._sweep = folder, sweep
         self._lock_path, self._holder_path = _paths(folder)
         self._renew_s, self._lease_s = renew_s, lease_s
 
     def hold(self, on_lost: Callable[[str], None] | None = None) -> HeldLease:
-        """Take the lease: a context manager that releases it. The process that holds it keeps it until it ends.
+        """Take the lease, a context manager that releases it. Its process keeps it until the process ends.
 
-        Waits up to ``lease_s`` where a process of another machine held the lease last.
+        Waits up to ``lease_s`` if a process of another machine held the lease last.
 
         Args:
-            on_lost: called on a thread, with a line that says who has the lease now, if this process was stopped for so
-                long that another machine took over. Without it the process then says so and ends at once, with 3.
+            on_lost: called on a thread, with a line that names the new holder, if this process was stopped for so long
+                that another machine took over. Without it the process prints the line and ends at once, with exit code
+                3.
 
-        Raise UserError naming the holder where another process has the lease.
+        Raises:
+            UserError: another process has the lease; the message names it.
         """
         with storage_in_reach():
             while True:
@@ -74,7 +81,7 @@ class Lease:
                     lock.close()
 
     def is_held(self) -> bool:
-        """Return whether a process holds the lease now, to show it."""
+        """Return whether a process holds the lease now, for display."""
         with storage_in_reach():
             seen = _look(self._holder_path)
             if seen is None or seen.holder is None or seen.holder.is_decided_by_lock:
@@ -82,25 +89,26 @@ class Lease:
             return time.time() - seen.renewed_s <= self._lease_s + CLOCKS_DIFFER_S
 
     def is_abandoned(self, now_s: float) -> bool:
-        """Return whether nobody works in a folder that is still being made, so that it can be removed.
+        """Return whether a folder that is being made is abandoned, so that it can be removed.
 
-        ``now_s``: a time of the clock that dates the storage's files.
+        Args:
+            now_s: a time of the clock that dates the storage's files, in seconds since 1970.
         """
         seen = _look(self._holder_path)
         if seen is not None and seen.holder is not None and seen.holder.is_decided_by_lock:
             return not _is_locked(self._lock_path)
-        # Another machine's, or one whose maker has not come as far as writing its name.
+        # The folder of another machine's process, or of one that has not written its name yet.
         renewed_s = self._folder.stat().st_mtime if seen is None else seen.renewed_s
         return now_s - renewed_s > ABANDONED_S
 
     def holder(self) -> str | None:
-        """Return who holds the lease, or held it last and was killed."""
+        """Return the holder of the lease, also if it was killed; None if there is none."""
         with storage_in_reach():
             seen = _look(self._holder_path)
         return None if seen is None or seen.holder is None else seen.holder.text
 
     def _locked(self) -> BinaryIO | None:
-        """Return the lock file, locked; None where another process has it."""
+        """Return the lock file, locked; None if another process has the lock."""
         deadline = time.monotonic() + _LOCK_PATIENCE_S
         while True:
             try:
@@ -109,7 +117,7 @@ class Lease:
                 raise UserError(f"there is no sweep {self._sweep!r} any more: {self._folder} was removed") from error
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # Who takes a lease over puts a new file here: a lock on the old one is worth nothing.
+                # A process that takes a lease over puts a new file here: a lock on the old file has no effect.
                 if os.fstat(lock.fileno()).st_ino == _inode(self._lock_path):
                     return lock
                 lock.close()
@@ -125,7 +133,10 @@ class Lease:
     def _stays_unchanged(self, seen: _Seen) -> bool:
         """Watch the file of another machine's process for ``lease_s``; return whether it can be taken over.
 
-        False where it was given back meanwhile. Raise UserError where it was renewed.
+        The result is False if the lease was released meanwhile.
+
+        Raises:
+            UserError: the lease was renewed.
         """
         deadline = time.monotonic() + self._lease_s
         while time.monotonic() < deadline:
@@ -148,7 +159,7 @@ class Lease:
             raise self._taken_error(now.holder)
         holder = Holder.this_process()
         _write_holder(self._holder_path, holder)
-        # Of several that take over at once the last one to write has it.
+        # If several processes take over at once, the last one to write has the lease.
         time.sleep(self._renew_s / 5)
         now = _look(self._holder_path)
         if now is None or now.holder is None or now.holder.token != holder.token:
@@ -170,7 +181,7 @@ class Lease:
             return UserError(f"sweep {self._sweep!r} is being run by {holder.text}; wait for it or end it")
         return UserError(
             f"sweep {self._sweep!r} is being run by another process, which has {self._lock_path} locked; wait for it "
-            "or end it. Where that process is surely gone (a machine that lost its power), delete the file"
+            "or end it. If that process is surely gone (a machine that lost its power), delete the file"
         )
 
 
@@ -187,7 +198,11 @@ class HeldLease:
         renew_s: float,
         on_lost: Callable[[str], None] | None,
     ) -> None:
-        """For ``Lease.hold``. ``lock``: the lock file, locked, to be closed with the lease."""
+        """Called by ``Lease.hold``.
+
+        Args:
+            lock: the lock file, locked, to be closed with the lease.
+        """
         self._folder, self._sweep, self._holder, self._lock = folder, sweep, holder, lock
         self._lock_inode = os.fstat(lock.fileno()).st_ino
         self._renew_s, self._on_lost = renew_s, on_lost or _end_process
@@ -203,11 +218,11 @@ class HeldLease:
         self.release()
 
     def when_lost(self, act: Callable[[str], None]) -> None:
-        """Call ``act`` from now on where the lease is lost, as ``on_lost`` of ``Lease.hold``."""
+        """Call ``act`` from now on if the lease is lost, like ``on_lost`` of ``Lease.hold``."""
         self._on_lost = act
 
     def moved(self, folder: Path) -> None:
-        """Go on in ``folder``, which the folder of the lease was renamed to."""
+        """Continue in ``folder``, the new name of the lease's folder."""
         self._folder = folder
 
     def is_current(self) -> bool:
@@ -216,13 +231,13 @@ class HeldLease:
         return seen is not None and seen.holder is not None and seen.holder.token == self._holder.token
 
     def stop_renewing(self) -> None:
-        """Leave the file as it is; the lock stays."""
+        """Stop the renewals and leave the file unchanged; the lock stays."""
         self._stopped.set()
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout=self._renew_s)  # not for ever: a storage may hang
 
     def release(self) -> None:
-        """Give the lease back."""
+        """Release the lease."""
         self.stop_renewing()
         with contextlib.suppress(OSError):
             if not self._lock.closed and self.is_current():
@@ -230,22 +245,24 @@ class HeldLease:
         self._lock.close()
 
     def _keep_renewing(self) -> None:
-        wait_s = self._renew_s / 5  # soon: two machines whose locks do not meet may have taken a free lease at once
+        # soon: two machines that do not see each other's locks may have taken a free lease at once
+        wait_s = self._renew_s / 5
         while not self._stopped.wait(wait_s):
             wait_s = self._renew_s
             try:
                 other = self._renewed_by_another()
             except OSError:
-                continue  # a full or failing disk; whether another has the lease shows when it is back
+                # a full or failing disk; whether another process has the lease can be read when the disk works again
+                continue
             if other is not None and not self._stopped.is_set():
                 self._on_lost(
                     f"sweep {self._sweep!r} was taken over by {other}: this process had not renewed its lease for "
-                    f"{time.monotonic() - self._renewed_s:.0f} s; it ends, and leaves the sweep alone"
+                    f"{time.monotonic() - self._renewed_s:.0f} s; it ends without further writes"
                 )
                 return
 
     def _renewed_by_another(self) -> str | None:
-        """Renew the lease, which needs no space on the disk; return who has it where that is another process."""
+        """Renew the lease, which needs no disk space; return the holder if it is another process, else None."""
         lock_path, holder_path = _paths(self._folder)
         try:
             with holder_path.open("rb") as file:
@@ -258,11 +275,11 @@ class HeldLease:
             holder = None
         if holder is not None:
             return holder.text
-        # Removed or damaged. Where another has had the lease meanwhile, the lock file is another one.
+        # Removed or damaged. If another process has had the lease meanwhile, the lock file is another one.
         try:
             inode = _inode(lock_path)
         except FileNotFoundError:
-            return None  # the whole folder is gone, or just being renamed
+            return None  # the whole folder is gone, or is being renamed
         if inode != self._lock_inode:
             return "another process"
         _write_holder(holder_path, self._holder)
@@ -277,10 +294,10 @@ class Holder:
     host: str
     pid: int
     since_s: float
-    """Seconds since 1970 by its own clock, to be shown."""
+    """Seconds since 1970 by its own clock, for display."""
     boot_id: str = ""
     token: str = ""
-    """Of this one time that a process held a lease; empty for earlier versions, which did not renew theirs."""
+    """Random name of this holding of the lease; empty for earlier versions, which did not renew leases."""
 
     @classmethod
     def this_process(cls) -> Holder:
@@ -294,7 +311,7 @@ class Holder:
 
     @classmethod
     def parsed(cls, content: bytes) -> Holder | None:
-        """Return the holder that a file names; None where it names none."""
+        """Return the holder that the content of a file names; None if it names none."""
         try:
             record = json.loads(content)
             return cls(
@@ -309,7 +326,7 @@ class Holder:
 
     @property
     def is_decided_by_lock(self) -> bool:
-        """Return whether the lock alone says if this process still holds the lease."""
+        """Return whether the lock alone decides if this process still holds the lease."""
         return not self.token or (self.host, self.boot_id) == (socket.gethostname(), _boot_id())
 
     @property
@@ -323,7 +340,9 @@ class Holder:
 
 @dataclass(frozen=True)
 class _Seen:
-    """``lease.json`` at one moment. Two are equal where nobody has renewed or replaced it in between."""
+    """State of ``lease.json`` at one moment. Two states are equal if nobody has renewed or replaced the file in
+    between.
+    """
 
     holder: Holder | None
     inode: int
@@ -335,7 +354,7 @@ class _Seen:
 
 
 def _look(holder_path: Path) -> _Seen | None:
-    # Opened each time: NFS asks the server again then.
+    # Opened each time: NFS then asks the server again.
     try:
         with holder_path.open("rb") as file:
             state = os.fstat(file.fileno())
@@ -353,7 +372,7 @@ def _write_holder(path: Path, holder: Holder) -> None:
 
 
 def _is_locked(lock_path: Path) -> bool:
-    """A shared lock for a moment: two who test at once do not take each other for the holder."""
+    """Return whether the file is locked, by a shared lock for a moment: two tests at once do not disturb each other."""
     try:
         with lock_path.open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -369,7 +388,7 @@ def _inode(path: Path) -> int:
 
 
 def _boot_id() -> str:
-    """Return a number that the kernel drew when this machine was started."""
+    """Return the random number that the kernel drew when this machine was started."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:

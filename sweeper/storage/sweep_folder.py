@@ -38,7 +38,7 @@ CONFIRMATIONS_FILE = "confirm.json"
 _HIDDEN = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{32}\.(?P<state>new|removed)")
 """Folders of sweeps that are being made or removed."""
 _EARLIER_PART = re.compile(r"\.[^.].*\.\d+")
-"""``.NAME.PID`` and ``.NAME.ATTEMPT.PID``: files that earlier versions were writing."""
+"""Names ``.NAME.PID`` and ``.NAME.ATTEMPT.PID`` of unfinished files of earlier versions."""
 
 
 class SweepFolder:
@@ -59,11 +59,15 @@ class SweepFolder:
 
     @property
     def cache_path(self) -> Path:
-        """Prepared images and reference embeddings, shared by the sweeps of a storage."""
+        """Return the folder of prepared images and reference embeddings, shared by the sweeps of a storage."""
         return self.storage / "cache"
 
     def trial(self, number: int, *, attempt: int = 1) -> TrialFolder:
-        """Return the folder of a trial; ``attempt``: of the one who writes into it."""
+        """Return the folder of a trial.
+
+        Args:
+            attempt: number of the attempt that writes into it.
+        """
         return TrialFolder(self.path / "trials" / f"{number:05d}", attempt=attempt)
 
     def answers_path(self, point: PointName) -> Path:
@@ -73,23 +77,23 @@ class SweepFolder:
         return self.path / "answers" / f"{name}.csv.gz"
 
     def retrieved_path(self, point: PointName) -> Path:
-        """Return the file of what is drawn of a point, where its task draws retrievals."""
+        """Return the file with the data of a point's picture, for tasks that draw retrievals."""
         answers = self.answers_path(point)
         return answers.with_name(answers.name.removesuffix(".csv.gz") + ".retrieved.npz")
 
     def command(self, verb: str, *words: str) -> str:
-        """Return ``sweeper VERB NAME ...`` for this sweep, to be copied into a shell."""
+        """Return the command ``sweeper VERB NAME ...`` for this sweep, to be copied into a shell."""
         return command(verb, self.name, *words, storage=self.storage)
 
     def exists(self) -> bool:
         return (self.path / SPEC_FILE).exists()
 
     def has_begun(self) -> bool:
-        """Return whether the untouched model was measured: before that there is nothing that one could go on with."""
+        """Return whether the untouched model was measured; before that there is nothing to be resumed."""
         return (self.path / UNTOUCHED_FILE).exists()
 
     def create(self, spec: Spec, text: str, commit: str | None = None, warm_start: Sequence[str] = ()) -> None:
-        """Make the folder of a new sweep that nobody runs yet, as ``create_and_hold``."""
+        """Make the folder of a new sweep that no process runs yet; arguments and errors of ``create_and_hold``."""
         self.create_and_hold(spec, text, commit, warm_start).release()
 
     def create_and_hold(
@@ -100,15 +104,17 @@ class SweepFolder:
         warm_start: Sequence[str] = (),
         on_lost: Callable[[str], None] | None = None,
     ) -> HeldLease:
-        """Make the folder of a new sweep and return its lease. At no moment the one is there without the other.
+        """Make the folder of a new sweep and return its lease. At every moment either both exist or neither.
 
         Args:
-            text: of the spec as the user wrote it.
-            commit: of the repository that the spec lies in.
+            text: the spec as the user wrote it.
+            commit: commit of the repository that the spec lies in.
             warm_start: sweeps that the search learns from.
-            on_lost: as of ``Lease.hold``.
+            on_lost: see ``Lease.hold``.
 
-        Raise NameTakenError where the name is taken, UnavailableError where the storage fails.
+        Raises:
+            NameTakenError: the name is taken.
+            UnavailableError: the storage fails.
         """
         with storage_in_reach():
             self._check_free()
@@ -121,7 +127,7 @@ class SweepFolder:
                 replace_text(hidden / "spec.yaml", text)
                 _write_json(hidden / SPEC_FILE, spec.resolved())
                 try:
-                    os.rename(hidden, self.path)  # refused where anything is there but an empty folder
+                    os.rename(hidden, self.path)  # refused unless the target is missing or an empty folder
                 except OSError as error:
                     if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                         self._check_free()
@@ -142,13 +148,13 @@ class SweepFolder:
     def remove_unstarted(self, lease: HeldLease) -> None:
         """Remove a sweep that this object has created and that could not start, and release its lease.
 
-        Nothing is removed once the untouched model is measured, nor where the sweep of this name is another one now.
-        The storage goes too where it was made for this sweep and nothing else is in it.
+        Nothing is removed if the untouched model has been measured, or if another sweep has this name now. The storage
+        is removed too if it was made for this sweep and holds nothing else.
         """
         created = self._created
         if created is None or self.has_begun():
             return
-        # Once renamed, another sweep may have the name: the lease must not be renewed there.
+        # After the renaming another sweep may have the name: the lease must not be renewed there.
         lease.stop_renewing()
         with storage_in_reach():
             if not lease.is_current() or self.sweep_id != created.sweep_id:
@@ -158,7 +164,7 @@ class SweepFolder:
             _remove_if_empty(self.storage)
 
     def remove(self, lease: HeldLease) -> None:
-        """Remove the sweep, whose lease the caller holds, and release that. It is gone whole, or not at all."""
+        """Remove the sweep, whose lease the caller holds, and release the lease. It is removed whole, or not at all."""
         lease.stop_renewing()
         removed = self.storage / f".{self.name}.{uuid.uuid4().hex}.removed"
         with storage_in_reach():
@@ -168,10 +174,14 @@ class SweepFolder:
         shutil.rmtree(removed, ignore_errors=True)
 
     def _check_free(self) -> None:
-        """Raise NameTakenError where something else has the place of a new sweep."""
+        """Check that the path of a new sweep is free.
+
+        Raises:
+            NameTakenError: it is not.
+        """
         if not os.path.lexists(self.path) or (self.path.is_dir() and not any(self.path.iterdir())):
             return
-        # Asked in this order: another process's sweep appears whole, but may do so between two questions.
+        # In this order: another process's sweep appears at once, but may do so between two checks.
         if self.exists():
             raise NameTakenError(
                 f"a sweep {self.name!r} exists in {self.storage}; go on with `{self.command('resume')}`, "
@@ -179,15 +189,15 @@ class SweepFolder:
             )
         if self.path.is_dir() and {path.name for path in self.path.glob("[!.]*")} <= {"spec.yaml", ABOUT_FILE}:
             raise NameTakenError(
-                f"{self.path} was begun by an earlier version of sweeper, which was killed: it is no sweep yet. Delete "
+                f"{self.path} was begun by an earlier version of sweeper, which was killed: it is not a sweep. Delete "
                 "the folder, or take another name with --name OTHER"
             )
-        raise NameTakenError(f"{self.path} exists and is no sweep; take another name with --name OTHER")
+        raise NameTakenError(f"{self.path} exists and is not a sweep; take another name with --name OTHER")
 
     def remove_partial_files(self) -> None:
-        """Remove what writes that a kill cut off have left, also those of earlier versions.
+        """Delete the partial files that killed writes have left, including those of earlier versions.
 
-        Only under the lease, before anything else writes into the folder.
+        Only the holder of the lease may call this, before any other write into the folder.
         """
         with storage_in_reach():
             trials = self.path / "trials"
@@ -203,7 +213,11 @@ class SweepFolder:
         self.write_json(SPEC_FILE, spec.resolved())
 
     def spec(self) -> Spec:
-        """Return the resolved spec. Raise UserError where there is no such sweep."""
+        """Return the resolved spec.
+
+        Raises:
+            UserError: the sweep does not exist, or its spec is damaged.
+        """
         if not self.exists():
             known = ", ".join(names(self.storage)) or "none"
             raise UserError(f"no sweep {self.name!r} in {self.storage}; there are: {known}. Name another --storage?")
@@ -220,13 +234,13 @@ class SweepFolder:
 
     @property
     def git_commit(self) -> str | None:
-        """Commit of the repository that the spec lay in when the sweep began; None outside of one."""
+        """Return the commit of the repository that the spec lay in when the sweep began; None outside a repository."""
         commit: str | None = self._about.get("git_commit")
         return commit
 
     @property
     def warm_start(self) -> list[str]:
-        """Sweeps of the same storage that this one's search learns from."""
+        """Return the names of the sweeps in the same storage that this sweep's search learns from."""
         names: list[str] = self._about.get("warm_start", [])
         return names
 
@@ -235,10 +249,12 @@ class SweepFolder:
         return _read_about(self.path)
 
     def untouched(self) -> UntouchedModel | None:
-        """Return what the first workers measured of the untouched model; None before.
+        """Return the first workers' measurements of the untouched model; None before.
 
-        Raise UserError for a damaged file. It is not measured again just like that: by its digests a resumed sweep
-        knows its model and images.
+        A damaged file is not simply measured again, because a resumed sweep compares its digests with model and images.
+
+        Raises:
+            UserError: the file is damaged.
         """
         path = self.path / UNTOUCHED_FILE
         if not path.exists():
@@ -251,19 +267,23 @@ class SweepFolder:
         try:
             return UntouchedModel.from_json(record)
         except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} is no record of an untouched model: {error!r}; {advice}") from error
+            raise UserError(f"{path} is not a record of an untouched model: {error!r}; {advice}") from error
 
     def write_untouched(self, untouched: UntouchedModel) -> None:
         self.write_json(UNTOUCHED_FILE, untouched.to_json())
 
     def append_measurement(self, point: PointName, measured: Measurement) -> None:
-        """Record the test metrics of a point, which is measured once; the line is on disk when this returns."""
+        """Record the test metrics of a point, which is measured once; the line is on disk when this returns.
+
+        Raises:
+            UnavailableError: the storage fails.
+        """
         trial, weights, strength = point
         place = {"trial": trial, "weights": weights, "strength": strength}
         append_line(self.path / MEASUREMENTS_FILE, {**place, **measured.to_json()})
 
     def measurements(self) -> dict[PointName, Measurement]:
-        """Return the test metrics by point. Of several lines of a point the first one counts; damaged ones do not."""
+        """Return the test metrics by point. Of several lines of a point the first counts; damaged lines are ignored."""
         by_point: dict[PointName, Measurement] = {}
         with storage_in_reach():
             records = read_lines(self.path / MEASUREMENTS_FILE)
@@ -276,18 +296,21 @@ class SweepFolder:
         return by_point
 
     def append_second_look(self, point: PointName, looked: SecondLook) -> None:
-        """Record what the second look measured of a point; the line is on disk when this returns."""
+        """Record the second look's values of a point; the line is on disk when this returns."""
         trial, weights, strength = point
         place = {"trial": trial, "weights": weights, "strength": strength}
         append_line(self.path / SECOND_LOOK_FILE, {**place, **looked.to_json()})
 
     def end_second_look(self, trials: int) -> None:
-        """Record that every point that is to be looked at has its line; ``trials``: complete ones of the search."""
+        """Record that the second look has a line for each of its points.
+
+        Args:
+            trials: number of complete trials of the search.
+        """
         append_line(self.path / SECOND_LOOK_FILE, {"complete_trials": trials})
 
     def second_looks(self) -> SecondLooks:
-        """Return what second looks have measured. Of several lines of a point the first one counts; damaged ones do
-        not."""
+        """Return the results of second looks. Of several lines of a point the first counts."""
         by_point: dict[PointName, SecondLook] = {}
         trials = 0
         with storage_in_reach():
@@ -304,7 +327,7 @@ class SweepFolder:
         return SecondLooks(points=by_point, trials=trials)
 
     def write_confirmations(self, confirmations: Mapping[PointName, Confirmation]) -> None:
-        """Record what the confirm phase measured, in place of what an earlier one did."""
+        """Record the confirmations of the confirm phase, in place of earlier ones."""
         points = [
             {"trial": trial, "weights": weights, "strength": strength, "confirmation": asdict(confirmation)}
             for (trial, weights, strength), confirmation in confirmations.items()
@@ -312,7 +335,7 @@ class SweepFolder:
         self.write_json(CONFIRMATIONS_FILE, {"points": points})
 
     def confirmations(self) -> dict[PointName, Confirmation]:
-        """Return them by point; empty before a confirm phase has ended, which makes a damaged file anew."""
+        """Return the confirmations by point; empty before the end of a confirm phase, and if the file is damaged."""
         record = read_if_whole(self.path / CONFIRMATIONS_FILE)
         try:
             return {
@@ -323,12 +346,18 @@ class SweepFolder:
             return {}
 
     def check_access(self, *, writing: bool) -> None:
-        """Raise UnavailableError where the sweep belongs to another user who does not let this one read it, or, where
-        it is to be run, write into it."""
+        """Check that this user may use the sweep.
+
+        Args:
+            writing: whether the sweep is to be run, not only read.
+
+        Raises:
+            UnavailableError: the sweep belongs to another user who does not permit it.
+        """
         try:
             owner = os.stat(self.path).st_uid
         except OSError:
-            return  # there is no such sweep, or the whole storage cannot be read: that is said elsewhere
+            return  # the sweep does not exist, or the whole storage cannot be read: reported elsewhere
         wanted = os.R_OK | os.X_OK | (os.W_OK if writing else 0)
         needed = [self.path, self.path / SPEC_FILE, *([self.path / "lease.lock", self.study_path] if writing else [])]
         for path in [path for path in needed if os.path.lexists(path)]:
@@ -341,16 +370,20 @@ class SweepFolder:
 
     @property
     def lease(self) -> Lease:
-        """Who may run the sweep."""
+        """Return the lease of the sweep."""
         return Lease(self.path, self.name)
 
     def write_json(self, name: str, value: Any) -> None:
-        """Replace a file of the folder in one step. Raise StorageError where the disk does not take it."""
+        """Replace a file of the folder in one step.
+
+        Raises:
+            StorageError: the disk fails.
+        """
         _write_json(self.path / name, value)
 
 
 class NameTakenError(UserError):
-    """The place of a new sweep is taken."""
+    """The name of a new sweep is taken."""
 
 
 @dataclass(frozen=True)
@@ -370,21 +403,29 @@ def create_under_free_name(
     warm_start: Sequence[str] = (),
     on_lost: Callable[[str], None] | None = None,
 ) -> tuple[SweepFolder, Spec, HeldLease]:
-    """Make the folder of a new sweep under the name in ``spec``, else under the first of ``name-2``, ``name-3``, ...
-    that is free; return folder, spec under that name, and lease. Arguments and errors as of
-    ``SweepFolder.create_and_hold``."""
+    """Make the folder of a new sweep under a free name.
+
+    The name is that in ``spec``, or the first of ``name-2``, ``name-3``, ... that is free. Arguments and errors are
+    those of ``SweepFolder.create_and_hold``.
+
+    Returns:
+        The folder, the spec under that name, and the lease.
+    """
     while True:
         folder = SweepFolder(storage, free_name(storage, spec.name))
         named = spec.model_copy(update={"name": folder.name})
         try:
             return folder, named, folder.create_and_hold(named, text, commit, warm_start, on_lost)
         except NameTakenError:
-            continue  # by somebody who was faster
+            continue  # another process was faster
 
 
 def names(storage: Path) -> list[str]:
-    """Return the names of the sweeps of a storage, oldest first; behind them those whose ``sweep.json`` is damaged, and
-    folders that may not be read, which may hold sweeps."""
+    """Return the names of the sweeps of a storage, oldest first.
+
+    They are followed by sweeps whose ``sweep.json`` is damaged, and by folders that cannot be read, which may hold
+    sweeps.
+    """
     with storage_in_reach():
         folders = [path for path in storage.glob("[!.]*") if _may_hold_a_sweep(path)]
     return [path.name for path in sorted(folders, key=lambda path: (_created_s(path), path.name))]
@@ -414,7 +455,11 @@ def _created_s(folder: Path) -> float:
 
 
 def _read_about(folder: Path) -> dict[str, Any]:
-    """Raise UserError where the file is damaged."""
+    """Return the content of ``sweep.json``.
+
+    Raises:
+        UserError: the file is damaged.
+    """
     path, advice = folder / ABOUT_FILE, "restore it from a backup"
     about = read_record(path, advice)
     if not isinstance(about.get("sweep_id"), str) or not isinstance(about.get("warm_start", []), list):
@@ -442,7 +487,10 @@ def _hidden_folder(storage: Path, name: str) -> tuple[Path, bool]:
 
 
 def _remove_abandoned(storage: Path) -> None:
-    """Remove what killed drivers have left that were making or removing a sweep. The storage was just written to."""
+    """Remove the hidden folders of killed drivers that were making or removing a sweep.
+
+    The storage was just written to, which gives a time of its clock.
+    """
     now_s = storage.stat().st_mtime
     for path in storage.glob(".*"):
         match = _HIDDEN.fullmatch(path.name)

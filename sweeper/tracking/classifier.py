@@ -1,6 +1,6 @@
-"""The model that MLflow loads (models from code): this file is copied into each registered version, nothing is pickled.
+"""The model that MLflow loads (models from code): this file is copied into each registered version, not pickled.
 
-It imports nothing of sweeper: whoever loads the version needs MLflow, pandas, Pillow, torch and open_clip.
+It imports nothing of sweeper: loading a version needs MLflow, pandas, Pillow, torch and open_clip.
 
     model = mlflow.pyfunc.load_model("models:/sweeper-mine@knee")
     model.predict(pandas.DataFrame({"path": ["dog.jpg"]}))
@@ -41,11 +41,11 @@ class ClipClassifier(mlflow.pyfunc.PythonModel):
         self._templates: list[str] = record.get("templates") or ["a photo of a {}."]
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
-        """Return a line per image: ``answer``, a class name, and ``probability``, that of the answer.
+        """Return a row for each image: ``answer``, a class name, and ``probability``, that of the answer.
 
         Args:
             model_input: a column ``path`` (files) or ``image`` (the bytes of image files).
-            params: ``classes`` and ``templates`` (with ``{}``) to choose from; without them those of the sweep.
+            params: ``classes`` to choose from and ``templates`` (with ``{}``); by default those of the sweep.
         """
         given = {name: list(value) for name, value in (params or {}).items() if value is not None and len(value)}
         classes, templates = given.get("classes", self._classes), given.get("templates", self._templates)
@@ -73,7 +73,7 @@ class ClipClassifier(mlflow.pyfunc.PythonModel):
         return torch.nn.functional.normalize(torch.stack(rows), dim=-1)
 
     def _probabilities(self, images: list[Image.Image], prompts: torch.Tensor) -> torch.Tensor:
-        """Return (N, C)."""
+        """Return probabilities (N, C)."""
         parts = [torch.zeros(0, len(prompts))]
         for start in range(0, len(images), BATCH_SIZE):
             pixels = torch.stack([self._preprocess(image) for image in images[start : start + BATCH_SIZE]])

@@ -1,4 +1,4 @@
-"""What MLflow says of a sweep and its trials in words and settings. Pure."""
+"""Descriptions of a sweep and its trials for MLflow, in words and settings. Pure."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 from sweeper.records import TrialRecord
 
 SWEEPS_IN_NOTE = 30
-"""The newest sweeps that the experiment's description lists."""
+"""Number of newest sweeps in the experiment's description."""
 _IN_FIRST_LINE = 4
 
 
 def main_settings(spec: Mapping[str, Any]) -> dict[str, str]:
-    """Return the settings of a resolved spec that tell its sweep from others, as parameters of the sweep's run.
+    """Return the settings of a resolved spec that distinguish its sweep, as parameters of the sweep's run.
 
-    Nothing is among them that a resumed sweep may change: MLflow refuses another value of a parameter.
+    Settings that a resumed sweep may change are left out, because MLflow refuses another value of a parameter.
     """
     model, train, search = (spec.get(section) or {} for section in ("model", "train", "search"))
     test = (spec.get("evaluate") or {}).get("test") or {}
@@ -55,16 +55,20 @@ class ImageSetInput:
 
     name: str
     digest: str
-    """Of its settings and of what the sweep works on; 32 characters."""
+    """Digest of its settings and of the sweep's data; 32 characters."""
     kind: str
     settings: str
-    """JSON."""
+    """Settings as JSON text."""
     context: str
-    """What it is used for: ``training``, ``search``, ``test``, or several of them."""
+    """Use of the set: ``training``, ``search``, ``test``, or several of them."""
 
 
 def image_set_inputs(spec: Mapping[str, Any], data_digest: str) -> list[ImageSetInput]:
-    """Return the image sets of a resolved spec. ``data_digest``: of everything that is trained and searched on."""
+    """Return the image sets of a resolved spec.
+
+    Args:
+        data_digest: digest of all data for training and search.
+    """
     evaluate = spec.get("evaluate") or {}
     used = {
         "training": [(spec.get("train") or {}).get("set")],

@@ -1,6 +1,6 @@
-"""What the driver says of a sweep: events, told apart by their type. JSON exists in the outbox only.
+"""Events of a sweep from the driver, distinguished by their type. JSON is used in the outbox only.
 
-Keys on disk are those of the first version; outboxes of earlier versions are read too.
+Keys on disk are those of the first version; outboxes of earlier versions can be read.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ class Event:
     """Something that happened to a sweep."""
 
     time_ms: int = field(default_factory=_now_ms, compare=False)
-    """When it happened, in milliseconds since 1970."""
+    """Time of the event, in milliseconds since 1970."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepStarted(Event):
-    """At the start and at every resume."""
+    """A sweep was started or resumed."""
 
     spec: dict[str, Any]
     """The resolved spec."""
     tags: dict[str, str]
-    """Of the sweep's run."""
+    """Tags of the sweep's run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialStarted(Event):
-    """At the start and at every further attempt."""
+    """A trial was started, or a further attempt at it."""
 
     trial: int
     parameters: dict[str, Any]
     seed: int
     slot: int | None
     tags: dict[str, str]
-    """Of the trial's run."""
+    """Tags of the trial's run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class TrialReported(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class TrialEnded(Event):
-    """Complete, stopped or failed."""
+    """A trial is complete, stopped or failed."""
 
     record: TrialRecord
     costs: dict[str, float]
@@ -66,7 +66,7 @@ class TrialEnded(Event):
 @dataclass(frozen=True, kw_only=True)
 class HypervolumeChanged(Event):
     finished: int
-    """Trials of the search that have ended."""
+    """Number of trials of the search that have ended."""
     hypervolume: float
 
 
@@ -80,16 +80,16 @@ class MeasuredPoint:
 
 @dataclass(frozen=True, kw_only=True)
 class FrontMember:
-    """The member of the front that stands for its trial in tables of trials."""
+    """The member of the front that represents its trial in tables of trials."""
 
     trial: int
     name: str
-    """Its name, and the names of the trial's other members with their strengths; ``member`` where none has one."""
+    """Its name, and the names of the trial's other members with their strengths; ``member`` if none has a name."""
     strength: float
     validation: dict[str, float]
-    """Goals, as the front has them."""
+    """Goals as shown on the front."""
     test: dict[str, float]
-    """Goals; empty before it is measured."""
+    """Goals on test; empty before they are measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +99,9 @@ class FrontUpdated(Event):
     note: str
     """The front in Markdown."""
     members: tuple[FrontMember, ...]
-    """One per trial that has members."""
+    """One member for each trial that has members."""
     table: list[dict[str, Any]]
-    """``rendering.table.rows``."""
+    """Rows of ``rendering.table.rows``."""
     tests: tuple[MeasuredPoint, ...]
 
 
@@ -112,18 +112,22 @@ class SweepEnded(Event):
     open: tuple[int, ...]
     """Trials that have not ended."""
     costs: dict[str, float]
-    """Of the sweep so far, further metrics by name."""
+    """Costs of the sweep so far, further metrics by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Unreadable(Event):
-    """A line that is no event of this version."""
+    """A line that is not an event of this version."""
 
     problem: str
 
 
 def to_json(event: Event) -> dict[str, Any]:
-    """Return the line of an event. Raise TypeError for an ``Unreadable`` one, which has none."""
+    """Return the line of an event.
+
+    Raises:
+        TypeError: the event is ``Unreadable`` and has no line.
+    """
     return {"time": event.time_ms, **_content(event)}
 
 
@@ -155,7 +159,7 @@ def _content(event: Event) -> dict[str, Any]:
 
 
 def from_json(line: Mapping[str, Any]) -> Event:
-    """Return the event of a line; an ``Unreadable`` one where the line is no event of this version."""
+    """Return the event of a line; an ``Unreadable`` event if the line is not an event of this version."""
     try:
         return _event(line)
     except KeyError as error:

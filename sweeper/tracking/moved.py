@@ -1,4 +1,4 @@
-"""A storage that was moved or copied: its own MLflow database names its artifacts by where they lay before."""
+"""A storage that was moved or copied: its own MLflow database names artifacts by their old paths."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ _COLUMNS = (
     ("model_versions", "storage_location"),
     ("logged_models", "artifact_location"),
 )
-"""Where MLflow keeps places of artifacts; it has no call that changes them (3.17)."""
+"""Columns in which MLflow stores paths of artifacts; it has no call that changes them (3.17)."""
 _WAIT_S = 20.0
 
 
 def bring_home(store: Store) -> str | None:
-    """Have the artifacts in a storage's own database begin where the storage lies now.
+    """Replace the old path of a storage by its present path in its own database's artifact paths.
 
-    Return a line that says so; None where nothing had to be changed, or could be (a database of an earlier MLflow, one
-    that may not be written to).
+    Returns:
+        A line about the change; None if nothing had to be changed, or could be changed (a database of an earlier
+            MLflow, or without write permission).
     """
     database = store.own_database
     if database is None or store.artifacts is None or not database.is_file():
@@ -50,7 +51,7 @@ def bring_home(store: Store) -> str | None:
 
 
 def _home_of(uri: str | None, artifacts: Path) -> str | None:
-    """Return where artifacts lie now; None where ``uri`` is right, or is the place of something else."""
+    """Return the present path of artifacts; None if ``uri`` is right, or is the path of other artifacts."""
     path = None if uri is None else _path(uri)
     if path is None or path.is_relative_to(artifacts):
         return None
@@ -58,12 +59,12 @@ def _home_of(uri: str | None, artifacts: Path) -> str | None:
     if not within:
         return None
     home = artifacts / path.relative_to(within[-1])
-    # A copy has both places. Where only the old one is there, somebody tracks to this database from elsewhere.
+    # A copy has both paths. If only the old one exists, another storage tracks to this database.
     return home.as_uri() if home.exists() or not path.exists() else None
 
 
 def _path(uri: str) -> Path | None:
-    """Return the folder that a URI of artifacts names; None where it names none on this machine."""
+    """Return the folder that a URI of artifacts names; None if it names none on this machine."""
     parts = urlsplit(uri)
     if parts.scheme == "file":
         return Path(unquote(parts.path))

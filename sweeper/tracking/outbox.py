@@ -1,7 +1,8 @@
-"""What waits to be sent to MLflow: events as JSON lines on disk, and how far they were sent.
+"""The outbox of tracking: events as JSON lines on disk, and how many of them were sent to MLflow.
 
-One process appends (the driver), one reads (the sender of ``tracking``). An event counts once its line is complete and
-on disk; a line torn by a kill was never acknowledged and is cut off when the outbox is opened again for appending.
+One process appends (the driver), one reads (the sender of ``tracking``). An event counts when its line is complete and
+on disk. A line that a kill has left incomplete was never acknowledged and is removed when the outbox is opened again
+for appending.
 """
 
 from __future__ import annotations
@@ -23,23 +24,23 @@ class Entry:
 
     event: Event
     line: dict[str, Any]
-    """The event as it stands on disk."""
+    """The event as stored on disk."""
     end: int
     """Offset in bytes behind the line."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cursor:
-    """Which part of the outbox a store has been sent."""
+    """The part of the outbox that a store has received."""
 
     uri: str | None = None
-    """Of the store; another store starts from the first event."""
+    """URI of the store; another store starts from the first event."""
     offset: int = 0
-    """Bytes of the outbox that were sent."""
+    """Number of bytes of the outbox that were sent."""
     front_waits: bool = False
-    """Whether the newest front's files are still to be uploaded."""
+    """Whether the newest front's files have not been uploaded yet."""
     problem: str | None = None
-    """Why nothing can be sent now."""
+    """Reason why nothing can be sent now; None if there is none."""
 
 
 class Outbox:
@@ -51,7 +52,7 @@ class Outbox:
         self._lock = threading.Lock()
 
     def mend(self) -> None:
-        """Cut off a torn last line. Only for the process that appends."""
+        """Remove an incomplete last line. Only the process that appends may call this."""
         if not self.path.exists():
             return
         with self.path.open("rb+") as file:
@@ -60,7 +61,11 @@ class Outbox:
                 file.truncate(text.rfind(b"\n") + 1)
 
     def append(self, event: Event) -> None:
-        """Add one event; it is on disk when this returns. Raise OSError."""
+        """Add one event; it is on disk when this returns.
+
+        Raises:
+            OSError: the disk fails.
+        """
         line = json.dumps(to_json(event), default=str) + "\n"
         with self._lock, self.path.open("ab") as file:
             start = file.tell()
@@ -69,16 +74,16 @@ class Outbox:
                 file.flush()
                 os.fsync(file.fileno())
             except OSError:
-                # A full disk may take half a line; the next event must not be glued to it.
+                # A full disk may accept half a line; the next event must not be appended to it.
                 os.ftruncate(file.fileno(), start)
                 raise
 
     def size(self) -> int:
-        """Return the bytes of complete and torn lines."""
+        """Return the size of the outbox in bytes, including an incomplete last line."""
         return self.path.stat().st_size if self.path.exists() else 0
 
     def read(self, offset: int = 0, limit: int | None = None) -> list[Entry]:
-        """Return up to ``limit`` entries from ``offset`` on; a torn line ends them."""
+        """Return up to ``limit`` entries from ``offset`` on; an incomplete line ends them."""
         entries: list[Entry] = []
         if not self.path.exists():
             return entries
@@ -94,7 +99,7 @@ class Outbox:
         return entries
 
     def cursor(self) -> Cursor:
-        """Return the cursor as last saved; at the start where there is none, and where the file is damaged."""
+        """Return the last saved cursor; one at the start if there is none or the file is damaged."""
         saved = read_if_whole(self._cursor_path)
         if saved is None or not isinstance(saved.get("offset", 0), int):
             return Cursor()
@@ -113,5 +118,5 @@ def _parse(text: bytes) -> dict[str, Any]:
         line = json.loads(text)
     except ValueError:
         line = None
-    # Kept, so that the sender reports the line that nobody can read.
+    # Kept, so that the sender reports the unreadable line.
     return line if isinstance(line, dict) else {"kind": "unreadable", "line": text.decode(errors="replace")}

@@ -1,4 +1,4 @@
-"""Everything that is sent to MLflow. All of it can be sent again."""
+"""All data that are sent to MLflow. Each record can be sent again without harm."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ _FRONT_FILES = (
     "proxy.json",
 )
 _METRICS_PER_CALL = 800
-"""MLflow takes 1000 metrics, params and tags together in a call."""
+"""Metrics in one call: MLflow allows 1000 metrics, params and tags together."""
 _TAG_LENGTH = 7900
 _IS_SWEEP, _GOALS = "sweeper.is_sweep", "sweeper.goals"
-"""Tags of the runs of sweeps; metrics of the goals, with commas between them."""
+"""Tags of the runs of sweeps: a marker, and the metrics of the goals with commas between them."""
 _HYPERVOLUME = "front/hypervolume"
-"""Charts are in the order of the alphabet, by what stands before the slash."""
+"""Name of a metric; MLflow sorts charts by the part before the slash, in alphabetical order."""
 _STATUS = {
     "complete": "FINISHED", "stopped": "KILLED", "failed": "FAILED", "interrupted": "KILLED", "running": "RUNNING",
 }  # fmt: skip
@@ -71,7 +71,7 @@ def _locked(path: Path) -> Iterator[None]:
 def mlflow_environment() -> Iterator[None]:
     """Set variables that MLflow reads at each request, so that it sends nothing twice and prints nothing.
 
-    To be entered before the first call of this module, by the process or command that talks to MLflow.
+    To be entered before the first call of this module, by the process or command that uses MLflow.
     """
     before = dict(os.environ)
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
@@ -94,7 +94,7 @@ def mlflow_environment() -> Iterator[None]:
 def create_store(store: Store) -> Any:
     """Open ``store`` and return its MlflowClient.
 
-    A fresh database is made under a file lock: MLflow 3.17's migration breaks when two processes open it at once.
+    A new database is made under a file lock: MLflow 3.17's migration breaks when two processes open it at once.
     """
     from mlflow import MlflowClient
 
@@ -116,17 +116,17 @@ class _Run:
 
 @dataclass
 class _Batch:
-    """What a batch of events says about a run."""
+    """The records of a batch of events for one run."""
 
     params: dict[str, Any] = field(default_factory=dict)
     metrics: list[tuple[str, float, int, int]] = field(default_factory=list)
-    """(key, value, time in ms, step)"""
+    """(key, value, time in ms, step) of each metric."""
     tags: dict[str, str] = field(default_factory=dict)
     status: tuple[str, int] | None = None
 
 
 class Projection:
-    """The runs of a sweep in a store. Methods raise whatever MLflow raises."""
+    """The runs of a sweep in a store. Methods raise MLflow's errors."""
 
     def __init__(self, folder: Path, name: str, sweep_id: str, store: Store) -> None:
         self.folder, self.name, self.sweep_id, self.store = folder, name, sweep_id, store
@@ -135,7 +135,7 @@ class Projection:
         self.parent: _Run | None = None
         self.trials: dict[int, _Run] = {}
         self._goals: list[str] = []
-        """Metrics of the sweep's goals, as its start says."""
+        """Metrics of the sweep's goals, from its first event."""
 
     # --- finding runs -------------------------------------------------------------------------------------------------
 
@@ -229,13 +229,13 @@ class Projection:
     # --- sending ------------------------------------------------------------------------------------------------------
 
     def send(self, events: Sequence[Event]) -> None:
-        """Send what happened, except for fronts (see ``send_front``)."""
+        """Send events, except for fronts (see ``send_front``)."""
         batches: dict[str, _Batch] = defaultdict(_Batch)
         known = len(self.trials)
         for event in events:
             self._gather(event, batches)
         if len(self.trials) > known:
-            self._save_runs()  # once for all new ones
+            self._save_runs()  # once for all new runs
         for run_id, batch in batches.items():
             self._log(run_id, batch)
         if any(isinstance(event, SweepStarted | SweepEnded) for event in events):
@@ -259,7 +259,7 @@ class Projection:
                 metric = (_HYPERVOLUME, event.hypervolume, event.time_ms, event.finished)
                 batches[self._parent(event.time_ms).run_id].metrics.append(metric)
             case FrontUpdated():
-                pass  # the newest only, by ``send_front``
+                pass  # only the newest front is sent, by ``send_front``
             case SweepEnded():
                 self._gather_sweep_end(event, batches)
             case Unreadable():
@@ -382,13 +382,13 @@ class Projection:
         for measured in front.tests:
             run = self.trials[measured.trial]
             prefix, step = _curve("test", measured.point)
-            # The run's own start time, so that the same point sent again is the same point.
+            # With the run's own start time, a point that is sent again is the same point in MLflow.
             metrics = [(f"{prefix}/{key}", value, run.start_time, step) for key, value in measured.point.values.items()]
             self._log(run.run_id, _Batch(metrics=metrics))
         self._describe_experiment()
 
     def _describe_experiment(self) -> None:
-        """Have the experiment's description list the newest sweeps, with links to their fronts and trials."""
+        """Set the experiment's description to the newest sweeps, with links to their fronts and trials."""
         found = self.client.search_runs(
             [self.experiment_id],
             f"tags.`{_IS_SWEEP}` = 'true'",
@@ -442,7 +442,7 @@ def _report_metrics(report: Report) -> dict[str, float]:
 
 
 def _member_metrics(member: FrontMember, time_ms: int) -> list[tuple[str, float, int, int]]:
-    """Return metrics of a member with the three decimals that the front shows: MLflow shows the newest value."""
+    """Return a member's metrics with the three decimals that the front shows; MLflow shows the newest value."""
     values = {"strength": member.strength, **member.validation}
     values |= {f"test/{goal}": value for goal, value in member.test.items()}
     return [(f"front/{name}", round(value, 3), time_ms, 0) for name, value in values.items()]

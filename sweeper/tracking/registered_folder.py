@@ -1,4 +1,4 @@
-"""An exported folder as MLflow's models are: ``mlflow.pyfunc.load_model`` gives a classifier that answers."""
+"""An exported folder in the format of MLflow's models: ``mlflow.pyfunc.load_model`` returns a classifier."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ CLASSIFIER = Path(__file__).with_name("classifier.py")
 CLIP = "clip"
 """Name of the exported folder among the artifacts: ``artifacts/clip``, which plain open_clip loads too."""
 PACKAGES = ("torch", "open_clip_torch", "mlflow", "pandas", "pillow")
-"""What the classifier imports."""
+"""Packages that the classifier imports."""
 
 
 def write_registered(exported: Path, target: Path) -> None:
-    """Write the folder of a registered version. ``target`` is not there yet. Raise whatever MLflow raises."""
+    """Write the folder of a registered version. Raises MLflow's errors.
+
+    Args:
+        target: a folder that does not exist yet.
+    """
     from mlflow.models import ModelSignature
     from mlflow.pyfunc import save_model
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
@@ -29,8 +33,8 @@ def write_registered(exported: Path, target: Path) -> None:
         ),
     )
     with TemporaryDirectory() as scratch, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it asks for an example of input, which it would run the model on
-        named = Path(scratch, CLIP)  # MLflow names its copy after the folder, and follows no links
+        warnings.simplefilter("ignore")  # MLflow asks for an example of input, which it would run the model on
+        named = Path(scratch, CLIP)  # MLflow names its copy after the folder, and does not follow links
         shutil.copytree(exported, named)
         save_model(
             path=str(target),

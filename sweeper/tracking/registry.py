@@ -37,7 +37,11 @@ class Registered:
 
 
 def check_names(name: str, alias: str) -> None:
-    """Raise UserError for what MLflow would refuse."""
+    """Check that MLflow accepts a model's name and an alias.
+
+    Raises:
+        UserError: it would refuse one of them.
+    """
     if not _NAME.fullmatch(name):
         raise UserError(f"--register-as {name!r}: the name of a registered model has no / : % or quotes")
     if not _ALIAS.fullmatch(alias):
@@ -45,7 +49,7 @@ def check_names(name: str, alias: str) -> None:
 
 
 def default_alias(pick: str, strength: float | None) -> str:
-    """``most robust`` -> ``most-robust``, ``7`` at strength 0.5 -> ``trial-7-at-0-5``."""
+    """Return the alias of a pick: ``most robust`` -> ``most-robust``, ``7`` at strength 0.5 -> ``trial-7-at-0-5``."""
     words = f"trial {pick}" if pick.strip().isdigit() else pick
     if strength is not None:
         words += f" at {'minus ' if strength < 0 else ''}{abs(strength):g}"
@@ -55,9 +59,10 @@ def default_alias(pick: str, strength: float | None) -> str:
 def register(sweep: SweepFolder, tracking_uri: str | None, exported: Path, name: str, alias: str) -> Registered:
     """Upload an exported folder to the run of its trial, as a model that MLflow loads, and give its version ``alias``.
 
-    Weights that ``name`` has already make no second version: its files and tags are brought up to date.
+    Weights that ``name`` already has do not make a second version; the files and tags of the version are updated.
 
-    Raise UnavailableError where MLflow has no run of the trial, or cannot be reached.
+    Raises:
+        UnavailableError: MLflow has no run of the trial, or cannot be reached.
     """
     store, runs = _store(sweep, tracking_uri)
     bring_home(store)
@@ -68,7 +73,7 @@ def register(sweep: SweepFolder, tracking_uri: str | None, exported: Path, name:
     try:
         with mlflow_environment():
             version, new = _add_version(create_store(store), run_id, exported, record, name, alias)
-    except Exception as error:  # requests', SQLAlchemy's and MLflow's own: the model is exported whatever it is
+    except Exception as error:  # errors of requests, SQLAlchemy or MLflow; the model is exported in any case
         raise UnavailableError(f"MLflow at {store.shown_uri}: {str(error).splitlines()[0][:300]}") from error
     return Registered(name, version, alias, new=new)
 
@@ -76,7 +81,7 @@ def register(sweep: SweepFolder, tracking_uri: str | None, exported: Path, name:
 def _add_version(
     client: Any, run_id: str, exported: Path, record: ExportRecord, name: str, alias: str
 ) -> tuple[str, bool]:
-    """Return the version, and whether it was made now. Raise whatever MLflow raises."""
+    """Return the version, and whether it was made now. Raises MLflow's errors."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -107,7 +112,7 @@ def _add_version(
 
 
 def _store(sweep: SweepFolder, tracking_uri: str | None) -> tuple[Store, Runs]:
-    """Return the store that has the sweep's runs: that of ``tracking_uri``, else wherever they are."""
+    """Return the store with the sweep's runs: that of ``tracking_uri``, or else the one they were sent to."""
     runs = find_runs(sweep.path)
     if runs is None:
         raise UnavailableError(f"MLflow has no runs of sweep {sweep.name}; `{sweep.command('resume')}` sends them")
@@ -117,7 +122,7 @@ def _store(sweep: SweepFolder, tracking_uri: str | None) -> tuple[Store, Runs]:
             raise UnavailableError(f"the runs of sweep {sweep.name} are in {runs.uri}, not in {store.shown_uri}")
         store = find_store(sweep.storage, runs.uri)
     if store.uri.startswith("sqlite:///") and not Path(store.uri.removeprefix("sqlite:///").partition("?")[0]).exists():
-        raise UnavailableError(f"the runs of sweep {sweep.name} were in {store.uri}, which is gone")
+        raise UnavailableError(f"the runs of sweep {sweep.name} were in {store.uri}, which does not exist any more")
     return store, runs
 
 

@@ -1,4 +1,4 @@
-"""Taking a sweep's runs out of MLflow."""
+"""Removal of a sweep's runs from MLflow."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from sweeper.tracking.runs import Store, find_runs, find_store
 
 
 def store_of(sweep: SweepFolder, tracking_uri: str | None) -> Store | None:
-    """Return the store that has a sweep's runs; None where it has none. Raise UserError for a URI of no store."""
+    """Return the store with a sweep's runs; None if it has no runs.
+
+    Raises:
+        UserError: the URI does not name a store.
+    """
     runs = find_runs(sweep.path)
     if runs is None:
         return None
@@ -21,11 +25,15 @@ def store_of(sweep: SweepFolder, tracking_uri: str | None) -> Store | None:
 
 
 def remove_runs(sweep: SweepFolder, store: Store) -> tuple[int, int]:
-    """Delete the runs of a sweep; return how many were deleted, and how many stay because the registry has models of
-    them.
+    """Delete the runs of a sweep.
 
-    MLflow keeps a deleted run until ``mlflow gc``; the artifacts that lie in the sweep's own storage go at once.
-    Raise UnavailableError where MLflow cannot be reached.
+    MLflow keeps a deleted run until ``mlflow gc``; artifacts in the sweep's own storage are deleted at once.
+
+    Returns:
+        The number of deleted runs, and the number of runs that stay because the registry has models from them.
+
+    Raises:
+        UnavailableError: MLflow cannot be reached.
     """
     from mlflow.exceptions import MlflowException
 
@@ -47,7 +55,7 @@ def remove_runs(sweep: SweepFolder, store: Store) -> tuple[int, int]:
                     if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # deleted before
                         raise
                 deleted.append(run)
-    except Exception as error:  # requests', SQLAlchemy's and MLflow's own
+    except Exception as error:  # errors of requests, SQLAlchemy or MLflow
         raise UnavailableError(f"MLflow at {store.shown_uri}: {str(error).splitlines()[0][:300]}") from error
     if store.own_database is not None and store.artifacts is not None:
         for run in deleted:

@@ -1,4 +1,4 @@
-"""Where a sweep's MLflow runs are: the store, the run of each trial, and links that open them. No MLflow import."""
+"""The MLflow runs of a sweep: their store, the run of each trial, and links that open them. Does not import MLflow."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from sweeper.errors import UserError
 from sweeper.storage.files import read_if_whole, replace_text
 
 EXPERIMENT = "sweeper"
-"""All sweeps of a store are parent runs of this experiment, unless MLFLOW_EXPERIMENT_NAME names another."""
+"""Experiment of all sweeps of a store, which are its parent runs, unless MLFLOW_EXPERIMENT_NAME names another one."""
 
 DATABASE = "mlflow.db"
-"""In a storage, unless another store is named."""
+"""File in a storage that is used unless another store is named."""
 _MACHINE_LEARNING = "workflowType=machine_learning"
-"""Without it MLflow 3.17 opens in its GenAI workspace, where runs are hidden."""
+"""Parameter of addresses without which MLflow 3.17 opens in its GenAI workspace, where runs are hidden."""
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 
 
@@ -30,7 +30,7 @@ class Store:
 
     uri: str
     artifacts: Path | None = None
-    """Folder of the artifacts; None where the server decides."""
+    """Folder of the artifacts; None if the server decides."""
 
     @property
     def is_server(self) -> bool:
@@ -39,7 +39,7 @@ class Store:
 
     @property
     def own_database(self) -> Path | None:
-        """Return the SQLite file that lies in the storage itself, beside its artifacts; None for any other store."""
+        """Return the SQLite file in the storage itself, beside its artifacts; None for any other store."""
         if self.artifacts is None or self.uri != _own_uri(self.artifacts.parent):
             return None
         return self.artifacts.parent / DATABASE
@@ -51,7 +51,7 @@ class Store:
 
 
 def shown_uri(uri: str) -> str:
-    """Return the URI of a store without the user and password in it."""
+    """Return the URI of a store without user and password."""
     parts = urlsplit(uri)
     return uri if "@" not in parts.netloc else urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
@@ -61,9 +61,10 @@ def _own_uri(storage: Path) -> str:
 
 
 def find_store(storage: Path, tracking_uri: str | None = None) -> Store:
-    """Return the store to use: ``tracking_uri``, else MLFLOW_TRACKING_URI, else ``<storage>/mlflow.db``.
+    """Return the store to use: ``tracking_uri``, or MLFLOW_TRACKING_URI, or ``<storage>/mlflow.db``.
 
-    Raise UserError for a URI that MLflow 3.13 and later cannot track to (its file store was removed, mlflow#18534).
+    Raises:
+        UserError: MLflow 3.13 and later cannot track to the URI (its file store was removed, mlflow#18534).
     """
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     storage = storage.resolve()
@@ -85,7 +86,7 @@ class Runs:
     """The runs of one sweep."""
 
     uri: str
-    """Of the store, without a password."""
+    """URI of the store, without a password."""
     experiment_id: str
     sweep_id: str
     parent: str
@@ -112,7 +113,7 @@ class Runs:
         return f"sweeper-{self.sweep_id}-{name}"
 
     def views(self, goals: Sequence[str]) -> dict[str, str]:
-        """Return the experiment's tags that keep the tables of trials behind ``links``: filter, order and columns."""
+        """Return the experiment's tags that hold the tables of trials behind ``links``: filter, order and columns."""
         trials = f"tags.`sweeper.sweep_id` = '{self.sweep_id}' and tags.`sweeper.trial` != ''"
         filters = {"front": f"{trials} and tags.`sweeper.on_front` = 'true'", "trials": trials}
         views = {self._view_key(name): _view(query, goals, on_front=name == "front") for name, query in filters.items()}
@@ -120,9 +121,10 @@ class Runs:
 
 
 def _view(query: str, goals: Sequence[str], *, on_front: bool) -> str:
-    """Return the state of the table of runs in MLflow 3.17's pages. All keys are needed.
+    """Return the state of the table of runs in MLflow 3.17's pages, which requires all keys.
 
-    ``on_front``: whether trials are shown as the front has them, else as they ended.
+    Args:
+        on_front: whether to show trials with the values of the front, not with those at their end.
     """
     columns = [f"metrics.`{goal}`" for goal in goals] + ["metrics.`usage/duration_s`"]
     if on_front:
@@ -132,7 +134,7 @@ def _view(query: str, goals: Sequence[str], *, on_front: bool) -> str:
     state = {
         "searchFilter": query, "startTime": "ALL", "lifecycleFilter": "Active", "datasetsFilter": [],
         "modelVersionFilter": "All Runs", "selectedColumns": ["attributes.`Created`", *columns],
-        # Ordered by anything but time, trials are listed themselves and not folded into their sweep.
+        # With any order but time, trials are listed themselves and not folded into their sweep.
         "orderByKey": f"metrics.`{'front/' if on_front else ''}{goals[0]}`", "orderByAsc": False,
         "columnOrder": [], "columnWidths": {}, "runsExpanded": {}, "runsPinned": [], "runsHidden": [],
         "runsVisibilityMap": {}, "runsHiddenMode": "FIRST_10_RUNS", "viewMaximized": False, "runListHidden": False,
@@ -148,8 +150,10 @@ def save_runs(folder: Path, runs: Runs) -> None:
 
 
 def find_runs(folder: Path) -> Runs | None:
-    """Return the runs of the sweep in ``folder``; None before MLflow has made any, and where the file is damaged: the
-    sender then finds them by their tags."""
+    """Return the runs of the sweep in ``folder``; None before MLflow has made any, and if the file is damaged.
+
+    The sender finds runs by their tags if the file is damaged.
+    """
     saved = read_if_whole(folder / "tracking.runs.json")
     if saved is None:
         return None

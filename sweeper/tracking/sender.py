@@ -1,4 +1,4 @@
-"""The sending side of tracking: reads a sweep's outbox and sends it to MLflow, in a process of its own."""
+"""The sender of tracking: reads a sweep's outbox and sends it to MLflow, in its own process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sweeper.tracking.projection import Projection, mlflow_environment
 from sweeper.tracking.runs import Store
 
 _FRONT_EVERY_S = 15.0
-"""Between uploads of the front: the HTML page has 5 MB."""
+"""Least seconds between uploads of the front."""
 _GATHER_S = 0.3
 _GATHER_MOST_S = 2.0
 _RETRY_S = (0.5, 30.0)
@@ -48,7 +48,7 @@ class _Sender:
         """Whether the last step left events behind."""
 
     def step(self) -> bool:
-        """Send the next events; return whether there may be more. Raise whatever MLflow raises."""
+        """Send the next events; return whether there may be more. Raises MLflow's errors."""
         if self.projection.client is None:
             self._connect()
         single = self.cursor.offset < self.single_until
@@ -61,7 +61,7 @@ class _Sender:
             if not entries or not self.projection.refuses(error):
                 raise
             if single and self.refused_at == self.cursor.offset:
-                # Refused twice, the second time after MLflow's runs were read again: it must not hold up the others.
+                # Refused twice, the second time after MLflow's runs were read again: it must not block the others.
                 self._set_aside(entries[0], error)
                 return True
             self.single_until, self.refused_at = max(self.single_until, entries[-1].end), self.cursor.offset
@@ -81,10 +81,10 @@ class _Sender:
         return False
 
     def failed(self, error: Exception) -> None:
-        """Note an outage; the next step connects again and reads which runs MLflow has."""
+        """Note an outage; the next step connects again and reads MLflow's runs."""
         self.projection.disconnect()
         _logger.warning("%s", error, exc_info=error)
-        with contextlib.suppress(OSError):  # a full disk: it is said with the next outage that it takes
+        with contextlib.suppress(OSError):  # a full disk: the problem is saved at the next outage
             self._save(problem=f"{type(error).__name__}: {error}".splitlines()[0][:300])
 
     def _connect(self) -> None:
@@ -92,7 +92,7 @@ class _Sender:
         sent = [entry.event for entry in self.outbox.read() if entry.end <= self.cursor.offset]
         if self.projection.lacks(sent):
             self.cursor = replace(self.cursor, offset=0)
-        # An upload may have been cut short by whatever ended the last sender: the newest front is sent once more.
+        # The end of the last sender may have interrupted an upload: the newest front is sent once more.
         self.front = next((event for event in reversed(sent) if isinstance(event, FrontUpdated)), None)
 
     def _set_aside(self, entry: Entry, error: Exception) -> None:
@@ -108,13 +108,13 @@ class _Sender:
 
 
 class _Wakes:
-    """What the driver writes to standard input: a newline per event, ``f`` to hurry; its end ends the sender."""
+    """Messages of the driver on standard input: a newline for each event, ``f`` to hurry; its end ends the sender."""
 
     def __init__(self) -> None:
         self.ended = False
 
     def wait(self, timeout_s: float | None) -> bytes:
-        """Return what was written, after at most ``timeout_s``."""
+        """Return the messages, after at most ``timeout_s`` seconds."""
         if not select.select([0], [], [], timeout_s)[0]:
             return b""
         message = os.read(0, 65536)
@@ -144,8 +144,8 @@ def _serve(sender: _Sender, wakes: _Wakes) -> None:
             continue
         retry_s = _RETRY_S[0]
         if more:
-            # MLflow takes a call per trial, however many metrics it carries: where a sweep is fast, the sender gathers
-            # events for as long as the last calls took.
+            # MLflow takes a call per trial, with any number of metrics: in a fast sweep, the sender gathers events for
+            # as long as the last calls took.
             took_s = time.monotonic() - began_s
             if not sender.hurry and not sender.full and wakes.hurry_within(min(took_s, _GATHER_MOST_S)):
                 sender.hurry = True
@@ -175,7 +175,7 @@ def main() -> None:
                 break
             except BlockingIOError:  # the sender of a killed driver is about to end
                 wakes.wait(0.2)
-        with contextlib.suppress(ImportError):  # said when it is needed
+        with contextlib.suppress(ImportError):  # reported when it is needed
             importlib.import_module("mlflow")  # takes seconds, while the sweep's workers start
         wakes.wait(None)
         store = Store(uri=settings["uri"], artifacts=artifacts)

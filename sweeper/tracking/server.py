@@ -31,8 +31,14 @@ def ui(
 ) -> None:
     """Start ``mlflow server`` on the store of the sweeps and echo links to them; return after Ctrl-C.
 
-    Where the store is a server already, only the links are echoed. Without ``name`` these are of all sweeps in
-    ``storage``. Raise UserError for a name or store without runs, UnavailableError where the server does not start.
+    If the store is a server already, only the links are echoed.
+
+    Args:
+        name: a sweep; None: all sweeps in ``storage``.
+
+    Raises:
+        UserError: the name or store has no runs.
+        UnavailableError: the server does not start.
     """
     store = find_store(storage, tracking_uri)
     sweeps = _sweeps(storage, name, store)
@@ -85,7 +91,12 @@ def _echo_links(sweeps: dict[str, Runs], base: str, echo: Callable[[str], None])
 
 
 def free_port(host: str, port: int) -> int:
-    """Return the first free port from ``port`` on; raise UnavailableError where none of the next hundred is free."""
+    """Return the first free port from ``port`` on.
+
+    Raises:
+        UnavailableError: none of the next hundred ports is free.
+        UserError: the port needs root's rights, or the host is not this machine.
+    """
     for candidate in range(port, min(port + _PORTS, 65536)):
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -94,7 +105,7 @@ def free_port(host: str, port: int) -> int:
             except PermissionError as error:
                 raise UserError(f"port {candidate} needs root's rights; choose one above 1023") from error
             except socket.gaierror as error:
-                raise UserError(f"host {host!r} is no address of this machine: {error.strerror}") from error
+                raise UserError(f"host {host!r} is not an address of this machine: {error.strerror}") from error
             except OSError:
                 continue
             return candidate
@@ -103,7 +114,7 @@ def free_port(host: str, port: int) -> int:
 
 @contextlib.contextmanager
 def _signals_as_ctrl_c() -> Iterator[None]:
-    """Raise KeyboardInterrupt for SIGTERM and, unless it is ignored (nohup), SIGHUP: a terminal that was closed."""
+    """Turn SIGTERM and, unless it is ignored (nohup), SIGHUP (closed terminal) into KeyboardInterrupt in the block."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -119,9 +130,10 @@ def _signals_as_ctrl_c() -> Iterator[None]:
 
 @contextlib.contextmanager
 def serving(store: Store, storage: Path, host: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """Run an ``mlflow server`` as long as the context lasts; it logs to ``<storage>/mlflow-server.log``.
+    """Run an ``mlflow server`` inside the context; it logs to ``<storage>/mlflow-server.log``.
 
-    Raise UnavailableError where it does not come up within three minutes.
+    Raises:
+        UnavailableError: it does not answer within three minutes.
     """
     command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", store.uri]

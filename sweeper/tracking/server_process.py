@@ -1,6 +1,6 @@
-"""Runs an MLflow server as long as standard input is open: it ends with whoever started it, however that ends.
+"""Runs an MLflow server as long as standard input is open: it ends with the process that started it.
 
-``python server_process.py COMMAND...``; imports nothing but the standard library.
+``python server_process.py COMMAND...``; imports only the standard library.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import sys
 import threading
 
 END_S = 10.0
-"""How long the server has to end by itself."""
+"""Seconds that the server has to end by itself."""
 
 
 def main() -> int:
-    """Return the exit code of the command, which runs in a group of processes of its own."""
+    """Return the exit code of the command, which runs in its own process group."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     server = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, process_group=0)

@@ -1,9 +1,8 @@
-"""The driver's side of tracking: what happens to a sweep appears in MLflow exactly once, whichever process dies.
+"""The driver's side of tracking: each event of a sweep appears in MLflow exactly once, even if processes die.
 
-The driver's ``Tracker`` only appends events to the sweep's outbox. A process of its own (``sender``) sends the events
-in order, so that neither MLflow's import (5 s) nor an absent server costs the sweep anything. Whatever is sent can be
-sent again: a run is searched for by its tags before it is created, metrics carry the event's time, the rest is
-overwritten.
+The driver's ``Tracker`` only appends events to the sweep's outbox. Another process (``sender``) sends the events in
+order, so that neither MLflow's import (5 s) nor an absent server delays the sweep. All records can be sent again: a run
+is searched for by its tags before it is created, metrics carry the event's time, the rest is overwritten.
 """
 
 from __future__ import annotations
@@ -43,22 +42,30 @@ from trainables.records import Point, Report
 
 _RESTART_S = 10.0
 _SENDER_CLOSE_S = 10.0
-"""For the request that the sender has under way."""
+"""Seconds for the sender's present request."""
 
 _logger = logging.getLogger(__name__)
 
 
 class Tracker:
-    """The driver's side. No method raises into the sweep, and only ``flush`` waits for MLflow, up to its timeout.
+    """The driver's side. No method raises an error into the sweep, and only ``flush`` waits for MLflow, up to its
+    timeout.
 
-    Events already in the outbox are not added again, so a resumed sweep may repeat all that happened.
+    Events already in the outbox are not added again, so a resumed sweep may repeat all events.
     """
 
     def __init__(self, folder: Path, tracking_uri: str | None, storage: Path, sweep_name: str, sweep_id: str) -> None:
-        """``folder``: of the sweep. Raise UserError for a tracking URI that MLflow cannot use."""
+        """Prepare to track a sweep.
+
+        Args:
+            folder: folder of the sweep.
+
+        Raises:
+            UserError: MLflow cannot use the tracking URI.
+        """
         self._store = find_store(storage, tracking_uri)
         self.moved = bring_home(self._store)
-        """A line for the user, where the storage was moved or copied."""
+        """A line for the user if the storage was moved or copied; None otherwise."""
         self._folder = folder.resolve()
         self._name = sweep_name
         self._sweep_id = sweep_id
@@ -70,9 +77,9 @@ class Tracker:
         self._reports: set[tuple[int, int]] = set()
         self._ended: set[int] = set()
         self._hypervolumes: dict[int, float] = {}
-        """By the number of finished trials."""
+        """Number of finished trials -> hypervolume."""
         self._front: FrontUpdated | None = None
-        self._sender_lock = threading.Lock()  # events come from more than one thread
+        self._sender_lock = threading.Lock()  # events come from several threads
         self._outbox.mend()
         for entry in self._outbox.read():
             self._remember(entry.event)
@@ -97,7 +104,7 @@ class Tracker:
         try:
             self._outbox.append(event)
         except OSError as error:
-            self._lost = f"{self._outbox.path}: {error}; MLflow will miss what happened meanwhile"
+            self._lost = f"{self._outbox.path}: {error}; MLflow will miss the events until then"
             _logger.error("%s", self._lost)
             return
         self._remember(event)
@@ -109,29 +116,37 @@ class Tracker:
             self._start_sender()
 
     def sweep_started(self, spec_resolved: dict[str, Any], tags: dict[str, str]) -> None:
-        """At the start and at every resume; ``tags`` (commit, versions, digests) go to the parent run."""
+        """Record the start or a resume of the sweep.
+
+        Args:
+            tags: commit, versions and digests, for the parent run.
+        """
         self._add(SweepStarted(spec=spec_resolved, tags={"mlflow.user": _user(), **tags}))
 
     def trial_started(
         self, number: int, parameters: dict[str, Any], seed: int, slot: int | None, tags: dict[str, str]
     ) -> None:
-        """At the start and at every further attempt."""
+        """Record the start of a trial or of a further attempt."""
         if number not in self._ended:
             tags = {"mlflow.user": _user(), **tags}
             self._add(TrialStarted(trial=number, parameters=parameters, seed=seed, slot=slot, tags=tags))
 
     def trial_reported(self, number: int, report: Report) -> None:
-        """After each evaluation; a step that a later attempt repeats is the same step."""
+        """Record a report after an evaluation; a step that a later attempt repeats is the same step."""
         if (number, report.step) not in self._reports:
             self._add(TrialReported(trial=number, report=report))
 
     def trial_ended(self, record: TrialRecord, costs: Mapping[str, float] = MappingProxyType({})) -> None:
-        """Complete, stopped or failed. ``costs``: further metrics by name."""
+        """Record the end of a trial that is complete, stopped or failed.
+
+        Args:
+            costs: further metrics by name.
+        """
         if record.number not in self._ended:
             self._add(TrialEnded(record=record, costs=dict(costs)))
 
     def front_updated(self, front: Front) -> None:
-        """After its files were written to ``<folder>/front``. Only the newest front is uploaded."""
+        """Record a front whose files were written to ``<folder>/front``. Only the newest front is uploaded."""
         event = FrontUpdated(
             note=markdown(front, limit=6500),
             members=_members(front),
@@ -150,19 +165,21 @@ class Tracker:
             self._add(event)
 
     def hypervolume_changed(self, front: Front) -> None:
-        """After each finished trial, whether or not the front's files are written then."""
+        """Record the hypervolume after a finished trial, whether or not the front's files were written."""
         if self._hypervolumes.get(front.finished) != front.hypervolume:
             self._add(HypervolumeChanged(finished=front.finished, hypervolume=front.hypervolume))
 
     def sweep_ended(self, state: str, costs: Mapping[str, float] = MappingProxyType({})) -> None:
-        """``complete``, ``failed`` or ``interrupted``; trials still open are shown as interrupted.
+        """Record the end of a session; trials that have not ended are shown as interrupted.
 
-        ``costs``: of the sweep so far, further metrics by name.
+        Args:
+            state: ``complete``, ``failed`` or ``interrupted``.
+            costs: costs of the sweep so far, further metrics by name.
         """
         self._add(SweepEnded(state=state, open=tuple(sorted(self._open)), costs=dict(costs)))
 
     def flush(self, timeout_s: float, give_up: Callable[[], bool] = lambda: False) -> bool:
-        """Wait until MLflow has everything; return False when it has not by then (see ``problem``)."""
+        """Wait until MLflow has all events; return False if it does not at the timeout (see ``problem``)."""
         deadline = time.monotonic() + timeout_s
         self._wake(b"f")
         while not self._all_sent():
@@ -179,21 +196,21 @@ class Tracker:
         return same_store and cursor.offset >= self._outbox.size() and not cursor.front_waits
 
     def problem(self) -> str | None:
-        """Return in a line what MLflow lacks and why; None when it lacks nothing."""
+        """Return a line about the records that MLflow lacks, and the reason; None if it lacks nothing."""
         cursor, refused = self._outbox.cursor(), self._folder / "tracking.rejected.jsonl"
         if cursor.problem:
             return f"MLflow at {self._store.shown_uri}: {cursor.problem}; nothing is lost, it is tried again"
         if self._lost is None and refused.exists():
-            return f"MLflow at {self._store.shown_uri} refused something: see {refused}"
+            return f"MLflow at {self._store.shown_uri} refused an event: see {refused}"
         return self._lost
 
     def run_links(self) -> dict[str, str]:
-        """Return name -> address of each page; empty where no server is known (see ``sweeper ui``)."""
+        """Return name -> address of each page; empty if no server is known (see ``sweeper ui``)."""
         runs = find_runs(self._folder)
         return runs.links(self._store.shown_uri) if runs and self._store.is_server else {}
 
     def close(self, give_up: Callable[[], bool] = lambda: False) -> None:
-        """End the sender; what it has not sent stays in the outbox for the next sender."""
+        """End the sender; events it has not sent stay in the outbox for the next sender."""
         if self._sender is None:
             return
         assert self._sender.stdin is not None
@@ -248,8 +265,10 @@ def _user() -> str:
 
 
 def _members(front: Front) -> tuple[FrontMember, ...]:
-    """Return for each trial on the front the member that stands for it: the knee, else one with a name, else the
-    strongest."""
+    """Return for each trial on the front the member that represents it.
+
+    It is the knee, or else a member with a name, or else the strongest.
+    """
     goals = [goal.metric for goal in front.goals]
     by_trial: dict[int, list[FrontPoint]] = {}
     for point in front.points:

@@ -189,7 +189,7 @@ def test_equal_shares_of_different_images_are_told_apart_less_than_shares_alone_
 def test_what_only_one_of_them_answered_is_said() -> None:
     comparisons, notes = compare([answers(["a", "b"], [True, True])], [answers(["b", "c"], [False, True])])
     assert comparisons[0].images == 1 and comparisons[0].difference == -1.0
-    assert notes == ["mine, attacked: 2 images that only one of them answered are left out"]
+    assert notes == ["mine, attacked: 2 images that only one model answered are left out"]
     with pytest.raises(UserError, match="no images in common"):
         compare([answers(["a"], [True])], [answers(["c"], [True])])
 
@@ -205,7 +205,7 @@ def test_a_file_of_one_set_finds_that_set_among_several() -> None:
     both = [answers(["a"], [True], "SCAM"), answers(["b"], [True], "NoSCAM")]
     comparisons, notes = compare(both, [answers(["a"], [False], "SCAM")])
     assert {comparison.set for comparison in comparisons} == {"SCAM"}
-    assert notes == ["NoSCAM, attacked: only the first has it"]
+    assert notes == ["NoSCAM, attacked: only the first model has it"]
 
 
 def test_two_way_choices_are_paired_where_both_have_one() -> None:

@@ -173,6 +173,6 @@ def test_the_forecast_in_money_fits_a_terminal() -> None:
     assert cost_lines(spec, 120.0, 60.0, "gpu-h", parse_price("2.5EUR")) == [
         "  cost: about 300.00 EUR, at 2.50 EUR per gpu-h",
         "  saved by stopping: about 60 gpu-h (150.00 EUR)",
-        "  less where the search ends at its noise floor before the last trial",
+        "  less if the search ends at its noise floor before the last trial",
     ]
     assert cost_lines(make_spec(), 120.0, 0.0, "gpu-h", None) == []

@@ -297,7 +297,7 @@ def test_a_name_that_another_took_after_the_removal_is_left_alone(tmp_path: Path
     [
         (("spec.yaml",), "was begun by an earlier version of sweeper, which was killed.*Delete the folder, or take"),
         (("spec.yaml", "sweep.json"), "was begun by an earlier version"),
-        (("dog.jpg",), "exists and is no sweep; take another name with --name OTHER"),
+        (("dog.jpg",), "exists and is not a sweep; take another name with --name OTHER"),
         (("spec.resolved.json",), "go on with `sweeper resume demo --storage /.*`, or start another"),
         ((), None),
     ],

@@ -145,7 +145,7 @@ def test_what_is_needed_is_named_with_what_to_do(whole: Path, tmp_path: Path) ->
                 read()
         (folder.path / name).write_bytes(before)
     (folder.path / "untouched.json").write_text("{}")
-    with pytest.raises(UserError, match="untouched.json is no record of an untouched model.*or delete it"):
+    with pytest.raises(UserError, match="untouched.json is not a record of an untouched model.*or delete it"):
         folder.untouched()
     (folder.path / "sweep.json").write_text("{}")
     with pytest.raises(UserError, match="sweep.json does not say which sweep this is"):
