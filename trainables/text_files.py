@@ -1,4 +1,4 @@
-"""Text files that users bring: tables, JSON, lists of names. What is wrong with one is told with file and line."""
+"""Text files of users: tables, JSON, lists of names. Messages about a damaged file name file and line."""
 
 from __future__ import annotations
 
@@ -19,21 +19,20 @@ _CSV_PROBLEMS = {
     "field larger than field limit": "a value of more than 131072 characters; is a quotation mark not closed?",
     "expected after": "text behind a closing quotation mark; is one not closed, or not doubled within quoted text?",
 }
-"""What Python's csv says, in words for users."""
+"""Message of Python's csv module -> words for users."""
 
 
 class TextFileError(ValueError):
-    """A file that is no text, no table or no JSON. The message begins with the file, and the line where it is known."""
+    """A file that is not text, a table or JSON. The message begins with the file, and the line if known."""
 
 
 def is_lfs_pointer(start: bytes) -> bool:
-    """Return whether a file that begins like this is what Git LFS leaves in place of a file that was not fetched."""
+    """Return whether a file with this beginning is a Git LFS pointer: the file itself was not fetched."""
     return start.startswith(_LFS_START)
 
 
 def names_lfs_pointer(path: Path | str, offset: int = 0) -> bool:
-    """Return whether a file is a Git LFS pointer, or holds one from byte ``offset`` on; False for one that cannot be
-    read."""
+    """Return whether a file is a Git LFS pointer, or holds one from byte ``offset`` on; False if it cannot be read."""
     try:
         with open(path, "rb") as file:
             file.seek(offset)
@@ -43,12 +42,21 @@ def names_lfs_pointer(path: Path | str, offset: int = 0) -> bool:
 
 
 def read_text(path: Path) -> str:
-    """Return the content of a UTF-8 file, with or without byte order mark. Raise OSError, or TextFileError."""
+    """Return the content of a UTF-8 file, with or without byte order mark.
+
+    Raises:
+        OSError: the file cannot be read.
+        TextFileError: it is not UTF-8.
+    """
     return decoded_text(path, path.read_bytes())
 
 
 def decoded_text(path: Path, content: bytes) -> str:
-    """Return the text of ``content``, the bytes of ``path``. Raise TextFileError for what is no UTF-8."""
+    """Return the text of ``content``, the bytes of ``path``.
+
+    Raises:
+        TextFileError: it is not UTF-8.
+    """
     if is_lfs_pointer(content):
         raise TextFileError(f"{path} {LFS_POINTER}")
     if content.startswith(_UTF_16) or b"\0" in content[:1000]:
@@ -68,7 +76,11 @@ def text_lines(text: str) -> list[str]:
 
 
 def parsed_json(path: Path, text: str) -> Any:
-    """Return what a JSON file holds. Raise TextFileError, with the line, for anything else."""
+    """Return the content of a JSON file.
+
+    Raises:
+        TextFileError: it is not JSON; the message has the line.
+    """
     try:
         return json.loads(text, strict=False)  # a line feed or tab within a string does no harm
     except json.JSONDecodeError as error:
@@ -80,7 +92,8 @@ def parsed_json(path: Path, text: str) -> Any:
 def json_records(path: Path, text: str) -> list[tuple[str, dict[str, Any]]]:
     """Return the objects of a JSON list, or of JSON lines, each with its place in the file.
 
-    Raise TextFileError where the file holds something else.
+    Raises:
+        TextFileError: the file has another content.
     """
     if text.lstrip().startswith("["):
         return [_record(f"{path}, entry {i}", entry) for i, entry in enumerate(parsed_json(path, text), 1)]
@@ -88,7 +101,11 @@ def json_records(path: Path, text: str) -> list[tuple[str, dict[str, Any]]]:
 
 
 def json_lines(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    r"""Yield the object of each line that is not empty, with its place. Lines end at \n only. Raise TextFileError."""
+    r"""Yield the object of each line that is not empty, with its place. Lines end at \n only.
+
+    Raises:
+        TextFileError: a line is not a JSON object.
+    """
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
@@ -106,7 +123,10 @@ def json_lines(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
 def table(path: Path, text: str, delimiter: str = ",") -> tuple[list[str], Iterator[tuple[int, dict[str, str]]]]:
     r"""Return the columns of a table and its rows, each with the line where it begins. Lines end at \n, \r\n or \r.
 
-    Cells that a row lacks are empty. Raise TextFileError, with the line, where quotation marks or cells do not match.
+    Cells that a row lacks are empty.
+
+    Raises:
+        TextFileError: quotation marks or cells do not match; the message has the line.
     """
     records = _csv_records(path, csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
     line, heading = next(records, (1, []))
@@ -147,7 +167,7 @@ def _record(place: str, entry: Any) -> tuple[str, dict[str, Any]]:
 
 
 def _hint(path: Path, text: str) -> str:
-    """What a file whose lines are no objects was probably meant to be."""
+    """Return advice for a file whose lines are not objects, by its probable form."""
     try:
         whole = json.loads(text, strict=False)
     except (ValueError, RecursionError):
@@ -157,7 +177,7 @@ def _hint(path: Path, text: str) -> str:
 
 
 def _of_one_object(entry: dict[str, Any]) -> str | None:
-    """What to do with an object that holds the records instead of being one."""
+    """Return advice for an object that contains the records instead of being one; None for others."""
     lists = [key for key, value in entry.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
     if lists:
         return f"the objects are inside {lists[0]!r}; write the list alone, or one object a line"

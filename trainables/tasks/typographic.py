@@ -1,6 +1,6 @@
-"""The typographic task: a CLIP is to see what is in an image, whatever is written on it.
+"""The typographic task: a CLIP is to answer by the content of an image, not by words written on it.
 
-Source: Afzali et al., ICLR 2025, arXiv 2411.08923.
+From Afzali et al. 2025, arXiv 2411.08923.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ ROBUST_ACCURACY = Goal(
 )
 PAINT = "PAINT"
 _ABOUT = {
-    "clean_accuracy": "right answers on images as they are",
-    "robust_accuracy": "right answers on images with a wrong class written on them",
+    "clean_accuracy": "correct answers on unchanged images",
+    "robust_accuracy": "correct answers on images with a wrong class written on them",
     "text_confusion_rate": "attacked images answered with the written class",
     "two_way_accuracy": "attacked images for which the true class scores above the written one",
     "reference_kl": "KL(untouched || this model) on clean images, in nats",
-    "sign_reading": "words on images without an object that are read right",
+    "sign_reading": "words on images without an object that are read correctly",
 }
 _LOWER_IS_BETTER = ("text_confusion_rate", "reference_kl")
 
@@ -57,8 +57,8 @@ class TypographicKind:
         return CLEAN_ACCURACY, ROBUST_ACCURACY
 
     def metrics(self, settings: TaskSettings) -> Mapping[str, Metric]:
-        """Besides the goals: the reading of signs, held-out attacks, KL, and the goals on one set by itself."""
-        from trainables.attack.rendering import variants  # it imports NumPy and Pillow
+        """Return the goals and further metrics: reading of signs, held-out attacks, KL, and goals on a single set."""
+        from trainables.attack.rendering import variants  # this imports NumPy and Pillow
 
         task = _typographic(settings)
         names = ["clean_accuracy", "robust_accuracy", "text_confusion_rate", "reference_kl", "sign_reading"]

@@ -199,7 +199,7 @@ CHANGES: list[tuple[dict[str, Any], tuple[Any, ...], str]] = [
             "tune": {"value": "visual", "when": {"objective": "dpo"}},
         },
         ("objective",),
-        "the conditions of `objective`, `tune` wait for each other",
+        "the conditions of `objective`, `tune` depend on each other",
     ),
     (
         {"beta": [{"when": {"objective": ["dpo"]}, "value": 1}, {"when": {"objective": ["ipo", "dpo"]}, "value": 1}]},
