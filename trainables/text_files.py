@@ -17,7 +17,7 @@ _LINE_ENDS = re.compile(r"\r\n|\r|\n")
 _CSV_PROBLEMS = {
     "unexpected end of data": "a quotation mark is opened in this row and not closed",
     "field larger than field limit": "a value of more than 131072 characters; is a quotation mark not closed?",
-    "expected after": "text behind a closing quotation mark; is one not closed, or not doubled within quoted text?",
+    "expected after": "text behind a closing quotation mark; is a mark not closed, or not doubled within quoted text?",
 }
 """Message of Python's csv module -> words for users."""
 
@@ -60,13 +60,13 @@ def decoded_text(path: Path, content: bytes) -> str:
     if is_lfs_pointer(content):
         raise TextFileError(f"{path} {LFS_POINTER}")
     if content.startswith(_UTF_16) or b"\0" in content[:1000]:
-        raise TextFileError(f"{path} is UTF-16 or no text at all; save it as UTF-8")
+        raise TextFileError(f"{path} is UTF-16 or not text; save it as UTF-8")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         byte = content[error.start]
-        raise TextFileError(f"{path}:{line}: the byte 0x{byte:02x} is no UTF-8; save the file as UTF-8") from error
+        raise TextFileError(f"{path}:{line}: the byte 0x{byte:02x} is not UTF-8; save the file as UTF-8") from error
 
 
 def text_lines(text: str) -> list[str]:
@@ -84,9 +84,9 @@ def parsed_json(path: Path, text: str) -> Any:
     try:
         return json.loads(text, strict=False)  # a line feed or tab within a string does no harm
     except json.JSONDecodeError as error:
-        raise TextFileError(f"{path}:{error.lineno}: this is no JSON: {error.msg}") from error
+        raise TextFileError(f"{path}:{error.lineno}: this is not JSON: {error.msg}") from error
     except (ValueError, RecursionError) as error:
-        raise TextFileError(f"{path}: this is no JSON that can be read: {error}") from error
+        raise TextFileError(f"{path}: this is not readable JSON: {error}") from error
 
 
 def json_records(path: Path, text: str) -> list[tuple[str, dict[str, Any]]]:
@@ -114,7 +114,7 @@ def json_lines(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
             entry = json.loads(line, strict=False)
         except (ValueError, RecursionError) as error:
             message = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-            raise TextFileError(f"{place}: this line is no JSON: {message}{_hint(path, text)}") from error
+            raise TextFileError(f"{place}: this line is not JSON: {message}{_hint(path, text)}") from error
         if isinstance(entry, dict) and (hint := _of_one_object(entry)):
             raise TextFileError(f"{place}: {hint}")
         yield _record(place, entry)
@@ -162,7 +162,7 @@ def _rows(
 
 def _record(place: str, entry: Any) -> tuple[str, dict[str, Any]]:
     if not isinstance(entry, dict):
-        raise TextFileError(f"{place}: expected a list of objects, or one object a line")
+        raise TextFileError(f"{place}: expected a list of objects, or one object per line")
     return place, entry
 
 
@@ -173,14 +173,14 @@ def _hint(path: Path, text: str) -> str:
     except (ValueError, RecursionError):
         return "; an object takes one line, without line breaks in it"
     hint = _of_one_object(whole) if isinstance(whole, dict) else None
-    return "; " + (hint or "the file is one object over several lines: write one object a line, or a list of them")
+    return "; " + (hint or "the file is one object over several lines: write one object per line, or a list of objects")
 
 
 def _of_one_object(entry: dict[str, Any]) -> str | None:
     """Return advice for an object that contains the records instead of being one; None for others."""
     lists = [key for key, value in entry.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
     if lists:
-        return f"the objects are inside {lists[0]!r}; write the list alone, or one object a line"
+        return f"the objects are inside {lists[0]!r}; write the list alone, or one object per line"
     if entry and all(isinstance(value, dict | list) for value in entry.values()):
         return 'the file holds columns, not rows; with pandas write to_json(orient="records")'
     return None

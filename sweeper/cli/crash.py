@@ -18,7 +18,7 @@ from pathlib import Path
 from sweeper.errors import one_line
 from sweeper.version import __version__
 
-_REPORT = "please report it with that file and what `sweeper env` prints"
+_REPORT = "please report it with that file and the output of `sweeper env`"
 
 
 @dataclass

@@ -54,7 +54,7 @@ app = typer.Typer(
     cls=_Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Finds how much robustness to written words a CLIP model can have, and what it costs in clean accuracy.",
+    help="Finds how much robustness to written words a CLIP model can have, and its cost in clean accuracy.",
 )
 
 

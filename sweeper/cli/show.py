@@ -145,12 +145,14 @@ def logs(
 
 
 def front(
-    sweeps: Annotated[list[str], typer.Argument(metavar="NAME...", help="Several are merged into one front.")],
+    sweeps: Annotated[
+        list[str], typer.Argument(metavar="NAME...", help="Names of sweeps; several are merged into one front.")
+    ],
     price: PriceOption = None,
     storage: Storage = None,
     format: Output = Format.table,
     wide: Annotated[
-        bool, typer.Option("--wide", help="Also validation, intervals' ends, costs on test, and what was confirmed.")
+        bool, typer.Option("--wide", help="Also validation, ends of intervals, costs on test, and confirmations.")
     ] = False,
     plot: Annotated[Path | None, typer.Option("--plot", help="Also write the picture here (.png or .html).")] = None,
 ) -> None:
@@ -224,7 +226,7 @@ def delete(
             except UnavailableError as error:
                 raise UnavailableError(f"{error}; nothing was removed, --no-runs removes the folder alone") from error
             stay = f"; {kept} stay, because the registry has models from them" if kept else ""
-            typer.echo(f"MLflow: {deleted} runs deleted (`mlflow gc` frees what its database keeps){stay}", err=True)
+            typer.echo(f"MLflow: {deleted} runs deleted (`mlflow gc` removes them from its database){stay}", err=True)
         folder.remove(lease)
     typer.echo(f"sweep {name} is removed", err=True)
 

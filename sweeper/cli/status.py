@@ -199,7 +199,7 @@ def trial_text(folder: SweepFolder, spec: Spec, number: int) -> str:
     points = [point for point in (*front.points, *front.others) if point.trial == number] if front else []
     if points:
         points.sort(key=lambda point: (point.weights, point.strength))
-        lines += ["points (validation; test where measured):", as_table([_point_row(point, goals) for point in points])]
+        lines += ["points (validation; test if measured):", as_table([_point_row(point, goals) for point in points])]
     log = files.path / "log.txt"
     if trial.state == "failed" and log.exists():
         with _damage_named(files.path):

@@ -98,7 +98,8 @@ def run(
         differences = spec_difference(folder.spec(), loaded)
         if differences:
             raise UserError(
-                f"the spec differs from that of sweep {folder.name!r} in what a resumed sweep may not change:\n  "
+                f"the spec differs from that of sweep {folder.name!r} in settings that a resumed sweep may not "
+                "change:\n  "
                 + "\n  ".join(differences)
                 + "\nstart another sweep with --name OTHER, or restore the earlier values"
             )

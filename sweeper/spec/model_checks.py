@@ -92,7 +92,7 @@ def _architecture_problem(name: str) -> str | None:
             return f"{folder}/open_clip_config.json is not a model configuration with an embed_dim"
         if not any(file.suffix in _FOLDER_WEIGHTS for file in folder.iterdir()):
             return (
-                f"{folder} holds no weights where open_clip looks for them (*.safetensors, *.bin or *.pth); "
+                f"{folder} holds no weights under names that open_clip looks for (*.safetensors, *.bin or *.pth); "
                 "rename a state dict that ends in .pt to open_clip_pytorch_model.bin"
             )
     elif name != "world" and not name.startswith("hf-hub:") and file is None:

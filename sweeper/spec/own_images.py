@@ -165,7 +165,7 @@ def _find(folder: Path) -> _Found:
     elif splits:
         raise UserError(
             f"--images {folder}: it has {listed([path.name for path in splits.values()])} but no folder `train`; "
-            "rename the one to train on, or name a folder of class folders"
+            "rename the folder to train on, or name a folder of class folders"
         )
     else:
         splits = {"train": folder}
@@ -199,7 +199,7 @@ def _check_classes(folder: Path, train: Path, counts: dict[str, int]) -> None:
             )
         if any(name.endswith(".tar") for name in files):
             raise UserError(
-                f"--images {folder}: tar shards are read by a spec (kind: webdataset); `sweeper init` writes one to "
+                f"--images {folder}: tar shards are read by a spec (kind: webdataset); `sweeper init` writes a spec to "
                 "start from"
             )
         lie = "its images lie directly in it" if any(is_image(name) for name in files) else "it has no folders"
@@ -255,7 +255,7 @@ def _held_back(found: _Found) -> tuple[list[str], str]:
     note = f"images: {', '.join(parts)}"
     if held:
         note += f"; {' and '.join(held)} held back from train, {HELD_OUT_SHARE:.0%} of each class"
-        note += " (validation of what test leaves)" if len(held) == 2 else ""
+        note += " (validation from the images that test leaves)" if len(held) == 2 else ""
     return held, note
 
 

@@ -80,7 +80,7 @@ _KINDS = {
     "float_type": "a number",
     "float_parsing": "a number",
     "finite_number": "a finite number",
-    "string_type": "text (put it in quotes where it looks like a number)",
+    "string_type": "text (put it in quotes if it looks like a number)",
     "bool_type": "true or false",
     "path_type": "a path",
     "list_type": "a list ([a, b])",

@@ -170,7 +170,7 @@ class Document:
             name = self._text(key)
             if name in mapping:
                 first = self._keys[(*path, name)]
-                raise UserError(f"{self._at(key.start_mark)}: `{name}` stands here twice (first at {first}); keep one")
+                raise UserError(f"{self._at(key.start_mark)}: `{name}` is here twice (first at {first}); keep one")
             self._keys[(*path, name)] = self._at(key.start_mark)
             mapping[name] = self._read(value, (*path, name))
         for other in merged:  # keys of the mapping itself win, then those of the first one

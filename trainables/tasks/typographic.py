@@ -133,7 +133,7 @@ def _limits(task: TypographicSettings, values: TestedValues) -> list[str]:
     held_out = [name.partition("/")[2] for name in values.test if name.startswith("robust_accuracy/")]
     sets = ", ".join(f"`{name}`" for name in task.evaluate.test.sets)
     lines = [
-        "For zero-shot classification where words in the picture must not decide the answer.",
+        "For zero-shot classification in which words in the picture must not decide the answer.",
         f"Robustness is shown for words written by recipe `{task.attack.recipe}`"
         + (f", and was measured under {', '.join(held_out)}" if held_out else "")
         + "; other attacks (adversarial noise, logos, many words) were not looked at.",
@@ -142,9 +142,9 @@ def _limits(task: TypographicSettings, values: TestedValues) -> list[str]:
     if "sign_reading" in values.test:
         before = f"{values.untouched['sign_reading']:.3f} before, " if "sign_reading" in values.untouched else ""
         lines.append(
-            f"It reads words less, also where they are what one asks for: of words alone on an image it gets "
+            f"It reads words less, even if the question is about them: of words alone on an image it gets "
             f"right {before}{values.test['sign_reading']:.3f} now. Do not use it to read signs."
         )
     else:
-        lines.append("It reads words less, also where they are what one asks for; how much less was not measured.")
+        lines.append("It reads words less, even if the question is about them; how much less was not measured.")
     return lines

@@ -158,7 +158,7 @@ def test_picks() -> None:
     [
         ("9", "trial 9 of .* has no finished weights"),
         ("elbow", "knee, most robust"),
-        ("max speed", "'speed' is no goal"),
+        ("max speed", "'speed' is not a goal"),
         ("max robust_accuracy where clean_accuracy>=0.99", "the highest is 0.8800"),
         ("untouched", "no such point"),
     ],

@@ -150,7 +150,7 @@ def test_merge_keys_take_the_keys_of_other_mappings(folder: Path) -> None:
     (line,) = complaints(folder, "x-one: &one {epochs: none}\n" + BASE + "training: {<<: *one}\n")
     assert line == "spec.yaml:1:22: `training.epochs`: 'none' must be a whole number", "where it was written"
     (line,) = complaints(folder, "x-one: &one {a: 1, a: 2}\n" + BASE + "training: {<<: *one}\n")
-    assert line == "spec.yaml:1:20: `a` stands here twice (first at spec.yaml:1:14); keep one"
+    assert line == "spec.yaml:1:20: `a` is here twice (first at spec.yaml:1:14); keep one"
 
 
 def test_a_home_and_environment_variables_are_put_into_paths(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
