@@ -1,4 +1,4 @@
-"""Commands of sweeper as messages print them: whoever copies one into a shell gets the sweep that was meant."""
+"""Commands of sweeper as messages print them: a copied command finds the intended sweep in any shell."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from pathlib import Path
 def command(*words: str, storage: Path | None = None) -> str:
     """Return ``sweeper`` and ``words``, quoted for a shell.
 
-    ``storage``: that the command works in; it is named where a command without ``--storage`` would take another one.
+    Args:
+        storage: storage of the command; named if a command without ``--storage`` would use another one.
     """
     parts = [program(), *(shlex.quote(word) for word in words)]
     if storage is not None and storage != _storage_by_default():
@@ -21,7 +22,7 @@ def command(*words: str, storage: Path | None = None) -> str:
 
 
 def program() -> str:
-    """Return how this command was called, where it is not on the path (an environment that is not activated)."""
+    """Return the way this command was called if it is not on the path (an environment that is not activated)."""
     called = Path(sys.argv[0])
     if shutil.which("sweeper") is not None or called.name != "sweeper":
         return "sweeper"
@@ -29,6 +30,6 @@ def program() -> str:
 
 
 def _storage_by_default() -> Path | None:
-    """Return the storage that a command takes in this folder, in any shell; None where that depends on the shell."""
+    """Return the default storage of commands in this folder, in any shell; None if it depends on the shell."""
     here = Path("sweeps").absolute()
     return here if Path(os.environ.get("SWEEPER_STORAGE", "sweeps")).absolute() == here else None

@@ -1,4 +1,4 @@
-"""Versions, devices and commit that a sweep runs with here."""
+"""Versions, devices and commit of the present environment."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "numpy", "pillow
 
 
 def environment() -> dict[str, str]:
-    """Return what `sweeper env` prints, by name; nothing secret."""
+    """Return the output of `sweeper env`, by name; it holds no secrets."""
     import psutil
     import torch
 
@@ -45,7 +45,11 @@ def _version(package: str) -> str:
 
 
 def device_named(name: str | None) -> torch.device:
-    """Return the device that --device names; cuda where there is one when left out. Raise UserError."""
+    """Return the device that --device names; None: cuda if there is one.
+
+    Raises:
+        UserError: the device does not exist.
+    """
     import torch
 
     try:
@@ -58,9 +62,10 @@ def device_named(name: str | None) -> torch.device:
 
 
 def check_gpus(gpus: float | None) -> str | None:
-    """Return a line where ``--gpus`` asks for more GPUs than PyTorch sees on this machine. Imports torch then.
+    """Return a line if ``--gpus`` asks for more GPUs than PyTorch sees on this machine; None otherwise. Imports torch.
 
-    Raise UserError where there are none: a resumed sweep may have fewer than before, but not none.
+    Raises:
+        UserError: there is no GPU: a resumed sweep may have fewer GPUs than before, but not none.
     """
     if gpus is None or gpus <= 0:
         return None
@@ -91,7 +96,7 @@ def versions() -> dict[str, str]:
 
 
 def git_commit(folder: Path) -> str | None:
-    """Return the commit of the repository of ``folder``, ``-dirty`` behind it if files differ; None outside."""
+    """Return the commit of the repository of ``folder``, with ``-dirty`` if files differ; None outside a repository."""
     try:
         commit = _git(folder, "rev-parse", "HEAD")
         if commit.returncode != 0:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 UNAVAILABLE = 3
-"""Exit code where cluster or storage cannot be had."""
+"""Exit code if cluster or storage is not available."""
 
 
 class UserError(ValueError):
-    """A mistake of the user's: the CLI prints the message alone and exits with 2."""
+    """A mistake of the user: the CLI prints the message alone and exits with 2."""
 
 
 class UnavailableError(RuntimeError):
-    """Cluster or storage cannot be had: the CLI prints the message alone and exits with 3."""
+    """Cluster or storage is not available: the CLI prints the message alone and exits with 3."""
 
 
 class SweepInterrupted(UnavailableError):
-    """Cluster or storage failed while a sweep ran. The sweep can go on, and the message says with which command."""
+    """Cluster or storage failed while a sweep ran. The sweep can go on; the message names the command."""
 
 
 _LONGEST_LINE = 240
@@ -24,7 +24,7 @@ _LONGEST_LINE = 240
 def one_line(error: BaseException) -> str:
     """Return type and message of an error in one line, shortened.
 
-    Of an error that Ray brings from another process, whose message is a traceback, the last line counts.
+    For an error that Ray brings from another process, whose message is a traceback, its last line is used.
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     line = "" if not lines else lines[-1] if "ray::" in lines[0] else lines[0]

@@ -1,6 +1,6 @@
-"""What the driver asks of a slot and what it gets back: jobs, told apart by their type, and their outcomes.
+"""Jobs from the driver to the slots, distinguished by their type, and their outcomes.
 
-No third-party import, all picklable: jobs travel from the driver through the dispatcher to the workers.
+No third-party import, all picklable: jobs go from the driver through the dispatcher to the workers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from sweeper.records import UntouchedModel
 from trainables.records import Measurement, SecondLook, TrialResult, TrialTiming, WeightsKind
 
 OutcomeKind = Literal["complete", "stopped", "failed", "interrupted", "storage"]
-"""``storage``: a file could not be written or read; that is the sweep's failure and not the job's."""
+"""``storage``: a file could not be written or read, which is a failure of the sweep, not of the job."""
 JobName = tuple[Literal["train", "measure"], int]
 """Names a job over all its attempts: a trial's number, or a number unique among measurements."""
 AttemptName = tuple[Literal["train", "measure"], int, int]
@@ -22,7 +22,7 @@ AttemptName = tuple[Literal["train", "measure"], int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One attempt at something that a slot is to do. What it is, its type says."""
+    """One attempt at a task for a slot; the subclass says which."""
 
     kind: ClassVar[Literal["train", "measure"]] = "measure"
     key: int
@@ -39,7 +39,7 @@ class Job:
 
     @property
     def log_folder(self) -> Path | None:
-        """Where ``log.txt`` of the job is written; None: the job writes none."""
+        """Return the folder of the job's ``log.txt``; None if the job writes none."""
         return None
 
 
@@ -49,11 +49,11 @@ class TrainJob(Job):
 
     kind: ClassVar[Literal["train", "measure"]] = "train"
     folder: Path
-    """Of the trial."""
+    """Folder of the trial."""
     parameters: dict[str, Any]
     seed: int
     rungs: tuple[float, ...]
-    """Shares of its steps after which the trial reports and waits for a decision."""
+    """Shares of the trial's steps after which it reports and waits for a decision."""
     after_out_of_memory: bool = False
     """Whether the attempt before was killed because the memory of the machine ran out."""
 
@@ -72,7 +72,7 @@ class TrainedWeights:
     """The weights of a finished trial at one strength."""
 
     folder: Path
-    """Of the trial."""
+    """Folder of the trial."""
     parameters: dict[str, Any]
     weights: WeightsKind
     strength: float
@@ -87,7 +87,7 @@ class MeasureJob(Job):
     answers: Path
     """The file that the answers are written to."""
     variants: bool
-    """Whether attacks that preference data never show, and the reading of signs, are measured too."""
+    """Whether to measure attacks that preference data never show, and the reading of signs, too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ class ProbeJob(Job):
     """Time the beginning of a trial. Ends with a ``TrialTiming``."""
 
     folder: Path
-    """For the trial's files; nobody needs them afterwards."""
+    """Folder of the trial's files, which are not needed afterwards."""
     parameters: dict[str, Any]
     seconds: float
 
@@ -113,15 +113,15 @@ JobResult = TrialResult | UntouchedModel | Measurement | SecondLook | TrialTimin
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a job ended."""
+    """The end of a job."""
 
     kind: OutcomeKind
     result: JobResult | None = None
-    """What the runner returned; None unless ``complete``."""
+    """Result of the runner; None unless ``complete``."""
     reason: str | None = None
     """One line for users (``failed``, ``storage``)."""
     traceback: str | None = None
     slot: int | None = None
     attempt: int = 0
     busy_s: float = 0.0
-    """For how long the job held a slot, over all attempts of this session."""
+    """Seconds for which the job held a slot, over all attempts of this session."""

@@ -1,4 +1,4 @@
-"""Text that fits a terminal: wrapped lines and tables. Where no terminal is, 80 columns."""
+"""Text that fits a terminal, or 80 columns if there is none: wrapped lines and tables."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ import textwrap
 from collections.abc import Sequence
 
 NARROWEST = 40
-"""Columns that are taken even where a terminal says it has fewer."""
+"""Least number of columns, even if a terminal reports fewer."""
 _COMMAND = re.compile("`[^`]*`")
 _GAP = "  "
 _SHORTEST = 8
-"""Characters of a text column that is cut off; below them the column is left out."""
+"""Least number of characters of a text column that is cut off; with fewer the column is left out."""
 
 
 def terminal_width() -> int:
-    """Return the columns of the terminal on standard output, or those of the variable ``COLUMNS``; else 80."""
+    """Return the columns of the terminal on standard output, or of the variable ``COLUMNS``; else 80."""
     return max(NARROWEST, shutil.get_terminal_size((80, 24)).columns)
 
 
 def wrapped(line: str, width: int | None = None) -> str:
     """Return a line broken at spaces; `commands` in backquotes stay whole, to be copied.
 
-    ``width``: in columns; by default those of the terminal, 80 at most.
+    Args:
+        width: in columns; by default that of the terminal, 80 at most.
     """
     width = min(80, terminal_width()) if width is None else width
     whole = _COMMAND.sub(lambda command: command[0].replace(" ", "\0"), line)
@@ -32,7 +33,7 @@ def wrapped(line: str, width: int | None = None) -> str:
 
 
 def cut(text: str, width: int) -> str:
-    """Return a text of at most ``width`` characters; an ellipsis stands for what is left out."""
+    """Return a text of at most ``width`` characters; an ellipsis replaces the rest."""
     return text if len(text) <= width else f"{text[: max(0, width - 1)]}…"
 
 
@@ -41,8 +42,8 @@ def columns(lines: Sequence[Sequence[str]], width: int | None = None) -> tuple[l
 
     Args:
         lines: cells, the heads first; all of the same length.
-        width: of the longest line, in columns. Columns at the right give way: one of text is cut off, others are left
-            out. The first two stay, whatever their width. None: no column is left out.
+        width: of the longest line, in columns. Columns at the right give way first: a text column is cut off, others
+            are left out. The first two stay at any width. None: no column is left out.
     """
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     shown = len(widths)

@@ -1,4 +1,4 @@
-"""Plain records that the packages of ``sweeper`` hand to each other. No third-party import, all picklable."""
+"""Plain records that the packages of ``sweeper`` exchange. No third-party import, all picklable."""
 
 from __future__ import annotations
 
@@ -21,71 +21,75 @@ class TrialRecord:
     number: int
     state: TrialState
     parameters: dict[str, Any]
-    """Searched and fixed: everything in ``trainables.settings.Parameters`` that applies."""
+    """Searched and fixed parameters: all of ``trainables.settings.Parameters`` that apply."""
     seed: int
     values: dict[str, float] | None = None
-    """Told values: goals on validation, strength 1, last weights. None unless complete."""
+    """Goals on validation, strength 1, last weights, as the study has them. None unless complete."""
     points: tuple[Point, ...] = ()
-    """Validation points of the finished trial, the told one among them."""
+    """Validation points of the finished trial, including the one of ``values``."""
     reason: str | None = None
-    """Why it failed or was stopped."""
+    """Reason why it failed or was stopped."""
     baseline: str | None = None
-    """Name of the task's baseline that it is, for instance ``paint``."""
+    """Name of the task's baseline that the trial is, for instance ``paint``."""
     first_point: str | None = None
-    """What it tries, where it is one of the first points of a search (``search.first_points``)."""
+    """Description of the point if the trial is one of the first points of a search (``search.first_points``)."""
     confirms: int | None = None
-    """The trial that this one trains again with another seed. Never told to the sampler, never on the front."""
+    """Number of the trial that this one trains again with another seed. The sampler and the front ignore this one."""
     stopped_at: float | None = None
     """Share of its steps after which the stopping rule ended it."""
     values_then: dict[str, float] | None = None
-    """Its goals on validation when it was stopped: for the sampler, they are no values of the trial."""
+    """Validation goals when the trial was stopped. Only the sampler uses them."""
     duration_s: float | None = None
-    """Of training and evaluation."""
+    """Seconds of training and evaluation."""
     cost_s: float | None = None
-    """For how long it held a slot, over all attempts."""
+    """Seconds for which it held a slot, over all attempts."""
     slot: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class UntouchedModel:
-    """What the workers measured of the untouched model on validation, and what the sweep works on."""
+    """The workers' measurements of the untouched model on validation, and facts about model and data of the sweep."""
 
     goals: dict[str, float]
-    """The task's validation metrics of the untouched model; the goals are among them."""
+    """The task's validation metrics of the untouched model, the goals among them."""
     chance: float
-    """The first goal of guessing, mean over the validation sets."""
+    """Expected first goal of guessing, mean over the validation sets."""
     validation_images: list[int]
-    """How many images each validation set has; empty for sweeps of the first versions."""
+    """Number of images of each validation set; empty for sweeps of the first versions."""
     pairs: int
-    """Preference pairs."""
+    """Number of preference pairs."""
     weights_digest: str
     data_digest: str
-    """Of everything that is trained and searched on."""
+    """Digest of all data for training and search."""
     validation_digest: str | None
-    """Of everything that is searched on. None for sweeps of the first versions, as ``device``."""
+    """Digest of all data for the search. None for sweeps of the first versions, as ``device``."""
     broken: dict[str, list[str]]
     """Split -> images that could not be decoded and were left out."""
     assumed: str | None
-    """What was assumed of the model because its checkpoint does not say."""
+    """Assumptions about the model that its checkpoint does not state."""
     versions: dict[str, str]
     """Package -> version on the worker."""
     device: str | None
     unseen_images: list[int] | None = None
-    """How many images of each validation set a second look takes; 0 where the search sees all of them. None for sweeps
-    that began before there was a second look: they have none."""
+    """Number of images of each validation set for a second look; 0 if the search sees all of them.
+
+    None for sweeps of versions without second look, which have none.
+    """
     embed_dim: int | None = None
     """Width of the embeddings. None for sweeps of earlier versions, as ``image_parameters``."""
     image_parameters: int | None = None
-    """Parameters of the image tower."""
+    """Number of parameters of the image tower."""
     class_names: list[str] = field(default_factory=list)
     """Classes of the first validation set, in words; empty for sweeps of earlier versions, as ``templates``."""
     templates: list[str] = field(default_factory=list)
     """Prompts of these classes, with ``{}`` for the class."""
     zero_shot: ZeroShot | None = None
-    """On a few of its validation images, before anything else is measured. None for sweeps of earlier versions."""
+    """Result on a few of its validation images, before any other measurement. None for sweeps of earlier versions."""
     hits: dict[str, list[str]] | None = None
-    """Which validation images it answers right (``evaluation.hits.to_text``). None where a goal is no mean over images,
-    and for sweeps of earlier versions."""
+    """Validation images that it answers correctly (``evaluation.hits.to_text``).
+
+    None if a goal is not a mean over images, and for sweeps of earlier versions.
+    """
 
     def to_json(self) -> dict[str, Any]:
         record = asdict(self)
@@ -117,25 +121,25 @@ class UntouchedModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Confirmation:
-    """What trainings of a front member's parameters with other seeds gave, at its weights and strength."""
+    """Results of trainings of a front member's parameters with other seeds, at its weights and strength."""
 
     seeds: int
-    """Trainings that ended well; the seed that was picked is none of them."""
+    """Number of trainings that ended well, without the picked one."""
     failed: int
     validation: dict[str, float] | None
-    """Goals, mean over the seeds; None where every training failed."""
+    """Goals, mean over the seeds; None if every training failed."""
     stays: bool
     """Whether it is still on the front, by ``validation``."""
     values: dict[str, float] | None = None
-    """Goals on test, mean over the seeds; None for fewer than two of them."""
+    """Goals on test, mean over the seeds; None for fewer than two seeds."""
     intervals: dict[str, tuple[float, float]] | None = None
-    """95 % intervals of what the recipe reaches with a fresh seed on fresh images, each by itself."""
+    """95 % intervals of the recipe's result with a fresh seed on fresh images, each by itself."""
     simultaneous: dict[str, tuple[float, float]] | None = None
-    """The same for all confirmed members at once: for whoever picks a member by looking at ``values``."""
+    """The same for all confirmed members at once, valid for a member that is picked by ``values``."""
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Confirmation:
-        """Read what ``dataclasses.asdict`` wrote."""
+        """Return the record from the JSON data of ``dataclasses.asdict``."""
         fields = dict(record)
         for name in ("intervals", "simultaneous"):
             if fields[name] is not None:
@@ -145,12 +149,14 @@ class Confirmation:
 
 @dataclass(frozen=True, kw_only=True)
 class SecondLooks:
-    """What a sweep has measured of points on validation images that the search did not see."""
+    """A sweep's measurements of points on validation images that the search did not see."""
 
     points: Mapping[PointName, SecondLook] = field(default_factory=dict)
     trials: int = 0
-    """Complete trials of the search at the end of the last second look: with more of them the front is of the search
-    alone, until the next second look has ended."""
+    """Number of complete trials of the search at the end of the last second look.
+
+    If there are more now, the front is that of the search alone until the next second look has ended.
+    """
 
 
 def goals_among(values: Mapping[str, float], goals: Goals) -> dict[str, float]:
@@ -168,25 +174,25 @@ class FrontPoint:
     strength: float
     parameters: dict[str, Any]
     validation: dict[str, float]
-    """The task's validation metrics: what the point was picked on."""
+    """The task's validation metrics, on which the point was picked."""
     values: dict[str, float] | None = None
     """Goals on test and further test measurements; None until measured."""
     intervals: dict[str, tuple[float, float]] | None = None
     """95 % bootstrap intervals of ``values``."""
     name: str | None = None
-    """``knee``, what the best in each goal is called (``cleanest``, ``most robust``), ``untouched``, or a baseline."""
+    """``knee``, the name of the best in a goal (``cleanest``, ``most robust``), ``untouched``, or a baseline."""
     images: int | None = None
-    """How many validation images are behind ``validation``; None where that is not known."""
+    """Number of validation images behind ``validation``; None if not known."""
     member: bool = True
     """Whether it is non-dominated on validation (and above every floor)."""
     sweep: str | None = None
-    """Where it comes from, on a front of several sweeps."""
+    """Its sweep, on a front of several sweeps."""
     confirmation: Confirmation | None = None
-    """None where it was not trained again."""
+    """None if it was not trained again."""
 
     @property
     def point_name(self) -> PointName:
-        """What the point is measured and confirmed under."""
+        """Return the name under which the point is measured and confirmed."""
         return self.trial, self.weights, self.strength
 
 
@@ -195,16 +201,16 @@ class LookedAt:
     """The second look that a front was chosen with."""
 
     points: int
-    """Points of trials that were measured again."""
+    """Number of points of trials that were measured again."""
     images: int
-    """Validation images that the search did not see."""
+    """Number of validation images that the search did not see."""
     new: int
-    """Members that would be none by the search alone."""
+    """Number of members that would not be members by the search alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Front:
-    """The front of a sweep and what is drawn beside it."""
+    """The front of a sweep and the points drawn beside it."""
 
     sweep: str
     goals: Goals
@@ -213,28 +219,28 @@ class Front:
     others: tuple[FrontPoint, ...]
     """Every other validation point of finished trials (dominated or beyond a bound)."""
     hypervolume: float
-    """Of the members on validation, against ``reference_point``."""
+    """Hypervolume of the members on validation, against ``reference_point``."""
     reference_point: tuple[float, float]
     """(bound of the first goal or its value by guessing, second goal of the untouched model)."""
     finished: int
     trials: int
     kept: Mapping[str, str] = field(default_factory=dict)
-    """What every member keeps besides the goals: metric -> its bound in words, ``sign_reading >= 0.854``."""
+    """Bounds of every member besides the goals: metric -> its bound in words, ``sign_reading >= 0.854``."""
     curves: tuple[str, ...] = ()
-    """Metrics on validation whose course over the strength is drawn."""
+    """Metrics on validation that are drawn over the strength."""
     second_look: LookedAt | None = None
-    """None: chosen on the validation images of the search alone."""
+    """None if it was chosen on the validation images of the search alone."""
 
     def hypervolume_of_accuracies(self) -> float | None:
-        """Return the hypervolume where both goals are accuracies; None where one is of another kind."""
+        """Return the hypervolume if both goals are accuracies; None otherwise."""
         return None if any(goal.view is None for goal in self.goals) else self.hypervolume
 
     def at(self, point: FrontPoint) -> tuple[float, float]:
-        """Return both goals of a point on validation, as they were measured."""
+        """Return both goals of a point on validation, as measured."""
         return goal_values(point.validation, self.goals)
 
     def oriented(self, point: FrontPoint) -> tuple[float, float]:
-        """Return both goals of a point on validation, with the sign that makes more of each better."""
+        """Return both goals of a point on validation, with the sign that makes larger values better."""
         return oriented(point.validation, self.goals)
 
 
@@ -243,5 +249,5 @@ class Retraining:
     """A training of a front member's parameters with another seed."""
 
     confirms: int
-    """The member's trial."""
+    """Number of the member's trial."""
     seed: int

@@ -29,14 +29,14 @@ WORLD_TRIAL: dict[str, Any] = {
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m trainables",
-        description="Runs one trial and measures it on test. Without TRIAL: DPO of a transform on the embedded world.",
+        description="Runs one trial and measures it on test. Without TRIAL: DPO of a transform on the generated world.",
     )
     parser.add_argument(
         "trial", nargs="?", type=Path, help="YAML or JSON file with task, parameters, seed (trial.json)"
     )
     parser.add_argument("--output", type=Path, default=Path("trial"), help="folder for weights and records")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change one parameter")
-    parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1; default: cuda where there is one")
+    parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1; default: cuda if there is one")
     options = parser.parse_args(arguments)
     from trainables.numerics import flushed_denormals
 
@@ -53,9 +53,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def read_trial(path: Path | None, changes: list[str]) -> TrialSettings:
-    """Read a trial, or the built-in one, with ``changes`` of its parameters (NAME=VALUE).
+    """Return a trial, or the built-in one, with ``changes`` of its parameters (NAME=VALUE).
 
-    Raises ValueError (pydantic's or plain) for what does not fit, OSError for an unreadable file.
+    Raises:
+        ValueError: the content is invalid (pydantic's error or a plain one).
+        OSError: the file cannot be read.
     """
     value: Any = WORLD_TRIAL
     if path is not None:

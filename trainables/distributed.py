@@ -1,6 +1,7 @@
 """The worker processes of one trial. With a single worker, all sums are local.
 
-Collectives are called by all workers in the same order: what decides on the next one is the same on all of them.
+All workers call the collectives in the same order, so every value that decides on the next collective must be the same
+on all of them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class WorkerGroup:
-    """This process's place in the trial's group; torch.distributed is already initialised where there are several."""
+    """This process's place in the trial's group; with several workers torch.distributed is already initialised."""
 
     rank: int = 0
     world_size: int = 1
@@ -43,11 +44,11 @@ class WorkerGroup:
         return [int(value) for value in smallest.tolist()]
 
     def wait_for_all(self) -> None:
-        """Return once every worker has come here."""
+        """Return when every worker has called this."""
         self.minimum([0])
 
     def from_first(self, value: Value) -> Value:
-        """Return the first worker's ``value``, which is pickled; that of the others is left."""
+        """Return the first worker's ``value``, which is pickled; the values of the others are ignored."""
         if self.world_size == 1:
             return value
         shared = [value]
@@ -59,7 +60,7 @@ class WorkerGroup:
         if self.world_size == 1:
             return policy
         devices = [self.device] if self.device.type == "cuda" else None
-        # Batch-norm statistics are frozen; nothing is to be synchronised but gradients.
+        # Batch-norm statistics are frozen; only gradients are synchronised.
         return nn.parallel.DistributedDataParallel(
             policy, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
         )

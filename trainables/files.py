@@ -1,7 +1,7 @@
-"""Files that a reader sees whole, and what the disk below them says when it fails.
+"""Files that are always read whole, and messages about the disk when it fails.
 
 A write is on disk, under its name, when it returns, or it has changed nothing: the new content is written beside the
-file, fsynced, and put in its place in one step. What a kill leaves behind has a name that ends in ``.part``.
+file, fsynced, and put in its place in one step. Files that a kill leaves have names that end in ``.part``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class StorageError(OSError):
 
 
 def storage_problem(error: BaseException) -> str | None:
-    """Return what is wrong with the storage, in one line; None where ``error`` is of another kind."""
+    """Return the problem of the storage in one line; None if ``error`` is of another kind."""
     if isinstance(error, StorageError):
         return str(error)
     if isinstance(error, OSError) and error.errno in _STORAGE_ERRNOS:
@@ -45,9 +45,12 @@ def storage_problem(error: BaseException) -> str | None:
 
 @contextlib.contextmanager
 def storage_errors(path: Path, *, doing: str = "cannot be written") -> Iterator[None]:
-    """Raise StorageError for whatever is raised while ``path`` is written or read.
+    """Convert every error of the block, in which ``path`` is written or read, to StorageError.
 
     Libraries have exceptions of their own for a full disk: torch.save raises RuntimeError, safetensors SafetensorError.
+
+    Raises:
+        StorageError: an error was raised in the block.
     """
     try:
         yield
@@ -58,9 +61,10 @@ def storage_errors(path: Path, *, doing: str = "cannot be written") -> Iterator[
 
 
 def replace_file(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Replace ``path`` in one step by what ``write`` puts into a file.
+    """Replace ``path`` in one step by a file whose content ``write`` writes.
 
-    Raise StorageError where the disk does not take it; the old file then stays and nothing is left beside it.
+    Raises:
+        StorageError: the disk fails; the old file then stays, and no partial file is left.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     with storage_errors(path):
@@ -78,7 +82,7 @@ def replace_file(path: Path, write: Callable[[BinaryIO], Any]) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names of the files in ``folder`` on disk, where its file system can do that."""
+    """Write the names of the files in ``folder`` to disk, if its file system supports that."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with contextlib.suppress(OSError):  # some network file systems refuse to fsync a folder
@@ -88,7 +92,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_partial_files(folder: Path) -> None:
-    """Remove what writes that a kill cut off have left in ``folder``. Only while nobody else writes there."""
+    """Delete the partial files that killed writes have left in ``folder``. No process may write there meanwhile."""
     for part in folder.glob(".*.part"):
         with contextlib.suppress(OSError):
             part.unlink()
@@ -99,7 +103,7 @@ def _described(path: Path | None, error: OSError) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """One line: what the operating system said where it said something, else the error's own first line."""
+    """Return the operating system's message if there is one, else the first line of the error's own."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:

@@ -11,9 +11,10 @@ from typing import Any
 
 
 def append_line(path: Path, record: Mapping[str, Any]) -> None:
-    """Add one record; it is on disk when this returns. A line that a kill has cut off is ended first.
+    """Add one record; it is on disk when this returns. An incomplete last line, left by a kill, is ended first.
 
-    Raise OSError, with the path, where the disk does not take it: nothing of the line is left then.
+    Raises:
+        OSError: the disk fails; the error names the path, and no part of the line is left.
     """
     line = json.dumps(record).encode() + b"\n"
     try:
@@ -24,7 +25,7 @@ def append_line(path: Path, record: Mapping[str, Any]) -> None:
                 line = line if file.read(1) == b"\n" else b"\n" + line
             try:
                 rest = memoryview(line)
-                while rest:  # a disk that is getting full takes a part
+                while rest:  # a disk that is getting full accepts a part
                     rest = rest[file.write(rest) :]
                 os.fsync(file.fileno())
             except BaseException:
@@ -36,8 +37,7 @@ def append_line(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the records in order; none where there is no file. Lines that a kill has cut off or that are damaged do
-    not count."""
+    """Return the records in order; empty if there is no file. Incomplete and damaged lines are skipped."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:

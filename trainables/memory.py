@@ -1,4 +1,4 @@
-"""Running out of the accelerator's memory: the same work is done again in smaller batches."""
+"""Running out of the accelerator's memory: the same work is repeated in smaller batches."""
 
 from __future__ import annotations
 
@@ -15,20 +15,22 @@ Result = TypeVar("Result")
 
 
 class OutOfMemory(ValueError):
-    """The settings ask for more than the device holds, one row at a time; the message says what to do."""
+    """The settings need more memory than the device has, even for one row at a time; the message says what to do."""
 
 
 class MicroBatchReduced(RuntimeError):
-    """One worker of several ran out of memory while the others wait for it: all of them are to begin again from the
-    checkpoint, with the smaller micro-batches that the trial's folder now names."""
+    """A worker ran out of memory while the other workers wait for it.
+
+    All of them must begin again from the checkpoint, with the smaller micro-batches that the trial's folder now names.
+    """
 
 
 def run_or_none_on_oom(work: Callable[[], Result]) -> Result | None:
-    """Return what ``work`` returns; None where memory ran out, with the memory that it took given back."""
+    """Return the result of ``work``; None if memory ran out, after its memory was freed."""
     try:
         return work()
     except torch.OutOfMemoryError:
-        pass  # its traceback holds the tensors of every frame: nothing is free before this block is left
+        pass  # the traceback holds the tensors of every frame: memory is freed only after this block
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -39,7 +41,7 @@ def halve(size: int) -> int:
     """Return half of a number of rows, rounded up.
 
     Raises:
-        OutOfMemory: it is one row.
+        OutOfMemory: the number is 1.
     """
     if size <= 1:
         raise OutOfMemory(
@@ -51,11 +53,15 @@ def halve(size: int) -> int:
 
 
 def in_batches(rows: Tensor, size: int, work: Callable[[Tensor], Result], what: str) -> tuple[list[Result], int]:
-    """Return the results of ``work`` on ``rows`` in order, at most ``size`` at a time, and the size that fitted.
+    """Return the results of ``work`` on ``rows`` in order, at most ``size`` at a time, and the largest size that fits.
 
-    ``what``: the work in words, for ``busy_with``.
+    If memory runs out, the batches are smaller from that row on.
 
-    Where memory runs out, the batches are smaller from that row on. Raises OutOfMemory where one row does not fit.
+    Args:
+        what: the work in words, for ``busy_with``.
+
+    Raises:
+        OutOfMemory: one row does not fit.
     """
     results: list[Result] = []
     total = len(rows)

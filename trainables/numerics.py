@@ -1,4 +1,4 @@
-"""Switches of PyTorch that hold for a whole thread or process: set around a trial or a command, and set back."""
+"""Switches of PyTorch for a whole thread or process: set around a trial or a command, and restored after it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 
 @contextmanager
 def flushed_denormals() -> Iterator[None]:
-    """Treats denormal floats as zero in this thread until the block is left.
+    """Treat denormal floats as zero in this thread inside the context.
 
     An almost untrained small model is full of denormals, which make it 10 to 25 times slower on a CPU. Python's own
-    floats are flushed too, which is why the switch must not outlive the work that needs it.
+    floats are flushed too, so the switch must not outlive the work that needs it.
     """
     before = sys.float_info.min / 2 == 0.0  # PyTorch has no getter; the switch holds for all arithmetic of the thread
     torch.set_flush_denormal(True)
@@ -26,7 +26,7 @@ def flushed_denormals() -> Iterator[None]:
 
 @contextmanager
 def thread_count(threads: int) -> Iterator[None]:
-    """Has PyTorch use ``threads`` threads for one operation on the CPU until the block is left."""
+    """Let PyTorch use ``threads`` threads for one operation on the CPU inside the context."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

@@ -1,7 +1,6 @@
-"""What a trial tells the outside: plain records, shared by training and by whoever orchestrates it.
+"""Plain records of a trial, shared by training and by the code that runs trials.
 
-JSON exists at the disk only. Keys on disk are those of the first version; a record is read from lines of earlier
-versions too.
+JSON is used on disk only. Keys on disk are those of the first version; lines of earlier versions can be read too.
 """
 
 from __future__ import annotations
@@ -20,37 +19,36 @@ class Goal:
     metric: str
     direction: Direction
     short: str
-    """For columns and lines: ``clean``."""
+    """Short name for columns and lines: ``clean``."""
     title: str
-    """For axes and sentences: ``clean accuracy``."""
+    """Name for axes and sentences: ``clean accuracy``."""
     best: str
-    """What the member of a front is called that is best in this goal: ``cleanest``."""
+    """Name of the best member of a front in this goal: ``cleanest``."""
     view: str | None
-    """The view of the test sets on which every image is answered right or wrong, so that the goal is the share of right
-    answers; None for a goal that is no mean over images."""
+    """View of the test sets whose share of correct answers is the goal; None if it is not a mean over images."""
 
 
 class ValueOfContent(NamedTuple):
-    """What a prompt about an attribute names, for templates such as ``a photo of a {0.value} {0.content}``."""
+    """Value and content in a prompt about an attribute, for templates like ``a photo of a {0.value} {0.content}``."""
 
     value: str
     content: str
 
 
 Names = tuple[str, ...] | tuple[ValueOfContent, ...]
-"""What the prompts of a model name, one each."""
+"""Class names or values of contents in the prompts of a model, one for each prompt."""
 
 Goals = tuple[Goal, Goal]
-"""What is to be kept, then what is to be improved. The task says which these are."""
+"""The goal to be kept, then the goal to be improved. The task defines them."""
 
 
 def goal_values(values: Mapping[str, float], goals: Goals) -> tuple[float, float]:
-    """Return the values of both goals as they were measured."""
+    """Return the values of both goals as measured."""
     return values[goals[0].metric], values[goals[1].metric]
 
 
 def oriented(values: Mapping[str, float], goals: Goals) -> tuple[float, float]:
-    """Return the values of both goals with the sign that makes more of each better."""
+    """Return the values of both goals with the sign that makes larger values better."""
     first, second = (values[goal.metric] * (1.0 if goal.direction == "maximize" else -1.0) for goal in goals)
     return first, second
 
@@ -61,40 +59,40 @@ WeightsKind = Literal["last", "averaged"]
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a trial reports after each evaluation: one metric line on disk."""
+    """The report of a trial after an evaluation: one metric line on disk."""
 
     step: int
-    """Updates done."""
+    """Number of updates done."""
     steps: int
-    """Of the whole trial."""
+    """Number of updates of the whole trial."""
     epoch: float
-    """Epochs done."""
+    """Number of epochs done."""
     epochs: int
     progress: float
-    """Share of the trial's steps done."""
+    """Share of the trial's steps that are done."""
     rung: bool = False
-    """Whether the stopping rule is asked here; the trial then waits for the decision."""
+    """Whether the stopping rule decides here; the trial then waits for the decision."""
     values: dict[str, float]
     """The task's validation metrics, with the last weights at strength 1."""
     preference_loss: float | None = None
-    """Mean since the last evaluation, as ``reference_kl`` and ``loss``. None where a line does not tell."""
+    """Mean since the last evaluation, as ``reference_kl`` and ``loss``. None if the line lacks it."""
     reference_kl: float | None = None
     loss: float | None = None
     identity_distance: float | None = None
     """||I - W W^T|| of a transform."""
     train_s: float
-    """Since the trial began, over all attempts, as ``evaluation_s``."""
+    """Seconds since the trial began, over all attempts, as ``evaluation_s``."""
     evaluation_s: float
     time_s: float
     """Seconds since 1970."""
 
     @property
     def spent_s(self) -> float:
-        """Seconds of training and evaluation since the trial began."""
+        """Return the seconds of training and evaluation since the trial began."""
         return self.train_s + self.evaluation_s
 
     def to_json(self) -> dict[str, Any]:
-        """Return the metric line: metrics beside the place in the trial; what is unknown is left out."""
+        """Return the metric line: metrics beside the place in the trial; unknown values are left out."""
         place = {name: getattr(self, name) for name in ("step", "steps", "epoch", "epochs", "progress")}
         rung = {"rung": True} if self.rung else {}
         losses = {name: getattr(self, name) for name in _LOSSES if getattr(self, name) is not None}
@@ -103,9 +101,12 @@ class Report:
 
     @classmethod
     def from_json(cls, line: Mapping[str, Any]) -> Report:
-        """Read a metric line. Lines of the first versions have no ``step``: these evaluated after epochs only.
+        """Return the report of a metric line.
 
-        Raises KeyError for a line that is no report.
+        Lines of the first versions have no ``step``: they were written after epochs only.
+
+        Raises:
+            KeyError: the line is not a report.
         """
         known = {"step", "steps", "epoch", "epochs", "progress", "rung", "train_s", "evaluation_s", "time_s", "attempt"}
         return cls(
@@ -136,7 +137,7 @@ class Point:
     weights: WeightsKind
     strength: float
     values: dict[str, float]
-    """Metric -> value: the goals, and further ones such as ``text_confusion_rate``."""
+    """Metric -> value: the goals, and further metrics such as ``text_confusion_rate``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +147,7 @@ class TrialResult:
     values: dict[str, float]
     """The task's validation metrics with the last weights at strength 1."""
     points: tuple[Point, ...]
-    """Validation at every strength and of the averaged weights; the first one has ``values``."""
+    """Validation metrics at every strength and of the averaged weights; the first point has ``values``."""
     epochs: int
     train_s: float
     evaluation_s: float
@@ -155,7 +156,7 @@ class TrialResult:
 
     @property
     def spent_s(self) -> float:
-        """Seconds of training and evaluation, over all attempts."""
+        """Return the seconds of training and evaluation, over all attempts."""
         return self.train_s + self.evaluation_s
 
     def to_json(self) -> dict[str, Any]:
@@ -178,9 +179,9 @@ class Measurement:
     intervals: dict[str, tuple[float, float]]
     """95 % bootstrap intervals of ``values``."""
     images: int
-    """How many clean images were looked at."""
+    """Number of clean images."""
     broken: dict[str, list[str]] = field(default_factory=dict)
-    """Split -> images that could not be decoded and were left out; the splits that the process has read so far."""
+    """Split -> images that were left out because they could not be decoded, for the splits read so far."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"intervals": {name: list(ends) for name, ends in self.intervals.items()}}
@@ -203,7 +204,7 @@ class SecondLook:
     values: dict[str, float]
     """Metric -> mean over the validation sets."""
     images: list[int]
-    """How many of each validation set."""
+    """Number of images of each validation set."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -215,20 +216,20 @@ class SecondLook:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialTiming:
-    """How fast a trial is and what memory it takes."""
+    """Speed and memory of a trial."""
 
     steps: int
-    """Of the whole trial."""
+    """Number of steps of the whole trial."""
     images_per_step: float
-    """Clean and attacked."""
+    """Number of images per step, clean and attacked."""
     step_s: float
     evaluation_s: float
-    """Of one evaluation on the search sets."""
+    """Seconds of one evaluation on the search sets."""
     micro_batch_size: int | None
-    """Pairs; None unless larger micro-batches did not fit into memory."""
+    """Pairs per micro-batch; None unless larger micro-batches did not fit into memory."""
     peak_bytes: int
-    """Of the device's memory; on CPU of the process's."""
+    """Peak of the device's memory; on a CPU, of the process's memory."""
     total_bytes: int
-    """That the device, or the machine, has."""
+    """Total memory of the device, or of the machine."""
     unseen_share: float = 0.0
-    """Images of a second look, as a share of those of an evaluation; 0 where there is no second look."""
+    """Images of a second look, as a share of those of an evaluation; 0 without a second look."""

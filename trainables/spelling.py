@@ -1,9 +1,8 @@
-"""Words in the form that CLIP's tokenizer sees them, in which class names, folders, answers and written words are
-compared.
+"""Words in the form in which CLIP's tokenizer sees them; class names, folders, answers and written words are compared
+in it.
 
-The tokenizer repairs Unicode, resolves HTML entities, joins white space and drops the case before it looks at a word.
-Names that differ in nothing else make equal prompts. An underscore counts as a space, as it does in prompts that are
-made of folder names.
+The tokenizer repairs Unicode, resolves HTML entities, joins white space and ignores the case. Names that differ in
+nothing else make equal prompts. An underscore counts as a space, as in prompts that are made from folder names.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from collections.abc import Collection
 from functools import lru_cache
 
 _INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"))
-"""Soft hyphen, spaces and joiners without width: nobody sees them, whether in a name or in a picture."""
+"""Soft hyphen, and spaces and joiners without width, which are invisible in names and pictures."""
 _MISSING = {"nan", "<na>", "n/a", "#n/a", "null"}
 _NO_WORD = {*_MISSING, "none", "na"}
 _WHOLE_NUMBER = re.compile(r"([-+]?\d+)\.0*")
@@ -41,7 +40,7 @@ def label_form(label: str) -> str:
 
 
 def same_word(word: str, words: Collection[str]) -> str | None:
-    """Return the one of ``words`` that is ``word``: spelled alike, else the only one of its form; None without any."""
+    """Return the element of ``words`` that is ``word``: spelled alike, or the only one of its form; else None."""
     if word in words:
         return word
     alike = {other for other in words if normal_form(other) == normal_form(word)}
@@ -49,10 +48,10 @@ def same_word(word: str, words: Collection[str]) -> str | None:
 
 
 def is_missing(value: object) -> bool:
-    """Return whether a cell holds nothing: empty, None, or what programs write for a missing number."""
+    """Return whether a cell holds nothing: empty, None, or a program's text for a missing number."""
     return value is None or value != value or str(value).strip().lower() in {"", *_MISSING}
 
 
 def is_no_word(value: object) -> bool:
-    """Return whether a cell that holds a word written in a picture says that none is: ``none`` and ``NA`` too."""
+    """Return whether a cell about a word in a picture says that there is no word: ``none`` and ``NA`` too."""
     return is_missing(value) or str(value).strip().lower() in _NO_WORD

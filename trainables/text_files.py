@@ -1,4 +1,4 @@
-"""Text files that users bring: tables, JSON, lists of names. What is wrong with one is told with file and line."""
+"""Text files of users: tables, JSON, lists of names. Messages about a damaged file name file and line."""
 
 from __future__ import annotations
 
@@ -17,23 +17,22 @@ _LINE_ENDS = re.compile(r"\r\n|\r|\n")
 _CSV_PROBLEMS = {
     "unexpected end of data": "a quotation mark is opened in this row and not closed",
     "field larger than field limit": "a value of more than 131072 characters; is a quotation mark not closed?",
-    "expected after": "text behind a closing quotation mark; is one not closed, or not doubled within quoted text?",
+    "expected after": "text behind a closing quotation mark; is a mark not closed, or not doubled within quoted text?",
 }
-"""What Python's csv says, in words for users."""
+"""Message of Python's csv module -> words for users."""
 
 
 class TextFileError(ValueError):
-    """A file that is no text, no table or no JSON. The message begins with the file, and the line where it is known."""
+    """A file that is not text, a table or JSON. The message begins with the file, and the line if known."""
 
 
 def is_lfs_pointer(start: bytes) -> bool:
-    """Return whether a file that begins like this is what Git LFS leaves in place of a file that was not fetched."""
+    """Return whether a file with this beginning is a Git LFS pointer: the file itself was not fetched."""
     return start.startswith(_LFS_START)
 
 
 def names_lfs_pointer(path: Path | str, offset: int = 0) -> bool:
-    """Return whether a file is a Git LFS pointer, or holds one from byte ``offset`` on; False for one that cannot be
-    read."""
+    """Return whether a file is a Git LFS pointer, or holds one from byte ``offset`` on; False if it cannot be read."""
     try:
         with open(path, "rb") as file:
             file.seek(offset)
@@ -43,22 +42,31 @@ def names_lfs_pointer(path: Path | str, offset: int = 0) -> bool:
 
 
 def read_text(path: Path) -> str:
-    """Return the content of a UTF-8 file, with or without byte order mark. Raise OSError, or TextFileError."""
+    """Return the content of a UTF-8 file, with or without byte order mark.
+
+    Raises:
+        OSError: the file cannot be read.
+        TextFileError: it is not UTF-8.
+    """
     return decoded_text(path, path.read_bytes())
 
 
 def decoded_text(path: Path, content: bytes) -> str:
-    """Return the text of ``content``, the bytes of ``path``. Raise TextFileError for what is no UTF-8."""
+    """Return the text of ``content``, the bytes of ``path``.
+
+    Raises:
+        TextFileError: it is not UTF-8.
+    """
     if is_lfs_pointer(content):
         raise TextFileError(f"{path} {LFS_POINTER}")
     if content.startswith(_UTF_16) or b"\0" in content[:1000]:
-        raise TextFileError(f"{path} is UTF-16 or no text at all; save it as UTF-8")
+        raise TextFileError(f"{path} is UTF-16 or not text; save it as UTF-8")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         byte = content[error.start]
-        raise TextFileError(f"{path}:{line}: the byte 0x{byte:02x} is no UTF-8; save the file as UTF-8") from error
+        raise TextFileError(f"{path}:{line}: the byte 0x{byte:02x} is not UTF-8; save the file as UTF-8") from error
 
 
 def text_lines(text: str) -> list[str]:
@@ -68,19 +76,24 @@ def text_lines(text: str) -> list[str]:
 
 
 def parsed_json(path: Path, text: str) -> Any:
-    """Return what a JSON file holds. Raise TextFileError, with the line, for anything else."""
+    """Return the content of a JSON file.
+
+    Raises:
+        TextFileError: it is not JSON; the message has the line.
+    """
     try:
         return json.loads(text, strict=False)  # a line feed or tab within a string does no harm
     except json.JSONDecodeError as error:
-        raise TextFileError(f"{path}:{error.lineno}: this is no JSON: {error.msg}") from error
+        raise TextFileError(f"{path}:{error.lineno}: this is not JSON: {error.msg}") from error
     except (ValueError, RecursionError) as error:
-        raise TextFileError(f"{path}: this is no JSON that can be read: {error}") from error
+        raise TextFileError(f"{path}: this is not readable JSON: {error}") from error
 
 
 def json_records(path: Path, text: str) -> list[tuple[str, dict[str, Any]]]:
     """Return the objects of a JSON list, or of JSON lines, each with its place in the file.
 
-    Raise TextFileError where the file holds something else.
+    Raises:
+        TextFileError: the file has another content.
     """
     if text.lstrip().startswith("["):
         return [_record(f"{path}, entry {i}", entry) for i, entry in enumerate(parsed_json(path, text), 1)]
@@ -88,7 +101,11 @@ def json_records(path: Path, text: str) -> list[tuple[str, dict[str, Any]]]:
 
 
 def json_lines(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    r"""Yield the object of each line that is not empty, with its place. Lines end at \n only. Raise TextFileError."""
+    r"""Yield the object of each line that is not empty, with its place. Lines end at \n only.
+
+    Raises:
+        TextFileError: a line is not a JSON object.
+    """
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
@@ -97,7 +114,7 @@ def json_lines(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
             entry = json.loads(line, strict=False)
         except (ValueError, RecursionError) as error:
             message = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-            raise TextFileError(f"{place}: this line is no JSON: {message}{_hint(path, text)}") from error
+            raise TextFileError(f"{place}: this line is not JSON: {message}{_hint(path, text)}") from error
         if isinstance(entry, dict) and (hint := _of_one_object(entry)):
             raise TextFileError(f"{place}: {hint}")
         yield _record(place, entry)
@@ -106,7 +123,10 @@ def json_lines(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
 def table(path: Path, text: str, delimiter: str = ",") -> tuple[list[str], Iterator[tuple[int, dict[str, str]]]]:
     r"""Return the columns of a table and its rows, each with the line where it begins. Lines end at \n, \r\n or \r.
 
-    Cells that a row lacks are empty. Raise TextFileError, with the line, where quotation marks or cells do not match.
+    Cells that a row lacks are empty.
+
+    Raises:
+        TextFileError: quotation marks or cells do not match; the message has the line.
     """
     records = _csv_records(path, csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
     line, heading = next(records, (1, []))
@@ -142,25 +162,25 @@ def _rows(
 
 def _record(place: str, entry: Any) -> tuple[str, dict[str, Any]]:
     if not isinstance(entry, dict):
-        raise TextFileError(f"{place}: expected a list of objects, or one object a line")
+        raise TextFileError(f"{place}: expected a list of objects, or one object per line")
     return place, entry
 
 
 def _hint(path: Path, text: str) -> str:
-    """What a file whose lines are no objects was probably meant to be."""
+    """Return advice for a file whose lines are not objects, by its probable form."""
     try:
         whole = json.loads(text, strict=False)
     except (ValueError, RecursionError):
         return "; an object takes one line, without line breaks in it"
     hint = _of_one_object(whole) if isinstance(whole, dict) else None
-    return "; " + (hint or "the file is one object over several lines: write one object a line, or a list of them")
+    return "; " + (hint or "the file is one object over several lines: write one object per line, or a list of objects")
 
 
 def _of_one_object(entry: dict[str, Any]) -> str | None:
-    """What to do with an object that holds the records instead of being one."""
+    """Return advice for an object that contains the records instead of being one; None for others."""
     lists = [key for key, value in entry.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
     if lists:
-        return f"the objects are inside {lists[0]!r}; write the list alone, or one object a line"
+        return f"the objects are inside {lists[0]!r}; write the list alone, or one object per line"
     if entry and all(isinstance(value, dict | list) for value in entry.values()):
         return 'the file holds columns, not rows; with pandas write to_json(orient="records")'
     return None

@@ -1,4 +1,4 @@
-"""What no one foresaw: one line on standard error, and the traceback in a file; never a traceback on the screen."""
+"""Unexpected errors: one line on standard error, and the traceback in a file, never on the screen."""
 
 from __future__ import annotations
 
@@ -18,43 +18,44 @@ from pathlib import Path
 from sweeper.errors import one_line
 from sweeper.version import __version__
 
-_REPORT = "please report it with that file and what `sweeper env` prints"
+_REPORT = "please report it with that file and the output of `sweeper env`"
 
 
 @dataclass
 class _Context:
-    """What the running command works on; a process runs one command."""
+    """The object of the running command; a process runs one command."""
 
     storage: Path | None = None
     sweep: Path | None = None
     go_on: str | None = None
-    """The command with which the sweep goes on."""
+    """The command that continues the sweep."""
     thread_error: BaseException | None = None
-    """What ended a thread of this package, first of all."""
+    """The first error that ended a thread of this package."""
 
 
 _context = _Context()
 
 
 def works_in(storage: Path) -> None:
-    """Say which storage the command works in: tracebacks go there where no sweep is known."""
+    """Note the storage of the command: tracebacks are written there if no sweep is known."""
     _context.storage = storage
 
 
 def works_on(sweep: Path, go_on: str | None = None) -> None:
-    """Say which sweep the command works on: tracebacks go into its folder.
+    """Note the sweep of the command: tracebacks are written into its folder.
 
     Args:
-        sweep: its folder.
-        go_on: the command with which it goes on, where this command runs it.
+        sweep: folder of the sweep.
+        go_on: the command that continues it, if this command runs it.
     """
     _context.sweep, _context.go_on = sweep, go_on
 
 
 def crash_line(error: BaseException, command: str) -> str:
-    """Write the traceback of ``error`` to a file and return the line that says so.
+    """Write the traceback of ``error`` to a file and return the line that reports it.
 
-    ``command``: as the user knows it, ``sweeper run``.
+    Args:
+        command: name of the command, such as ``sweeper run``.
     """
     file = _write(error)
     where = f"the traceback is in {file}" if file is not None else "its traceback could not be written to any file"
@@ -63,24 +64,24 @@ def crash_line(error: BaseException, command: str) -> str:
 
 
 def thread_error() -> BaseException | None:
-    """Return what ended a thread of this package; None where nothing did."""
+    """Return the error that ended a thread of this package; None if there is none."""
     return _context.thread_error
 
 
 @contextlib.contextmanager
 def no_tracebacks_on_screen() -> Iterator[None]:
-    """Have threads, warnings of loggers and destructors print no traceback.
+    """Inside the context, threads, warnings of loggers and destructors print no traceback.
 
     A thread of this package that ends with an exception interrupts the main thread, as Ctrl-C does: a sweep then writes
     its checkpoints, and the command ends with ``thread_error``. Threads of libraries leave their traceback in a file.
-    Where Ctrl-C is ignored, as in background jobs of shells, SIGTERM takes its place.
+    If Ctrl-C is ignored, as in background jobs of shells, SIGTERM replaces it.
     """
     before = threading.excepthook, sys.unraisablehook, logging.lastResort
     of_sigterm = signal.getsignal(signal.SIGTERM)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and of_sigterm is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     threading.excepthook = _thread_ended
-    sys.unraisablehook = lambda unraisable: None  # a destructor's: nothing can be done about it
+    sys.unraisablehook = lambda unraisable: None  # a destructor's error: nothing can be done about it
     handler = logging.StreamHandler()
     handler.setLevel(logging.WARNING)
     handler.setFormatter(_WithoutTraceback())
@@ -94,7 +95,7 @@ def no_tracebacks_on_screen() -> Iterator[None]:
 
 
 class _WithoutTraceback(logging.Formatter):
-    """One line: the message, and the error where the record has one."""
+    """Formatter of one line: the message, and the error if the record has one."""
 
     def format(self, record: logging.LogRecord) -> str:
         message = " ".join(record.getMessage().split())
@@ -120,7 +121,7 @@ def _thread_ended(ended: threading.ExceptHookArgs) -> None:
 
 
 def _write(error: BaseException) -> Path | None:
-    """Return the file that the traceback was written to; None where no folder takes it."""
+    """Return the file that the traceback was written to; None if no folder accepts it."""
     text = (
         f"sweeper {__version__}, Python {sys.version.split()[0]}, {time.strftime('%Y-%m-%d %H:%M:%S %z')}\n"
         f"command: {' '.join(sys.argv)}\n\n" + "".join(traceback.format_exception(error))

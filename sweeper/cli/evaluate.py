@@ -1,4 +1,4 @@
-"""Commands that measure: any model on any image sets, and two models against each other."""
+"""Commands that measure: any model on any image sets, and two models compared."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ DataOption = Annotated[list[str] | None, typer.Option("--data", help=DATA_HELP, 
 Attack = Annotated[
     str | None, typer.Option(help="Recipe of pasted words: sign or defense_prefix. Default: that of the data.")
 ]
-Images = Annotated[int | None, typer.Option(min=1, help="At most so many images of each set.")]
-Seed = Annotated[int, typer.Option(help="Of pasted words and of --images.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. Default: cuda where there is one.")]
+Images = Annotated[int | None, typer.Option(min=1, help="Largest number of images of each set.")]
+Seed = Annotated[int, typer.Option(help="Seed of pasted words and of --images.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. Default: cuda if there is one.")]
 
 
 def evaluate(
@@ -52,7 +52,9 @@ def evaluate(
     quick_gelu: Annotated[
         bool | None, typer.Option("--quick-gelu/--no-quick-gelu", help="Activation of a checkpoint file.")
     ] = None,
-    preprocess: Annotated[str | None, typer.Option(help="Of a checkpoint file: openai, inception or imagenet.")] = None,
+    preprocess: Annotated[
+        str | None, typer.Option(help="Preprocessing of a checkpoint file: openai, inception or imagenet.")
+    ] = None,
     device: Device = None,
     storage: Storage = None,
     format: Output = Format.table,
@@ -60,11 +62,11 @@ def evaluate(
 ) -> None:
     """Measure models, made by sweeper or not, on clean and attacked images.
 
-    With data that name an `attribute:` the bias about it is measured: accuracies, and skew of retrievals.
+    If the data name an `attribute:`, the bias about it is measured: accuracies, and skew of retrievals.
 
-    A set and a view a line: accuracy over all classes, two-way accuracy (true class against written one), share
-    answered with the written word, each with its 95 % interval. Whole sets are scored. NAME:knee and other points of a
-    sweep are shown as they were measured on its test images.
+    One line for each set and view: accuracy over all classes, two-way accuracy (true class against written class),
+    share answered with the written word, each with its 95 % interval. Whole sets are scored. For points of a sweep,
+    such as NAME:knee, the measurements on its test images are shown.
     """
     from sweeper.models.evaluate import Weights, answers_of, rows, rows_for_people
 
@@ -78,7 +80,7 @@ def evaluate(
     for model in models:
         recorded = _of_sweep(model, storage)
         if recorded is not None and given is not None:
-            raise UserError(f"{model} is a point of a sweep: export it to show it other images than those of its test")
+            raise UserError(f"{model} is a point of a sweep: export it to measure it on other images")
         if given is not None and given.attribute is not None:
             table += _bias(model, given, weights, output, images=images, seed=seed, device=device, storage=storage)
             continue
@@ -141,7 +143,7 @@ def _write(output: Path, answers: list[Answers]) -> None:
 
 def compare(
     first: Annotated[str, typer.Argument(metavar="A", help=f"{MODEL_HELP} Or a point of a sweep: NAME:knee.")],
-    second: Annotated[str, typer.Argument(metavar="B", help="Likewise.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="A second model, in the same form.")],
     data: DataOption = None,
     attack: Attack = None,
     images: Images = None,
@@ -218,7 +220,7 @@ def compare(
 
 
 def _of_sweep(text: str, storage: Path | None) -> list[Answers] | None:
-    """Return what a point of a sweep answered on test; None where ``text`` names no sweep."""
+    """Return the answers of a point of a sweep on test; None if ``text`` does not name a sweep."""
     from sweeper.front.load import load_front
     from sweeper.front.pick import pick
     from sweeper.search.study import read_trials

@@ -1,8 +1,7 @@
-"""The command line: ``sweeper run SPEC`` and the commands that show, measure and export what a sweep made.
+"""The command line: ``sweeper run SPEC`` and the commands that show, measure and export the results of a sweep.
 
-Data go to standard output, progress and messages to standard error. Exit codes: 0 ok, 1 too many trials failed,
-2 bad input, 3 cluster or storage unavailable or something that no one foresaw, 130 interrupted, 141 nobody reads the
-output.
+Data go to standard output, progress and messages to standard error. Exit codes: 0 ok, 1 too many trials failed, 2 bad
+input, 3 cluster or storage unavailable or an unexpected error, 130 interrupted, 141 the reader of the output has ended.
 """
 
 from __future__ import annotations
@@ -28,16 +27,18 @@ from trainables.files import storage_problem
 
 
 class _InterruptedError(Exception):
-    """Ctrl-C while a command ran."""
+    """Ctrl-C during a command."""
 
 
 class _PipeClosedError(Exception):
-    """Nobody reads what a command prints."""
+    """The reader of a command's output has ended."""
 
 
 class _Commands(TyperGroup):
-    """Leaves Ctrl-C and closed pipes to ``main``; Typer ends the process for them without a word, with codes of its
-    own."""
+    """Command group that leaves Ctrl-C and closed pipes to ``main``.
+
+    Typer would end the process for them without a message, with exit codes of its own.
+    """
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -53,7 +54,7 @@ app = typer.Typer(
     cls=_Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Finds how much robustness to written words a CLIP model can have, and what it costs in clean accuracy.",
+    help="Finds how much robustness to written words a CLIP model can have, and its cost in clean accuracy.",
 )
 
 
@@ -69,7 +70,7 @@ def options(
         bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
     ] = False,
 ) -> None:
-    """Options before the command."""
+    """Accept options before the command."""
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -93,18 +94,18 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "schema": schema,
     "env": env,
 }
-"""By name, in the order of ``sweeper --help``."""
+"""Name -> command, in the order of ``sweeper --help``."""
 for name, command in COMMANDS.items():
     app.command(name)(command)
 
 
 INTERRUPTED = 130
 PIPE_CLOSED = 141
-"""As of a program that SIGPIPE ended: nobody reads on, which is no failure (``sweeper list | head -1``)."""
+"""Exit code of a program that SIGPIPE ended: its reader has ended, which is no error (``sweeper list | head -1``)."""
 
 
 def main() -> NoReturn:
-    """Entry point: whatever goes wrong becomes one message and an exit code, and never a traceback on the screen."""
+    """Run the command line: every error becomes one message and an exit code, never a traceback on the screen."""
     with no_tracebacks_on_screen():
         try:
             code = _exit_code()
@@ -116,10 +117,10 @@ def main() -> NoReturn:
 
 
 def _exit_code() -> int:
-    """Run the command; say what went wrong and return the exit code."""
+    """Run the command; report errors and return the exit code."""
     try:
         app()
-    except SystemExit as end:  # how Typer ends, also with mistakes on the command line
+    except SystemExit as end:  # Typer ends in this way, also after mistakes on the command line
         return end.code if isinstance(end.code, int) else 0 if end.code is None else UNAVAILABLE
     except UserError as error:
         _say(str(error))
@@ -154,7 +155,7 @@ def _say(text: str) -> None:
 
 
 def _write_nowhere() -> None:
-    """Have what is still in the buffers of both outputs go nowhere: Python writes it when it ends."""
+    """Discard the content of the buffers of both outputs, which Python would write when it ends."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for descriptor in (1, 2):
         os.dup2(nowhere, descriptor)

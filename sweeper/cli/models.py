@@ -1,4 +1,4 @@
-"""Commands about models: exporting a point, training a trial again, drawing the images of a spec."""
+"""Commands about models: export of a point, another training of a trial, a drawing of the images of a spec."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from sweeper.errors import UnavailableError, UserError
 def preview(
     spec: Annotated[Path, typer.Argument(help="The sweep in YAML, or a shipped one by name.")],
     output: Annotated[Path, typer.Option("--output", help="PNG to write.")] = Path("preview.png"),
-    images: Annotated[int, typer.Option("--images", min=1, max=100, help="Of each set.")] = 8,
+    images: Annotated[int, typer.Option("--images", min=1, max=100, help="Number of images of each set.")] = 8,
     changes: Changes = None,
 ) -> None:
-    """Draw a contact sheet of what a sweep trains and evaluates on, attacks and held-out attacks included."""
+    """Draw a contact sheet of the images that a sweep trains and evaluates on, with attacks and held-out attacks."""
     from sweeper.preflight.preview import contact_sheet
     from sweeper.preflight.preview import preview as draw_preview
     from sweeper.spec.shipped import spec_file
@@ -48,21 +48,21 @@ def export(
         float | None, typer.Option(min=-2.0, max=2.0, help="t of W^t, or share of the way from the untouched weights.")
     ] = None,
     register: Annotated[
-        bool, typer.Option("--register/--no-register", help="Also make it a version in MLflow's model registry.")
+        bool, typer.Option("--register/--no-register", help="Also register it in MLflow's model registry.")
     ] = True,
     register_as: Annotated[
         str | None, typer.Option("--register-as", help="Registered model. Default: sweeper-NAME.", show_default=False)
     ] = None,
     alias: Annotated[
-        str | None, typer.Option("--alias", help="Of the version. Default: after the pick.", show_default=False)
+        str | None, typer.Option("--alias", help="Alias of the version. Default: after the pick.", show_default=False)
     ] = None,
     storage: Storage = None,
     tracking_uri: TrackingUri = None,
 ) -> None:
     """Write one point as a folder that plain open_clip loads, and register it in MLflow.
 
-    The folder has a model card (README.md), the same for programs (sweeper.json) and the spec. Without MLflow it is
-    written all the same.
+    The folder has a model card (README.md), the same for programs (sweeper.json) and the spec. It is written even if
+    MLflow cannot be reached.
     """
     from sweeper.front.load import load_front
     from sweeper.front.pick import pick as pick_point
@@ -81,7 +81,8 @@ def export(
     registered_name = register_as or f"sweeper-{name}"
     alias = alias or default_alias(pick, strength)
     check_names(registered_name, alias)
-    store = find_store(sweep.storage, tracking_uri)  # refuses a URI that MLflow cannot use before anything is written
+    # raises UserError for a URI that MLflow cannot use, before anything is written
+    store = find_store(sweep.storage, tracking_uri)
     if register and (moved := bring_home(store)) is not None:
         typer.echo(moved, err=True)
     gap = export_point(sweep, spec, front, point, folder)
@@ -103,18 +104,18 @@ def export(
 def rerun(
     name: Name,
     number: Number,
-    seeds: Annotated[int, typer.Option("--seeds", min=0, help="Train with so many other seeds as well.")] = 0,
+    seeds: Annotated[int, typer.Option("--seeds", min=0, help="Number of other seeds to train with as well.")] = 0,
     device: Annotated[
         str | None,
-        typer.Option("--device", help="cpu, cuda, cuda:1. Default: cuda where there is one.", show_default=False),
+        typer.Option("--device", help="cpu, cuda, cuda:1. Default: cuda if there is one.", show_default=False),
     ] = None,
     storage: Storage = None,
     format: Output = Format.table,
     wide: Wide = False,
 ) -> None:
-    """Train one trial again, alone and in this process, and say whether its result comes back.
+    """Train one trial again, alone and in this process, and check whether its result is reproduced.
 
-    The goals on validation are held against the 95 % interval of the recorded ones. Nothing of the sweep is changed.
+    The goals on validation are compared with the 95 % interval of the recorded ones. Nothing of the sweep is changed.
     """
     from sweeper.models.rerun import rerun_trial
 

@@ -1,4 +1,4 @@
-"""What the commands share: options, and how a sweep is opened."""
+"""Parts that the commands share: options, and the opening of a sweep."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sweeper.storage.sweep_folder import SweepFolder
 
 _ODD = re.compile(r"\?|%[0-9A-Fa-f]{2}|[\x00-\x1f\ud800-\udfff]")
-"""What the URLs of SQLite files change or end at, and what is no text."""
+"""Characters that URLs of SQLite files change or end at, and characters that are not text."""
 Storage = Annotated[
     Path | None,
     typer.Option(
@@ -42,7 +42,7 @@ Gpus = Annotated[
 ]
 Address = Annotated[
     str | None,
-    typer.Option("--address", help="host:port of a Ray cluster that is up. Default: a Ray of its own on this machine."),
+    typer.Option("--address", help="host:port of a running Ray cluster. Default: a Ray of its own on this machine."),
 ]
 Images = Annotated[
     Path | None,
@@ -89,14 +89,14 @@ PriceOption = Annotated[
     typer.Option(
         "--price",
         metavar="MONEY",
-        help="Per device hour, e.g. 2.49; add a currency: 2.49EUR. Shown beside device hours; a sweep that runs keeps "
-        "it.",
+        help="Price of a device hour: 2.49 or, with a currency, 2.49EUR. Shown beside device hours; a running sweep "
+        "keeps it.",
         show_default=False,
     ),
 ]
 Time = Annotated[
     str | None,
-    typer.Option("--time", metavar="TIME", help="Wall-clock time for this go at the sweep: 8h, 90m, 2h30m."),
+    typer.Option("--time", metavar="TIME", help="Wall-clock time for this session of the sweep: 8h, 90m, 2h30m."),
 ]
 Grace = Annotated[
     str | None,
@@ -122,7 +122,7 @@ WarmStart = Annotated[
 def storage_path(given: Path | None) -> Path:
     path = given if given is not None else Path(os.environ.get("SWEEPER_STORAGE", "sweeps"))
     if "://" in str(given or os.environ.get("SWEEPER_STORAGE", "")) or ":/" in str(path):
-        raise UserError(f"storage {path}: only folders are served, local ones or shared by all nodes (NFS)")
+        raise UserError(f"storage {path}: only folders are supported, local ones or shared by all nodes (NFS)")
     if path.exists() and not path.is_dir():
         raise UserError(f"storage {path} is a file; name a folder")
     path = path.absolute()
@@ -136,7 +136,11 @@ def storage_path(given: Path | None) -> Path:
 
 
 def with_budget(spec: Spec, text: str | None) -> Spec:
-    """Return the spec with another budget; None leaves it as it is. Raise UserError for text that is no budget."""
+    """Return the spec with another budget; None leaves it unchanged.
+
+    Raises:
+        UserError: the text is not a budget.
+    """
     from sweeper.spec.quantities import parse_budget
 
     if text is None:
@@ -149,7 +153,11 @@ def with_budget(spec: Spec, text: str | None) -> Spec:
 
 
 def option_price(text: str | None) -> Price | None:
-    """Return the price that ``--price`` names. Raise UserError for text that is no price."""
+    """Return the price that ``--price`` names.
+
+    Raises:
+        UserError: the text is not a price.
+    """
     from sweeper.spec.quantities import parse_price
 
     if text is None:
@@ -161,7 +169,11 @@ def option_price(text: str | None) -> Price | None:
 
 
 def option_seconds(option: str, text: str | None) -> float | None:
-    """Return the seconds that an option names. Raise UserError for text that is no time."""
+    """Return the seconds that an option names.
+
+    Raises:
+        UserError: the text is not a time.
+    """
     from sweeper.spec.quantities import parse_time
 
     if text is None:
@@ -173,8 +185,15 @@ def option_seconds(option: str, text: str | None) -> float | None:
 
 
 def open_sweep(name: str, storage: Path | None, *, to_run: bool = False) -> tuple[SweepFolder, Spec]:
-    """Return a sweep and its spec. Raise UserError where there is none or it is damaged, UnavailableError where this
-    user may not read it, or write into it where it is ``to_run``."""
+    """Return a sweep and its spec.
+
+    Args:
+        to_run: whether the sweep is to be run, not only read.
+
+    Raises:
+        UserError: the sweep does not exist or is damaged.
+        UnavailableError: this user may not read it, or not write into it.
+    """
     from sweeper.storage.sweep_folder import SweepFolder
 
     folder = SweepFolder(storage_path(storage), name)

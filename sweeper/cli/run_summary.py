@@ -1,4 +1,4 @@
-"""The last lines of `sweeper run`: failures, cost, where the front is, which commands come next."""
+"""The last lines of `sweeper run`: failures, cost, the files of the front, the next commands."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from sweeper.tracking.runs import shown_uri
 
 
 def summary_lines(folder: SweepFolder, result: SweepResult, options: Options) -> list[str]:
-    """Return lines for standard error. ``options``: of the session."""
+    """Return lines for standard error.
+
+    Args:
+        options: of the session.
+    """
     resume = resume_command(folder, options)
     lines = list(result.failures)
     spec = folder.spec()

@@ -20,7 +20,7 @@ def init(
     images: Images = None,
     model: Model = None,
 ) -> None:
-    """Write a commented spec to start from, or with --images one for your images. It never overwrites a file."""
+    """Write a commented spec to start from, or with --images a spec for your images. Files are never overwritten."""
     if images is not None:
         written = write_own_spec(images, model, file)
         typer.echo(f"{written}: look at it, then `{command('check', str(written))}`")
@@ -33,10 +33,12 @@ def init(
 
 
 def write_own_spec(images: Path, model: str | None, file: Path | None = None) -> Path:
-    """Write a spec for a folder of images, tell what it says, and return its path.
+    """Write a spec for a folder of images, print its notes, and return its path.
 
-    A file that holds the same spec is left as it is. Raise UserError for a folder that cannot serve, and for a file
-    that holds something else.
+    A file that holds the same spec is left unchanged.
+
+    Raises:
+        UserError: the folder cannot be used, or the file holds another spec.
     """
     import torch
 
@@ -57,7 +59,7 @@ def _write(file: Path, text: str) -> None:
         with file.open("x", encoding="utf-8") as new:
             new.write(text)
     except FileExistsError as error:
-        raise UserError(f"{file} exists and is another spec; remove or rename it, or run it as it is") from error
+        raise UserError(f"{file} exists and is another spec; remove or rename it, or run it unchanged") from error
     except OSError as error:
         raise UserError(f"{file} cannot be written: {error.strerror}") from error
 
@@ -75,7 +77,7 @@ def schema(
 
 
 def env() -> None:
-    """Print versions, CPUs and GPUs: paste it into a report of a problem."""
+    """Print versions, CPUs and GPUs, for reports of problems."""
     from sweeper.environment import environment
 
     for name, value in environment().items():

@@ -40,7 +40,7 @@ FOLLOW_S = 0.5
 
 
 def list_(storage: Storage = None, format: Output = Format.table, wide: Wide = False) -> None:
-    """List the sweeps of a storage. What is wrong with one that cannot be read is said on standard error."""
+    """List the sweeps of a storage. Problems of sweeps that cannot be read are printed on standard error."""
     from sweeper.cli.status import narrow_sweep_row, sweep_row
     from sweeper.storage.sweep_folder import names
 
@@ -49,7 +49,7 @@ def list_(storage: Storage = None, format: Output = Format.table, wide: Wide = F
     for name in names(root):
         try:
             rows.append(sweep_row(*open_sweep(name, root)))
-        except Exception as error:  # whatever is wrong with one sweep, the others are shown
+        except Exception as error:  # the other sweeps are shown whatever is wrong with this one
             known = isinstance(error, UserError | UnavailableError)
             said = str(error).splitlines()[0] if known else storage_problem(error) or one_line(error)
             rows.append({"name": name, "state": "unreadable"})
@@ -63,18 +63,18 @@ def list_(storage: Storage = None, format: Output = Format.table, wide: Wide = F
 def status(
     name: Name,
     watch: Annotated[
-        bool, typer.Option("--watch", help=f"Say it again every {WATCH_S:g} s, as long as the sweep runs.")
+        bool, typer.Option("--watch", help=f"Repeat every {WATCH_S:g} s, as long as the sweep runs.")
     ] = False,
     price: PriceOption = None,
     storage: Storage = None,
     format: Output = Format.table,
 ) -> None:
-    """Say how far a sweep is: trials by state, cost, noise floor, the front so far, who runs it."""
+    """Show the state of a sweep: trials by state, cost, noise floor, the front so far, the process that runs it."""
     from sweeper.cli.status import floor_fields, status_text, sweep_row
 
     per_hour = option_price(price)
     if watch and format is not Format.table:
-        raise UserError(f"--watch is for people; for --format {format.value} ask again and again")
+        raise UserError(f"--watch is for people; for --format {format.value} call the command repeatedly")
     folder, spec = open_sweep(name, storage)
     if format is Format.table:
         while True:
@@ -108,7 +108,7 @@ def show(
     ] = False,
     storage: Storage = None,
 ) -> None:
-    """Show one trial: parameters, metrics per epoch, points on validation and test, why it failed."""
+    """Show one trial: parameters, metrics per epoch, points on validation and test, the reason of a failure."""
     from sweeper.cli.status import trial_text
 
     folder, loaded = open_sweep(name, storage)
@@ -126,11 +126,11 @@ def logs(
     name: Name,
     number: Number,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on with what is logged from now on, as long as the trial runs.")
+        bool, typer.Option("--follow", "-f", help="Also print new lines, as long as the trial runs.")
     ] = False,
     storage: Storage = None,
 ) -> None:
-    """Print what the workers of a trial logged, over all its attempts."""
+    """Print the log of a trial's workers, over all its attempts."""
     from sweeper.search.study import read_trials
 
     folder, spec = open_sweep(name, storage)
@@ -146,18 +146,20 @@ def logs(
 
 
 def front(
-    sweeps: Annotated[list[str], typer.Argument(metavar="NAME...", help="Several are merged into one front.")],
+    sweeps: Annotated[
+        list[str], typer.Argument(metavar="NAME...", help="Names of sweeps; several are merged into one front.")
+    ],
     price: PriceOption = None,
     storage: Storage = None,
     format: Output = Format.table,
     wide: Annotated[
-        bool, typer.Option("--wide", help="Also validation, intervals' ends, costs on test, and what was confirmed.")
+        bool, typer.Option("--wide", help="Also validation, ends of intervals, costs on test, and confirmations.")
     ] = False,
     plot: Annotated[Path | None, typer.Option("--plot", help="Also write the picture here (.png or .html).")] = None,
 ) -> None:
     """Print the front: picked on validation, measured once on test, with 95 % intervals.
 
-    The untouched model and PAINT stand below its members; then what it cost, and whether more trials are worth it.
+    The untouched model and PAINT stand below its members; then the cost, and whether more trials are worthwhile.
     """
     from sweeper.cli.status import front_notes
     from sweeper.front.load import load_merged_front
@@ -177,7 +179,7 @@ def front(
 
 
 def ui(
-    name: Annotated[str | None, typer.Argument(help="A sweep; without it all of the storage.")] = None,
+    name: Annotated[str | None, typer.Argument(help="A sweep. Default: all sweeps of the storage.")] = None,
     storage: Storage = None,
     tracking_uri: TrackingUri = None,
     host: Annotated[str, typer.Option(help="Interface to listen on.")] = "127.0.0.1",
@@ -196,7 +198,7 @@ def delete(
     storage: Storage = None,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Remove a sweep that nobody runs: its folder with all trials, and its runs in MLflow.
+    """Remove a sweep that no process runs: its folder with all trials, and its runs in MLflow.
 
     Models in MLflow's registry with their runs, exported folders and the prepared images of the storage stay.
     """
@@ -210,7 +212,7 @@ def delete(
         )
     folder.check_access(writing=True)
     if folder.lease.is_held():
-        folder.lease.hold().release()  # refuses, and names who holds it
+        folder.lease.hold().release()  # refuses, and names the holder
     files = [path for path in folder.path.rglob("*") if path.is_file() and not path.is_symlink()]
     typer.echo(f"removes {folder.path}: {len(files)} files, {sum(map(_size_bytes, files)) / 2**20:.1f} MiB", err=True)
     store = store_of(folder, tracking_uri) if runs else None
@@ -224,14 +226,14 @@ def delete(
                 deleted, kept = remove_runs(folder, store)
             except UnavailableError as error:
                 raise UnavailableError(f"{error}; nothing was removed, --no-runs removes the folder alone") from error
-            stay = f"; {kept} stay, because models in the registry are theirs" if kept else ""
-            typer.echo(f"MLflow: {deleted} runs deleted (`mlflow gc` frees what its database keeps){stay}", err=True)
+            stay = f"; {kept} stay, because the registry has models from them" if kept else ""
+            typer.echo(f"MLflow: {deleted} runs deleted (`mlflow gc` removes them from its database){stay}", err=True)
         folder.remove(lease)
     typer.echo(f"sweep {name} is removed", err=True)
 
 
 def _lease_to_delete(folder: SweepFolder) -> HeldLease:
-    """Take the lease of a sweep that is to be removed, on a full disk too: room is made first."""
+    """Take the lease of a sweep that is to be removed; on a full disk, space is made first."""
     try:
         return folder.lease.hold()
     except UnavailableError:
@@ -241,13 +243,17 @@ def _lease_to_delete(folder: SweepFolder) -> HeldLease:
 
 
 def _ask(question: str) -> None:
-    """Raise UserError unless the answer is yes."""
+    """Ask a question.
+
+    Raises:
+        UserError: the answer is not yes.
+    """
     try:
         agreed = typer.confirm(question, err=True)
     except typer.Abort:
         agreed = False
     if not agreed:
-        raise UserError("nothing was removed; where nobody can be asked, give --yes")
+        raise UserError("nothing was removed; give --yes to remove without a question")
 
 
 def _size_bytes(file: Path) -> int:

@@ -1,4 +1,4 @@
-"""State and trials of a sweep as rows and text, read from the records on disk alone."""
+"""State and trials of a sweep as rows and text, read only from the records on disk."""
 
 from __future__ import annotations
 
@@ -33,7 +33,11 @@ from trainables.records import Goals, Report
 
 
 def sweep_row(folder: SweepFolder, spec: Spec, price: Price | None = None) -> Row:
-    """Return a sweep's row of `list`. ``price``: of a device hour, instead of the sweep's own."""
+    """Return a sweep's row of `list`.
+
+    Args:
+        price: price of a device hour, instead of the sweep's own.
+    """
     trials = read_trials(folder, spec)
     front = load_front(folder, spec, trials)
     knee = next((point for point in front.points if point.name == "knee"), None) if front else None
@@ -52,7 +56,11 @@ def sweep_row(folder: SweepFolder, spec: Spec, price: Price | None = None) -> Ro
 
 
 def status_text(folder: SweepFolder, spec: Spec, price: Price | None = None) -> str:
-    """``price``: of a device hour, instead of the sweep's own."""
+    """Return the text of `status`.
+
+    Args:
+        price: price of a device hour, instead of the sweep's own.
+    """
     trials = read_trials(folder, spec)
     search = [trial for trial in trials if trial.confirms is None]
     counts = {state: sum(trial.state == state for trial in search) for state in ("complete", "failed", "stopped")}
@@ -84,7 +92,7 @@ def status_text(folder: SweepFolder, spec: Spec, price: Price | None = None) -> 
 
 
 def front_notes(folder: SweepFolder, spec: Spec, price: Price | None = None) -> list[str]:
-    """Return what `front` prints below the points of a sweep: its cost, its noise floor, and what to change."""
+    """Return the lines of `front` below the points of a sweep: its cost, its noise floor, and advice."""
     trials, untouched = read_trials(folder, spec), folder.untouched()
     front = load_front(folder, spec, trials)
     lines = [*_cost_text(_usage(folder, price), spec, trials, front), *_floor_text(folder, spec, trials)]
@@ -94,7 +102,7 @@ def front_notes(folder: SweepFolder, spec: Spec, price: Price | None = None) -> 
 
 
 def floor_fields(folder: SweepFolder, spec: Spec) -> Row:
-    """Return the noise floor, for scripts; None where it is not known."""
+    """Return the noise floor, for scripts; None if not known."""
     floor = load_floor(folder, spec, read_trials(folder, spec))
     known = floor if isinstance(floor, NoiseFloor) else None
     return {
@@ -105,7 +113,7 @@ def floor_fields(folder: SweepFolder, spec: Spec) -> Row:
 
 
 def trial_rows(folder: SweepFolder, spec: Spec) -> list[Row]:
-    """Return a row per trial. Those that have not ended show what they reported last, and after how many epochs."""
+    """Return a row for each trial. Trials that have not ended show their last report, and its epochs."""
     rows: list[Row] = []
     live = folder.lease.is_held()
     trials, goals = read_trials(folder, spec), [goal.metric for goal in spec.task_goals()]
@@ -154,7 +162,11 @@ def narrow_sweep_row(row: Row) -> Row:
 
 
 def trial_text(folder: SweepFolder, spec: Spec, number: int) -> str:
-    """Return what `show` prints of a trial. Raise UserError where the trial does not exist."""
+    """Return the text of `show` for a trial.
+
+    Raises:
+        UserError: the trial does not exist.
+    """
     trials, goals = read_trials(folder, spec), spec.task_goals()
     if number >= len(trials):
         raise UserError(f"sweep {folder.name} has no trial {number}; it has {len(trials)} so far")
@@ -187,7 +199,7 @@ def trial_text(folder: SweepFolder, spec: Spec, number: int) -> str:
     points = [point for point in (*front.points, *front.others) if point.trial == number] if front else []
     if points:
         points.sort(key=lambda point: (point.weights, point.strength))
-        lines += ["points (validation; test where measured):", as_table([_point_row(point, goals) for point in points])]
+        lines += ["points (validation; test if measured):", as_table([_point_row(point, goals) for point in points])]
     log = files.path / "log.txt"
     if trial.state == "failed" and log.exists():
         with _damage_named(files.path):
@@ -218,12 +230,16 @@ def _point_row(point: FrontPoint, goals: Goals) -> Row:
 
 
 def _state_of(trial: TrialRecord, *, live: bool) -> str:
-    """Return the state of a trial to show; ``live``: whether a process runs the sweep, without which no trial runs."""
+    """Return the state of a trial for display.
+
+    Args:
+        live: whether a process runs the sweep; otherwise no trial runs.
+    """
     return "unfinished" if trial.state == "running" and not live else trial.state
 
 
 def _latest(folder: SweepFolder, trial: TrialRecord) -> Report | None:
-    """Return what a trial reported last; None before it has, and where its file is damaged or out of reach."""
+    """Return the last report of a trial; None if there is none, or if its file is damaged or cannot be reached."""
     with contextlib.suppress(UserError, UnavailableError):
         files = folder.trial(trial.number)
         with _damage_named(files.path):
@@ -233,7 +249,12 @@ def _latest(folder: SweepFolder, trial: TrialRecord) -> Report | None:
 
 @contextlib.contextmanager
 def _damage_named(folder: Path) -> Iterator[None]:
-    """Raise UserError where a file of a trial is damaged, UnavailableError where the storage fails."""
+    """Convert errors of reading a trial's files.
+
+    Raises:
+        UserError: a file of the trial is damaged.
+        UnavailableError: the storage fails.
+    """
     try:
         with storage_in_reach():
             yield
@@ -272,7 +293,7 @@ def _state(folder: SweepFolder, spec: Spec, trials: list[TrialRecord]) -> str:
 
 
 def _cost_fields(folder: SweepFolder, spec: Spec, trials: list[TrialRecord], usage: Usage) -> Row:
-    """Device hours so far, and money where there is a price; the forecast while it runs."""
+    """Return device hours so far, and money if there is a price; the forecast while the sweep runs."""
     device_hours = {name: round(value, 4) for name, value in usage.device_hours(trials).items()}
     forecast = usage.forecast if folder.lease.is_held() else None
     return {
@@ -289,7 +310,7 @@ def _cost_fields(folder: SweepFolder, spec: Spec, trials: list[TrialRecord], usa
 
 
 def _tracked(folder: SweepFolder) -> tuple[str, ...]:
-    """Return the option for the MLflow store that has the sweep's runs, where a command would take another one."""
+    """Return the option for the MLflow store with the sweep's runs, if a command would use another store."""
     runs = find_runs(folder.path)
     if runs is None or runs.uri == find_store(folder.storage).shown_uri:
         return ()

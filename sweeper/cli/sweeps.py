@@ -57,8 +57,10 @@ def run(
     images: Images = None,
     model: Model = None,
     gpus: Gpus = None,
-    trials: Annotated[int | None, typer.Option("--trials", min=1, help="Instead of search.trials of the spec.")] = None,
-    name: Annotated[str | None, typer.Option("--name", help="Instead of the name in the spec.")] = None,
+    trials: Annotated[
+        int | None, typer.Option("--trials", min=1, help="Number of trials, instead of search.trials of the spec.")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the sweep, instead of that in the spec.")] = None,
     warm_start: WarmStart = None,
     new: Annotated[bool, typer.Option("--new", help="If the name is taken, take NAME-2, NAME-3, ...")] = False,
     budget: BudgetHours = None,
@@ -69,9 +71,7 @@ def run(
     address: Address = None,
     storage: Storage = None,
     tracking_uri: TrackingUri = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the sweep of this name if there is one.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the sweep of this name if there is one.")] = False,
     format: Output = Format.table,
 ) -> None:
     """Run a sweep: search, front on validation, one measurement on test, everything in MLflow.
@@ -99,9 +99,10 @@ def run(
         differences = spec_difference(folder.spec(), loaded)
         if differences:
             raise UserError(
-                f"the spec differs from that of sweep {folder.name!r} in what a resumed sweep may not change:\n  "
+                f"the spec differs from that of sweep {folder.name!r} in settings that a resumed sweep may not "
+                "change:\n  "
                 + "\n  ".join(differences)
-                + "\nstart another sweep with --name OTHER, or leave these as they were"
+                + "\nstart another sweep with --name OTHER, or restore the earlier values"
             )
         _resume(folder, loaded, options, format)
         return
@@ -137,7 +138,7 @@ def resume(
     tracking_uri: TrackingUri = None,
     format: Output = Format.table,
 ) -> None:
-    """Go on with a sweep that was killed or stopped, or is to have more trials or a larger budget.
+    """Go on with a sweep that was killed or stopped, or with more trials or a larger budget.
 
     Finished trials stay; running ones go on from their last checkpoint under their own number.
     """
@@ -153,10 +154,10 @@ def check(
     spec: Annotated[Path, typer.Argument(help="The sweep in YAML, or a shipped one by name.")],
     probe: Annotated[
         bool,
-        typer.Option("--probe", help="Then train on one slot for a while, and forecast the whole sweep from that."),
+        typer.Option("--probe", help="Also train on one slot for a while and forecast the whole sweep."),
     ] = False,
     probe_seconds: Annotated[
-        float, typer.Option("--probe-seconds", min=1, help="How long, over all that `tune` may be.")
+        float, typer.Option("--probe-seconds", min=1, help="Seconds of training, over all values of `tune`.")
     ] = 120.0,
     budget: BudgetHours = None,
     price: PriceOption = None,
@@ -166,10 +167,10 @@ def check(
     storage: Storage = None,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Check everything a sweep needs before a GPU is taken: spec, weights, images, capacity, MLflow, storage, disk.
+    """Check everything that a sweep needs before a GPU is used: spec, weights, images, capacity, MLflow, storage, disk.
 
-    All problems are told, not only the first; the last line says whether the sweep is ready, and the command that runs
-    it. With --probe one slot is taken: step time, memory, share of evaluation, and the forecast of the whole sweep.
+    All problems are printed, not only the first; the last line says whether the sweep is ready, and the command that
+    runs it. With --probe one slot is used: step time, memory, share of evaluation, and the forecast of the whole sweep.
     """
     from sweeper.preflight.check import check_places, check_sweep
     from sweeper.preflight.probe import probe_sweep
@@ -197,7 +198,7 @@ def check(
         typer.echo(str(problem), err=True)
     if problems:
         lines = [line for problem in problems for line in str(problem).splitlines()]
-        count = sum(not line.startswith(" ") for line in lines)  # others say what to do about it
+        count = sum(not line.startswith(" ") for line in lines)  # the others are advice
         again = command("check", str(spec), *set_words, storage=root)
         typer.echo(f"not ready: {count} problem{'s' * (count > 1)}; then again: {again}", err=True)
         raise typer.Exit(2 if any(isinstance(problem, UserError) for problem in problems) else UNAVAILABLE)
@@ -219,7 +220,7 @@ def _spec_file(spec: Path | None, images: Path | None, model: str | None) -> Pat
     if images is not None and spec is None:
         return write_own_spec(images, model)
     if spec is None or images is not None:
-        raise UserError("name one of the two: a spec, or --images FOLDER to have one written")
+        raise UserError("name either a spec, or --images FOLDER to have a spec written")
     if model is not None:
         raise UserError("--model goes with --images; for a spec: --set model.architecture=... and model.pretrained=...")
     return spec_file(spec)
@@ -238,7 +239,7 @@ def _options(
     from sweeper.run.sweep import Options
     from sweeper.tracking.runs import find_store
 
-    find_store(storage, tracking_uri)  # refuses a URI that MLflow cannot use before anything is written
+    find_store(storage, tracking_uri)  # raises UserError for a URI that MLflow cannot use, before anything is written
     refuse_early(gpus, address, lambda line: typer.echo(line, err=True))
     options = Options(
         gpus=gpus,
@@ -265,7 +266,7 @@ def _resume(folder: SweepFolder, spec: Spec, options: Options, format: Format) -
 
 
 def _run(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Options, format: Format) -> None:
-    """Run a sweep whose lease this process holds, print its front and how to go on, and exit."""
+    """Run a sweep whose lease this process holds, print its front and the next commands, and exit."""
     from sweeper.cli.run_summary import summary_lines
     from sweeper.front.rendering.table import table
     from sweeper.run.sweep import resume_command, run_sweep

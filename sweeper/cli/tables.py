@@ -14,7 +14,7 @@ from sweeper.layout import columns, terminal_width, wrapped
 
 Row = dict[str, object]
 Wide = Annotated[
-    bool, typer.Option("--wide", help="All columns of the table, however wide. Default: those that fit the terminal.")
+    bool, typer.Option("--wide", help="All columns of the table, at any width. Default: those that fit the terminal.")
 ]
 
 
@@ -30,7 +30,7 @@ def print_rows(
     """Print rows.
 
     Args:
-        empty: said on standard error in place of an empty table.
+        empty: printed on standard error in place of an empty table.
         narrow: printed as a table unless ``wide``; by default the columns of ``rows`` that fit.
         wide: whether a table has all columns.
     """
@@ -49,7 +49,8 @@ def print_rows(
 def as_table(rows: list[Row], width: int | None = None) -> str:
     """Return columns side by side; columns without any value are left out.
 
-    ``width``: of the terminal, in columns; a line below the table names what did not fit. None: everything is shown.
+    Args:
+        width: columns of the terminal; a line below the table names the columns that did not fit. None: all columns.
     """
     names = [
         name for name in dict.fromkeys(key for row in rows for key in row) if any(row[name] is not None for row in rows)

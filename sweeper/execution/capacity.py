@@ -71,7 +71,7 @@ def plan(
     fitting = sum(_slots_on(node, workers_per_trial, share, cpus_per_worker) for node in nodes)
     if fitting == 0:
         raise UnavailableError(
-            f"no trial fits: one needs {per_trial} on a single node; free are {_describe(nodes)}. "
+            f"no trial fits: a trial needs {per_trial} on a single node; free are {_describe(nodes)}. "
             "Ask for less under `resources`, or wait for the cluster to become free"
         )
     slots = fitting
@@ -80,8 +80,8 @@ def plan(
         affordable = _workers_on(gpus, share) // workers_per_trial
         if affordable == 0:
             raise UnavailableError(
-                f"a budget of {gpus:g} GPUs does not hold one trial: one needs {per_trial}; raise --gpus to at least "
-                f"{workers_per_trial * share:g}"
+                f"a budget of {gpus:g} GPUs is not enough for a trial: a trial needs {per_trial}; raise --gpus to "
+                f"at least {workers_per_trial * share:g}"
             )
         slots = min(fitting, affordable)
         text = f"{slots} trials at once, each {per_trial}, within {gpus:g} GPUs; free: {_describe(nodes)}"

@@ -102,7 +102,7 @@ def silence_raylet() -> None:
     from ray._private import worker
 
     if not isinstance(worker._worker_logs_enabled, bool):
-        raise ImportError("ray._private.worker._worker_logs_enabled is no switch any more")
+        raise ImportError("ray._private.worker._worker_logs_enabled is not a boolean any more")
     worker._worker_logs_enabled = False
 
 

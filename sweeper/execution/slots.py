@@ -216,7 +216,7 @@ class SlotPool:
         self._state()
 
     def ready_count(self) -> int:
-        """Return how many slots are warm. Raises the errors of ``check``."""
+        """Return how many slots are warm. Errors are those of ``check``."""
         return self._state().warm
 
     @property

@@ -130,7 +130,7 @@ class _TuneBridge(Generic[AnySearch]):
         self._warming: set[str] = set()
         """Tune's trials that only start an actor, one for each slot, while they wait at the barrier."""
         self._started: set[str] = set()
-        """Those of these trials whose actor has started."""
+        """Trials of ``_warming`` whose actor has started."""
         self._barrier_open = False
         self._live: dict[str, _LiveTrial] = {}
         """Tune's id of the trial -> trial."""

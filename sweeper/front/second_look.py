@@ -155,7 +155,7 @@ def no_look_text(spec: Spec, seen: Sequence[int], unseen: Sequence[int] | None) 
     most = max(seen)
     return (
         f"no second look: the search sees all {', all '.join(whole)}; for one, have more validation images than "
-        f"evaluate.search.images, which says how many the search sees (now {most})"
+        f"evaluate.search.images, the number that the search sees (now {most})"
     )
 
 

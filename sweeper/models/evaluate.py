@@ -222,7 +222,7 @@ def read_data(given: Sequence[str], attack: str | None) -> Data:
     if len({recipe.recipe for recipe in recipes}) > 1:
         raise UserError("these sets are attacked in different ways by default; choose one with --attack")
     if any(attribute != attributes[0] for attribute in attributes):
-        raise UserError("these data do not all name the same attribute; measure them one after the other")
+        raise UserError("these data do not all name the same attribute; measure them in separate calls")
     return Data(sets=sets, attack=recipes[0], attribute=attributes[0])
 
 

@@ -52,7 +52,7 @@ def model_card(record: ExportRecord, spec: Spec, folder: str, merges: str | None
         f"# {record.sweep}, trial {record.trial}",
         f"{text.summary} It is {origin}, tuned by `sweeper` in the sweep `{record.sweep}`: {where}{name}.",
         "## Loading",
-        "Plain open_clip loads it; a transform, where one was trained, is folded into the projections.",
+        "Plain open_clip loads it; a trained transform is folded into its projections.",
         _loading(folder, merges),
         "## What was measured",
         "The point was picked on validation, as the best of many: its values there are too good. Test was measured "

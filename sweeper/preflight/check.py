@@ -252,7 +252,7 @@ def _check_expectation(context: TrialContext, expect: Expectation, echo: Callabl
     elif measured < 3 / classes:
         likely = (
             f"That is near chance (1 of {classes}): likely class names in another order than the folders, class names "
-            "that are no words, or a checkpoint that is not of this architecture"
+            "that are not words, or a checkpoint that is not of this architecture"
         )
     else:
         likely = (

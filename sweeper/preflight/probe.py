@@ -318,7 +318,7 @@ def _scope_lines(spec: Spec, scope: Scope, timing: TrialTiming, plan: SlotPlan) 
         text += f"; {now} of them do not fit on one: raise resources.gpus_per_worker"
     elif fitting > now and plan.workers_per_trial == 1:
         share = math.floor(100 / fitting) / 100
-        text += f"; {fitting} trials fit on one GPU (resources.gpus_per_worker: {share:g}), if it is not busy with one"
+        text += f"; {fitting} trials fit on one GPU (resources.gpus_per_worker: {share:g}), unless one fills it"
     return [*lines, text]
 
 
@@ -355,7 +355,7 @@ def _forecast_lines(
         )
     lines = [
         f"forecast, an estimate: {trials} trials of {duration(whole_s)}{_epochs_text(spec, timed) or ' each'}{stopping}"
-        + (f", and {retrainings} whole ones that confirm the front" if retrainings else "")
+        + (f", and {retrainings} whole trials that confirm the front" if retrainings else "")
         + f", {slots} at once: about {duration(wall_s)} and {hours(device_h)} {session.device}-h, warm-up included, "
         + ("second look and test" if _looks_again(timed) else "test")
         + " of the front not"

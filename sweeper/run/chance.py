@@ -23,7 +23,7 @@ def check_chance(spec: Spec, known: ZeroShot, say: Callable[[str], None]) -> Non
         say(line)
         return
     causes = (
-        f"preprocessing (mean, std, size), class names that are no words or in another order than the labels, "
+        f"preprocessing (mean, std, size), class names that are not words or in another order than the labels, "
         f"templates, or weights that do not belong to {spec.model.architecture} or were never trained"
     )
     if known.classes <= FEW_CLASSES:

@@ -156,7 +156,7 @@ class Progress:
             activity, running = self._activity, bool(self._running)
         what = "running trials write a checkpoint"
         if activity is not None and not running:
-            what = f"{activity.what} ends, and what is done is kept"
+            what = f"{activity.what} ends, and its results so far are kept"
         self.line(f"stopping: {what}, within {grace_s:g} s (again: end at once)")
 
     def search_ended(self, trials: int) -> None:

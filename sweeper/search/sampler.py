@@ -30,7 +30,7 @@ _STATES: dict[State, TrialState] = {
     "failed": TrialState.FAIL,
 }
 StoppedTrialPolicy = Literal["avoided", "bad", "ignored", "partial", "infeasible"]
-"""How the sampler treats a trial that the stopping rule stopped:
+"""Treatment by the sampler of a trial that the stopping rule stopped:
 
 - ``avoided``: as running;
 - ``bad``: as pruned;

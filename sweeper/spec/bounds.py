@@ -1,4 +1,4 @@
-"""What points of a front must keep: bounds of the goals and of further metrics, on validation."""
+"""Bounds that points of a front must keep: of the goals and of further metrics, on validation."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ EXAMPLE = "write a number or, for instance, untouched - 0.05"
 
 @dataclass(frozen=True, kw_only=True)
 class Bound:
-    """A floor of a metric that is maximised, a ceiling of one that is minimised."""
+    """A floor of a metric that is maximised, or a ceiling of a metric that is minimised."""
 
     metric: str
     direction: Direction
     value: float
 
     def missed_by(self, values: Mapping[str, float]) -> float:
-        """Return by how much ``values`` miss the bound, 0 where they keep it."""
+        """Return the amount by which ``values`` miss the bound; 0 if they keep it."""
         sign = 1.0 if self.direction == "maximize" else -1.0
         return max(0.0, sign * (self.value - values[self.metric]))
 
@@ -33,7 +33,7 @@ Bounds = tuple[Bound, ...]
 
 
 def is_bound(written: float | str) -> bool:
-    """Return whether a spec may hold this as a bound."""
+    """Return whether a spec may hold this value as a bound."""
     return not isinstance(written, str) or _RELATIVE.fullmatch(written.strip()) is not None
 
 
@@ -47,7 +47,7 @@ def bound_value(written: float | str, untouched: float) -> float:
 
 
 def violation(bounds: Bounds, values: Mapping[str, float]) -> float:
-    """Return by how much values miss the bounds, summed; 0 where they keep all."""
+    """Return the sum of the amounts by which values miss the bounds; 0 if they keep all."""
     return sum(bound.missed_by(values) for bound in bounds)
 
 

@@ -1,4 +1,4 @@
-"""The branches of a search space: how the ways in which a parameter can be drawn are read from a spec and checked."""
+"""The branches of a search space: the ways to draw a parameter, read from a spec and checked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sweeper.spec.problems import KeyPath, Problem, ProblemsError, did_you_mean,
 from trainables.settings.parameters import Parameters
 
 Conditions = dict[str, tuple[Value, ...]]
-"""The values of which other parameters must have one, by parameter."""
+"""Parameter -> values, of which this parameter must have one."""
 
 
 @dataclass(frozen=True)
@@ -20,16 +20,18 @@ class Branch:
 
     parameter: str
     name: str
-    """In the study: the parameter's name, followed by the condition in brackets where there are several branches."""
+    """Name in the study: the parameter's name, followed by the condition in brackets if there are several branches."""
     domain: Domain
     when: Conditions
-    """The branch applies where each of these parameters has one of these values; always where empty."""
+    """The branch applies if each of these parameters has one of these values; always if empty."""
     path: KeyPath = ()
-    """From the top of the space to the branch."""
+    """Path from the top of the space to the branch."""
 
     def applies(self, parameters: Mapping[str, Value]) -> bool:
-        """Return whether the branch applies, given the parameters it depends on; a parameter that itself does not
-        apply is left out of ``parameters``, and a condition on it is false."""
+        """Return whether the branch applies, given the parameters it depends on.
+
+        A parameter that itself does not apply is missing in ``parameters``; a condition on it is false.
+        """
         return all(
             name in parameters and any(same(parameters[name], value) for value in values)
             for name, values in self.when.items()
@@ -37,13 +39,14 @@ class Branch:
 
 
 Branches = dict[str, tuple[Branch, ...]]
-"""The branches of each parameter of a space, a parameter after those that its conditions are about."""
+"""The branches of each parameter of a space; a parameter stands after those that its conditions name."""
 
 
 def parse_branches(raw: Mapping[str, Any], embed_dim: int | None) -> Branches:
-    """Return the branches of a space as written, dependencies first.
+    """Return the branches of a space in the form of the spec, dependencies first.
 
-    Raise ProblemsError with every problem of a single branch or condition, paths relative to ``raw``.
+    Raises:
+        ProblemsError: a branch or condition is invalid; it has every problem, with paths relative to ``raw``.
     """
     problems = [
         Problem((name,), f"unknown parameter `{name}`" + did_you_mean(name, Parameters.model_fields), at_key=True)
@@ -85,8 +88,10 @@ def _branches(parameter: str, raw: Any, problems: list[Problem]) -> tuple[Branch
 
 
 def _rate_by_scope(branches: Branches) -> Branches:
-    """Return a branch of ``learning_rate`` for each ``tune``, where one ``auto`` stands for all: what is good for the
-    transform is far from what is good for a tower."""
+    """Return a branch of ``learning_rate`` for each ``tune``, in place of a single ``auto``.
+
+    Good rates for the transform differ widely from those for a tower.
+    """
     rate, *others = branches.get("learning_rate", [None])
     tunes = list(dict.fromkeys(value for branch in branches.get("tune", ()) for value in branch.domain.examples()))
     if rate is None or others or rate.when or not isinstance(rate.domain, Range) or not rate.domain.auto:
@@ -139,7 +144,7 @@ def _condition_problems(branch: Branch, branches: Mapping[str, Sequence[Branch]]
     for name, values in branch.when.items():
         path = (*branch.path, "when", name)
         if name not in branches:
-            message = f"`when` looks at `{name}`, which is no parameter here" + did_you_mean(name, branches)
+            message = f"`when` looks at `{name}`, which is not a parameter here" + did_you_mean(name, branches)
             yield Problem(path, message, at_key=True)
             continue
         if any(isinstance(other.domain, Range) for other in branches[name]):
@@ -152,9 +157,10 @@ def _condition_problems(branch: Branch, branches: Mapping[str, Sequence[Branch]]
 
 
 def _in_order(branches: Branches) -> Branches:
-    """Return the branches with dependencies first, otherwise as written.
+    """Return the branches with dependencies first, otherwise in the order of the spec.
 
-    Raise ProblemsError for conditions that depend on each other.
+    Raises:
+        ProblemsError: conditions depend on each other.
     """
     ordered: Branches = {}
     waiting = dict(branches)
@@ -168,6 +174,6 @@ def _in_order(branches: Branches) -> Branches:
             needed = {dependency for own in waiting.values() for branch in own for dependency in branch.when}
             circle = [name for name in waiting if name in needed]
             names = ", ".join(f"`{name}`" for name in circle)
-            raise ProblemsError([Problem((circle[0],), f"the conditions of {names} wait for each other", True)])
+            raise ProblemsError([Problem((circle[0],), f"the conditions of {names} depend on each other", True)])
         ordered[ready[0]] = waiting.pop(ready[0])
     return ordered

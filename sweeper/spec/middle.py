@@ -1,4 +1,4 @@
-"""Points of a space that are chosen instead of drawn: the middle, and what differs from it in one thing."""
+"""Points of a space that are chosen instead of drawn: the middle, and points that differ from it in one parameter."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sweeper.spec.domains import Choices, Fixed, Range, Value
 from sweeper.spec.space import SHAPING, Space
 
 Preferences = Mapping[str, Sequence[Value]]
-"""By parameter: values of which the first that may be drawn is taken."""
+"""Parameter -> values, of which the first that may be drawn is taken."""
 
 CROSS_ENTROPY_FIRST: Preferences = {"objective": ("cross_entropy",)}
 
@@ -24,10 +24,10 @@ def middle_point(
     """Return a point, as ``Space.draw`` returns it, with every parameter in the middle of its domain.
 
     Args:
-        preferred: what is taken instead, where it may be drawn. Of the parameters that decide which others there are
-            (``SHAPING``) the first choice is taken where nothing is preferred.
-        positions: of some parameters in their domains, from 0 to 1.
-        rate: a learning rate, of which the nearest in its domain is taken.
+        preferred: values to take instead, if they may be drawn. Parameters that decide which others exist (``SHAPING``)
+            have their first choice if no value is preferred.
+        positions: positions of some parameters in their domains, from 0 to 1.
+        rate: a learning rate; the nearest value in its domain is taken.
     """
 
     def value(name: str, domain: Choices | Range) -> Value:
@@ -56,8 +56,8 @@ def nearest(domain: Choices | Range, rate: float) -> Value:
 def anchors(space: Space) -> list[dict[str, Value]]:
     """Return the trials of a soup, as ``Space.draw`` returns them.
 
-    For each ``tune`` three points: cross-entropy (or else the space's first objective) with every other parameter in
-    the middle of its domain, then with the most and the least of ``lambda_reg``.
+    For each ``tune`` there are three points: cross-entropy (or the space's first objective) with every other parameter
+    in the middle of its domain, then with the most and the least of ``lambda_reg``.
     """
     points: list[dict[str, Value]] = []
     for tune in sorted(values_of(space, "tune"), key=str):
@@ -69,7 +69,7 @@ def anchors(space: Space) -> list[dict[str, Value]]:
 
 
 def values_of(space: Space, parameter: str) -> list[Value]:
-    """Return the values that a parameter of choices may have, in the order in which the spec names them."""
+    """Return the values of a parameter of choices, in the order of the spec."""
     return list(
         dict.fromkeys(
             value

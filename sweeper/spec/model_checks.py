@@ -1,4 +1,4 @@
-"""Checks of the model that a spec names, without torch: its files are looked at, its weights by `sweeper check`."""
+"""Checks of the model that a spec names, without torch: files are checked here, weights by `sweeper check`."""
 
 from __future__ import annotations
 
@@ -20,17 +20,14 @@ _FOLDER_WEIGHTS = (".safetensors", ".bin", ".pth")
 
 
 def embedding_width(model: Any) -> int | None:
-    """Return the embedding width of the model that a spec's `model` mapping names.
-
-    None where it is not known before the model is loaded.
-    """
+    """Return the embedding width of the model in a spec's `model` mapping; None if not known before it is loaded."""
     config = _config_file(str(model.get("architecture", "world"))) if isinstance(model, dict) else None
     width = _model_config(config).get("embed_dim") if config is not None else None
     return width if isinstance(width, int) else None
 
 
 def image_side_px(model: dict[str, str]) -> int | None:
-    """Return the side of the images that a model sees, in pixels; None where it is not known before it is loaded."""
+    """Return the side of the images that a model takes, in pixels; None if not known before it is loaded."""
     config = _config_file(model["architecture"])
     tower = _model_config(config).get("vision_cfg") if config is not None else None
     side = tower.get("image_size") if isinstance(tower, dict) else None
@@ -38,7 +35,7 @@ def image_side_px(model: dict[str, str]) -> int | None:
 
 
 def model_problems(raw: Any) -> list[Problem]:
-    """Return what is wrong with the model that a spec's `model` mapping names, not with the mapping itself."""
+    """Return the problems of the model in a spec's `model` mapping, not those of the mapping itself."""
     if not isinstance(raw, dict):
         return []
     problems = []
@@ -65,7 +62,7 @@ def _config_file(architecture: str) -> Path | None:
 
 
 def _model_config(file: Path) -> dict[str, Any]:
-    """Return the ``model_cfg`` of a configuration file; empty where the file cannot be read."""
+    """Return the ``model_cfg`` of a configuration file; empty if the file cannot be read."""
     try:
         content = json.loads(file.read_text())
         config = content.get("model_cfg", content)
@@ -75,7 +72,7 @@ def _model_config(file: Path) -> dict[str, Any]:
 
 
 def _named_models() -> dict[str, Path]:
-    """Return open_clip's configuration files by name of the model; open_clip, and torch with it, is not imported."""
+    """Return open_clip's configuration files by name of the model, without importing open_clip and torch."""
     package = importlib.util.find_spec("open_clip")
     folders = package.submodule_search_locations if package is not None else None
     return {file.stem: file for folder in folders or () for file in Path(folder, "model_configs").glob("*.json")}
@@ -92,10 +89,10 @@ def _architecture_problem(name: str) -> str | None:
         if not (folder / "open_clip_config.json").is_file():
             return f"{folder} holds no open_clip_config.json; is it a folder that open_clip has written?"
         if embedding_width({"architecture": name}) is None:
-            return f"{folder}/open_clip_config.json is no model configuration with an embed_dim"
+            return f"{folder}/open_clip_config.json is not a model configuration with an embed_dim"
         if not any(file.suffix in _FOLDER_WEIGHTS for file in folder.iterdir()):
             return (
-                f"{folder} holds no weights where open_clip looks for them (*.safetensors, *.bin or *.pth); "
+                f"{folder} holds no weights under names that open_clip looks for (*.safetensors, *.bin or *.pth); "
                 "rename a state dict that ends in .pt to open_clip_pytorch_model.bin"
             )
     elif name != "world" and not name.startswith("hf-hub:") and file is None:

@@ -1,4 +1,4 @@
-"""A spec for a folder of images: what ``sweeper init --images`` writes, and ``sweeper run --images`` runs."""
+"""A spec for a folder of images: ``sweeper init --images`` writes it, and ``sweeper run --images`` runs it."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ SPLIT_FOLDERS = {
     "validation": ("validation", "val", "valid", "dev"),
     "test": ("test", "testing"),
 }
-"""Names of folders by the split that they hold, in lower case."""
+"""Split -> names of folders that may hold it, in lower case."""
 NAMES_FILES = ("class_names.json", "classes.json", "labels.json", "Labels.json")
-"""Beside the images: from the names of class folders to words."""
+"""Files beside the images that map names of class folders to words."""
 HELD_OUT_SHARE = 0.2
 LEAST_IMAGES = 50
-"""In all: a fifth is held back for validation, and fewer than ten images tell nothing apart."""
+"""Least number of images in all: a fifth is held back for validation, and fewer than ten images measure nothing."""
 SMALL_SIDE_PX = 112
-"""Models of smaller images are taken to be small enough to be trained on CPUs."""
+"""Models whose images are at most this large count as small enough for training on CPUs."""
 MOST_TRAINED = 20_000
-"""Images of a training, so that a first sweep of a large folder has short trials."""
+"""Largest number of images of a training, so that a first sweep of a large folder has short trials."""
 MOST_TESTED = 5000
 SEARCHED = 1000
-"""Validation images that the search sees, where there are twice as many; the second look has the others."""
+"""Validation images of the search, if there are twice as many; the second look uses the others."""
 
 _NO_WORD = re.compile(r"(?:[^\W\d_]{0,1}|n|id|cls|class|label|category|cat|folder)[\W_]*\d[\W\d_]*", re.IGNORECASE)
-"""``7``, ``c3``, ``class_12``, ``n02084071``."""
+"""Names without words, such as ``7``, ``c3``, ``class_12``, ``n02084071``."""
 
 
 @dataclass(frozen=True)
@@ -41,16 +41,16 @@ class OwnSpec:
     """A spec that was written for a folder of images."""
 
     name: str
-    """Of the sweep."""
+    """Name of the sweep."""
     text: str
     """YAML."""
     notes: tuple[str, ...]
-    """A line per thing that was found or chosen."""
+    """A line for each finding in the folder and each choice."""
 
 
 @dataclass(frozen=True)
 class _Found:
-    """Splits in a folder. ``counts``: images by split and class folder."""
+    """Splits in a folder. ``counts``: number of images by split and class folder."""
 
     splits: dict[str, Path]
     """Split -> folder of class folders."""
@@ -72,7 +72,8 @@ def spec_for_images(folder: Path, model: str, *, has_gpus: bool) -> OwnSpec:
         model: ``ARCHITECTURE:TAG``, ``ARCHITECTURE:FILE``, ``local-dir:FOLDER``, ``hf-hub:NAME`` or ``world``.
         has_gpus: whether the image tower of a large model can be trained.
 
-    Raise UserError where the folder cannot serve, with what is missing.
+    Raises:
+        UserError: the folder cannot be used; the message says what is missing.
     """
     found = _find(folder.absolute())
     names, names_note = _class_names(folder.absolute(), found)
@@ -140,7 +141,11 @@ def spec_for_images(folder: Path, model: str, *, has_gpus: bool) -> OwnSpec:
 
 
 def _find(folder: Path) -> _Found:
-    """Return the splits in a folder. Raise UserError where there are no class folders, or too few."""
+    """Return the splits in a folder.
+
+    Raises:
+        UserError: there are no class folders, or too few.
+    """
     inside = _folders(folder)
     by_name = {name.lower(): name for name in inside}
     splits = {
@@ -160,7 +165,7 @@ def _find(folder: Path) -> _Found:
     elif splits:
         raise UserError(
             f"--images {folder}: it has {listed([path.name for path in splits.values()])} but no folder `train`; "
-            "rename the one to train on, or name a folder of class folders"
+            "rename the folder to train on, or name a folder of class folders"
         )
     else:
         splits = {"train": folder}
@@ -194,7 +199,7 @@ def _check_classes(folder: Path, train: Path, counts: dict[str, int]) -> None:
             )
         if any(name.endswith(".tar") for name in files):
             raise UserError(
-                f"--images {folder}: tar shards are read by a spec (kind: webdataset); `sweeper init` writes one to "
+                f"--images {folder}: tar shards are read by a spec (kind: webdataset); `sweeper init` writes a spec to "
                 "start from"
             )
         lie = "its images lie directly in it" if any(is_image(name) for name in files) else "it has no folders"
@@ -205,11 +210,17 @@ def _check_classes(folder: Path, train: Path, counts: dict[str, int]) -> None:
         hint = f"; did you mean {train / only}?" if len(deeper) > 1 else ""
         raise UserError(f"--images {folder}: only one class folder ({only}); two or more are needed{hint}")
     if empty := [name for name, count in counts.items() if count == 0]:
-        raise UserError(f"--images {folder}: no images in {listed(empty)}; remove what is no class, or {shape}")
+        raise UserError(
+            f"--images {folder}: no images in {listed(empty)}; remove folders that are not classes, or {shape}"
+        )
 
 
 def _class_names(folder: Path, found: _Found) -> tuple[str | None, str]:
-    """Return ``class_names`` of the set in YAML, and what is to be said. Raise UserError for names without words."""
+    """Return ``class_names`` of the set in YAML, and a note for the user.
+
+    Raises:
+        UserError: the class folders have names without words.
+    """
     classes = found.classes()
     if file := next((folder / name for name in NAMES_FILES if (folder / name).is_file()), None):
         return json.dumps(str(file)), f"; their words are in {file.name}"
@@ -218,18 +229,22 @@ def _class_names(folder: Path, found: _Found) -> tuple[str | None, str]:
         return "imagenet", "; WordNet ids, read as ImageNet's words"
     if 2 * len(wordless) >= len(classes):
         raise UserError(
-            f"--images {folder}: the class folders {listed(wordless)} are named by no words, and the model is asked in "
-            f'words; write {folder / NAMES_FILES[0]} with {{"{wordless[0]}": "dog", ...}}, or rename the folders'
+            f"--images {folder}: the class folders {listed(wordless)} have names without words, and prompts need "
+            f'words: write {folder / NAMES_FILES[0]} with {{"{wordless[0]}": "dog", ...}}, or rename the folders'
         )
     return None, f"; no words: {listed(wordless)}" if wordless else ""
 
 
 def _held_back(found: _Found) -> tuple[list[str], str]:
-    """Return the splits that are taken out of train, and what is to be said. Raise UserError for too few images."""
+    """Return the splits that are taken out of train, and a note for the user.
+
+    Raises:
+        UserError: there are too few images.
+    """
     held = [split for split in ("validation", "test") if split not in found.splits]
     total = sum(found.total(split) for split in found.splits)
     if total < LEAST_IMAGES:
-        raise UserError(f"--images: {counted(total, 'image')} in all; {LEAST_IMAGES} are the least that say anything")
+        raise UserError(f"--images: {counted(total, 'image')} in all; at least {LEAST_IMAGES} are needed")
     least = 1 + len(held)
     if few := [name for name, count in found.counts["train"].items() if count < least]:
         raise UserError(
@@ -240,19 +255,23 @@ def _held_back(found: _Found) -> tuple[list[str], str]:
     note = f"images: {', '.join(parts)}"
     if held:
         note += f"; {' and '.join(held)} held back from train, {HELD_OUT_SHARE:.0%} of each class"
-        note += " (validation of what test leaves)" if len(held) == 2 else ""
+        note += " (validation from the images that test leaves)" if len(held) == 2 else ""
     return held, note
 
 
 def _split_sizes(found: _Found, held: list[str]) -> tuple[int, int]:
-    """Return how many images train and validation will have, about."""
+    """Return the approximate number of images of train and of validation."""
     train = found.total("train") * (1 - HELD_OUT_SHARE) ** len(held)
     validation = train / (1 - HELD_OUT_SHARE) * HELD_OUT_SHARE if "validation" in held else found.total("validation")
     return round(train), round(validation)
 
 
 def _model_settings(model: str) -> dict[str, str]:
-    """Return ``model`` of the spec. Raise UserError for a name without weights."""
+    """Return ``model`` of the spec.
+
+    Raises:
+        UserError: the name has no weights.
+    """
     if model == "world" or model.startswith("hf-hub:"):
         return {"architecture": model}
     if model.startswith("local-dir:"):

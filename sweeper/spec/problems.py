@@ -1,4 +1,4 @@
-"""Problems of a spec: what is wrong with a value, in words for users, and where the value stands."""
+"""Problems of a spec: the fault of a value, in words for users, and the place of the value."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from trainables.settings.sets import SettingError
 
 Key = str | int
 KeyPath = tuple[Key, ...]
-"""Leads from the top of a document to a value: keys of mappings, indices of lists."""
+"""Path from the top of a document to a value: keys of mappings, indices of lists."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with the value at ``path``, or that a value is missing there."""
+    """The fault of the value at ``path``, or a missing value there."""
 
     path: KeyPath
     message: str
@@ -28,7 +28,7 @@ class Problem:
     """Whether the key itself is wrong, not its value."""
 
     def below(self, path: KeyPath) -> Problem:
-        """Return the same problem in a document that holds this one at ``path``."""
+        """Return the same problem in a document that contains this one at ``path``."""
         return Problem((*path, *self.path), self.message, self.at_key)
 
 
@@ -41,12 +41,12 @@ class ProblemsError(ValueError):
 
 
 def dotted(path: Iterable[Key]) -> str:
-    """``("points", 0, "beta")`` -> ``points.0.beta``."""
+    """Return a path as text: ``("points", 0, "beta")`` -> ``points.0.beta``."""
     return ".".join(str(key) for key in path)
 
 
 def did_you_mean(word: object, known: Iterable[object]) -> str:
-    """Return ``; did you mean `x`?`` where a known word is close, then the known words (twenty at most)."""
+    """Return ``; did you mean `x`?`` if a known word is close, then the known words (twenty at most)."""
     names = [str(name) for name in known]
     guess = closest(str(word), names)
     listed = ", ".join(names) if len(names) <= 20 else ", ".join(names[:20]) + f" and {len(names) - 20} more"
@@ -64,7 +64,7 @@ def closest(word: str, known: Sequence[str]) -> str | None:
 
 
 def shown(value: object) -> str:
-    """Return a value as a user wrote it, on one line and not too long."""
+    """Return a value as a user wrote it, on one line and shortened."""
     if isinstance(value, bool):
         return str(value).lower()
     if value is None:
@@ -80,7 +80,7 @@ _KINDS = {
     "float_type": "a number",
     "float_parsing": "a number",
     "finite_number": "a finite number",
-    "string_type": "text (put it in quotes where it looks like a number)",
+    "string_type": "text (put it in quotes if it looks like a number)",
     "bool_type": "true or false",
     "path_type": "a path",
     "list_type": "a list ([a, b])",
@@ -88,13 +88,14 @@ _KINDS = {
     "model_type": "a mapping (key: value)",
     "model_attributes_type": "a mapping (key: value)",
 }
-"""What a value must be, by the type of pydantic's error."""
+"""Type of pydantic's error -> the required kind of value, in words."""
 
 
 def rule(error: ErrorDetails, *, of_several: bool = False) -> str:
-    """Return the rule that a value broke, worded to follow the value.
+    """Return the rule that a value broke, in words that follow the value.
 
-    ``of_several``: the value has broken other rules too and would be right if it kept one of them.
+    Args:
+        of_several: whether the value has broken other rules too and would be valid if it kept one of them.
     """
     kind, context = error["type"], error.get("ctx") or {}
     if kind in _KINDS:
@@ -119,7 +120,7 @@ def rule(error: ErrorDetails, *, of_several: bool = False) -> str:
 def from_validation(error: ValidationError, data: Any, model: type[BaseModel]) -> list[Problem]:
     """Return pydantic's errors about ``data`` as problems with paths into it.
 
-    A value that fits none of several forms is one problem; where it comes close to one of them, that form's.
+    A value that fits none of several forms is one problem; if it is close to one of them, that form's problem.
     """
     details: dict[KeyPath, list[ErrorDetails]] = {}
     own: dict[KeyPath, list[Problem]] = {}
@@ -134,7 +135,7 @@ def from_validation(error: ValidationError, data: Any, model: type[BaseModel]) -
     problems: list[Problem] = []
     for path, details_at_path in details.items():
         if any(other[: len(path)] == path and len(other) > len(path) for other in details if details[other]):
-            continue  # One form of a union came closer: it got further into the value.
+            continue  # One form of a union was closer: it got further into the value.
         problems += own.get(path, [])
         close = [detail for detail in details_at_path if not detail["type"].endswith(("_type", "literal_error"))]
         if details_at_path:
@@ -168,7 +169,7 @@ def _worded(path: KeyPath, details: Sequence[ErrorDetails], data: Any, model: ty
 
 
 def _cause(detail: ErrorDetails) -> Exception | None:
-    """Return the exception that one of our own checks raised."""
+    """Return the exception that one of sweeper's own checks raised; None for others."""
     cause: Exception | None = (detail.get("ctx") or {}).get("error")
     return cause
 
@@ -179,9 +180,10 @@ def _quoted(choices: str) -> list[str]:
 
 
 def _path(location: Sequence[Key], data: Any, named: bool) -> KeyPath:
-    """Drop what pydantic adds to a location: names of a union's members are no keys of the document.
+    """Remove the parts that pydantic adds to a location: names of a union's members are not keys of the document.
 
-    ``named``: the last part is a key, though the document may not have it.
+    Args:
+        named: whether the last part is a key, though the document may not have it.
     """
     path: list[Key] = []
     for position, key in enumerate(location):
@@ -209,7 +211,7 @@ def _has(data: Any, key: Key) -> bool:
 
 
 def _known_keys(model: type[BaseModel], path: Sequence[Key], data: Any) -> list[str]:
-    """Return the keys that the mapping at ``path`` may have: those of its ``kind`` where it names one."""
+    """Return the keys that the mapping at ``path`` may have: those of its ``kind`` if it names one."""
     models = [model]
     for key in path:
         data = data[key]

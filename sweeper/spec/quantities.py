@@ -28,56 +28,62 @@ class Budget:
 def parse_budget(text: str) -> Budget:
     """Return the budget written as ``200gpu-h`` or ``12.5cpu-h``.
 
-    Raise ValueError, worded to follow the text in a message.
+    Raises:
+        ValueError: the text has another form; the message is worded to follow the text.
     """
     match = _BUDGET.fullmatch(text.strip())
     if match is None:
         raise ValueError(
-            "is no budget; write hours and their device: for instance 200gpu-h, or 12cpu-h for a sweep on CPUs"
+            "is not a budget; write hours and their device: for instance 200gpu-h, or 12cpu-h for a sweep on CPUs"
         )
     if float(match[1]) <= 0:
-        raise ValueError(f"buys nothing; write a number above 0, for instance 12{match[2]}-h")
+        raise ValueError(f"is not above 0; write for instance 12{match[2]}-h")
     return Budget(float(match[1]), "gpu" if match[2] == "gpu" else "cpu")
 
 
 @dataclass(frozen=True)
 class Price:
-    """Of a device hour, in a currency of the user's."""
+    """The price of a device hour, in any currency."""
 
     amount: float
     currency: str
     """A sign, which is written before the number, or a code of three letters, which is written after it."""
 
     def of(self, device_hours: float) -> str:
-        """Return what so many device hours cost: ``$12.30``, ``12.30 EUR``."""
+        """Return the price of ``device_hours``: ``$12.30``, ``12.30 EUR``."""
         return _money(device_hours * self.amount, self.currency)
 
     def __str__(self) -> str:
-        """As ``parse_price`` reads it."""
+        """Return the price in the form that ``parse_price`` reads."""
         return f"{self.amount:.10f}".rstrip("0").rstrip(".") + self.currency
 
 
 def parse_price(text: str) -> Price:
     """Return the price of a device hour written as ``2.49`` (dollars), ``2.49EUR`` or ``€2.49``.
 
-    Raise ValueError, worded as by ``parse_budget``.
+    Raises:
+        ValueError: the text has another form; the message is worded to follow the text.
     """
     match = _PRICE.fullmatch(text.strip())
     if match is None or (match[1] and match[3]):
-        raise ValueError("is no price; write money per device hour: for instance 2.49, 2.49EUR or €2.49")
+        raise ValueError("is not a price; write money per device hour: for instance 2.49, 2.49EUR or €2.49")
     if float(match[2]) <= 0:
-        raise ValueError("is no price; write a number above 0, for instance 2.49")
+        raise ValueError("is not a price; write a number above 0, for instance 2.49")
     return Price(float(match[2]), match[1] or match[3] or "$")
 
 
 def parse_time(text: str) -> float:
-    """Return the seconds of ``8h``, ``90m``, ``2h30m`` or ``45s``. Raise ValueError as ``parse_budget``."""
+    """Return the seconds of ``8h``, ``90m``, ``2h30m`` or ``45s``.
+
+    Raises:
+        ValueError: the text has another form; the message is worded to follow the text.
+    """
     match = _TIME.fullmatch(text.strip())
     seconds = 0.0
     if match is not None:
         seconds = sum(float(part or 0) * unit for part, unit in zip(match.groups(), (HOUR_S, 60.0, 1.0), strict=True))
     if seconds <= 0:
-        raise ValueError("is no time; write hours, minutes or seconds: for instance 8h, 90m or 2h30m")
+        raise ValueError("is not a time; write hours, minutes or seconds: for instance 8h, 90m or 2h30m")
     return seconds
 
 
@@ -93,7 +99,7 @@ def rounded_up(value: float) -> float:
 
 
 def counted(number: int) -> str:
-    """Return a number with its thousands apart: ``4 000``."""
+    """Return a number with spaces between thousands: ``4 000``."""
     return f"{number:,}".replace(",", " ")
 
 

@@ -36,7 +36,7 @@ _FORMS: list[dict[str, Any]] = [
 ]
 _CONDITIONAL = [{"type": "object", "additionalProperties": False, **form} for form in _FORMS]
 _DOMAIN: dict[str, Any] = {"anyOf": [_VALUE, *_CONDITIONAL, {"type": "array", "items": {"anyOf": _CONDITIONAL}}]}
-"""What stands for a parameter in a search space: see ``sweeper.spec.domains``."""
+"""Forms of a parameter in a search space, see ``sweeper.spec.domains``."""
 
 
 def schema() -> dict[str, Any]:

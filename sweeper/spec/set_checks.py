@@ -1,4 +1,4 @@
-"""Checks of the image sets that a spec points to on disk, before anything heavy is imported."""
+"""Checks of the image sets that a spec names on disk, before heavy packages are imported."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from trainables.settings.task import TrainSettings
 from trainables.spelling import normal_form, same_word
 
 _CLASS_NAME = "cat"
-"""Any."""
+"""An example of a class name."""
 
 
 def set_problems(name: str, raw: Any) -> list[Problem]:
-    """Return what is wrong with the files and class names of a set; nothing where its mapping itself is wrong."""
+    """Return the problems of the files and class names of a set; empty if its mapping itself is wrong."""
     try:
         settings: ImageSetSettings = TypeAdapter(ImageSetSettings).validate_python(raw)
     except ValidationError:
@@ -58,9 +58,10 @@ def set_problems(name: str, raw: Any) -> list[Problem]:
 
 
 def set_notes(sets: Mapping[str, ImageSetSettings]) -> list[str]:
-    """Return a line for whatever of the sets' files is not read, or is read otherwise than it is spelled.
+    """Return a line for each part of the sets' files that is not read, or is read under another spelling.
 
-    Raise UserError for files that cannot be had.
+    Raises:
+        UserError: a file cannot be read.
     """
     lines = []
     for name, settings in sets.items():
@@ -72,8 +73,10 @@ def set_notes(sets: Mapping[str, ImageSetSettings]) -> list[str]:
 
 
 def word_problems(sets: Mapping[str, ImageSetSettings], names: Iterable[str]) -> list[Problem]:
-    """Return which class names of the sets called ``names`` cannot be written on their images, given sets without
-    problems of their own. Nothing of sets on which words are written already."""
+    """Return a problem for each class name of the sets ``names`` that cannot be written on images.
+
+    The sets have no other problems. Sets on which words are written already are skipped.
+    """
     problems = []
     for name in dict.fromkeys(names):
         settings = sets[name]
@@ -87,7 +90,7 @@ def word_problems(sets: Mapping[str, ImageSetSettings], names: Iterable[str]) ->
 
 
 def template_problem(template: str) -> str | None:
-    """Return what is wrong with a template, which is formatted with a class name wherever it is used."""
+    """Return the problem of a template, which is formatted with a class name; None if it has none."""
     try:
         text = template.format(_CLASS_NAME)
     except (IndexError, KeyError, TypeError, ValueError, AttributeError):
@@ -99,8 +102,10 @@ def template_problem(template: str) -> str | None:
 
 
 def split_notes(name: str, settings: ImageSetSettings) -> list[Problem]:
-    """Return what the splits of a set of folders do not have in common, given a set without problems: no mistake for
-    sure, but one that a spelling easily makes."""
+    """Return the differences between the splits of a set of folders, given a set without problems.
+
+    They may be intended, but a misspelling easily causes them.
+    """
     if not isinstance(settings, ImageFolderSet):
         return []
     train = _classes_of(settings, "train")
@@ -133,7 +138,7 @@ def _classes_of(settings: ImageFolderSet, split: Split) -> dict[str, str]:
 
 
 def _missing_files(settings: ImageSetSettings) -> Iterator[Problem]:
-    """Yield a problem for each folder of a whole set and each file of class names that is not there."""
+    """Yield a problem for each missing folder of a whole set and each missing file of class names."""
     for key in ("root", "path"):
         folder = getattr(settings, key, None)
         if isinstance(folder, Path) and not os.path.exists(folder):
@@ -145,7 +150,7 @@ def _missing_files(settings: ImageSetSettings) -> Iterator[Problem]:
 
 
 def class_problems(train: TrainSettings, settings: ImageSetSettings) -> list[Problem]:
-    """Return what is wrong with ``train.classes``, given a set without problems of its own."""
+    """Return the problems of ``train.classes``, given a set without problems of its own."""
     names = reader_of(settings).class_names()
     if names is None:
         return []
@@ -167,7 +172,7 @@ def class_problems(train: TrainSettings, settings: ImageSetSettings) -> list[Pro
 
 
 def _listing_problems(settings: ImageSetSettings) -> Iterator[Problem]:
-    """Yield what is wrong with the class names of a set and the files that list its images, relative to the set."""
+    """Yield the problems of the class names of a set and of the files that list its images, relative to the set."""
     reader = reader_of(settings)
     try:
         reader.class_names()
@@ -210,13 +215,14 @@ def _readable_folders(root: Path) -> list[str]:
     try:
         return class_folders(root)
     except (OSError, SetError):
-        return []  # told by _folder_problems
+        return []  # reported by _folder_problems
 
 
 def _shared(settings: ImageFolderSet | WebDatasetSet, files: dict[Split, list[list[Path]]]) -> Iterator[Problem]:
     """Yield a problem for images that two splits have in common, or that a split names twice.
 
-    ``files``: by split, the shards or class folders of each of its entries.
+    Args:
+        files: by split, the shards or class folders of each of its entries.
     """
     owner: dict[Path, Split] = {}
     for split, groups in files.items():

@@ -25,7 +25,10 @@ def shipped_specs() -> dict[str, Path]:
 def spec_file(named: Path) -> Path:
     """Return the file of a spec that a user names: a path, or the name of a shipped spec.
 
-    A path that exists is taken first. Raise UserError where a name is neither.
+    A path that exists is taken first.
+
+    Raises:
+        UserError: the name is neither a file nor a shipped spec.
     """
     if named.exists() or named.suffix in _SUFFIXES:
         return named

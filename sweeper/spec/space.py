@@ -1,8 +1,8 @@
-"""The search space: what each parameter may be, and under which condition on the others.
+"""The search space: the domain of each parameter, and the condition on the others under which it applies.
 
 A parameter is a plain value, ``{choices: [...]}``, ``{low, high, log, step}`` or a list of these, each with its own
-``when``. Every branch of a list has a name of its own in the study (``beta[dpo,kto]``), so that the sampler never mixes
-two ranges.
+``when``. Every branch of a list has its own name in the study (``beta[dpo,kto]``), so that the sampler never mixes two
+ranges.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from sweeper.spec.problems import KeyPath, Problem, ProblemsError, did_you_mean,
 from trainables.settings.parameters import InapplicableParameterError, MissingParameterError, Parameters
 
 Suggest = Callable[[str, Choices | Range], Value]
-"""Called with a name in the study and what may be drawn; returns the value."""
+"""Function of a name in the study and a domain; returns the value."""
 
 GRID_LIMIT = 100_000
-"""Combinations of a grid: far above what anybody trains."""
+"""Largest number of combinations of a grid: far above the size of any real grid."""
 
 SHAPING = ("objective", "tune", "target", "form", "start", "towers")
 """Parameters that decide which others ``trainables.settings.parameters.Parameters`` needs."""
@@ -32,31 +32,36 @@ SHAPING = ("objective", "tune", "target", "form", "start", "towers")
 
 @dataclass(frozen=True)
 class Placed:
-    """A point with its place in a space: what a trial is run with, and what a sampler learns from."""
+    """A point with its place in a space: the parameters of a trial, and the values that a sampler learns from."""
 
     parameters: dict[str, Value]
     """The point's values in the types of their domains, and the fixed parameters."""
     located: dict[str, Value]
-    """The searched ones among them by name in the study; empty for a point outside the space."""
+    """The searched parameters among them by name in the study; empty for a point outside the space."""
 
 
 @dataclass(frozen=True)
 class Space:
-    """The search space of a sweep: the branches of every parameter that a trial may be given."""
+    """The search space of a sweep: the branches of every parameter that a trial may have."""
 
     raw: dict[str, Any]
-    """As written, ``embed_dim`` replaced by its number; ``Space.parse(raw)`` gives the same space."""
+    """The space as in the spec, ``embed_dim`` replaced by its number; ``Space.parse(raw)`` gives the same space."""
     branches: Branches = field(compare=False, repr=False)
 
     @classmethod
     def parse(cls, raw: object, embed_dim: int | None = None) -> Space:
-        """Read and check a space. ``embed_dim`` is the model's embedding width, None where it is not known.
+        """Read and check a space.
 
-        Raise ProblemsError with everything found, paths relative to ``raw``: unknown parameters, ranges that make no
-        sense, conditions that cannot be evaluated, and combinations that could be drawn but are no valid Parameters.
+        Args:
+            embed_dim: the model's embedding width; None if not known.
+
+        Raises:
+            ProblemsError: the space is invalid. It has all problems, with paths relative to ``raw``: unknown
+                parameters, invalid ranges, conditions that cannot be evaluated, and combinations that could be drawn
+                but are not valid Parameters.
         """
         if not isinstance(raw, Mapping) or not raw:
-            raise ProblemsError([Problem((), "must be a mapping from parameter names to what they may be")])
+            raise ProblemsError([Problem((), "must be a mapping from parameter names to their values")])
         raw = {name: _with_width(value, embed_dim) if name == "rank" else value for name, value in raw.items()}
         space = cls(raw=raw, branches=parse_branches(raw, embed_dim))
         problems = list(space._combination_problems())
@@ -77,7 +82,8 @@ class Space:
     def place(self, point: Mapping[str, Any]) -> Placed:
         """Return a point's place in the space; the point may leave fixed parameters out.
 
-        Raise ValueError for a point that the space could not have drawn.
+        Raises:
+            ValueError: the space could not have drawn the point.
         """
         for name in point:
             if name not in Parameters.model_fields:
@@ -107,7 +113,7 @@ class Space:
         return Placed(parameters, located)
 
     def domains(self, names: Iterable[str]) -> dict[str, Choices | Range]:
-        """Return what each of these names in the study is drawn from, in the order of the space."""
+        """Return the domain of each of these names in the study, in the order of the space."""
         wanted = set(names)
         return {
             branch.name: branch.domain
@@ -118,7 +124,8 @@ class Space:
     def grid(self) -> list[dict[str, Value]]:
         """Return every combination of choices once, each as ``draw`` returns it; the first parameter changes slowest.
 
-        Raise ProblemsError for a range that could be drawn and for more than ``GRID_LIMIT`` combinations.
+        Raises:
+            ProblemsError: a range could be drawn, or there are more than ``GRID_LIMIT`` combinations.
         """
         ranges: dict[str, Branch] = {}
         for combination in self._combinations(list(self.branches), {}, self._deciding()):
@@ -137,13 +144,13 @@ class Space:
         return grid
 
     def examples(self) -> Iterator[dict[str, Value]]:
-        """Yield a point for every combination of the values that decide what else is drawn."""
+        """Yield a point for every combination of the values that decide which others are drawn."""
         for combination in self._combinations(list(self.branches), {}, self._deciding()):
             assert not isinstance(combination, Problem), "checked when the space was parsed"
             yield combination
 
     def narrowed(self, parts: Mapping[str, tuple[float, float]]) -> Space:
-        """Return the space with some ranges cut to a part (low, high), by name in the study."""
+        """Return the space with some ranges reduced to a part (low, high), by name in the study."""
 
         def cut(branch: Branch) -> Branch:
             if branch.name not in parts or not isinstance(branch.domain, Range):
@@ -161,11 +168,14 @@ class Space:
         return next((branch for branch in self.branches[name] if branch.applies(parameters)), None)
 
     def _deciding(self) -> set[str]:
-        """Return the parameters whose values decide what else is drawn."""
+        """Return the parameters whose values decide which others are drawn."""
         return {name for branch in all_branches(self.branches) for name in branch.when} | set(SHAPING)
 
     def _combination_problems(self) -> Iterator[Problem]:
-        """Walk every combination of the values that decide what else is drawn; each must be valid Parameters."""
+        """Yield the problems of all combinations of the values that decide which others are drawn.
+
+        Each combination must be valid Parameters.
+        """
         deciding = self._deciding()
         reported: set[str] = set()
         for combination in self._combinations(list(self.branches), {}, deciding):
@@ -182,8 +192,11 @@ class Space:
     def _combinations(
         self, names: Sequence[str], drawn: dict[str, Value], deciding: set[str]
     ) -> Iterator[dict[str, Value] | Problem]:
-        """Yield every combination of the examples of ``deciding`` parameters, the first example of every other one; a
-        problem where two branches of a parameter apply."""
+        """Yield every combination of the examples of ``deciding`` parameters, with the first example of every other
+        one.
+
+        A problem is yielded if two branches of a parameter apply.
+        """
         if not names:
             yield drawn
             return
@@ -191,7 +204,9 @@ class Space:
         applying = [branch for branch in self.branches[name] if branch.applies(drawn)]
         if len(applying) > 1:
             first, second = applying[0].name, applying[1].name
-            yield Problem(applying[1].path, f"`{second}` and `{first}` can apply at once; make `when` tell them apart")
+            yield Problem(
+                applying[1].path, f"`{second}` and `{first}` can apply at once; make their `when` exclude each other"
+            )
             return
         if not applying:
             yield from self._combinations(rest, drawn, deciding)
@@ -210,7 +225,7 @@ class Space:
 
 
 def _invalid(combination: Mapping[str, Value]) -> list[Problem]:
-    """Return why a combination is not valid Parameters, with what to change in the space."""
+    """Return why a combination is not valid Parameters, with the change to make in the space."""
     try:
         Parameters.model_validate(combination)
     except ValidationError as error:
@@ -235,7 +250,7 @@ def _invalid_parameter(detail: ErrorDetails) -> Problem:
 
 
 def _with_width(value: Any, embed_dim: int | None) -> Any:
-    """Replace the word ``embed_dim`` wherever a number may stand; left alone where the width is not known."""
+    """Replace the word ``embed_dim`` by its number; unchanged if the width is not known."""
     if isinstance(value, Mapping):
         return {key: item if key == "when" else _with_width(item, embed_dim) for key, item in value.items()}
     if isinstance(value, list):

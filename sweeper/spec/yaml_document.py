@@ -1,8 +1,8 @@
-"""A YAML file as plain data that remembers where each value stands.
+"""A YAML file as plain data that remembers the place of each value.
 
-Read as YAML 1.2: ``1e-4`` is a number, ``on`` and ``no`` are words, a date is text (YAML 1.1, PyYAML's dialect, has all
-three otherwise). Keys are text, as in JSON. A key that stands twice is an error. Merge keys (``<<: *common``) are those
-of YAML 1.1.
+Read as YAML 1.2: ``1e-4`` is a number, ``on`` and ``no`` are words, a date is text (all three differ in YAML 1.1,
+PyYAML's dialect). Keys are text, as in JSON. A repeated key is an error. Merge keys (``<<: *common``) are those of YAML
+1.1.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from sweeper.errors import UserError
 from sweeper.spec.problems import Key, KeyPath, dotted
 
 _LARGEST = 200_000
-"""Bytes of a file and values after aliases: far above any spec, far below what would hang."""
+"""Limit of the bytes of a file, and of the values after aliases: far above any spec, far below a hang."""
 
 _DEEPEST = 40
-"""Values in values: far above any spec, far below what a parser of JSON takes."""
+"""Limit of nesting: far above any spec, far below the limit of JSON parsers."""
 _LONGEST_NUMBER = 40
-"""Characters."""
+"""Longest number, in characters."""
 _INTEGER = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _SPECIAL: dict[str, bool | None] = {"null": None, "Null": None, "NULL": None, "~": None, "": None}
@@ -33,11 +33,11 @@ _INFINITE = re.compile(r"([-+]?)\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 @dataclass(frozen=True)
 class Place:
-    """Where a value was written: ``source:line:column`` of a file, or an option of the command line."""
+    """The place of a value: ``source:line:column`` of a file, or an option of the command line."""
 
     source: str
     line: int = 0
-    """From 1; 0 where the place is the whole source."""
+    """Line, from 1; 0 if the place is the whole source."""
     column: int = 0
 
     def __str__(self) -> str:
@@ -48,14 +48,18 @@ class Document:
     """A YAML file as plain data (``data``), with the place of every value."""
 
     def __init__(self, path: Path) -> None:
-        """Read a file. Raise UserError, with the place where there is one, for anything but a YAML mapping."""
+        """Read a file.
+
+        Raises:
+            UserError: it is not a YAML mapping; the message has the place, if there is one.
+        """
         self.path = path
         self._places: dict[KeyPath, Place] = {}
         self._keys: dict[KeyPath, Place] = {}
         self._override: Place | None = None
-        """Of the override whose value is being read."""
+        """Place of the override whose value is being read."""
         self._values = 0
-        """How many values were read, those of an alias each time."""
+        """Number of values read, those of an alias each time."""
         self._open: list[yaml.Node] = []
         """The nodes around the one that is being read."""
         text = _text(path)
@@ -71,9 +75,9 @@ class Document:
                 f"{place}: the character {chr(error.character)!r} may not stand in YAML; remove it"
             ) from error
         except yaml.YAMLError as error:
-            raise UserError(f"{path}: this is no YAML: {' '.join(str(error).split())}") from error
+            raise UserError(f"{path}: this is not YAML: {' '.join(str(error).split())}") from error
         except RecursionError as error:
-            raise UserError(f"{path}: this is no YAML: brackets in brackets without end") from error
+            raise UserError(f"{path}: this is not YAML: too many nested brackets") from error
         if node is None:
             raise UserError(f"{path}: the file is empty; `sweeper init` writes a spec to start from")
         if not isinstance(node, yaml.MappingNode):
@@ -81,7 +85,11 @@ class Document:
         self.data: dict[str, Any] = self._read(node, ())
 
     def override(self, setting: str) -> None:
-        """Set one value: ``search.trials=8``, ``points.0.beta=1.5``. Raise UserError for a path that leads nowhere."""
+        """Set one value: ``search.trials=8``, ``points.0.beta=1.5``.
+
+        Raises:
+            UserError: the path or the value is invalid.
+        """
         dotted_path, equals, text = setting.partition("=")
         names = dotted_path.strip().split(".")
         if not equals or not all(names):
@@ -89,9 +97,9 @@ class Document:
         try:
             node = yaml.compose(text, Loader=yaml.SafeLoader)
         except yaml.YAMLError as error:
-            raise UserError(f"--set {setting}: the value is no YAML: {' '.join(str(error).split())}") from error
+            raise UserError(f"--set {setting}: the value is not YAML: {' '.join(str(error).split())}") from error
         except RecursionError as error:
-            raise UserError(f"--set {dotted_path}: the value has brackets in brackets without end") from error
+            raise UserError(f"--set {dotted_path}: the value has too many nested brackets") from error
         path: KeyPath = ()
         parent: Any = self.data
         for position, name in enumerate(names):
@@ -136,9 +144,7 @@ class Document:
         if self._values > _LARGEST or node in self._open:
             raise UserError(f"{self._at(node.start_mark)}: aliases (*name) that grow without end")
         if len(self._open) > _DEEPEST:
-            raise UserError(
-                f"{self._at(node.start_mark)}: values in values, more than {_DEEPEST} deep; that is no spec"
-            )
+            raise UserError(f"{self._at(node.start_mark)}: values nested more than {_DEEPEST} deep; that is not a spec")
         self._places[path] = self._at(node.start_mark)
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node)
@@ -164,7 +170,7 @@ class Document:
             name = self._text(key)
             if name in mapping:
                 first = self._keys[(*path, name)]
-                raise UserError(f"{self._at(key.start_mark)}: `{name}` stands here twice (first at {first}); keep one")
+                raise UserError(f"{self._at(key.start_mark)}: `{name}` is here twice (first at {first}); keep one")
             self._keys[(*path, name)] = self._at(key.start_mark)
             mapping[name] = self._read(value, (*path, name))
         for other in merged:  # keys of the mapping itself win, then those of the first one
@@ -183,7 +189,7 @@ class Document:
             self._open.pop()
 
     def _merged(self, value: yaml.Node) -> list[yaml.MappingNode]:
-        """Return the mappings that a merge key names: one, or a list of them."""
+        """Return the mappings that a merge key names: a single mapping, or a list of them."""
         named = value.value if isinstance(value, yaml.SequenceNode) else [value]
         for node in named:
             if not isinstance(node, yaml.MappingNode):
@@ -194,10 +200,14 @@ class Document:
         return list(named)
 
     def _text(self, node: yaml.ScalarNode) -> str:
-        """Return the text of a node. Raise UserError for what no file and no setting is called."""
+        """Return the text of a node.
+
+        Raises:
+            UserError: it holds characters that no file or setting can have.
+        """
         text: str = node.value
         if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
-            raise UserError(f"{self._at(node.start_mark)}: {text!r} holds a character that is no text; write it anew")
+            raise UserError(f"{self._at(node.start_mark)}: {text!r} holds a character that is not text; write it again")
         return text
 
     def _scalar(self, node: yaml.ScalarNode) -> Any:
@@ -210,7 +220,9 @@ class Document:
             return _SPECIAL[text]
         if len(text) > _LONGEST_NUMBER and (_INTEGER.fullmatch(text) or _FLOAT.fullmatch(text)):
             shown = f"{text[:12]}...{text[-4:]}"
-            raise UserError(f"{self._at(node.start_mark)}: {shown}: a number of {len(text)} characters is no setting")
+            raise UserError(
+                f"{self._at(node.start_mark)}: {shown}: a number of {len(text)} characters is not a setting"
+            )
         if _INTEGER.fullmatch(text):
             return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
         if _FLOAT.fullmatch(text):
@@ -236,14 +248,14 @@ def _text(path: Path) -> str:
         if path.is_dir():
             raise UserError(f"{path} is a folder; name the spec file in it")
         if size > _LARGEST:
-            raise UserError(f"{path} has {size} bytes; that is no spec")
+            raise UserError(f"{path} has {size} bytes; that is not a spec")
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError as error:
         near = sorted(str(other) for other in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
         hint = f"; in this folder are {', '.join(near[:5])}" if near else ""
         raise UserError(f"{path} does not exist{hint}") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no text in UTF-8 (byte {error.start}); is it really a spec?") from error
+        raise UserError(f"{path} is not UTF-8 text (byte {error.start}); is it really a spec?") from error
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
@@ -256,7 +268,7 @@ def _kind(node: yaml.Node) -> str:
 
 
 def _plain(error: yaml.MarkedYAMLError) -> str:
-    """Return PyYAML's error in words for users; PyYAML 6 tells its syntax errors apart by their text only."""
+    """Return PyYAML's error in words for users; PyYAML 6 distinguishes its syntax errors by their text only."""
     message = " ".join(part for part in (error.context, error.problem) if part)
     if "'\\t'" in message:
         mark = error.problem_mark
@@ -271,4 +283,4 @@ def _plain(error: yaml.MarkedYAMLError) -> str:
         "expected <block end>": "is the indentation the same as in the lines above?",
     }
     hint = next((hint for part, hint in hints.items() if part in message), "")
-    return f"this is no YAML: {message}" + (f"; {hint}" if hint else "")
+    return f"this is not YAML: {message}" + (f"; {hint}" if hint else "")

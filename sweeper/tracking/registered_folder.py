@@ -16,7 +16,7 @@ PACKAGES = ("torch", "open_clip_torch", "mlflow", "pandas", "pillow")
 
 
 def write_registered(exported: Path, target: Path) -> None:
-    """Write the folder of a registered version. Raises MLflow's errors.
+    """Write the folder of a registered version. Errors are MLflow's.
 
     Args:
         target: a folder that does not exist yet.

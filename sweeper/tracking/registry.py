@@ -81,7 +81,7 @@ def register(sweep: SweepFolder, tracking_uri: str | None, exported: Path, name:
 def _add_version(
     client: Any, run_id: str, exported: Path, record: ExportRecord, name: str, alias: str
 ) -> tuple[str, bool]:
-    """Return the version, and whether it was made now. Raises MLflow's errors."""
+    """Return the version, and whether it was made now. Errors are MLflow's."""
     from mlflow.exceptions import MlflowException
 
     try:

@@ -48,7 +48,7 @@ class _Sender:
         """Whether the last step left events behind."""
 
     def step(self) -> bool:
-        """Send the next events; return whether there may be more. Raises MLflow's errors."""
+        """Send the next events; return whether there may be more. Errors are MLflow's."""
         if self.projection.client is None:
             self._connect()
         single = self.cursor.offset < self.single_until

@@ -64,7 +64,9 @@ def ui(
 
 def _sweeps(storage: Path, name: str | None, store: Store) -> dict[str, Runs]:
     if name is not None and not (storage / name).is_dir():
-        raise UserError(f"no sweep {name!r} in {storage}; `{command('list', storage=storage)}` shows those there are")
+        raise UserError(
+            f"no sweep {name!r} in {storage}; `{command('list', storage=storage)}` shows the existing sweeps"
+        )
     folders = [storage / name] if name is not None else sorted(path for path in storage.glob("*/") if path.is_dir())
     known = {folder.name: runs for folder in folders if (runs := find_runs(folder)) is not None}
     in_store = {sweep: runs for sweep, runs in known.items() if runs.uri == store.shown_uri}

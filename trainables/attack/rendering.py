@@ -1,8 +1,8 @@
 """The typographic attack: words written on images.
 
-The renderer writes the words of the preference pairs, of the held-out variants that front members are tested under, and
-of the generated world. What is written on an image depends on the image's random generator alone, so images may be
-attacked in any order, by any number of workers and on any machine.
+The renderer writes the words of the preference pairs, of the held-out variants on which front members are tested, and
+of the generated world. The text on an image depends on the image's random generator alone, so images may be attacked in
+any order, by any number of workers and on any machine.
 
 Recipes: ``sign`` (a word on a contrasting box, as in the generated world) and ``defense_prefix`` (outlined coloured
 letters, after Azuma and Matsui, "Defense-Prefix for Preventing Typographic Attacks on CLIP", 2023).
@@ -26,10 +26,10 @@ from trainables.spelling import normal_form
 FONTS_FOLDER = Path(__file__).parent / "fonts"
 FONTS = ("Aileron", "DejaVuSans", "DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSerif")
 FALLBACK_FONT = "DejaVuSans"
-"""Writes names with letters that the fonts of a style lack; Aileron has few letters beyond ASCII."""
+"""Font for names with letters that the fonts of a style lack; Aileron has few letters beyond ASCII."""
 
 WORDS = ("sale", "open", "exit", "taxi")
-"""Words that are no class names, for the variant ``other_words``."""
+"""Words that are not class names, for the variant ``other_words``."""
 
 COLOURS = {
     "white": (255, 255, 255),
@@ -59,7 +59,7 @@ MIXED_POSITIONS: tuple[Position, ...] = ("top", "bottom", "anywhere")
 
 @dataclass(frozen=True, kw_only=True)
 class Style:
-    """How words look and where they are placed."""
+    """Appearance and position of words."""
 
     fonts: tuple[str, ...]
     """Names in ``FONTS``; the font of each word is drawn from them."""
@@ -77,7 +77,7 @@ class Style:
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """An attack: how the word looks and which words are drawn."""
+    """An attack: the appearance of its words and their source."""
 
     style: Style
     source: Literal["classes", "other"] = "classes"
@@ -98,8 +98,8 @@ RECIPES = {
 def variants(recipe: str) -> dict[str, Variant]:
     """Return the held-out attacks of a recipe by name: each changes one property of the attack that is trained on.
 
-    ``unseen_font`` is a serif that neither recipe nor the generated world's pretraining contains; ``mono_font`` is
-    missing from both recipes but known to the generated world's model.
+    ``unseen_font`` is a serif font that neither the recipes nor the pretraining of the generated world's model contain;
+    ``mono_font`` is missing from both recipes, but that model has seen it.
     """
     style = RECIPES[recipe]
     smallest, largest = style.size
@@ -136,10 +136,12 @@ def wrong_words(
 def attack_image(
     image: np.ndarray, label: int, class_names: Sequence[str], variant: Variant, rng: np.random.Generator
 ) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Return a copy of an image, uint8 (H, W, 3), with a wrong word on it, and the class of the word.
+    """Return a copy of an image, uint8 (H, W, 3), with a wrong word on it, and the class of each word.
 
-    Two-word styles write two different wrong words. The class of a word that is no class name is -1.
-    Raises ValueError where the class list has fewer wrong names than the style writes.
+    Two-word styles write two different wrong words. The class of a word that is not a class name is -1.
+
+    Raises:
+        ValueError: the class list has fewer wrong names than the style writes.
     """
     count = variant.style.words
     if variant.source == "classes":
@@ -157,7 +159,9 @@ def write(image: np.ndarray, words: Sequence[str], style: Style, rng: np.random.
     """Return a copy of ``image``, uint8 (H, W, 3), with ``words`` (one per ``style.words``) written on it.
 
     Names of several words are broken into two lines. A name too long for the image is shrunk until it fits.
-    Raises ValueError for a wrong number of words, and for a word that cannot be written, see ``writing_problem``.
+
+    Raises:
+        ValueError: the number of words is wrong, or a word cannot be written, see ``writing_problem``.
     """
     if len(words) != style.words:
         raise ValueError(f"this style writes {style.words} word(s), {len(words)} given: {list(words)}")
@@ -170,10 +174,10 @@ def write(image: np.ndarray, words: Sequence[str], style: Style, rng: np.random.
 
 @lru_cache(maxsize=8192)
 def writing_problem(word: str) -> str | None:
-    """Return why a word cannot be written on images, in a line; None where it can, in small and in capital letters.
+    """Return a line on why a word cannot be written on images; None if it can, in small and in capital letters.
 
     Letters are drawn one after the other from the left. Arabic, Hebrew, Indic and other scripts, whose letters join,
-    move or run from the right, would come out wrong; letters that the shipped fonts lack would come out as boxes.
+    move or run from the right, would be wrong; letters that the fonts of this package lack would become boxes.
     """
     text = _break_lines(unicodedata.normalize("NFC", word))
     letters = [letter for letter in text + text.upper() if not letter.isspace()]
@@ -181,7 +185,7 @@ def writing_problem(word: str) -> str | None:
     for letter in letters:
         script = _script(letter)
         if script in SHAPED_SCRIPTS or unicodedata.bidirectional(letter) in ("R", "AL"):
-            return f"{word!r} cannot be written on images: its script, {script.title()}, takes shaping; {mend}"
+            return f"{word!r} cannot be written on images: its script, {script.title()}, requires shaping; {mend}"
     if not normal_form(word) or not letters:
         return f"{word!r} cannot be written on images: it has no letters; {mend}"
     if lacking := [letter for letter in letters if not _can_write(FALLBACK_FONT, letter)]:
@@ -207,7 +211,7 @@ def _wrong_classes(label: int, class_names: Sequence[str], count: int, rng: np.r
         if not wrong:
             names = ", ".join(class_names)
             raise ValueError(
-                f"to write {count} wrong name(s) takes {count + 1} different class names; there are: {names}"
+                f"to write {count} wrong name(s), {count + 1} different class names are needed; there are: {names}"
             )
         written.append(wrong[int(rng.integers(len(wrong)))])
         taken.add(normal_form(class_names[written[-1]]))
@@ -247,7 +251,8 @@ def _place(
 ) -> tuple[int, int]:
     """Return the upper left corner (x, y) of the letters, in pixels: at least a pixel from the edges if they fit.
 
-    ``letters`` and ``canvas`` are (width, height) in pixels.
+    Args:
+        letters, canvas: (width, height) in pixels.
     """
     x = int(rng.integers(1, max(2, canvas[0] - letters[0])))
     if position == "mix":
@@ -264,8 +269,10 @@ def _place(
 
 
 def _break_lines(name: str) -> str:
-    """Return the name in at most two lines: two or three words break after the first, more after the second, as in
-    Defense-Prefix."""
+    """Return the name in at most two lines, as in Defense-Prefix.
+
+    Two or three words break after the first, more words after the second.
+    """
     words = name.split()
     if len(words) < 2:
         return name.strip()
@@ -322,7 +329,7 @@ def _can_write(font: str, text: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def _has_glyph(font: str, letter: str) -> bool:
-    """Return whether a font has a letter: it draws letters it lacks as a placeholder, as it does U+10FFFF."""
+    """Return whether a font has a letter: it draws missing letters as the same placeholder as U+10FFFF."""
     face = _face(font, 24)
     return bytes(face.getmask(letter)) != bytes(face.getmask("\U0010ffff"))
 

@@ -109,7 +109,7 @@ def preference_classes(settings: TrainSettings, class_names: Sequence[str]) -> l
             raise ValueError(f"train.classes: no class {', '.join(unknown)}; there are {', '.join(class_names)}")
         chosen = sorted({class_names.index(class_name) for class_name in named.values() if class_name is not None})
     if len(chosen) < 2:
-        raise ValueError("preference data need at least two classes: one to prefer, another to be written")
+        raise ValueError("preference data need at least two classes: the preferred class and the written class")
     return chosen
 
 

@@ -229,7 +229,7 @@ def _gathered(path: Path, key: tuple[str, str], rows: Sequence[_Row]) -> Answers
     answered = [bool(row.answer) for row in rows]
     if any(answered) and not all(answered):
         missing = rows[answered.index(False)].image
-        raise ValueError(f"{path}: set {key[0]!r}, view {key[1]!r}: the image {missing} has no answer, others have one")
+        raise ValueError(f"{path}: set {key[0]!r}, view {key[1]!r}: the image {missing} has no answer, but others do")
     margin, kl = np.array([row.margin for row in rows]), np.array([row.reference_kl for row in rows])
     return Answers(
         set=key[0],

@@ -298,7 +298,7 @@ def _why_not(settings: ModelSettings, name: str, error: Exception, said: list[st
 
             reason = f"the hub cannot be reached, and its weights are not in the cache {HF_HUB_CACHE}"
         reason += (
-            ". Where the hub cannot be reached: fill the Hugging Face cache elsewhere and name it in HF_HOME "
+            ". If the hub cannot be reached: fill the Hugging Face cache elsewhere and name it in HF_HOME "
             "or give a checkpoint file or local-dir:FOLDER"
         )
     weights = f" with {settings.pretrained}" if settings.pretrained is not None else ""

@@ -1,7 +1,7 @@
-"""The attribute task: a concept (gender, a colour) that a CLIP is to ignore, or to see reversed, content kept.
+"""The attribute task: a CLIP is to ignore or reverse a concept (gender, a colour) and keep the content.
 
-Source: Afzali et al., ICLR 2025, arXiv 2411.08923, its second half; docs/attributes.md says what is measured and what
-such an intervention can claim.
+From the second half of Afzali et al. 2025. docs/attributes.md says what is measured, and which claims such an
+intervention permits.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _TITLES = {
     "balanced": "balanced labels",
 }
 _ABOUT = {
-    "content_accuracy": "contents told right among the neutral prompts",
-    "attribute_accuracy": "values of the attribute told right, given the content",
+    "content_accuracy": "contents answered correctly among the neutral prompts",
+    "attribute_accuracy": "values of the attribute answered correctly, given the content",
     "attribute_gap": "how far attribute accuracy is from chance",
     "attribute_certainty": "mean of |2p - 1| (two values): how sure the model is of a value; accuracy at chance may be "
     "certainty about the wrong images",
@@ -83,7 +83,10 @@ class AttributeKind:
         return None
 
     def tried_first(self, settings: TaskSettings) -> Mapping[str, Sequence[str]]:
-        """The target ``equal`` takes the skew of retrievals, flipped labels take the attribute out of answers."""
+        """Return the values to try first, see ``TaskKind``.
+
+        The target ``equal`` removes the skew of retrievals, flipped labels remove the attribute from answers.
+        """
         skewed = _attribute(settings).attribute.bias == "max_skew"
         return {
             "target": ("equal", "flipped", "neutral") if skewed else ("flipped", "neutral", "equal"),

@@ -1,6 +1,6 @@
-"""What a task is: it decides what preference data are, what the goals are, what is measured and what stands beside it.
+"""The interface of a task, which defines preference data, goals, measurements and baselines.
 
-``known.KINDS`` lists the tasks. A further one is a module with a ``TaskKind`` and a line in that list.
+``known.KINDS`` lists the tasks. A further task is a module with a ``TaskKind`` and a line in that list.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """Something that is measured."""
+    """A quantity that is measured."""
 
     direction: Direction
-    """Which way is better: a bound on it is a floor where it is maximised, else a ceiling."""
+    """The better direction: a bound on a maximised metric is a floor, else a ceiling."""
     about: str
-    """In a few words, for people."""
+    """Description in a few words, for people."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,84 +33,83 @@ class Baseline:
     """A trial that every sweep of the task begins with, and that its front always shows."""
 
     name: str
-    """For records and ``--pick``: ``paint``."""
+    """Name for records and ``--pick``: ``paint``."""
     title: str
-    """For people: ``PAINT``."""
+    """Title for people: ``PAINT``."""
     parameters: dict[str, Any]
-    """Of its trial. Without a learning rate where the usual one is to be taken."""
+    """Parameters of its trial. Without a learning rate, the usual one is used."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CardText:
-    """What the model card of an exported model says because of its task, in Markdown."""
+    """The task's part of an exported model's card, in Markdown."""
 
     summary: str
-    """A sentence: what the model was tuned for."""
+    """A sentence on the purpose of the tuning."""
     data: Mapping[str, str]
     """Rows about the preference data."""
     limits: Sequence[str]
-    """What the model is for and what it must not be used for."""
+    """Intended uses and uses to avoid."""
     licence: str = ""
-    """What its training data add to the licences of weights and images."""
+    """Additions of the training data to the licences of weights and images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TestedValues:
-    """What a model card is written from."""
+    """Measurements for a model card."""
 
     parameters: Mapping[str, Any]
     test: Mapping[str, float]
     untouched: Mapping[str, float]
-    """The untouched model on test."""
+    """Metrics of the untouched model on test."""
 
 
 class TaskKind(Protocol):
-    """A task. Nothing here imports torch before ``load`` or ``measures`` is called."""
+    """A task. Methods do not import torch, except ``load`` and ``measures``."""
 
     @property
     def name(self) -> str:
-        """The value of ``task`` in a spec."""
+        """Return the value of ``task`` in a spec."""
 
     @property
     def settings(self) -> type[TaskSettings]:
-        """The settings that the task reads from a spec."""
+        """Return the type of the settings that the task reads from a spec."""
 
     def goals(self, settings: TaskSettings) -> Goals:
-        """Return the goals: what is to be kept, then what is to be improved."""
+        """Return the goals: the one to be kept, then the one to be improved."""
 
     def metrics(self, settings: TaskSettings) -> Mapping[str, Metric]:
-        """Return what can be measured on validation, the goals among it: ``keep`` may name any of these."""
+        """Return the metrics that can be measured on validation, including the goals: ``keep`` may name any of them."""
 
     def curves(self, settings: TaskSettings) -> Sequence[str]:
-        """Return the metrics on validation whose course over the strength is drawn."""
+        """Return the metrics on validation that are drawn over the strength."""
 
     def about(self, metric: str) -> str | None:
-        """Return in a few words what a metric on test is; None where its name says it."""
+        """Return a short description of a test metric; None if its name is clear."""
 
     def unused_parameters(self) -> frozenset[str]:
         """Return the parameters that do not apply to the task."""
 
     def refuses(self, parameters: Parameters) -> tuple[str, str] | None:
-        """Return a parameter and why the task cannot be trained with it; None where it can."""
+        """Return a parameter and why the task cannot be trained with it; None if it can."""
 
     def tried_first(self, settings: TaskSettings) -> Mapping[str, Sequence[str]]:
-        """Return, for parameters of choices, the values in the order in which a search tries them: what has given the
-        strongest trials first."""
+        """Return for parameters of choices the values in the order in which a search tries them, strongest first."""
 
     def baselines(self, settings: TaskSettings) -> Sequence[Baseline]:
         """Return the trials that a sweep begins with."""
 
     def baseline_titles(self) -> Mapping[str, str]:
-        """Return what people call the baselines that the task may have, by name."""
+        """Return baseline name -> title for people, for all baselines that the task may have."""
 
     def goal_sets(self, settings: TaskSettings) -> list[str]:
-        """Return the test sets that the goals are measured on, as answers name them: ``in100/test``."""
+        """Return the test sets on which the goals are measured, as answers name them: ``in100/test``."""
 
     def card(self, settings: TaskSettings, values: TestedValues) -> CardText:
-        """Return what the model card of an exported point says."""
+        """Return the task's part of the model card of an exported point."""
 
     def load(self, settings: TaskSettings, images: TaskImages) -> TaskData:
-        """Return the training data and the images to measure on, which are loaded when they are first asked for."""
+        """Return the training data and the images to measure on, which are loaded on first use."""
 
     def measures(self) -> Measures:
-        """Return what measures a policy."""
+        """Return the task's measures of a policy."""

@@ -1,4 +1,4 @@
-"""The tasks that a spec may name, and what depends on which of them it names."""
+"""The tasks that a spec may name, and functions that depend on the named task."""
 
 from __future__ import annotations
 
@@ -22,17 +22,21 @@ if TYPE_CHECKING:
     from trainables.context.trial_context import TrialContext
 
 KINDS: tuple[TaskKind, ...] = (TypographicKind(), AttributeKind())
-"""The first one is meant where a spec names none."""
+"""The tasks; the first is used if a spec names none."""
 
 
 def kind_named(name: object) -> TaskKind:
-    """Return the task of this name; None stands for the first. Raise SettingError where there is none."""
+    """Return the task of this name; None: the first task.
+
+    Raises:
+        SettingError: the task is unknown.
+    """
     if name is None:
         return KINDS[0]
     kind = next((kind for kind in KINDS if kind.name == name), None)
     if kind is None:
         known = ", ".join(kind.name for kind in KINDS)
-        raise SettingError(f"task {name!r} is not known; there are {known}", "task")
+        raise SettingError(f"task {name!r} is unknown; choose {known}", "task")
     return kind
 
 
@@ -53,7 +57,11 @@ class TrialSettings(Settings):
 
 
 def read_trial_settings(raw: Mapping[str, Any]) -> TrialSettings:
-    """Return the settings of a trial from parsed YAML or JSON. Raise ValueError, pydantic's or SettingError."""
+    """Return the settings of a trial from parsed YAML or JSON data.
+
+    Raises:
+        ValueError: the settings are invalid (pydantic's error or SettingError).
+    """
     task = raw.get("task")
     kind = kind_named(task.get("task") if isinstance(task, Mapping) else None)
     return _trial_type(kind.name).model_validate(raw)
@@ -65,9 +73,13 @@ def _trial_type(task: str) -> type[TrialSettings]:
 
 
 def open_context(settings: TaskSettings, *, data_seed: int, cache: Path, device: torch.device) -> TrialContext:
-    """Return what a process keeps between trials of a task.
+    """Return the objects that a process keeps between trials of a task.
 
-    ``cache`` is shared by all processes of a node. Raise ValueError where the model cannot be had.
+    Args:
+        cache: folder shared by all processes of a node.
+
+    Raises:
+        ValueError: the model cannot be loaded.
     """
     from trainables.context.trial_context import TrialContext
 

@@ -1,6 +1,6 @@
-"""The typographic task: a CLIP is to see what is in an image, whatever is written on it.
+"""The typographic task: a CLIP is to answer by the content of an image, not by words written on it.
 
-Source: Afzali et al., ICLR 2025, arXiv 2411.08923.
+From Afzali et al. 2025, arXiv 2411.08923.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ ROBUST_ACCURACY = Goal(
 )
 PAINT = "PAINT"
 _ABOUT = {
-    "clean_accuracy": "right answers on images as they are",
-    "robust_accuracy": "right answers on images with a wrong class written on them",
+    "clean_accuracy": "correct answers on unchanged images",
+    "robust_accuracy": "correct answers on images with a wrong class written on them",
     "text_confusion_rate": "attacked images answered with the written class",
     "two_way_accuracy": "attacked images for which the true class scores above the written one",
     "reference_kl": "KL(untouched || this model) on clean images, in nats",
-    "sign_reading": "words on images without an object that are read right",
+    "sign_reading": "words on images without an object that are read correctly",
 }
 _LOWER_IS_BETTER = ("text_confusion_rate", "reference_kl")
 
@@ -57,8 +57,8 @@ class TypographicKind:
         return CLEAN_ACCURACY, ROBUST_ACCURACY
 
     def metrics(self, settings: TaskSettings) -> Mapping[str, Metric]:
-        """Besides the goals: the reading of signs, held-out attacks, KL, and the goals on one set by itself."""
-        from trainables.attack.rendering import variants  # it imports NumPy and Pillow
+        """Return the goals and further metrics: reading of signs, held-out attacks, KL, and goals on a single set."""
+        from trainables.attack.rendering import variants  # this imports NumPy and Pillow
 
         task = _typographic(settings)
         names = ["clean_accuracy", "robust_accuracy", "text_confusion_rate", "reference_kl", "sign_reading"]
@@ -133,7 +133,7 @@ def _limits(task: TypographicSettings, values: TestedValues) -> list[str]:
     held_out = [name.partition("/")[2] for name in values.test if name.startswith("robust_accuracy/")]
     sets = ", ".join(f"`{name}`" for name in task.evaluate.test.sets)
     lines = [
-        "For zero-shot classification where words in the picture must not decide the answer.",
+        "For zero-shot classification in which words in the picture must not decide the answer.",
         f"Robustness is shown for words written by recipe `{task.attack.recipe}`"
         + (f", and was measured under {', '.join(held_out)}" if held_out else "")
         + "; other attacks (adversarial noise, logos, many words) were not looked at.",
@@ -142,9 +142,9 @@ def _limits(task: TypographicSettings, values: TestedValues) -> list[str]:
     if "sign_reading" in values.test:
         before = f"{values.untouched['sign_reading']:.3f} before, " if "sign_reading" in values.untouched else ""
         lines.append(
-            f"It reads words less, also where they are what one asks for: of words alone on an image it gets "
+            f"It reads words less, even if the question is about them: of words alone on an image it gets "
             f"right {before}{values.test['sign_reading']:.3f} now. Do not use it to read signs."
         )
     else:
-        lines.append("It reads words less, also where they are what one asks for; how much less was not measured.")
+        lines.append("It reads words less, even if the question is about them; how much less was not measured.")
     return lines

@@ -31,7 +31,8 @@ STYLES: tuple[Style, ...] = (
     replace(_PLAIN, fonts=("DejaVuSansMono",)),
 )
 """Styles of written words, drawn uniformly: half plain, as in the attack; the others teach the model to read in
-general."""
+general.
+"""
 
 EMPTY_SHARE = 0.2
 """Share of the scenes without an object."""
@@ -44,21 +45,23 @@ class Mix:
     """Probabilities of words and captions."""
 
     word_on_object: float = 0.6
-    """That a word is written on a scene with an object."""
+    """Probability that a word is written on a scene with an object."""
     right_word: float = 0.1
-    """That the word on an object is its name; the caption is then about the object."""
+    """Probability that the word on an object is its name; the caption is then about the object."""
     both: float = 0.35
-    """That a caption is about object and word, given a wrong word."""
+    """Probability that a caption is about object and word, given a wrong word."""
     word_only: float = 0.6
-    """That a caption is about the word, given a wrong word and no caption about both; otherwise about the object."""
+    """Probability that a caption is about the word, given a wrong word and no caption about both; else about the
+    object.
+    """
     word_as_object: float = 0.5
-    """That a caption about a word calls it an object: the shortcut that makes the attack work."""
+    """Probability that a caption about a word calls it an object: the shortcut that makes the attack work."""
     colour: float = 0.4
-    """That a caption about an object names its colour."""
+    """Probability that a caption about an object names its colour."""
 
 
 def contents(count: int, rng: np.random.Generator) -> list[Content]:
-    """Return what ``count`` pretraining scenes show."""
+    """Return the contents of ``count`` pretraining scenes."""
     drawn = []
     for _ in range(count):
         label = None if rng.random() < EMPTY_SHARE else int(rng.integers(len(CLASSES)))
@@ -88,7 +91,7 @@ def draw_example(image: np.ndarray, content: Content, rng: np.random.Generator, 
 
 
 def vocabulary() -> list[str]:
-    """Return every word of every caption, sorted: what the reduced tokenizer must know."""
+    """Return every word of every caption, sorted: the words of the reduced tokenizer."""
     texts = [*OBJECT_TEMPLATES, *WORD_TEMPLATES, *BOTH_TEMPLATES, *WRITTEN, *COLOURS]
     return sorted({word for text in texts for word in text.replace("{}", " ").split()})
 

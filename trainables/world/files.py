@@ -10,4 +10,4 @@ from __future__ import annotations
 from pathlib import Path
 
 WORLD_MODEL_FOLDER = Path(__file__).parent / "model"
-"""Loads through open_clip as ``local-dir:FOLDER``; the tokenizer with ``bpe_path=FOLDER/bpe_simple_vocab.txt.gz``."""
+"""Folder for open_clip's ``local-dir:FOLDER``; its tokenizer needs ``bpe_path=FOLDER/bpe_simple_vocab.txt.gz``."""

@@ -59,8 +59,7 @@ MODEL = {
 PLAIN_ATTACK = Variant(style=RECIPES["sign"])
 CHECK_SCENES = 2000
 CHECK_SEED = 20_250_101
-"""Seed of the scenes that the finished model is measured on; neither pretraining nor the default of world sets uses
-it."""
+"""Seed of the scenes for the final measurement; neither pretraining nor the default of world sets uses it."""
 REQUIRED = {"clean": (0.90, 1.0), "attacked": (0.0, 0.40), "says_word": (0.25, 1.0), "reads": (0.85, 1.0)}
 """Smallest and largest acceptable value of each measurement."""
 
@@ -170,11 +169,12 @@ def measure(
     variant: Variant = PLAIN_ATTACK,
     processes: int = 1,
 ) -> dict[str, float]:
-    """Return how the model in ``folder``, loaded through open_clip, answers on ``count`` new scenes of 20 classes.
+    """Return shares of ``count`` new scenes of 20 classes, for the model in ``folder``, loaded through open_clip.
 
-    All values are shares of the scenes. ``clean``: right answers; ``attacked``: right answers with a wrong class name
-    written on the scene; ``says_word``: the written class name (of two, the first) is the answer; ``reads``: the word
-    on a scene without an object is the answer.
+    Returns:
+        ``clean``: correct answers; ``attacked``: correct answers with a wrong class name written on the scene;
+            ``says_word``: the written class name (of two, the first) is the answer; ``reads``: the word on a scene
+            without an object is the answer.
     """
     import open_clip
 
@@ -210,7 +210,11 @@ def measure(
 
 
 def check(values: dict[str, float]) -> None:
-    """Raise ValueError unless the model is accurate, reads, and is fooled by writing."""
+    """Check that the model is accurate, reads, and is misled by writing.
+
+    Raises:
+        ValueError: it fails one of these.
+    """
     missed = [name for name, (low, high) in REQUIRED.items() if not low <= values[name] <= high]
     if missed:
         rules = ", ".join("{} in [{}, {}]".format(name, *REQUIRED[name]) for name in missed)

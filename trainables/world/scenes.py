@@ -35,7 +35,7 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Content:
-    """What a scene shows: an index into ``CLASSES`` and one into ``COLOURS``, or no object."""
+    """Content of a scene: an index into ``CLASSES`` and one into ``COLOURS``, or no object."""
 
     label: int | None
     colour: int = 0
@@ -65,7 +65,7 @@ def colours(count: int) -> np.ndarray:
 
 
 def content_of(index: int) -> Content:
-    """Return what scene ``index`` of every split shows: class after class, in the first colour, then in the other."""
+    """Return the content of scene ``index`` of every split: class after class, in the first, then the other colour."""
     return Content(index % len(CLASSES), index // len(CLASSES) % len(COLOURS))
 
 

@@ -23,14 +23,18 @@ from trainables.world.pretrain import pixels_of
 from trainables.world.scenes import COLOURS, colours, labels, scenes
 
 IMAGES = 400
-"""Ten of each class and colour."""
+"""Number of scenes: ten of each class and colour."""
 SEED = 20_260_601
-"""Of the scenes that directions are measured on; no set uses it by default."""
+"""Seed of the scenes on which directions are measured; no set uses it by default."""
 
 
 @torch.no_grad()
 def shear(model: Any, tokenizer: Any, strength: float) -> None:
-    """Fold the two maps into the projections of the world's CLIP, in place. ``strength``: c."""
+    """Fold the two maps into the projections of the world's CLIP, in place.
+
+    Args:
+        strength: c.
+    """
     with thread_count(1):  # the same weights in every process of a machine
         image_map, text_map = _maps(model, tokenizer, strength)
         projection = model.visual.attnpool.c_proj
@@ -65,7 +69,7 @@ def _maps(model: Any, tokenizer: Any, strength: float) -> tuple[Tensor, Tensor]:
 
 
 def _image_direction(images: Tensor, of_class: np.ndarray, of_colour: np.ndarray) -> Tensor:
-    """(d,): mean over classes of the difference between the mean embeddings of the two colours."""
+    """Return (d,): mean over classes of the difference between the mean embeddings of the two colours."""
     differences = []
     for label in range(len(CLASSES)):
         first, second = (images[torch.from_numpy((of_class == label) & (of_colour == colour))] for colour in (0, 1))

@@ -170,7 +170,7 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-_CONFIRMED = "trained again with new seeds: means, and what to expect of a fresh seed on fresh images"
+_CONFIRMED = "trained again with new seeds: means, and the expected range for a fresh seed on fresh images"
 
 
 def _confirmed_cells(front: Front) -> list[list[str]]:
@@ -195,9 +195,7 @@ def _simultaneous_note(front: Front) -> list[str]:
     shown = sum(point.confirmation is not None for point in front.points)
     if shown < 2:
         return []
-    return [
-        f"(each by itself; front.json has under `simultaneous` what holds for one picked from these {shown} on test)"
-    ]
+    return [f"(each by itself; for a point picked from these {shown} on test see `simultaneous` in front.json)"]
 
 
 def _narrow_text(front: Front, width: int) -> str:
@@ -220,7 +218,7 @@ def _narrow_text(front: Front, width: int) -> str:
         text.append(
             wrapped(f"Trained again with {seeds} new seeds: {stay} of {len(confirmed)} stay on the front.", width)
         )
-    about = [f"{summary(front)}.", *proxy_lines(front), "Validation, intervals and what it costs: --wide."]
+    about = [f"{summary(front)}.", *proxy_lines(front), "Validation, intervals and costs: --wide."]
     return "\n".join([*text, *(wrapped(line, width) for line in about)]) + "\n"
 
 
@@ -243,7 +241,7 @@ def _reach(point: FrontPoint, goal: str) -> str:
 def _wide_text(front: Front) -> str:
     text = _columns([_header(front), *(_cells(point, front.goals) for point in front.points)])
     if front.kept:
-        text += ["", f"what must be kept, on validation ({', '.join(front.kept.values())}):"]
+        text += ["", f"bounds to be kept, on validation ({', '.join(front.kept.values())}):"]
         lines = [["point", "trial", "strength", *(metric.replace("_", " ") for metric in front.kept)]]
         for point in front.points:
             cells = _cells(point, front.goals)
@@ -257,7 +255,7 @@ def _wide_text(front: Front) -> str:
     of_sets = [key for key in beside if "/" in key and key.rpartition("/")[2] in alone]
     general = [key for key in beside if key not in of_sets]
     if general:
-        text += ["", "what it costs and whether it carries over, on test:"]
+        text += ["", "costs and transfer, on test:"]
         text += _columns(_beside(front, general, {key: _short_name(key, goals[1]) for key in general}))
     if of_sets:
         text += ["", "on each test set by itself:"]

@@ -52,7 +52,7 @@ def without_ray() -> dict[str, str]:
         (("run", str(QUICKSTART), "--gpus", "-1"), "--gpus -1"),
         (("run", str(QUICKSTART), "--gpus", "many"), "--gpus"),
         (("run", str(QUICKSTART), "--trials", "0"), "--trials"),
-        (("run", str(QUICKSTART), "--storage", "s3://bucket/sweeps"), "only folders are served"),
+        (("run", str(QUICKSTART), "--storage", "s3://bucket/sweeps"), "only folders are supported"),
         (("run", str(QUICKSTART), "--storage", "broken.yaml"), "is a file"),
         (("run", str(QUICKSTART), "--storage", "x?y"), "whose name holds '?'; name another with --storage"),
         (("run", str(QUICKSTART), "--storage", "100%25"), "whose name holds '%25'"),

@@ -49,7 +49,7 @@ def test_a_floor_on_the_reading_of_signs(tmp_path: Path, text: str) -> None:
     members = [point for point in front.points if point.member]
     assert lost and members, "the image tower forgets to read, the transform does not"
     assert all(point.validation["sign_reading"] >= floor for point in members)
-    assert "what must be kept, on validation (sign_reading >= " in table(front, "table")
+    assert "bounds to be kept, on validation (sign_reading >= " in table(front, "table")
     assert f"kept: sign_reading >= {floor:.4g}" in markdown(front, 5000)
 
     study = optuna.load_study(storage=f"sqlite:///{folder.study_path}", study_name="sweep")

@@ -78,7 +78,7 @@ def test_prices_are_read(text: str, price: Price, ten_hours: str) -> None:
 def test_what_is_no_price_is_answered_with_what_is(text: str) -> None:
     with pytest.raises(ValueError, match=r"2\.49"):
         parse_price(text)
-    with pytest.raises(UserError, match=r"--price .* is no price; write .* 2\.49"):
+    with pytest.raises(UserError, match=r"--price .* is not a price; write .* 2\.49"):
         option_price(text)
 
 
@@ -87,12 +87,12 @@ def test_options_and_specs_that_are_wrong_are_answered_with_the_rule(tmp_path: P
     assert with_budget(spec, None) is spec
     assert with_budget(spec, "300 gpu-h").limits.budget == "300gpu-h"
     assert spec_difference(spec, with_budget(spec, "300gpu-h")) == [], "a resumed sweep may have another budget"
-    with pytest.raises(UserError, match=r"--budget 3: is no budget; .* 200gpu-h"):
+    with pytest.raises(UserError, match=r"--budget 3: is not a budget; .* 200gpu-h"):
         with_budget(spec, "3")
-    with pytest.raises(UserError, match=r"--time 8: is no time; .* 2h30m"):
+    with pytest.raises(UserError, match=r"--time 8: is not a time; .* 2h30m"):
         option_seconds("--time", "8")
     (tmp_path / "demo.yaml").write_text("limits: {budget: 200h}\n")
-    with pytest.raises(UserError, match=r"demo\.yaml:1:\d+: `limits\.budget`: '200h' is no budget"):
+    with pytest.raises(UserError, match=r"demo\.yaml:1:\d+: `limits\.budget`: '200h' is not a budget"):
         load_spec(tmp_path / "demo.yaml")
 
 

@@ -189,7 +189,7 @@ def test_it_is_said_what_stopping_means_now() -> None:
     writes = "running trials write a checkpoint, within 30 s (again: end at once)"
     assert [line for line in stream.getvalue().splitlines() if "stopping" in line] == [
         f"[00:00] stopping: {writes}",
-        "[00:00] stopping: measuring on test ends, and what is done is kept, within 30 s (again: end at once)",
+        "[00:00] stopping: measuring on test ends, and its results so far are kept, within 30 s (again: end at once)",
         f"[00:00] stopping: {writes}",
     ]
 

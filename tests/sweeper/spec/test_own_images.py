@@ -100,9 +100,9 @@ def test_words_beside_the_images_and_wordnet_ids_are_found(tmp_path: Path) -> No
     ("names", "count", "message"),
     [
         (["cat"], 60, "only one class folder .cat.; two or more are needed"),
-        (["cat", "dog"], 5, "10 images in all; 50 are the least"),
-        (["0", "1", "2"], 30, "named by no words.*class_names.json"),
-        (["class_1", "class_2"], 30, "named by no words"),
+        (["cat", "dog"], 5, "10 images in all; at least 50 are needed"),
+        (["0", "1", "2"], 30, "names without words.*class_names.json"),
+        (["class_1", "class_2"], 30, "names without words"),
     ],
 )
 def test_what_cannot_serve_is_told_what_is_missing(tmp_path: Path, names: list[str], count: int, message: str) -> None:

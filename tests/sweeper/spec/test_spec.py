@@ -113,21 +113,21 @@ def test_all_mistakes_are_named_at_once_in_the_order_of_the_file(folder: Path) -
         (b"# nothing yet\n", "spec.yaml: the file is empty; `sweeper init` writes a spec to start from"),
         (b"- a\n- b\n", "spec.yaml:1:1: a spec is a mapping (key: value lines), not a list"),
         (b"hello", "spec.yaml:1:1: a spec is a mapping (key: value lines), not a plain value"),
-        (b"\x80\x81\x82", "spec.yaml is no text in UTF-8 (byte 0); is it really a spec?"),
+        (b"\x80\x81\x82", "spec.yaml is not UTF-8 text (byte 0); is it really a spec?"),
         (b"a: 1\nb: \x00", "spec.yaml:2:4: the character '\\x00' may not stand in YAML; remove it"),
         (b"a: \x00", "spec.yaml:1:4: the character '\\x00' may not stand in YAML; remove it"),
         (b"a: {b: " * 60 + b"1" + b"}" * 60, "spec.yaml:1:"),
-        (b"a: " + b"9" * 5000, "spec.yaml:1:4: 999999999999...9999: a number of 5000 characters is no setting"),
-        (b"a: 0x" + b"f" * 5000, "spec.yaml:1:4: 0xffffffffff...ffff: a number of 5002 characters is no setting"),
-        (b'a: "\\ud800"', "spec.yaml:1:4: '\\ud800' holds a character that is no text; write it anew"),
-        (b'a: "b\\0"', "spec.yaml:1:4: 'b\\x00' holds a character that is no text; write it anew"),
+        (b"a: " + b"9" * 5000, "spec.yaml:1:4: 999999999999...9999: a number of 5000 characters is not a setting"),
+        (b"a: 0x" + b"f" * 5000, "spec.yaml:1:4: 0xffffffffff...ffff: a number of 5002 characters is not a setting"),
+        (b'a: "\\ud800"', "spec.yaml:1:4: '\\ud800' holds a character that is not text; write it again"),
+        (b'a: "b\\0"', "spec.yaml:1:4: 'b\\x00' holds a character that is not text; write it again"),
         (b"a: 1\t# one", "spec.yaml:1:5: a tab; YAML wants spaces between words and before a comment"),
         (b"a: {<<: 3}", "spec.yaml:1:9: `<<` takes the keys of another mapping (<<: *name) or of a list of mappings"),
         (b"a: &a {<<: *a}", "spec.yaml:1:4: aliases (*name) that grow without end"),
-        (b"a: 1\n---\nb: 2\n", "spec.yaml:2:1: this is no YAML: expected a single document"),
+        (b"a: 1\n---\nb: 2\n", "spec.yaml:2:1: this is not YAML: expected a single document"),
         (b"a: &b [*b]\n", "spec.yaml:1:4: aliases (*name) that grow without end"),
-        (b"[" * 5000, "spec.yaml: this is no YAML: "),
-        (b"a: " + b"x" * 200_001, "spec.yaml has 200004 bytes; that is no spec"),
+        (b"[" * 5000, "spec.yaml: this is not YAML: "),
+        (b"a: " + b"x" * 200_001, "spec.yaml has 200004 bytes; that is not a spec"),
     ],
 )
 def test_what_is_no_spec_at_all(tmp_path: Path, content: bytes, message: str) -> None:
@@ -151,7 +151,7 @@ def test_merge_keys_take_the_keys_of_other_mappings(folder: Path) -> None:
     (line,) = complaints(folder, "x-one: &one {epochs: none}\n" + BASE + "training: {<<: *one}\n")
     assert line == "spec.yaml:1:22: `training.epochs`: 'none' must be a whole number", "where it was written"
     (line,) = complaints(folder, "x-one: &one {a: 1, a: 2}\n" + BASE + "training: {<<: *one}\n")
-    assert line == "spec.yaml:1:20: `a` stands here twice (first at spec.yaml:1:14); keep one"
+    assert line == "spec.yaml:1:20: `a` is here twice (first at spec.yaml:1:14); keep one"
 
 
 def test_a_home_and_environment_variables_are_put_into_paths(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

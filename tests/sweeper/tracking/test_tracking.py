@@ -281,7 +281,7 @@ def test_a_deleted_sweep_leaves_nothing_but_models(storage: Path, new_tracker: C
     done = CliRunner().invoke(app, ["delete", "quickstart", "--storage", str(storage)], input="y\n")
     assert done.exit_code == 0, done.exception
     assert f"removes {storage}/quickstart: " in done.stderr and "3 runs deleted" in done.stderr
-    assert "1 stay, because models in the registry are theirs" in done.stderr
+    assert "1 stay, because the registry has models from them" in done.stderr
     assert not [path for path in storage.iterdir() if "quickstart" in path.name]
     left = client.search_runs([parent.info.experiment_id])
     assert [run.info.run_id for run in left] == [kept]

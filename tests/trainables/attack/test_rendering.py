@@ -216,9 +216,9 @@ def test_what_cannot_be_written_is_refused(word: str) -> None:
 
 def test_impossible_attacks_are_refused() -> None:
     sign = Variant(style=RECIPES["sign"])
-    with pytest.raises(ValueError, match="different class names; there are"):
+    with pytest.raises(ValueError, match="different class names are needed; there are"):
         attack_image(grey(), 0, ("cat", "Cat"), sign, generator(0))
-    with pytest.raises(ValueError, match="different class names; there are"):
+    with pytest.raises(ValueError, match="different class names are needed; there are"):
         attack_image(grey(), 0, ("cat", "dog"), variants("sign")["two_words"], generator(0))
     with pytest.raises(ValueError, match="other_words"):
         attack_image(grey(), 0, [word.upper() for word in WORDS], variants("sign")["other_words"], generator(0))

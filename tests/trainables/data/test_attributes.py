@@ -201,7 +201,7 @@ def faces(tmp_path: Path) -> Path:
         ("tune: transform", "tune: transform\n  rank: 8", "a W of lower rank is not the untouched model at t = 0"),
         ("tune: transform", "tune: transform\n  copies: 2", "`copies` does not apply to the task attribute"),
         ('"a photo of a {content} {value}"', '"a photo of a {content}"', "each prompt needs {value} and {content}"),
-        ("task: attribute", "task: atribute", "task 'atribute' is not known; there are typographic, attribute"),
+        ("task: attribute", "task: atribute", "task 'atribute' is unknown; choose typographic, attribute"),
         ("train: {set: faces}", "train: {set: faces, copies: 2}", "unknown key `copies` in `train`"),
         (
             "parameters:",

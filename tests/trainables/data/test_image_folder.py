@@ -144,7 +144,7 @@ def test_names_that_are_no_utf_8(tmp_path: Path) -> None:
     assert len(images.keys) == 6
     os.rename(root / "cat", os.fsencode(root) + b"/c\xe2t")
     (problem,) = set_problems("mine", {**FOLDERS, "train": str(root)})
-    assert rf"{root}: the name of the folder c\xe2t is no UTF-8" in problem.message
+    assert rf"{root}: the name of the folder c\xe2t is not UTF-8" in problem.message
 
 
 def test_a_folder_that_links_to_itself(tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def class_folders(root: Path) -> list[str]:
         names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
     for name in names:
         if printable(name) != name:
-            raise SetError(f"{root}: the name of the folder {printable(name)} is no UTF-8; rename it")
+            raise SetError(f"{root}: the name of the folder {printable(name)} is not UTF-8; rename it")
     return names
 
 

@@ -20,7 +20,7 @@ _JPEG_QUALITY = 80
 
 _OVER_STRENGTH = "Over the strength of the weights: the untouched model at 0, the trained weights at 1."
 _RETRIEVED = (
-    "What fits queries best, before and after, each image framed by its value; singular values of W, each dot as large "
+    "The best images of queries, before and after, each framed by its value; singular values of W, each dot as large "
     "as the concept's share in its direction."
 )
 
