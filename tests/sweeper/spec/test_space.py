@@ -192,7 +192,7 @@ CHANGES: list[tuple[dict[str, Any], tuple[Any, ...], str]] = [
     ({"weight_decay": {"when": 3, "low": 0.0, "high": 1.0}}, ("weight_decay", "when"), "`when` is a mapping"),
     ({"weight_decay": {"when": {"lambda_reg": 1}, "value": 1}}, ("weight_decay", "when", "lambda_reg"), "is a range"),
     ({"weight_decay": {"when": {"blocks": 3}, "value": 1}}, ("weight_decay", "when", "blocks"), "`blocks` is never 3"),
-    ({"weight_decay": {"when": {"penalty": 3}, "value": 1}}, ("weight_decay", "when", "penalty"), "not a parameter here"),
+    ({"weight_decay": {"when": {"penalty": 3}, "value": 1}}, ("weight_decay", "when", "penalty"), "not a parameter"),
     (
         {
             "objective": {"value": "dpo", "when": {"tune": "visual"}},
