@@ -36,7 +36,7 @@ class WorkerGroup:
         return values
 
     def minimum(self, values: Sequence[int]) -> list[int]:
-        """Return the smallest of each value over workers."""
+        """Return for each position of ``values`` the smallest value of all workers."""
         if self.world_size == 1:
             return list(values)
         smallest = torch.tensor(values, dtype=torch.int64, device=self.device)

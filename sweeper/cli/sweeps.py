@@ -76,7 +76,8 @@ def run(
 ) -> None:
     """Run a sweep: search, front on validation, one measurement on test, everything in MLflow.
 
-    A killed sweep goes on with `sweeper resume NAME`. Ctrl-C, SIGTERM and SIGHUP stop it within --grace, twice at once.
+    A killed sweep goes on with `sweeper resume NAME`. Ctrl-C, SIGTERM and SIGHUP stop it within --grace; a second
+    signal stops it at once.
     """
     from sweeper.environment import git_commit
     from sweeper.preflight.check import check_writable

@@ -117,7 +117,7 @@ class LiveFront:
 
 
 def confirmed(front: Front, confirmations: Mapping[PointName, Confirmation]) -> Front:
-    """Return the same points with their confirmations; members and order do not change."""
+    """Return a front with the confirmations of its points; members and order do not change."""
     points = tuple(
         replace(point, confirmation=confirmations.get(point.point_name)) if point.member else point
         for point in front.points

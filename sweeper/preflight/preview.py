@@ -275,7 +275,7 @@ def _spread(total: int, count: int) -> list[int]:
 
 
 def contact_sheet(preview: Preview, heading: str) -> Image.Image:
-    """Return the rows as an image."""
+    """Return the rows of a preview as one image, with a heading."""
     side = max(image.shape[1] for row in preview.rows for image in row.images)
     cell = side * -(-SMALLEST_CELL_PX // side)
     columns = max(len(row.images) for row in preview.rows)

@@ -193,8 +193,8 @@ class Study:
         """Return a study without a file, for simulations.
 
         Args:
-            learned_at: returns, for a trial's parameters, the point of the space that the sampler learns from, for a
-                recorded trial that replaces the suggested one; the record keeps the suggested parameters.
+            learned_at: maps a trial's parameters to the point that the sampler learns from. A simulation may replace a
+                suggested trial by a recorded one; the record keeps the suggested parameters.
         """
         return cls(
             None,

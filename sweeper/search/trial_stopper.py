@@ -42,7 +42,7 @@ class TrialStopper:
 
         Returns:
             The last report of each running trial that is to be stopped: the decision was made, or would have been made,
-                when the earlier session ended.
+            when the earlier session ended.
         """
         if self._rule is None:
             return {}

@@ -24,7 +24,7 @@ def bring_home(store: Store) -> str | None:
 
     Returns:
         A line about the change; None if nothing had to be changed, or could be changed (a database of an earlier
-            MLflow, or without write permission).
+        MLflow, or without write permission).
     """
     database = store.own_database
     if database is None or store.artifacts is None or not database.is_file():

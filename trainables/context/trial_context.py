@@ -26,7 +26,7 @@ from trainables.settings.task import TaskSettings
 
 
 class TrialContext:
-    """Built once per process; creates the policies that trials tune, one at a time."""
+    """The CLIP, images and reference of a process; creates the policies that trials tune, one at a time."""
 
     def __init__(
         self,

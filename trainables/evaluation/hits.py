@@ -23,7 +23,7 @@ def to_arrays(points: Sequence[Hits]) -> dict[str, np.ndarray]:
 
     Returns:
         ``images`` (S,), the number of images of each validation set, and for each goal and set ``GOAL/SET`` (P, ceil(N
-            / 8)) uint8, packed bits.
+        / 8)) uint8, packed bits.
     """
     first = next(iter(points[0].values()))
     arrays: dict[str, np.ndarray] = {_IMAGES: np.array([len(of_set) for of_set in first], np.int64)}

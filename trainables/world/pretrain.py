@@ -173,8 +173,8 @@ def measure(
 
     Returns:
         ``clean``: correct answers; ``attacked``: correct answers with a wrong class name written on the scene;
-            ``says_word``: the written class name (of two, the first) is the answer; ``reads``: the word on a scene
-            without an object is the answer.
+        ``says_word``: the written class name (of two, the first) is the answer; ``reads``: the word on a scene without
+        an object is the answer.
     """
     import open_clip
 
