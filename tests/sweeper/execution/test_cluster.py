@@ -61,7 +61,7 @@ def test_gpus_is_a_budget() -> None:
 def test_a_budget_larger_than_the_cluster_is_said() -> None:
     planned = plan([node(64, 4)], 16, 1, 1, 1.0)
     assert planned.slots == 4
-    assert "4 of 16 GPUs are there" in planned.text
+    assert "4 of 16 GPUs exist" in planned.text
 
 
 def test_gpus_without_any_gpu_are_refused_with_the_way_on() -> None:
