@@ -98,7 +98,7 @@ def test_batches_keep_their_order() -> None:
             raise torch.OutOfMemoryError
         return rows.tolist()
 
-    batches, size = in_batches(torch.arange(20), 16, work)
+    batches, size = in_batches(torch.arange(20), 16, work, "counting rows")
     assert sum(batches, []) == list(range(20)) and size <= 3
 
 

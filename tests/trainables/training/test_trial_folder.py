@@ -103,7 +103,7 @@ def test_a_checkpoint_of_an_earlier_version_has_no_checksum(tmp_path: Path) -> N
     loaded = folder.load_checkpoint()
     assert loaded is not None and set(loaded) == set(state()) and loaded["times_s"] == {"train_s": 1e-310}
     torch.save([1], tmp_path / "checkpoint.pt")
-    with pytest.raises(CheckpointUnreadable, match="no checkpoint of a trial"):
+    with pytest.raises(CheckpointUnreadable, match="not a checkpoint of a trial"):
         folder.load_checkpoint()
 
 
