@@ -124,7 +124,11 @@ def parse_domain(raw: Any, where: str) -> Domain:
     """Return the domain written as a plain value, ``{value}``, ``{choices}`` or ``{low, high, log, step}``, without
     ``when``.
 
-    ``where`` names the parameter in messages. Raise ProblemsError with paths relative to ``raw``.
+    Args:
+        where: name of the parameter in messages.
+
+    Raises:
+        ProblemsError: the domain cannot be used; paths are relative to ``raw``.
     """
     if raw == "auto" and where.partition(".")[0] == "learning_rate":
         return AUTO_RATE

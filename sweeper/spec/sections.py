@@ -143,13 +143,13 @@ class Resources(Settings):
     workers."""
 
     workers_per_trial: Annotated[int, Field(ge=1)] = 1
-    """Processes that train one trial together, data-parallel. Raise it for models or batches that need several
+    """Processes that train one trial together, data-parallel. Several are for models or batches that need several
     GPUs."""
     gpus_per_worker: Positive | None = None
     """GPUs of each worker: 1 where the cluster has GPUs, when left out. A share (0.25) puts several workers on one
     GPU, which pays for small models."""
     cpus_per_worker: Annotated[int, Field(ge=1)] = 1
-    """CPU cores of each worker, for decoding images, and for training where there is no GPU. Raise it to run fewer
+    """CPU cores of each worker, for decoding images, and for training where there is no GPU. A higher number runs fewer
     trials at once on a machine with little memory."""
 
     @field_validator("gpus_per_worker")
@@ -172,8 +172,8 @@ class Limits(Settings):
     trial_hours: Positive | None = None
     """Hours of training after which a trial is failed. Unlimited when left out."""
     stall_minutes: Positive = 30.0
-    """Minutes without a sign of life after which an attempt at a trial is ended and made again. Raise it where one
-    step or the reading of images takes longer."""
+    """Minutes without a sign of life after which an attempt at a trial is ended and made again. A higher number suits
+    sweeps in which one step or the reading of images takes longer."""
 
     @field_validator("budget")
     @classmethod

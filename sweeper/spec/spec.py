@@ -209,7 +209,8 @@ class Spec(TaskSettings):
         """Return the parameters of the trials before (``tpe``, ``random``) or instead of (``grid``, ``soup``)
         suggestions: the points, then the combinations of a grid or the anchors of a soup that are not among them.
 
-        Raise ProblemsError as ``Space.grid``.
+        Raises:
+            ProblemsError: as ``Space.grid``.
         """
         points = [placed.parameters for placed in self._placed_points]
         if not self.search.planned:
@@ -220,12 +221,17 @@ class Spec(TaskSettings):
     def planned_trials(self) -> int:
         """Return the number of trials of a grid or a soup: the baseline, the points and every combination or anchor.
 
-        Raise ProblemsError as ``Space.grid``.
+        Raises:
+            ProblemsError: as ``Space.grid``.
         """
         return len(self.baseline_trials()) + len(self.chosen())
 
     def with_trials(self, trials: int) -> Spec:
-        """Return the same sweep with another total of trials. Raise UserError for more than a grid or a soup has."""
+        """Return the same sweep with another total of trials.
+
+        Raises:
+            UserError: a grid or a soup has fewer trials.
+        """
         spec = self.model_copy(update={"search": self.search.model_copy(update={"trials": trials})})
         if self.search.planned and trials > (whole := self.planned_trials()):
             raise UserError(spec._beyond_plan(whole))
@@ -323,7 +329,11 @@ class Spec(TaskSettings):
 
     @classmethod
     def from_resolved(cls, resolved: Mapping[str, Any]) -> Spec:
-        """Return the spec that ``resolved`` describes. Raise UserError for data of another version of sweeper."""
+        """Return the spec that ``resolved`` describes.
+
+        Raises:
+            UserError: the data are of another version of sweeper.
+        """
         try:
             kind = kind_named(resolved.get("task"))
         except SettingError as error:
@@ -350,7 +360,8 @@ def spec_type(task: str) -> type[Spec]:
 def load_spec(path: Path | str, overrides: Sequence[str] = ()) -> Spec:
     """Read and check a spec; ``overrides`` are ``dotted.key=value``, the value in YAML.
 
-    Raise UserError with every problem found, one a line, each with its place in the file.
+    Raises:
+        UserError: every problem found, one a line, each with its place in the file.
     """
     document = Document(Path(path))
     for override in overrides:

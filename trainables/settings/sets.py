@@ -17,7 +17,11 @@ ensembles, whose normalised embeddings are averaged. A list of several is an ens
 
 
 def _usable(path: Path | str) -> Path | str:
-    """Return a path that a file system can hold. Raise ValueError for any other."""
+    """Return a path that a file system can hold.
+
+    Raises:
+        ValueError: no file system holds the path.
+    """
     if "\0" in str(path):
         raise ValueError("is no path: it holds a NUL character")
     longest = max(len(os.fsencode(part)) for part in str(path).split("/"))

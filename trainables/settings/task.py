@@ -310,7 +310,8 @@ def absolute_paths(value: Any, folder: Path) -> Any:
     checkpoint files (``pretrained`` ending in .pt, .pth, .bin or .safetensors). ``~`` and environment variables
     (``$DATA``, ``${DATA}``) in them are replaced, unless a file has the name as it is written.
 
-    Raises SettingError, which has the path to the key, for a variable that is not set.
+    Raises:
+        SettingError: an environment variable is not set; the error has the path to the key.
     """
     if not isinstance(value, dict):
         return value
@@ -350,7 +351,11 @@ def _set_paths(name: str, settings: Any, folder: Path) -> Any:
 
 
 def _placed(text: str, folder: Path, *key: str | int) -> str:
-    """Return a path that a task mapping has at ``key``, from ``folder`` on. Raises SettingError."""
+    """Return a path that a task mapping has at ``key``, from ``folder`` on.
+
+    Raises:
+        SettingError: an environment variable is not set.
+    """
     try:
         as_written = ("~" not in text and "$" not in text) or bool(os.lstat(folder / text))
     except (OSError, ValueError):
