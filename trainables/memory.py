@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from trainables.activity import busy_with
+from trainables.records import CONTEXT_BYTES
 
 Result = TypeVar("Result")
 
@@ -25,15 +26,37 @@ class MicroBatchReduced(RuntimeError):
     """
 
 
+def limit_device_memory(device: torch.device, share: float) -> None:
+    """Let this process use at most a share of a GPU's memory, its CUDA context included.
+
+    Processes that share a GPU would otherwise take memory from each other: PyTorch keeps what a trial has used.
+    """
+    total_bytes = torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.set_per_process_memory_fraction(max(0.0, share - CONTEXT_BYTES / total_bytes), device)
+
+
+def available_bytes(device: torch.device) -> int:
+    """Return how many bytes of a GPU's memory this process can still allocate."""
+    free_bytes, total_bytes = torch.cuda.mem_get_info(device)
+    used_bytes = torch.cuda.memory_allocated(device)
+    own_bytes = int(torch.cuda.get_per_process_memory_fraction(device) * total_bytes)
+    return min(free_bytes + torch.cuda.memory_reserved(device), own_bytes) - used_bytes
+
+
+def return_device_memory() -> None:
+    """Give memory that no tensor uses back to the GPU, if there is one, for other processes."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def run_or_none_on_oom(work: Callable[[], Result]) -> Result | None:
     """Return the result of ``work``; None if memory ran out, after its memory was freed."""
     try:
         return work()
     except torch.OutOfMemoryError:
         pass  # the traceback holds the tensors of every frame: memory is freed only after this block
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    return_device_memory()
     return None
 
 

@@ -24,6 +24,15 @@ def flushed_denormals() -> Iterator[None]:
         torch.set_flush_denormal(before)
 
 
+def full_precision() -> None:
+    """Compute with all bits of float32 on a GPU.
+
+    PyTorch does so in products of matrices and not in convolutions, where it uses TF32 with 10 bits of mantissa.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
 @contextmanager
 def thread_count(threads: int) -> Iterator[None]:
     """Let PyTorch use ``threads`` threads for one operation on the CPU inside the context."""

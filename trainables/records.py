@@ -81,22 +81,24 @@ class Report:
     identity_distance: float | None = None
     """||I - W W^T|| of a transform."""
     train_s: float
-    """Seconds since the trial began, over all attempts, as ``evaluation_s``."""
+    """Seconds since the trial began, over all attempts, as ``evaluation_s`` and ``checkpoint_s``."""
     evaluation_s: float
+    checkpoint_s: float = 0.0
+    """Seconds that training waited for checkpoints; they are written in the background."""
     time_s: float
     """Seconds since 1970."""
 
     @property
     def spent_s(self) -> float:
-        """Return the seconds of training and evaluation since the trial began."""
-        return self.train_s + self.evaluation_s
+        """Return the seconds of training, evaluation and checkpoints since the trial began."""
+        return self.train_s + self.evaluation_s + self.checkpoint_s
 
     def to_json(self) -> dict[str, Any]:
         """Return the metric line: metrics beside the place in the trial; unknown values are left out."""
         place = {name: getattr(self, name) for name in ("step", "steps", "epoch", "epochs", "progress")}
         rung = {"rung": True} if self.rung else {}
         losses = {name: getattr(self, name) for name in _LOSSES if getattr(self, name) is not None}
-        times = {"train_s": self.train_s, "evaluation_s": self.evaluation_s, "time_s": self.time_s}
+        times = {name: getattr(self, name) for name in ("train_s", "evaluation_s", "checkpoint_s", "time_s")}
         return {**place, **rung, **self.values, **losses, **times}
 
     @classmethod
@@ -108,7 +110,8 @@ class Report:
         Raises:
             KeyError: the line is not a report.
         """
-        known = {"step", "steps", "epoch", "epochs", "progress", "rung", "train_s", "evaluation_s", "time_s", "attempt"}
+        known = {"step", "steps", "epoch", "epochs", "progress", "rung", "attempt"}
+        known |= {"train_s", "evaluation_s", "checkpoint_s", "time_s"}
         return cls(
             step=line.get("step", line["epoch"]),
             steps=line.get("steps", line["epochs"]),
@@ -123,6 +126,7 @@ class Report:
             identity_distance=line.get("identity_distance"),
             train_s=line["train_s"],
             evaluation_s=line["evaluation_s"],
+            checkpoint_s=line.get("checkpoint_s", 0.0),
             time_s=line.get("time_s", 0.0),
         )
 
@@ -151,13 +155,14 @@ class TrialResult:
     epochs: int
     train_s: float
     evaluation_s: float
+    checkpoint_s: float = 0.0
     identity_distance: float | None = None
     """||I - W W^T|| of a transform's last W."""
 
     @property
     def spent_s(self) -> float:
-        """Return the seconds of training and evaluation, over all attempts."""
-        return self.train_s + self.evaluation_s
+        """Return the seconds of training, evaluation and checkpoints, over all attempts."""
+        return self.train_s + self.evaluation_s + self.checkpoint_s
 
     def to_json(self) -> dict[str, Any]:
         record = asdict(self) | {"points": [asdict(point) for point in self.points]}
@@ -212,6 +217,10 @@ class SecondLook:
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> SecondLook:
         return cls(values=dict(record["values"]), images=list(record["images"]))
+
+
+CONTEXT_BYTES = 700 * 2**20
+"""Bytes of a GPU's memory for a process's CUDA context and kernels."""
 
 
 @dataclass(frozen=True, kw_only=True)

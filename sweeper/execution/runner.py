@@ -53,7 +53,7 @@ def make_runner(worker: WorkerContext, *, task: TaskSettings, data_seed: int, ca
     from trainables.tasks.known import open_context
 
     device = torch.device(worker.device)
-    context = open_context(task, data_seed=data_seed, cache=cache, device=device)
+    context = open_context(task, data_seed=data_seed, cache=cache, device=device, device_share=worker.device_share)
     for view in trial_views(context.data):
         context.reference.embeddings(view)
     return _TrialRunner(context, WorkerGroup(rank=worker.rank, world_size=worker.world_size, device=device))

@@ -104,6 +104,7 @@ class SlotSettings:
     make_runner: MakeRunner
     limits: JobLimits
     cpus_per_worker: float
+    gpus_per_worker: float
 
 
 def run_worker(config: dict[str, SlotSettings]) -> None:
@@ -112,6 +113,9 @@ def run_worker(config: dict[str, SlotSettings]) -> None:
     Args:
         config: ``{"slot": settings}``.
     """
+    # Batches of many sizes, of many trials in one process, would leave gaps in the GPU's memory that nothing fits into.
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+
     import torch
     from ray import train
     from ray.train.torch import get_device
@@ -127,6 +131,7 @@ def run_worker(config: dict[str, SlotSettings]) -> None:
         world_size=context.get_world_size(),
         local_rank=context.get_local_rank(),
         device=str(device),
+        device_share=min(1.0, settings.gpus_per_worker) if device.type == "cuda" else 1.0,
         slot=settings.slot,
     )
     worker = Worker(worker_context, group.id.hex(), settings.dispatcher, answer, settings.limits)
@@ -409,6 +414,7 @@ class SlotPool:
                     make_runner=self._make_runner,
                     limits=self.limits,
                     cpus_per_worker=plan.cpus_per_worker,
+                    gpus_per_worker=plan.gpus_per_worker,
                 )
             },
             scaling_config=ScalingConfig(

@@ -63,6 +63,8 @@ class WorkerContext:
     local_rank: int
     device: str
     """For instance ``cpu`` or ``cuda:0``."""
+    device_share: float = 1.0
+    """Share of a GPU's memory that this worker may use."""
     slot: int
 
 

@@ -51,6 +51,26 @@ def searched_front(folder: SweepFolder, spec: Spec, untouched: UntouchedModel, t
     return _front(folder, spec, untouched, trials, None)
 
 
+def looked_points(
+    spec: Spec, untouched: UntouchedModel, trials: Sequence[TrialRecord]
+) -> dict[PointName, dict[str, Any]]:
+    """Return the points of trials that a second look measures, with parameters.
+
+    Raises:
+        ValueError: the spec has no second look.
+    """
+    look = spec.evaluate.second_look
+    if look is None:
+        raise ValueError("evaluate.second_look is null")
+    return near_front(
+        trials,
+        goals=spec.task_goals(),
+        bounds=spec.bounds(untouched.goals),
+        untouched_goals=untouched.goals,
+        margin=look.margin,
+    )
+
+
 def missing_looks(
     folder: SweepFolder, spec: Spec, untouched: UntouchedModel, trials: Sequence[TrialRecord]
 ) -> dict[PointName, dict[str, Any]]:
@@ -59,16 +79,7 @@ def missing_looks(
     Raises:
         ValueError: the spec has no second look.
     """
-    look = spec.evaluate.second_look
-    if look is None:
-        raise ValueError("evaluate.second_look is null")
-    near = near_front(
-        trials,
-        goals=spec.task_goals(),
-        bounds=spec.bounds(untouched.goals),
-        untouched_goals=untouched.goals,
-        margin=look.margin,
-    )
+    near = looked_points(spec, untouched, trials)
     if not near:
         return {}
     measured = folder.second_looks().points

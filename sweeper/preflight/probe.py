@@ -21,15 +21,13 @@ from sweeper.run.usage_text import money
 from sweeper.spec.domains import Choices, Range, Value
 from sweeper.spec.quantities import Price, duration, hours, parse_budget
 from sweeper.spec.spec import Spec
-from trainables.records import TrialTiming
+from trainables.records import CONTEXT_BYTES, TrialTiming
 
 if TYPE_CHECKING:
     from sweeper.execution.capacity import SlotPlan
     from sweeper.execution.slots import SlotPool
 
 CLOSE_S = 10.0
-CONTEXT_BYTES = 700 * 2**20
-"""Bytes of a GPU's memory for a process's CUDA context and kernels."""
 MEMORY_SLACK = 1.1
 _LARGEST = ("blocks", "rank", "copies", "images", "epochs")
 """Parameters that cost memory or steps, probed at their highest value; the others are probed at their lowest."""

@@ -38,6 +38,8 @@ class ExpectedCosts:
     """Cost of a trial of the search; it may be stopped early."""
     whole_s: float
     """Cost of a trial that trains a member of the front again."""
+    whole_share: float = 1.0
+    """Share of the trials of the search that the stopping rule lets train to their end."""
 
 
 def expected_share(rungs: Sequence[float], reduction_factor: float) -> float:
@@ -60,7 +62,24 @@ def scope_shares(spec: Spec) -> dict[str, float]:
 def cost_model(spec: Spec) -> CostModel:
     """Return the cost model of a sweep's trials."""
     rungs, factor = spec.stopping.shares(), spec.stopping.reduction_factor
-    return CostModel(scope_shares(spec), share=expected_share(rungs, factor) if spec.stops else 1.0)
+    if not spec.stops:
+        return CostModel(scope_shares(spec), share=1.0)
+    return CostModel(scope_shares(spec), share=expected_share(rungs, factor), whole_share=factor ** -len(rungs))
+
+
+def expected_looks(near: int, complete: int, waiting: int, whole_share: float) -> float:
+    """Return the expected number of points that a second look measures.
+
+    Goals that are measured on few images leave many points near the front, whatever the number of trials: the points
+    near the front of each complete trial stay as many.
+
+    Args:
+        near: points near the present front.
+        complete: complete trials of the search, at least 1.
+        waiting: trials of the search that have not ended.
+        whole_share: of the waiting trials that will be complete.
+    """
+    return near * (1 + waiting * whole_share / complete)
 
 
 class MeasuringPace:
@@ -88,14 +107,15 @@ class MeasuringPace:
 class CostModel:
     """Expected costs of the trials of one sweep."""
 
-    def __init__(self, scopes: Mapping[str, float], *, share: float) -> None:
+    def __init__(self, scopes: Mapping[str, float], *, share: float, whole_share: float = 1.0) -> None:
         """Make a model without samples.
 
         Args:
             scopes: share of the searched trials by scope (``scope_shares``).
             share: share of its steps that a trial is expected to run (``expected_share``); 1 if no trial is stopped.
+            whole_share: share of the trials that are expected to be trained to their end.
         """
-        self._scopes, self._share = scopes, share
+        self._scopes, self._share, self._whole_share = scopes, share, whole_share
 
     def expected(self, samples: Iterable[Sample], epochs: float) -> ExpectedCosts | None:
         """Return the costs of trials of ``epochs`` epochs; None until a sample has done a part of an epoch."""
@@ -114,5 +134,9 @@ class CostModel:
         # A scope without samples counts as the others do on average.
         mean_s = sum(share * epoch_s[scope] for scope, share in known.items()) / sum(known.values())
         whole_s = epochs * mean_s
-        share = (EXPECTED_WEIGHT * self._share + sum(shares)) / (EXPECTED_WEIGHT + len(shares))
-        return ExpectedCosts(searched_s=whole_s * (share if self._share < 1 else 1.0), whole_s=whole_s)
+        if self._share == 1:
+            return ExpectedCosts(searched_s=whole_s, whole_s=whole_s)
+        weight = EXPECTED_WEIGHT + len(shares)
+        share = (EXPECTED_WEIGHT * self._share + sum(shares)) / weight
+        whole_share = (EXPECTED_WEIGHT * self._whole_share + shares.count(1.0)) / weight
+        return ExpectedCosts(searched_s=whole_s * share, whole_s=whole_s, whole_share=whole_share)

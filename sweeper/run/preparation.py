@@ -8,7 +8,7 @@ from functools import partial
 
 from sweeper.environment import versions
 from sweeper.errors import UserError
-from sweeper.front.load import searched_front
+from sweeper.front.load import looked_points, searched_front
 from sweeper.front.rendering.writer import FrontFiles
 from sweeper.front.search_state import running_front
 from sweeper.front.second_look import is_possible, noise_text
@@ -77,7 +77,10 @@ def begin_search(
         progress.line(noise)
     if spec.evaluate.second_look is not None and is_possible(untouched.unseen_images):
         assert untouched.unseen_images is not None, "a second look is possible"
-        usage.look_evaluations = sum(untouched.unseen_images) / sum(untouched.validation_images)
+        usage.expect_second_look(
+            sum(untouched.unseen_images) / sum(untouched.validation_images),
+            lambda trials: len(looked_points(spec, untouched, trials)),
+        )
     study = open_study(folder, spec, untouched, progress.line)
     trial_files = FolderTrialFiles(folder, spec)
     points = first_points(spec, untouched)

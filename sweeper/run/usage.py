@@ -20,7 +20,7 @@ from sweeper.run.budget import (
     time_saved_s,
     used_device_s,
 )
-from sweeper.run.expected_cost import CostModel, MeasuringPace, Sample
+from sweeper.run.expected_cost import CostModel, MeasuringPace, Sample, expected_looks
 from sweeper.run.usage_file import read_usage, write_usage
 from sweeper.run.usage_text import resume_options, unfinished_line, usage_line
 from sweeper.spec.quantities import HOUR_S, Budget, Price, rounded_up
@@ -29,9 +29,11 @@ from sweeper.storage.sweep_folder import SweepFolder
 from trainables.records import Report
 
 LOOKED_POINTS, POINTS_ON_TEST = 20, 10
-"""Expected numbers of points of a second look, and on test: front, untouched model, baselines."""
-EVALUATIONS_PER_POINT = 6.0
-"""Number of evaluations on validation that take as long as one point on test, with its unseen attacks."""
+"""Expected numbers of points of a second look while no trial is complete, and on test: front, untouched model,
+baselines.
+"""
+EVALUATIONS_PER_POINT, EVALUATIONS_PER_RETRAINING = 6.0, 2.0
+"""Number of evaluations on validation that take as long as one point on test, with and without its unseen attacks."""
 SAVE_S = 10.0
 """A kill loses the usage of at most this number of seconds."""
 
@@ -85,8 +87,11 @@ class UsageMeter:
         """Seconds of one evaluation on validation: the longest of any scope, because most points of a front have this
         scope.
         """
-        self.look_evaluations = 0.0
+        self._look_evaluations = 0.0
         """Number of evaluations on validation that take as long as a second look at a point; 0 without one."""
+        self._near_front: Callable[[Sequence[TrialRecord]], int] | None = None
+        self._near = 0
+        """Points near the present front."""
         self._looks: MeasuringPace | None = None
         self._tests: MeasuringPace | None = None
         self._start_s = self._saved_s = clock()
@@ -109,6 +114,16 @@ class UsageMeter:
                 if trial.cost_s is not None
             ],
         )
+
+    def expect_second_look(self, evaluations: float, near_front: Callable[[Sequence[TrialRecord]], int]) -> None:
+        """Expect a second look.
+
+        Args:
+            evaluations: number of evaluations on validation that take as long as a second look at a point.
+            near_front: returns the number of points that a second look at given trials measures.
+        """
+        self._look_evaluations, self._near_front = evaluations, near_front
+        self._near = near_front(list(self._ended.values()))
 
     def check(self) -> None:
         """Check that a new trial or a resumed one may run.
@@ -139,6 +154,8 @@ class UsageMeter:
         self._running.pop(trial.number, None)
         self._reports.pop(trial.number, None)
         self._ended[trial.number] = trial
+        if self._near_front is not None and trial.state == "complete" and trial.confirms is None:
+            self._near = self._near_front(list(self._ended.values()))
         self._ledger.trial_ended(trial.number, trial.cost_s, self._epochs_of(trial))
 
     def may_start(self, share: float = 1.0) -> bool:
@@ -196,27 +213,40 @@ class UsageMeter:
         epochs = [self._epochs_of(trial) for trial in begun]
         costs = self._costs.expected(self._samples(), sum(epochs) / len(epochs)) if epochs else None
         waiting_s = None if costs is None else [costs.searched_s] * searches + [costs.whole_s] * confirms
+        complete = sum(trial.state == "complete" and trial.confirms is None for trial in self._ended.values())
+        if costs is None or not complete:
+            looks = float(LOOKED_POINTS)
+        else:
+            waiting = searches + _searched(self._running.values())
+            looks = expected_looks(self._near, complete, waiting, costs.whole_share)
         return self._ledger.forecast(
-            self._now_s(), searches + confirms, waiting_s=waiting_s, after_s=self._measuring_s()
+            self._now_s(), searches + confirms, waiting_s=waiting_s, after_s=self._measuring_s(looks)
         )
 
     def to_measure(self, looks: MeasuringPace | None, tests: MeasuringPace | None) -> None:
         """Note the progress of the second look and of measuring on test; None: not begun."""
         self._looks, self._tests = looks, tests
 
-    def _measuring_s(self) -> float:
-        """Return the wall-clock seconds of the second look and of measuring on test."""
+    def _measuring_s(self, looks: float) -> float:
+        """Return the wall-clock seconds of the second look and of measuring on test.
+
+        Args:
+            looks: expected number of points of a second look that has not begun.
+        """
         evaluation_s = self._evaluation_s / self._session.slots
-        look_s, test_s = self.look_evaluations * evaluation_s, EVALUATIONS_PER_POINT * evaluation_s
-        looking_s = LOOKED_POINTS * look_s if self._looks is None else self._looks.left_s(look_s)
-        return looking_s + (POINTS_ON_TEST * test_s if self._tests is None else self._tests.left_s(test_s))
+        look_s, test_s = self._look_evaluations * evaluation_s, EVALUATIONS_PER_POINT * evaluation_s
+        looking_s = looks * look_s if self._looks is None else self._looks.left_s(look_s)
+        if self._tests is not None:
+            return looking_s + self._tests.left_s(test_s)
+        retrained_s = self.confirming * (look_s + EVALUATIONS_PER_RETRAINING * evaluation_s)
+        return looking_s + POINTS_ON_TEST * test_s + retrained_s
 
     def _samples(self) -> Iterator[Sample]:
         """Yield the observed costs of trials, ended or running."""
         for trial in self._ended.values():
             share = {"complete": 1.0, "stopped": trial.stopped_at}.get(trial.state)
             if trial.cost_s is not None and share is not None:
-                may_stop = trial.confirms is None and trial.baseline is None
+                may_stop = trial.confirms is None and trial.baseline is None and trial.first_point is None
                 epochs = share * self._epochs_of(trial)
                 yield Sample(
                     scope=str(trial.parameters.get("tune")),

@@ -438,6 +438,7 @@ def _report_metrics(report: Report) -> dict[str, float]:
         **{f"train/{name}": value for name, value in training.items() if value is not None},
         "time/train_s": report.train_s,
         "time/evaluation_s": report.evaluation_s,
+        "time/checkpoint_s": report.checkpoint_s,
     }
 
 

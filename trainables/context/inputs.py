@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from trainables.context.pinned_feed import Part, PinnedFeed
 from trainables.context.reference import EMBEDDING_BATCH, ReferenceCache
 from trainables.context.task import TaskData
 from trainables.data.cache import digest_of
 from trainables.data.image_set import View
-from trainables.memory import in_batches
+from trainables.memory import available_bytes, in_batches
 from trainables.models.clip import Clip
 from trainables.models.policy import Policy, TowerPolicy, mixed_precision, prompt_tokens
 from trainables.models.towers import trunk
@@ -38,6 +39,9 @@ class InputCache:
         self._memory: dict[str, Tensor] = {}
         self._fitting: dict[str, bool] = {}
         """Kind of inputs -> whether they are kept for all trials."""
+        self._tokens: dict[tuple[Names, tuple[str, ...]], Tensor] = {}
+        """Class names and templates -> token ids."""
+        self._pinned_feed: PinnedFeed | None = None
 
     def whole_view(self, policy: Policy, view: View) -> Tensor:
         """Return the inputs (N, ...) of a view that trials use again and again; they are kept."""
@@ -50,8 +54,11 @@ class InputCache:
     def rows(self, policy: Policy, view: View, rows: Tensor) -> Tensor:
         """Return the inputs of some rows of a view; kept for the search sets only, because a test runs once."""
         if policy.input_kind == "embeddings" or self._is_searched(view):
-            return self.whole_view(policy, view)[rows]
-        images = view.images[rows]
+            inputs = self.whole_view(policy, view)
+            if inputs.device == self._clip.device:
+                return inputs[rows.to(inputs.device)]
+        on_gpu = self._clip.device.type == "cuda"
+        images = self.take([(view.images, rows)]) if on_gpu else view.images[rows]
         if isinstance(policy, TowerPolicy) and policy.input_kind == "activations":
             return self._trunk(images, policy.blocks)
         return images
@@ -59,13 +66,28 @@ class InputCache:
     def prompts(self, policy: Policy, class_names: Names, templates: tuple[str, ...]) -> Tensor:
         """Return text embeddings (C, d), or token ids (T, C, L) for a policy that trains the text tower."""
         if policy.trains_text:
-            return prompt_tokens(self._clip, class_names, templates)
+            if (class_names, templates) not in self._tokens:
+                self._tokens[class_names, templates] = prompt_tokens(self._clip, class_names, templates)
+            return self._tokens[class_names, templates]
         return self._reference.text_embeddings(class_names, templates)
 
     def activations_fit(self, blocks: int) -> bool:
         """Return whether the activations of all views that trials use may be kept."""
         first = self._data.preferences.kept.images[:1]
         return self._fits(f"activations {blocks}", lambda: self._trunk(first, blocks).nbytes)
+
+    def take(self, parts: Sequence[Part]) -> Tensor:
+        """Return images (B, H, W, 3) of the host's memory on the GPU, one part after the other."""
+        return self._feed().take(parts)
+
+    def prefetch(self, parts: Sequence[Part]) -> None:
+        """Begin to bring the parts to the GPU that ``take`` is called with next."""
+        self._feed().prefetch(parts)
+
+    def _feed(self) -> PinnedFeed:
+        if self._pinned_feed is None:
+            self._pinned_feed = PinnedFeed(self._clip.device)
+        return self._pinned_feed
 
     def _is_searched(self, view: View) -> bool:
         return any(view.digest == searched.digest for searched in self._data.searched_views())
@@ -74,11 +96,16 @@ class InputCache:
         """Return the trunk activations (N, ...) of a view."""
         name = digest_of(["activations", view.digest, blocks])
         if name not in self._memory:
-            rows = torch.arange(len(view.labels))
-            batches, _ = in_batches(
-                rows, EMBEDDING_BATCH, lambda batch: self._trunk(view.images[batch], blocks), "computing activations"
-            )
-            self._memory[name] = torch.cat(batches)
+            row = self._trunk(view.images[:1], blocks)
+            # Filled in place: joining batches would need twice the memory.
+            kept = row.new_empty((len(view.labels), *row.shape[1:]))
+
+            def compute(rows: Tensor) -> bool:
+                kept[int(rows[0]) : int(rows[0]) + len(rows)] = self._trunk(view.images[rows], blocks)
+                return True
+
+            in_batches(torch.arange(len(view.labels)), EMBEDDING_BATCH, compute, "computing activations")
+            self._memory[name] = kept
         return self._memory[name]
 
     def _pixels(self, view: View) -> Tensor:
@@ -102,8 +129,7 @@ class InputCache:
         """Bytes available for caching trial inputs."""
         if self._clip.device.type != "cuda":
             return ACTIVATIONS_LIMIT_BYTES
-        free_bytes, _ = torch.cuda.mem_get_info(self._clip.device)
-        return int(DEVICE_SHARE * free_bytes)
+        return int(DEVICE_SHARE * available_bytes(self._clip.device))
 
     @torch.no_grad()
     def _trunk(self, images: Tensor, blocks: int) -> Tensor:

@@ -11,16 +11,18 @@ from torch import Tensor
 from trainables.activity import busy_with
 from trainables.context.batch_sizes import BatchSizes
 from trainables.context.inputs import InputCache
-from trainables.context.reference import ReferenceCache
+from trainables.context.reference import EMBEDDING_BATCH, ReferenceCache
 from trainables.context.task import Measures, TaskData
 from trainables.context.task_images import TaskImages
 from trainables.data.cache import Store
 from trainables.data.preferences import Prompts
 from trainables.data.source import DataSource
+from trainables.memory import limit_device_memory, return_device_memory
 from trainables.models.clip import load_clip
 from trainables.models.concept import Concept, closed_form, concept_of, projection
 from trainables.models.policy import Policy, TowerPolicy, make_policy
 from trainables.models.towers import can_split, last_parameters
+from trainables.numerics import full_precision
 from trainables.settings.parameters import Parameters
 from trainables.settings.task import TaskSettings
 
@@ -37,17 +39,23 @@ class TrialContext:
         data_seed: int,
         cache: Path,
         device: torch.device,
+        device_share: float = 1.0,
     ) -> None:
         """Called by ``trainables.tasks.known.open_context``, which knows the task's data and measures."""
         self.task, self.measures, self.device = task, measures, device
+        self._shares_device = device_share < 1
+        if device.type == "cuda":
+            full_precision()
+            if self._shares_device:
+                limit_device_memory(device, device_share)
         self.bf16 = task.training.precision == "bf16" or (task.training.precision == "auto" and device.type == "cuda")
         busy_with("loading the model")
         self.clip = load_clip(task.model).to(device)
-        store = Store(cache)
-        source = DataSource(store, self.clip.crop, self.clip.image_size, self.clip.geometry)
-        self.images = TaskImages(task, source, store, seed=data_seed)
+        self.store = Store(cache)
+        source = DataSource(self.store, self.clip.crop, self.clip.image_size, self.clip.geometry)
+        self.images = TaskImages(task, source, self.store, seed=data_seed)
         self.data = load(task, self.images)
-        self.reference = ReferenceCache(self.clip, store, bf16=self.bf16)
+        self.reference = ReferenceCache(self.clip, self.store, bf16=self.bf16)
         self.inputs = InputCache(self.clip, self.data, self.reference, bf16=self.bf16)
         self.batch_sizes = BatchSizes()
 
@@ -89,9 +97,14 @@ class TrialContext:
         preferences.
         """
         data = self.data.preferences
-        logits = self.reference.logits(self.reference.embeddings(data.shown), self._text_embeddings(data.prompts))
-        chosen, rejected = data.chosen.to(logits.device)[:, None], data.rejected.to(logits.device)[:, None]
-        return float((logits.gather(1, rejected) - logits.gather(1, chosen)).double().mean())
+        embeddings, text = self.reference.embeddings(data.shown), self._text_embeddings(data.prompts)
+        chosen, rejected = data.chosen.to(embeddings.device)[:, None], data.rejected.to(embeddings.device)[:, None]
+        margins = []
+        for start in range(0, len(chosen), EMBEDDING_BATCH):
+            rows = slice(start, start + EMBEDDING_BATCH)
+            logits = self.reference.logits(embeddings[rows], text)
+            margins.append(logits.gather(1, rejected[rows]) - logits.gather(1, chosen[rows]))
+        return float(torch.cat(margins).double().mean())
 
     def concept(self) -> Concept:
         """Return the reference's embeddings of the task's attribute.
@@ -117,6 +130,8 @@ class TrialContext:
         policy.restore()
         if self.reference.policy is policy:
             self.reference.policy = None
+        if self._shares_device:
+            return_device_memory()
 
     def _text_embeddings(self, prompts: Prompts) -> Tensor:
         return self.reference.text_embeddings(prompts.names, prompts.templates)

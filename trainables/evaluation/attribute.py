@@ -155,16 +155,18 @@ def look(context: TrialContext, policy: Policy, labelled: LabelledSet, group: Wo
     reference_text = context.reference.text_embeddings(labelled.neutral.names, labelled.neutral.templates)
     reference = context.reference.embeddings(view)
     rows_of_worker = torch.arange(len(view.labels))[group.rank :: group.world_size]
+    labels = view.labels.to(group.device)
     table = torch.zeros(len(view.labels), 2 + count_v + len(queries), dtype=torch.float64, device=group.device)
 
     def look_at_batch(rows: Tensor) -> bool:
         embedded = policy.image_embeddings(inputs.rows(policy, view, rows))
         logits = policy.logits(embedded, neutral)
-        own = torch.arange(count_v) * contents + view.labels[rows][:, None]
-        table[rows, 0] = logits.argmax(-1).to(table)
-        table[rows, 1] = image_kl(logits, context.reference.logits(reference[rows], reference_text)).to(table)
-        table[rows, 2 : 2 + count_v] = policy.logits(embedded, of_values).gather(1, own.to(embedded.device)).to(table)
-        table[rows, 2 + count_v :] = (embedded @ queries.T).to(table)
+        index = rows.to(embedded.device)
+        own = torch.arange(count_v, device=embedded.device) * contents + labels[index][:, None]
+        table[index, 0] = logits.argmax(-1).to(table)
+        table[index, 1] = image_kl(logits, context.reference.logits(reference[index], reference_text)).to(table)
+        table[index, 2 : 2 + count_v] = policy.logits(embedded, of_values).gather(1, own).to(table)
+        table[index, 2 + count_v :] = (embedded @ queries.T).to(table)
         return True
 
     sizes = context.batch_sizes

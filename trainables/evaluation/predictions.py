@@ -40,6 +40,7 @@ def predict(
     group: WorkerGroup,
     *,
     reference_kl: bool = False,
+    prompts: Tensor | None = None,
 ) -> Predictions:
     """Return the policy's answers on a view of ``images``, over all their classes.
 
@@ -47,28 +48,37 @@ def predict(
 
     Args:
         reference_kl: whether to compute KL from the reference too.
+        prompts: the policy's embeddings (C, r) of the classes, see ``class_embeddings``; by default computed here.
     """
     names, templates = images.class_names, images.templates
-    prompts = policy.text_embeddings(context.inputs.prompts(policy, names, templates))
+    classes = class_embeddings(context, policy, images) if prompts is None else prompts
+    device = classes.device
+    labels, written = view.labels.to(device), None if view.written is None else view.written.to(device)
     rows_of_worker = torch.arange(len(view.labels))[group.rank :: group.world_size]
     scores = torch.zeros(3, len(view.labels), dtype=torch.float64, device=group.device)
     reference = context.reference.embeddings(view) if reference_kl else None
     reference_text = context.reference.text_embeddings(names, templates) if reference_kl else None
 
     def evaluate_batch(rows: Tensor) -> bool:
-        logits = policy.logits(policy.image_embeddings(context.inputs.rows(policy, view, rows)), prompts)
-        written = None if view.written is None else view.written[rows]
-        scores[0, rows] = logits.argmax(-1).to(scores)
-        scores[1, rows] = margins(logits, view.labels[rows], written).to(scores)
+        logits = policy.logits(policy.image_embeddings(context.inputs.rows(policy, view, rows)), classes)
+        index = rows.to(device)
+        scores[0, index] = logits.argmax(-1).to(scores)
+        scores[1, index] = margins(logits, labels[index], None if written is None else written[index]).to(scores)
         if reference is not None and reference_text is not None:
-            reference_logits = context.reference.logits(reference[rows], reference_text)
-            scores[2, rows] = image_kl(logits, reference_logits).to(scores)
+            reference_logits = context.reference.logits(reference[index], reference_text)
+            scores[2, index] = image_kl(logits, reference_logits).to(scores)
         return True
 
     sizes = context.batch_sizes
     _, sizes.evaluation = in_batches(rows_of_worker, sizes.evaluation, evaluate_batch, "scoring images")
     answers, logit_margins, kl = group.sum(scores).cpu().numpy()
     return Predictions(answers.astype(np.int64), logit_margins, kl if reference_kl else None)
+
+
+@torch.no_grad()
+def class_embeddings(context: TrialContext, policy: Policy, images: ImageSet) -> Tensor:
+    """Return the policy's text embeddings (C, r) of the classes of a set, means over its templates."""
+    return policy.text_embeddings(context.inputs.prompts(policy, images.class_names, images.templates))
 
 
 def margins(logits: Tensor, labels: Tensor, written: Tensor | None) -> Tensor:

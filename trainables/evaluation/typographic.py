@@ -18,6 +18,7 @@ from trainables.evaluation.measure import Scores, means, measurement
 from trainables.evaluation.predictions import (
     accuracy,
     answers_from_indices,
+    class_embeddings,
     image_kl_scores,
     predict,
     text_confusion,
@@ -89,10 +90,11 @@ def goal_scores(context: TrialContext, policy: Policy, sets: Sequence[Evaluation
     scores: Scores = {metric: [] for metric in VALIDATION_METRICS}
     for evaluated in sets:
         images, clean, attacked = evaluated.images, evaluated.clean, evaluated.attacked
+        prompts = class_embeddings(context, policy, images)
         if clean is not None:
-            predictions = predict(context, policy, images, clean, group)
+            predictions = predict(context, policy, images, clean, group, prompts=prompts)
             scores["clean_accuracy"].append(accuracy(predictions, images, clean))
-        predictions = predict(context, policy, images, attacked, group)
+        predictions = predict(context, policy, images, attacked, group, prompts=prompts)
         scores["robust_accuracy"].append(accuracy(predictions, images, attacked))
         confused = text_confusion(predictions, images, attacked)
         if len(confused):
@@ -134,10 +136,11 @@ def test_answers(context: TrialContext, policy: Policy, group: WorkerGroup) -> l
     answers, data = [], data_of(context)
     for tested in (*data.test_sets, *data.typographic_sets):
         images = tested.images
+        prompts = class_embeddings(context, policy, images)
         if tested.clean is not None:
-            predictions = predict(context, policy, images, tested.clean, group, reference_kl=True)
+            predictions = predict(context, policy, images, tested.clean, group, reference_kl=True, prompts=prompts)
             answers.append(answers_from_indices(images, tested.clean, CLEAN, predictions))
-        predictions = predict(context, policy, images, tested.attacked, group)
+        predictions = predict(context, policy, images, tested.attacked, group, prompts=prompts)
         answers.append(answers_from_indices(images, tested.attacked, ATTACKED, predictions))
     return answers
 

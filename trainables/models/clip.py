@@ -9,7 +9,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,8 @@ class Clip:
     """
     trains_text: bool = False
     """Whether ``last_blocks`` and ``visual`` train the text tower and the logit scale too (``model.text: trained``)."""
+    _normalisation: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False, compare=False)
+    """Device -> mean and standard deviation there: bringing them to a GPU makes the host wait."""
 
     @property
     def device(self) -> torch.device:
@@ -73,8 +75,11 @@ class Clip:
     def pixels(self, images: Tensor) -> Tensor:
         """Convert images to normalised pixels: (B, H, W, 3) uint8 -> (B, 3, H, W) float32 on the model's device."""
         images = images.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
-        mean = torch.tensor(self.mean, device=self.device).view(3, 1, 1)
-        std = torch.tensor(self.std, device=self.device).view(3, 1, 1)
+        device = images.device
+        if device not in self._normalisation:
+            mean, std = (torch.tensor(value, device=device).view(3, 1, 1) for value in (self.mean, self.std))
+            self._normalisation[device] = mean, std
+        mean, std = self._normalisation[device]
         images = images.sub_(mean).div_(std)
         return images.contiguous(
             memory_format=torch.channels_last if self.is_convolutional else torch.contiguous_format

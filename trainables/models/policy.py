@@ -6,6 +6,7 @@ The form of a policy's image inputs depends on its scope: frozen embeddings (``t
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -15,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainables.memory import in_batches
 from trainables.models.clip import Clip
 from trainables.models.towers import (
     OpenClip,
@@ -38,6 +40,10 @@ from trainables.records import Names
 from trainables.settings.parameters import Parameters
 
 InputKind = Literal["embeddings", "activations", "pixels"]
+TEXT_BATCH = 1024
+"""Largest number of prompts in a forward pass without gradients: 80 templates of 1000 classes are 80 000."""
+LARGEST_LOGIT_SCALE = math.log(100)
+"""Upper bound of a trained logit scale, as in CLIP's training (Radford et al. 2021) and in open_clip's."""
 
 
 class Policy(nn.Module):
@@ -89,6 +95,15 @@ class Policy(nn.Module):
     @abstractmethod
     def text_embeddings(self, prompts: Tensor) -> Tensor:
         """Return normalised embeddings (C, r); ``prompts`` as in ``forward``."""
+
+    @torch.no_grad()
+    def limit_logit_scale(self) -> None:
+        """Keep a trained logit scale at or below CLIP's bound, or the start's if that is higher: above it training is
+        unstable.
+        """
+        start = self._start.get("logit_scale")
+        if start is not None:
+            self.logit_scale.clamp_(max=start.clamp(min=LARGEST_LOGIT_SCALE))
 
     @abstractmethod
     def penalty(self) -> Tensor:
@@ -340,5 +355,14 @@ def prompt_tokens(clip: Clip, class_names: Names, templates: tuple[str, ...]) ->
 def prompt_embeddings(model: OpenClip, tokens: Tensor) -> Tensor:
     """Return from token ids (T, C, L) of T templates the normalised mean (C, d) of their normalised embeddings."""
     templates, classes, length = tokens.shape
-    embeddings = F.normalize(text_features(model, tokens.reshape(-1, length)), dim=-1).float()
+    prompts = tokens.reshape(-1, length)
+
+    def encode(part: Tensor) -> Tensor:
+        return F.normalize(text_features(model, part).float(), dim=-1)
+
+    if torch.is_grad_enabled():
+        embeddings = encode(prompts)
+    else:
+        parts, _ = in_batches(prompts, TEXT_BATCH, encode, "encoding prompts")
+        embeddings = torch.cat(parts)
     return F.normalize(embeddings.reshape(templates, classes, -1).mean(0), dim=-1)

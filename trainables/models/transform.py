@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from trainables.models.towers import ImageTower, OpenClip, is_resnet, text_tower
 
+_ENERGY_ROWS = 65_536
+"""Embeddings that are converted to float64 at a time."""
 SINGULAR_VALUE_RANGE = (0.1, 10.0)
 """Bounds of singular values for t < 0: trained ones span three decades, and S^-0.5 would blow up one direction."""
 
@@ -31,7 +33,7 @@ def initial_transform(images: Tensor, rank: int, prompts: Tensor | None = None) 
         images: embeddings (N, d).
         prompts: embeddings (C, d) of the classes that matter; without them only the images count.
     """
-    energy = images.double().T @ images.double() / images.double().square().sum()
+    energy = _energy(images)
     if prompts is None:
         return _main_directions(energy, rank).float()
     spanned = int(torch.linalg.matrix_rank(prompts.double(), rtol=1e-5))
@@ -41,6 +43,14 @@ def initial_transform(images: Tensor, rank: int, prompts: Tensor | None = None) 
     # Energy below zero inside the span: the span stays out even if there are fewer images than directions.
     rest = _main_directions(others @ energy @ others - inside, rank - len(span))
     return torch.cat([span, rest]).float()
+
+
+def _energy(embeddings: Tensor) -> Tensor:
+    """Return the sum of outer products (d, d) of embeddings (N, d) over their squared length, in float64."""
+    parts = embeddings.split(_ENERGY_ROWS)
+    products = [part.double().T @ part.double() for part in parts]
+    lengths = [part.double().square().sum() for part in parts]
+    return torch.stack(products).sum(0) / torch.stack(lengths).sum(0)
 
 
 def _main_directions(energy: Tensor, count: int) -> Tensor:

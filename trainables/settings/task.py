@@ -207,9 +207,10 @@ class TrainingSettings(Settings):
     global_batch_size: Annotated[int, Field(ge=1)] = 512
     """Pairs (clean image, attacked copy) per step over all workers of the trial. Affects the result; the memory is
     set by ``micro_batch_size``."""
-    micro_batch_size: Annotated[int, Field(ge=1)] | None = None
-    """Pairs per forward pass and worker; the loss is that of the global batch for every value. The worker's whole
-    share of the batch when left out; a trial that runs out of memory halves it."""
+    micro_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] | None = "auto"
+    """Pairs per forward pass and worker; the loss is that of the global batch for every value. ``auto`` measures
+    the fastest size once per model, scope and device, and keeps the answer in the storage's cache; null is the
+    worker's whole share of the batch. A trial that runs out of memory halves it."""
     optimizer: Literal["adamax", "adamw"] = "adamax"
     """Optimizer of all trials; ``adamax`` is the paper's."""
     warmup_share: Share = 0.0
@@ -224,9 +225,9 @@ class TrainingSettings(Settings):
     averaging_beta: Positive = 0.7
     """Shape of the average over weights: step i of n counts by the Beta(b, b) density at i / n, as in the authors'
     code. Below 1 the first and last steps count most."""
-    checkpoint_every_s: Positive = 600.0
-    """Seconds between checkpoints within an epoch; every epoch ends with one anyway. Lower it where jobs are killed
-    often."""
+    checkpoint_every_s: Positive = 60.0
+    """Seconds between checkpoints: a trial that is killed repeats at most this long and a step. Raise it where a
+    checkpoint is large and the storage slow."""
 
     def epochs_of(self, parameters: Parameters) -> int:
         """Return how many epochs a trial trains."""

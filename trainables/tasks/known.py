@@ -72,11 +72,14 @@ def _trial_type(task: str) -> type[TrialSettings]:
     return create_model("TrialSettings", __base__=TrialSettings, task=(kind_named(task).settings, ...))
 
 
-def open_context(settings: TaskSettings, *, data_seed: int, cache: Path, device: torch.device) -> TrialContext:
+def open_context(
+    settings: TaskSettings, *, data_seed: int, cache: Path, device: torch.device, device_share: float = 1.0
+) -> TrialContext:
     """Return the objects that a process keeps between trials of a task.
 
     Args:
         cache: folder shared by all processes of a node.
+        device_share: share of a GPU's memory that this process may use; below 1 other processes use the same GPU.
 
     Raises:
         ValueError: the model cannot be loaded.
@@ -84,4 +87,12 @@ def open_context(settings: TaskSettings, *, data_seed: int, cache: Path, device:
     from trainables.context.trial_context import TrialContext
 
     kind = kind_of(settings)
-    return TrialContext(settings, kind.load, kind.measures(), data_seed=data_seed, cache=cache, device=device)
+    return TrialContext(
+        settings,
+        kind.load,
+        kind.measures(),
+        data_seed=data_seed,
+        cache=cache,
+        device=device,
+        device_share=device_share,
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from trainables.training.trial_folder import TrialFolder
@@ -28,7 +29,10 @@ class CheckpointWriter:
             StorageError: the previous checkpoint could not be written.
         """
         self.wait()
-        self._write = _Write(self._folder, _on_host(state))
+        on_host = _on_host(state)
+        if torch.cuda.is_initialized():
+            torch.cuda.current_stream().synchronize()  # the copies have arrived
+        self._write = _Write(self._folder, on_host)
         self._write.begin()
 
     def wait(self) -> None:
@@ -41,6 +45,11 @@ class CheckpointWriter:
         error, self._error = self._error, None
         if error is not None:
             raise error
+
+    @property
+    def busy(self) -> bool:
+        """Return whether a checkpoint is still being written: another one would make the trial wait."""
+        return self._write is not None and self._write.under_way
 
     def close(self) -> None:
         """Wait for the last checkpoint without raising its error: the trial has an error of its own to report."""
@@ -61,6 +70,11 @@ class _Write:
         self.error: BaseException | None = None
         self._begun, self._done = _thread.allocate_lock(), _thread.allocate_lock()
         self._done.acquire()
+
+    @property
+    def under_way(self) -> bool:
+        """Return whether a thread is writing; a write that no thread has begun is done by ``wait``."""
+        return self._begun.locked() and self._done.locked()
 
     def begin(self) -> None:
         try:
@@ -85,9 +99,13 @@ class _Write:
 
 
 def _on_host(value: Any) -> Any:
-    """Return a copy of nested dicts and lists with all tensors in the host's memory."""
+    """Return a copy of nested dicts and lists with all tensors in the host's memory.
+
+    Copies from a GPU go to pinned memory and have not all arrived when this returns.
+    """
     if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
+        from_gpu = value.device.type != "cpu"
+        return value.detach().to("cpu", copy=True, non_blocking=from_gpu)
     if isinstance(value, dict):
         return {key: _on_host(entry) for key, entry in value.items()}
     return [_on_host(entry) for entry in value] if isinstance(value, list) else value

@@ -13,6 +13,7 @@ import torch
 
 from trainables.context.trial_context import TrialContext
 from trainables.distributed import WorkerGroup
+from trainables.memory import return_device_memory
 from trainables.records import Report, TrialTiming
 from trainables.settings.parameters import Parameters
 from trainables.training.hooks import Hooks, TrialInterrupted
@@ -91,6 +92,7 @@ class _Timer:
         self._evaluation_sum_s = 0.0
         self._resident_bytes = 0
         if self._cuda is not None:
+            return_device_memory()  # the peak begins at what is reserved, which the scope before may have left
             torch.cuda.reset_peak_memory_stats(self._cuda)
 
     def step_begins(self) -> bool:

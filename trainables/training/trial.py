@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from trainables.activity import busy_with
 from trainables.context.task import Validation
 from trainables.context.trial_context import TrialContext
 from trainables.distributed import WorkerGroup
@@ -24,10 +26,13 @@ from trainables.numerics import flushed_denormals
 from trainables.records import Point, Report, TrialResult, WeightsKind
 from trainables.settings.parameters import Parameters
 from trainables.training.averaging import BetaAverage
+from trainables.training.batches import Batches, Rows, steps_per_epoch
 from trainables.training.checkpoint import CheckpointWriter
 from trainables.training.hooks import Hooks, NonFiniteLoss, TrialInterrupted
+from trainables.training.micro_batches import SMALLEST, fastest_size, measure_speeds
 from trainables.training.objectives import beta_of, equal_means_weights, preference_loss, reference_kl
 from trainables.training.optimizer import learning_rate_of, make_optimizer, schedule
+from trainables.training.trial_data import TrialData
 from trainables.training.trial_folder import CHECKPOINT_FILE, UNREADABLE_FILE, CheckpointUnreadable, TrialFolder
 
 _UNREADABLE = -1
@@ -90,8 +95,7 @@ def _run(
         with flushed_denormals():
             with hooks.long_operation("preparing the trial's images"):
                 trial = _Trial(context, policy, parameters, seed, folder, writer, group, hooks, rungs)
-                if after_out_of_memory:
-                    trial.halve_micro_batches()
+            trial.set_micro_batches(after_out_of_memory)
             return trial.run()
     finally:
         with hooks.long_operation("waiting for the checkpoint"):
@@ -132,23 +136,18 @@ class _Trial:
         hooks: Hooks,
         rungs: Sequence[float],
     ) -> None:
-        self._context, self._policy, self._parameters, self._seed = context, policy, parameters, seed
+        self._context, self._policy, self._parameters = context, policy, parameters
         self._folder, self._writer, self._group, self._hooks = folder, writer, group, hooks
-        settings, data = context.task.training, context.data.preferences
-        self._settings, self._data = settings, data
-        self._rows = context.data.preference_rows(parameters)
-        count = len(self._rows)
-        self._steps_per_epoch = math.ceil(count / settings.global_batch_size)
-        if count // self._steps_per_epoch < group.world_size:
-            raise ValueError(
-                f"global_batch_size {settings.global_batch_size} with {count} pairs leaves workers without images; "
-                f"{group.world_size} workers need at least that many pairs in each step"
-            )
+        settings, rows = context.task.training, context.data.preference_rows(parameters)
+        self._settings = settings
+        self._steps_per_epoch = steps_per_epoch(len(rows), settings.global_batch_size, group.world_size)
+        self._batches = Batches(rows, steps_per_epoch=self._steps_per_epoch, seed=seed, device=context.device)
         self._trains = parameters.objective != "none"
         self._epochs = settings.epochs_of(parameters)
         self._steps = self._epochs * self._steps_per_epoch if self._trains else 0
         sizes = (settings.micro_batch_size, context.batch_sizes.micro(parameters), folder.micro_batch_size())
-        self._micro_batch_size = min([size for size in sizes if size is not None] or [settings.global_batch_size])
+        own = math.ceil(settings.global_batch_size / group.world_size)
+        self._micro_batch_size = min([own, *(size for size in sizes if isinstance(size, int))])
         """Pairs per micro-batch; after ``_agreed_checkpoint`` the smallest value of all workers."""
         self._wrapped: nn.Module = group.wrap(policy)
         self._optimizer = make_optimizer(policy, parameters, settings.optimizer)
@@ -157,41 +156,43 @@ class _Trial:
         """Number of updates done."""
         self._warm = False
         """Whether this attempt has done a step: the first one compiles kernels."""
+        self._saved_s = time.monotonic()
+        """Time of the last checkpoint, or of the beginning of the attempt."""
         self._rungs = {min(self._steps, math.ceil(share * self._steps - 1e-9)) for share in rungs} - {self._steps}
         epoch_ends = range(self._steps_per_epoch, self._steps + 1, self._steps_per_epoch)
         self._milestones = sorted({*self._rungs, *epoch_ends})
         """Steps after which the policy is evaluated."""
-        self._batches: tuple[int, tuple[Tensor, ...]] = (-1, ())
-        """An epoch and the rows of its batches."""
         self._sums = torch.zeros(3, dtype=torch.float64)
         """Sums since the last evaluation: preference loss, reference KL, number of steps."""
-        self._times_s = {"train_s": 0.0, "evaluation_s": 0.0}
+        self._times_s = {"train_s": 0.0, "evaluation_s": 0.0, "checkpoint_s": 0.0}
         self._values: dict[str, float] = {}
         """Validation metrics at the last evaluation."""
         self._hits: Hits | None = None
         """Hits of the goals at the last evaluation; None if it was read from disk, which holds the metrics only."""
-        inputs, reference = context.inputs, context.reference
-        self._kept_inputs = inputs.whole_view(policy, data.kept)
-        self._shown_inputs = inputs.whole_view(policy, data.shown)
-        self._kept_prompts = inputs.prompts(policy, data.kept_prompts.names, data.kept_prompts.templates)
-        self._prompts = inputs.prompts(policy, data.prompts.names, data.prompts.templates)
-        self._kept_reference = reference.embeddings(data.kept)
-        self._shown_reference = reference.embeddings(data.shown)
-        self._kept_text = reference.text_embeddings(data.kept_prompts.names, data.kept_prompts.templates)
-        self._shown_text = reference.text_embeddings(data.prompts.names, data.prompts.templates)
+        self._data = TrialData(context, policy)
+        # Of which workers are asked to stop or to save, as tensors: making them in each step would wait for the GPU.
+        self._flags = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]], device=context.device).double()
         needs_margin = parameters.beta_m0 is not None or (parameters.target, parameters.objective) == ("neutral", "ipo")
         self._margin = context.mean_margin() if needs_margin else None
         if needs_margin:
             beta_of(parameters, self._margin)  # raises ValueError if beta cannot be given relative to this margin
 
-    def halve_micro_batches(self) -> None:
-        """Begin with half the micro-batches of the attempt before, which the host's memory did not hold.
+    def set_micro_batches(self, after_out_of_memory: bool) -> None:
+        """Choose the size of micro-batches, unless an earlier attempt has chosen it.
+
+        Args:
+            after_out_of_memory: the host's memory did not hold those of the attempt before: they are halved.
 
         Raises:
             OutOfMemory: a micro-batch was one pair.
         """
-        own = math.ceil(self._settings.global_batch_size / self._group.world_size)
-        self._micro_batch_size = halve(min(self._micro_batch_size, own))
+        if after_out_of_memory:
+            self._halve_micro_batches()
+        elif self._settings.micro_batch_size == "auto" and self._folder.micro_batch_size() is None:
+            self._choose_micro_batches()
+
+    def _halve_micro_batches(self) -> None:
+        self._micro_batch_size = halve(self._micro_batch_size)
         if self._group.is_first:
             self._folder.save_micro_batch_size(self._micro_batch_size)
         self._context.batch_sizes.remember_micro(self._parameters, self._micro_batch_size)
@@ -205,11 +206,56 @@ class _Trial:
         for milestone in self._milestones:
             if milestone > self._step:
                 self._train_until(milestone)
-                self._checkpoint()
                 self._evaluate()
         if not self._trains:
             self._evaluate()
         return self._finish()
+
+    def _choose_micro_batches(self) -> None:
+        """Use the fastest size of micro-batches, which the first process that needs it measures for all others.
+
+        Embeddings are small, so a transform takes the whole batch at once.
+        """
+        most = self._micro_batch_size
+        if most <= SMALLEST or not self._trains or self._policy.input_kind == "embeddings":
+            return
+        context, clip, parameters = self._context, self._context.clip, self._parameters
+        on_gpu = context.device.type == "cuda"
+        key = {
+            "micro-batches": most,
+            "weights": clip.digest,
+            "scope": [parameters.tune, parameters.blocks, self._policy.trains_text, self._policy.input_kind],
+            "gradient_checkpointing": self._settings.gradient_checkpointing,
+            "bf16": context.bf16,
+            "device": torch.cuda.get_device_name(context.device) if on_gpu else f"cpu {torch.get_num_threads()}",
+        }
+        with self._hooks.long_operation("measuring micro-batches"):
+            table = context.store.get(key, partial(self._measured_speeds, most))
+        speeds = dict(zip(table["pairs"].tolist(), table["pairs_per_s"].tolist(), strict=True))
+        if speeds:
+            self._micro_batch_size = fastest_size(speeds)
+            if self._group.is_first:
+                self._folder.save_micro_batch_size(self._micro_batch_size)
+            told = ", ".join(f"{size}: {speed:.3g}" for size, speed in speeds.items())
+            self._hooks.log(f"micro-batches of {self._micro_batch_size} pairs (pairs/s by size: {told})")
+
+    def _measured_speeds(self, most: int) -> dict[str, np.ndarray]:
+        """Return sizes of micro-batches, in pairs, and the speed of each, (n,) each; empty if none fits into memory."""
+        busy_with("measuring micro-batches")
+        pairs = self._batches.of_step(0).of_worker(self._group)
+
+        def pairs_per_s(size: int) -> float | None:
+            part, seconds = pairs.split(size)[0], 0.0
+            for _ in range(2):  # the first pass allocates memory and compiles kernels
+                self._hooks.heartbeat()
+                started_s = time.monotonic()
+                if run_or_none_on_oom(partial(self._fits, part)) is None:
+                    return None
+                seconds = time.monotonic() - started_s
+            return len(part) / seconds
+
+        speeds = measure_speeds(min(most, len(pairs)), pairs_per_s)
+        return {"pairs": np.array(list(speeds), dtype=np.int64), "pairs_per_s": np.array(list(speeds.values()))}
 
     def _resume(self) -> None:
         with self._hooks.long_operation("loading the checkpoint"):
@@ -259,7 +305,7 @@ class _Trial:
         self._optimizer.load_state_dict(state["optimizer"])
         self._average.load_state_dict(state["average"])
         self._step = state["step"]
-        self._sums, self._times_s = state["sums"], dict(state["times_s"])
+        self._sums, self._times_s = state["sums"], self._times_s | state["times_s"]
 
     def _recall_evaluation(self) -> bool:
         """Return whether the first worker finds the report of this step on disk; all workers use its answer.
@@ -301,9 +347,8 @@ class _Trial:
         )
 
     def _checkpoint(self) -> None:
-        """Save in the background. Call ``_wait_for_checkpoint`` before writing anything that requires the checkpoint on
-        disk.
-        """
+        """Save in the background; ``_wait_for_checkpoint`` waits until the checkpoint is on disk."""
+        started_s = time.monotonic()
         with self._hooks.long_operation("waiting for the checkpoint"):  # the previous one may still be written
             if self._group.is_first:
                 self._writer.save(
@@ -317,6 +362,8 @@ class _Trial:
                     }
                 )
             self._group.wait_for_all()
+        self._saved_s = time.monotonic()
+        self._times_s["checkpoint_s"] += self._saved_s - started_s
 
     def _wait_for_checkpoint(self) -> None:
         """Return on all workers when the last checkpoint is on disk.
@@ -330,44 +377,35 @@ class _Trial:
             self._group.wait_for_all()
 
     def _train_until(self, milestone: int) -> None:
-        started_s = saved_s = time.monotonic()
+        """Train up to a step. A kill costs at most ``checkpoint_every_s`` and a step."""
+        started_s = time.monotonic()
         while self._step < milestone:
             self._hooks.heartbeat()
-            due = time.monotonic() - saved_s > self._settings.checkpoint_every_s
+            due = time.monotonic() - self._saved_s > self._settings.checkpoint_every_s and not self._writer.busy
             interrupted = self._hooks.interrupted()
             with contextlib.nullcontext() if self._warm else self._hooks.long_operation("the first step"):
-                asked, save = self._update(self._batch(), asked=interrupted, save=due)
+                asked, save = self._update(self._batches.of_step(self._step), asked=interrupted, save=due)
             self._warm = True
             self._step += 1
             if asked or save:
                 self._times_s["train_s"] += time.monotonic() - started_s
-                started_s = saved_s = time.monotonic()
                 self._checkpoint()
+                started_s = time.monotonic()
             if asked:
                 self._wait_for_checkpoint()
                 raise TrialInterrupted(f"step {self._step} of {self._steps}")
         self._times_s["train_s"] += time.monotonic() - started_s
 
-    def _batch(self) -> Tensor:
-        """Return the rows of the next global batch (B,). Their order in an epoch depends on seed and epoch only."""
-        epoch, position = divmod(self._step, self._steps_per_epoch)
-        if self._batches[0] != epoch:
-            generator = torch.Generator().manual_seed(self._seed * 100_003 + epoch)
-            order = self._rows[torch.randperm(len(self._rows), generator=generator)]
-            self._batches = epoch, torch.tensor_split(order, self._steps_per_epoch)
-        return self._batches[1][position]
-
-    def _update(self, batch: Tensor, *, asked: bool, save: bool) -> tuple[bool, bool]:
+    def _update(self, batch: Rows, *, asked: bool, save: bool) -> tuple[bool, bool]:
         """Do one update on a global batch of rows of the attacked images.
 
         Returns:
             Whether any worker was asked to stop, and whether any worker was asked to save.
         """
-        group = self._group
-        pairs = batch[group.rank :: group.world_size]
+        group, pairs = self._group, batch.of_worker(self._group)
         while (losses := run_or_none_on_oom(partial(self._backward, pairs, len(batch)))) is None:
             self._reduce_micro_batches(pairs)
-        values = torch.cat([losses, losses.new_tensor([float(asked), float(save)])])
+        values = torch.cat([losses, self._flags[2 * asked + save]])
         preference, kl, any_asked, any_save = group.sum(values).tolist()  # the only place where a step waits for a GPU
         if not math.isfinite(preference + kl):
             raise NonFiniteLoss(f"loss is not finite in step {self._step + 1} of {self._steps}")
@@ -375,7 +413,7 @@ class _Trial:
         self._descend()
         return any_asked > 0, any_save > 0
 
-    def _backward(self, pairs: Tensor, batch_size: int) -> Tensor:
+    def _backward(self, pairs: Rows, batch_size: int) -> Tensor:
         """Add the gradients of the global batch's loss over this worker's ``pairs``, micro-batch by micro-batch.
 
         Returns:
@@ -385,14 +423,15 @@ class _Trial:
         micros = pairs.split(self._micro_batch_size)
         # One worker may have more micro-batches than another, but whether z0 is summed here must be the same on all.
         several = math.ceil(batch_size / group.world_size) > self._micro_batch_size
-        z0 = self._global_kl(micros, batch_size) if parameters.objective == "kto" and several else None
+        z0 = z0_before = self._global_kl(micros, batch_size) if parameters.objective == "kto" and several else None
         equal = self._equal_weights(micros) if parameters.target == "equal" else None
         sums = torch.zeros(2, dtype=torch.float64, device=group.device)
         self._optimizer.zero_grad(set_to_none=True)
         for i, micro in enumerate(micros):
             with contextlib.nullcontext() if i == len(micros) - 1 else self._no_sync():
-                shown, kept = self._logits(self._wrapped, micro)
-                micro_kl = reference_kl(kept, self._kept_reference_logits(micro))
+                shown, kept = self._data.logits(self._wrapped, micro)
+                self._prefetch_after(micros, i, passes=1 if z0_before is None and equal is None else 2)
+                micro_kl = reference_kl(kept, self._data.reference_of_kept(micro))
                 if parameters.objective == "kto" and z0 is None:
                     z0 = group.sum(micro_kl.detach() * len(micro)) / batch_size
                 if equal is None:
@@ -408,7 +447,7 @@ class _Trial:
                 sums += torch.stack([told, micro_kl]).detach().double() * len(micro)
         return sums
 
-    def _reduce_micro_batches(self, pairs: Tensor) -> None:
+    def _reduce_micro_batches(self, pairs: Rows) -> None:
         """Halve the micro-batches after memory ran out, for this step and for later trials of the same scope.
 
         Raises:
@@ -419,7 +458,7 @@ class _Trial:
         size = halve(min(self._micro_batch_size, len(pairs)))
         if self._group.world_size > 1:
             # The other workers wait in a collective that this worker will not join: find a size that fits, then leave.
-            while run_or_none_on_oom(partial(self._fits, pairs[:size])) is None:
+            while run_or_none_on_oom(partial(self._fits, pairs.split(size)[0])) is None:
                 size = halve(size)
             self._folder.save_micro_batch_size(size)
         place = f"step {self._step + 1} of {self._steps}"
@@ -430,14 +469,16 @@ class _Trial:
         self._micro_batch_size = size
         self._context.batch_sizes.remember_micro(self._parameters, size)
 
-    def _fits(self, pairs: Tensor) -> bool:
+    def _fits(self, pairs: Rows) -> bool:
         """Return True if a micro-batch fits into memory. No gradients are kept, so no hooks of DDP run.
 
         Raises:
             torch.OutOfMemoryError: it does not fit.
         """
-        shown, kept = self._logits(self._policy, pairs)
+        shown, kept = self._data.logits(self._policy, pairs)
         torch.autograd.grad((shown.sum(), kept.sum()), list(self._policy.tuned().values()), allow_unused=True)
+        if self._group.device.type == "cuda":
+            torch.cuda.synchronize(self._group.device)
         return True
 
     def _descend(self) -> None:
@@ -446,6 +487,7 @@ class _Trial:
                 self._step, steps=self._steps, warmup=int(self._settings.warmup_share * self._steps)
             )
         self._optimizer.step()
+        self._policy.limit_logit_scale()
         self._average.update(self._policy.tuned())
 
     def _no_sync(self) -> contextlib.AbstractContextManager[None]:
@@ -453,78 +495,59 @@ class _Trial:
             return self._wrapped.no_sync()
         return contextlib.nullcontext()
 
-    def _logits(self, policy: nn.Module, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits (B, K) of shown and (B, C) of kept images of the same rows, from one forward pass."""
-        data, count = self._data, len(rows)
-        same_images, same_prompts = data.kept is data.shown, data.kept_prompts == data.prompts
-        images = self._shown_inputs[rows]
-        if not same_images:
-            images = torch.cat([images, self._kept_inputs[data.kept_rows(rows)]])
-        logits = policy(images, self._prompts if same_prompts else (self._prompts, self._kept_prompts))
-        kept = logits if same_images else logits[count:]
-        names = len(data.prompts.names)
-        return (logits[:count], kept) if same_prompts else (logits[:count, :names], kept[:, names:])
+    def _prefetch_after(self, micros: Sequence[Rows], i: int, passes: int) -> None:
+        """Begin to bring the images to the GPU that the next forward pass needs.
 
-    def _kept_reference_logits(self, rows: Tensor) -> Tensor:
-        """Return the reference's logits (B, C) of the kept images that belong to rows (B,) of the shown images."""
-        return self._context.reference.logits(self._kept_reference[self._data.kept_rows(rows)], self._kept_text)
+        Args:
+            passes: over the images of a step; the first of two is over the kept images alone.
+        """
+        if i + 1 < len(micros):
+            self._data.prefetch(micros[i + 1])
+        elif self._step + 1 < self._steps and passes == 1:
+            following = self._batches.of_step(self._step + 1).of_worker(self._group)
+            self._data.prefetch(following.split(self._micro_batch_size)[0])
 
     @torch.no_grad()
-    def _global_kl(self, micros: tuple[Tensor, ...], batch_size: int) -> Tensor:
+    def _global_kl(self, micros: Sequence[Rows], batch_size: int) -> Tensor:
         """Return KTO's z0 before micro-batching: KL(reference || policy) over the kept images of the global batch."""
         total = torch.zeros((), device=self._group.device)
         for micro in micros:
-            logits = self._policy(self._kept_inputs[self._data.kept_rows(micro)], self._kept_prompts)
-            total += reference_kl(logits, self._kept_reference_logits(micro)) * len(micro)
+            logits = self._data.kept_logits(self._policy, micro)
+            total += reference_kl(logits, self._data.reference_of_kept(micro)) * len(micro)
         return self._group.sum(total) / batch_size
 
-    def _preference_loss(self, shown: Tensor, rows: Tensor, z0: Tensor | None) -> Tensor:
+    def _preference_loss(self, shown: Tensor, rows: Rows, z0: Tensor | None) -> Tensor:
         """Return the loss, a scalar, of the logits (B, K) of shown images."""
-        data = self._data
-        reference = self._context.reference.logits(self._shown_reference[rows], self._shown_text)
-        chosen, rejected = data.chosen[rows].to(shown.device), data.rejected[rows].to(shown.device)
-        candidates = None if data.candidates is None else data.candidates[rows].to(shown.device)
+        reference = self._data.reference_of_shown(rows)
+        chosen, rejected, candidates = self._data.preferences(rows)
         return preference_loss(
             self._parameters, shown, reference, chosen, rejected, kl=z0, margin=self._margin, candidates=candidates
         )
 
     @torch.no_grad()
-    def _equal_weights(self, micros: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    def _equal_weights(self, micros: Sequence[Rows]) -> tuple[Tensor, Tensor]:
         """Return the loss of the target ``equal`` over the global batch and the weights (C, V) of its gradient.
 
         See ``equal_means_weights``.
         """
-        data, values = self._data, self._attribute_values()
-        shape = len(data.kept_prompts.names), int(values.max()) + 1
-        sums = torch.zeros(2, *shape, device=self._group.device)
+        data = self._data
+        sums = torch.zeros(2, data.classes, data.attribute_values, device=self._group.device)
         for micro in micros:
-            rows = data.kept_rows(micro)
-            own = self._own_logits(self._policy(self._kept_inputs[rows], self._kept_prompts), rows)
-            index = data.kept.labels[rows].to(own.device), values[rows].to(own.device)
-            sums[0].index_put_(index, own, accumulate=True)
-            sums[1].index_put_(index, torch.ones_like(own), accumulate=True)
+            own, labels, values = data.own_logits(data.kept_logits(self._policy, micro), micro)
+            sums[0].index_put_((labels, values), own, accumulate=True)
+            sums[1].index_put_((labels, values), torch.ones_like(own), accumulate=True)
         total, counts = self._group.sum(sums)
         return equal_means_weights(total / counts.clamp(min=1), counts)
 
-    def _equal_loss(self, kept: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    def _equal_loss(self, kept: Tensor, rows: Rows, weights: Tensor) -> Tensor:
         """Return a scalar whose gradient is that of the target ``equal``.
 
         Args:
             kept: logits (B, C) of the kept images.
             weights: (C, V), see ``equal_means_weights``.
         """
-        rows = self._data.kept_rows(rows)
-        labels, values = self._data.kept.labels[rows], self._attribute_values()[rows]
-        return (weights[labels.to(kept.device), values.to(kept.device)] * self._own_logits(kept, rows)).sum()
-
-    def _own_logits(self, logits: Tensor, rows: Tensor) -> Tensor:
-        """Return from logits (B, C) those (B,) of each kept image's own class."""
-        return logits.gather(1, self._data.kept.labels[rows].to(logits.device)[:, None])[:, 0]
-
-    def _attribute_values(self) -> Tensor:
-        """Return the attribute's value (N,) of each kept image."""
-        assert self._data.values is not None, "the target equal is one of the attribute task"
-        return self._data.values
+        own, labels, values = self._data.own_logits(kept, rows)
+        return (weights[labels, values] * own).sum()
 
     def _measure(self) -> Validation:
         """Return validation metrics and hits of the policy's present weights."""
@@ -554,7 +577,6 @@ class _Trial:
             identity_distance=self._policy.identity_distance(),
         )
         self._sums.zero_()
-        self._wait_for_checkpoint()
         if self._group.is_first:
             self._folder.append_report(report)
         self._hooks.report(report)
@@ -591,5 +613,6 @@ class _Trial:
             if self._trains:
                 weights |= {f"averaged.{name}": value for name, value in self._average.weights.items()}
             with self._hooks.long_operation("writing the weights"):
+                self._writer.wait()  # ``finish`` deletes the checkpoint
                 self._folder.finish(result, weights, hits)
         return result

@@ -12,6 +12,7 @@ import json
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,7 +143,7 @@ class TrialFolder:
         return self._number(MICRO_BATCH_FILE)
 
     def append_report(self, report: Report) -> None:
-        """Append one metric line. A step that is evaluated again after a kill has two lines; the last one counts."""
+        """Append one metric line. A step that is done again after a kill has two lines; the last one counts."""
         self._check()
         path = self.path / METRICS_FILE
         with storage_errors(path):
@@ -154,15 +155,18 @@ class TrialFolder:
     def reports(self) -> dict[int, Report]:
         """Return the reports of the trial by step.
 
-        A line of a smaller step than the line before it comes from a trial that began again; the earlier reports of
-        later steps then do not count.
+        A line of a smaller step than the line before it comes from a trial that went on from an earlier checkpoint, or
+        began again; the earlier reports of later steps then do not count. A report of a repeated step has the time of
+        the first one: decisions about trials were made in that order.
         """
         by_step: dict[int, Report] = {}
+        first_time_s: dict[int, float] = {}
         for line in self._metric_lines():
             report = _report_of(line)
             if report is not None:
-                by_step = {step: earlier for step, earlier in by_step.items() if step < report.step}
-                by_step[report.step] = report
+                step = report.step
+                by_step = {earlier: known for earlier, known in by_step.items() if earlier < step}
+                by_step[step] = replace(report, time_s=first_time_s.setdefault(step, report.time_s))
         return by_step
 
     def drop_checkpoint(self) -> None:

@@ -14,7 +14,7 @@ from sweeper.errors import UserError
 from sweeper.records import TrialRecord
 from sweeper.run.budget import BudgetLedger, EndedTrial, Forecast, Session, Usage, time_saved_s, trial_costs
 from sweeper.run.expected_cost import CostModel, MeasuringPace
-from sweeper.run.usage import EVALUATIONS_PER_POINT, LOOKED_POINTS, POINTS_ON_TEST, SAVE_S, UsageMeter
+from sweeper.run.usage import EVALUATIONS_PER_POINT, POINTS_ON_TEST, SAVE_S, UsageMeter
 from sweeper.run.usage_file import read_usage
 from sweeper.run.usage_text import live_line, usage_line, value_lines
 from sweeper.spec.quantities import Budget, Price, parse_budget, parse_price, parse_time
@@ -380,8 +380,8 @@ def test_the_forecast_includes_what_is_measured_after_the_last_trial(tmp_path: P
     usage.started(trial(6, "running"))
     usage.reported(trial(6, "running"), make_report(progress=1.0, train_s=30.0, evaluation_s=4.0))
     usage.ended(trial(6, "complete", 34.0))
-    usage.look_evaluations = 3.0
-    second_s = LOOKED_POINTS * 3.0 + POINTS_ON_TEST * EVALUATIONS_PER_POINT
+    usage.expect_second_look(3.0, lambda trials: 2 * len(trials))
+    second_s = 14 * 3.0 + POINTS_ON_TEST * EVALUATIONS_PER_POINT
     assert usage.left_s() == pytest.approx(4.0 / SESSION.slots * second_s)
     looks, tests = MeasuringPace(5, 0.0), MeasuringPace(7, 50.0)
     looks.done(5, 50.0)

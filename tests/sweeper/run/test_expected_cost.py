@@ -13,6 +13,7 @@ from sweeper.run.expected_cost import (
     MeasuringPace,
     Sample,
     cost_model,
+    expected_looks,
     expected_share,
 )
 from tests.helpers.specs import make_spec
@@ -57,6 +58,17 @@ def test_the_share_moves_from_what_is_expected_to_what_was_seen() -> None:
     seen = [sample("visual", 15.0, 1.5, share=0.5)] * EXPECTED_WEIGHT
     half = model.expected(seen, 3)
     assert half is not None and half.searched_s == pytest.approx(0.375 * 30.0) and half.whole_s == pytest.approx(30.0)
+
+
+def test_points_of_a_second_look_grow_with_the_complete_trials() -> None:
+    model = CostModel(SCOPES, share=0.5, whole_share=0.25)
+    ended = [sample("visual", 30.0, 3.0, share=1.0)] * 8 + [sample("visual", 15.0, 1.5, share=0.5)] * 8
+    costs = model.expected(ended, 3)
+    assert costs is not None and costs.whole_share == pytest.approx(
+        (EXPECTED_WEIGHT * 0.25 + 8) / (EXPECTED_WEIGHT + 16)
+    )
+    assert expected_looks(near=12, complete=8, waiting=16, whole_share=0.25) == pytest.approx(18.0)
+    assert expected_looks(near=12, complete=8, waiting=0, whole_share=0.25) == 12.0
 
 
 def test_nothing_is_known_before_a_part_of_an_epoch_is_done() -> None:

@@ -163,7 +163,7 @@ def test_long_operations_are_announced(context: TrialContext, tmp_path: Path, mo
         "wrap": {"preparing the trial's images"},
         "load_checkpoint": {"loading the checkpoint"},
         "finish": {"writing the weights"},
-        "wait": {"waiting for the checkpoint"},
+        "wait": {"waiting for the checkpoint", "writing the weights"},
         "close": {"waiting for the checkpoint"},
         "reference_kl": {"the first step", "nothing"},
     }

@@ -72,7 +72,7 @@ def losses_by_step(folder: TrialFolder) -> dict[int, tuple[float | None, ...]]:
 
 
 def without_times(result: TrialResult) -> TrialResult:
-    return replace(result, train_s=0.0, evaluation_s=0.0)
+    return replace(result, train_s=0.0, evaluation_s=0.0, checkpoint_s=0.0)
 
 
 @pytest.mark.parametrize("scope", SCOPES, ids=lambda scope: "-".join(map(str, scope.values())))
@@ -152,11 +152,43 @@ def test_resumes_to_the_result_of_an_undisturbed_trial(
     assert not (folder / "checkpoint.pt").exists(), "no optimiser state once finished"
 
 
-def test_killed_between_checkpoint_and_metric_line(context: TrialContext, tmp_path: Path) -> None:
-    whole = run_trial(context, parameters(), seed=5, folder=TrialFolder(tmp_path / "whole"))
+class Killed(BaseException):
+    pass
 
-    class Killed(BaseException):
-        pass
+
+def test_a_trial_killed_after_its_checkpoint_repeats_the_steps_and_their_lines(
+    context: TrialContext, tmp_path: Path
+) -> None:
+    """Checkpoints come once a minute; evaluations wait for none."""
+    whole = run_trial(context, parameters(), seed=5, folder=TrialFolder(tmp_path / "whole"))
+    folder, asked = tmp_path / "killed", iter(range(1, 100))
+
+    def attempt(number: int, hooks: Hooks) -> TrialResult:
+        return run_trial(context, parameters(), seed=5, folder=TrialFolder(folder, attempt=number), hooks=hooks)
+
+    def die(report: Report) -> None:
+        if report.step == 8:
+            raise Killed
+
+    with pytest.raises(TrialInterrupted):
+        attempt(1, Hooks(interrupted=lambda: next(asked) == 3))
+    with pytest.raises(Killed):
+        attempt(2, Hooks(report=die))
+    known = TrialFolder(folder).reports()
+    state = TrialFolder(folder).load_checkpoint()
+    assert list(known) == [4, 8] and state is not None and state["step"] == 3
+    steps = list[list[int]]()
+    resumed = attempt(3, Hooks(report=lambda report: steps.append(list(TrialFolder(folder).reports()))))
+    assert steps == [[4], [4, 8]], "the trial is no further than it is now"
+    assert without_times(resumed) == without_times(whole)
+    repeated = TrialFolder(folder).reports()
+    assert [repeated[step].time_s for step in (4, 8)] == [known[step].time_s for step in (4, 8)]
+    first, second = tensors(tmp_path / "whole"), tensors(folder)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_cut_off_metric_line_is_written_again(context: TrialContext, tmp_path: Path) -> None:
+    whole = run_trial(context, parameters(), seed=5, folder=TrialFolder(tmp_path / "whole"))
 
     def die(report: Report) -> None:
         raise Killed
@@ -164,7 +196,7 @@ def test_killed_between_checkpoint_and_metric_line(context: TrialContext, tmp_pa
     folder = tmp_path / "killed"
     with pytest.raises(Killed):
         run_trial(context, parameters(), seed=5, folder=TrialFolder(folder), hooks=Hooks(report=die))
-    (folder / "metrics.jsonl").write_text('{"step": 4, "clean_acc')  # the line was cut off
+    (folder / "metrics.jsonl").write_text('{"step": 4, "clean_acc')
     resumed = run_trial(context, parameters(), seed=5, folder=TrialFolder(folder, attempt=2))
     assert without_times(resumed) == without_times(whole)
     assert sorted(TrialFolder(folder).reports()) == [4, 8]

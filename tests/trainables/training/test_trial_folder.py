@@ -39,7 +39,8 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.fixture(scope="module")
 def context(tmp_path_factory: pytest.TempPathFactory) -> TrialContext:
-    return make_context(tmp_path_factory.mktemp("folder"), "vit")
+    """A trial saves as often as the disk is quick enough."""
+    return make_context(tmp_path_factory.mktemp("folder"), "vit", checkpoint_every_s=1e-6)
 
 
 @pytest.fixture(scope="module")
