@@ -133,7 +133,7 @@ def _sent(line: dict[str, Any]) -> dict[str, float]:
     """Return the metrics of a metric line by their names in MLflow (sweeper/tracking/projection.py)."""
     sent = {}
     for name, value in line.items():
-        if name in ("train_s", "evaluation_s"):
+        if name in ("train_s", "evaluation_s", "checkpoint_s"):
             sent[f"time/{name}"] = value
         elif name in _LOSSES:
             sent[f"train/{name}"] = value

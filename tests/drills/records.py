@@ -106,7 +106,7 @@ def _unfinished(folder: Path, now_s: float, session_s: float) -> Unfinished:
     reports = [line for line in lines(folder / "metrics.jsonl") if "step" in line]
     checkpoint = folder / "checkpoint.pt"
     begun_s = _modified_s(folder / "attempt")
-    kept_s = max(begun_s, _modified_s(checkpoint), _modified_s(folder / "metrics.jsonl"))
+    kept_s = max(begun_s, _modified_s(checkpoint))
     step_s = reports[-1]["train_s"] / max(1, reports[-1]["step"]) if reports else None
     return Unfinished(
         attempt=_attempt(folder),
