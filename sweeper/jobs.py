@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from sweeper.records import UntouchedModel
-from trainables.records import Measurement, SecondLook, TrialResult, TrialTiming, WeightsKind
+from trainables.records import Measurement, MemoryNeed, SecondLook, TrialResult, TrialTiming, WeightsKind
 
 OutcomeKind = Literal["complete", "stopped", "failed", "interrupted", "storage"]
 """``storage``: a file could not be written or read, which is a failure of the sweep, not of the job."""
@@ -108,7 +108,16 @@ class ProbeJob(Job):
     seconds: float
 
 
-JobResult = TrialResult | UntouchedModel | Measurement | SecondLook | TrialTiming
+@dataclass(frozen=True, kw_only=True)
+class MemoryJob(Job):
+    """Measure the memory of a worker on one step. Ends with a ``MemoryNeed``."""
+
+    folder: Path
+    """Folder of the trial's files, which are not needed afterwards."""
+    parameters: dict[str, Any]
+
+
+JobResult = TrialResult | UntouchedModel | Measurement | SecondLook | TrialTiming | MemoryNeed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -48,6 +50,52 @@ def return_device_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+class MemoryGauge:
+    """Memory of this process on a device: a GPU, or the host. A context manager: inside it the peak is followed."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._on_gpu = device.type == "cuda"
+        return_device_memory()
+        if self._on_gpu:
+            self.free_bytes, self.total_bytes = torch.cuda.mem_get_info(device)
+        else:
+            memory = psutil.virtual_memory()
+            self.free_bytes, self.total_bytes = memory.available, memory.total
+        self.own_bytes = self._now_bytes()
+        """Of the process when the gauge was made."""
+        self.peak_bytes = self.own_bytes
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> MemoryGauge:
+        if self._on_gpu:
+            torch.cuda.reset_peak_memory_stats(self._device)
+        else:
+            self._thread = threading.Thread(target=self._sample, daemon=True, name="memory")
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._on_gpu:
+            self.peak_bytes = torch.cuda.max_memory_reserved(self._device) + CONTEXT_BYTES
+            return
+        assert self._thread is not None
+        self._ended.set()
+        self._thread.join()
+        self.peak_bytes = max(self.peak_bytes, self._now_bytes())
+
+    def _now_bytes(self) -> int:
+        if self._on_gpu:
+            return torch.cuda.memory_reserved(self._device) + CONTEXT_BYTES
+        return int(psutil.Process().memory_info().rss)
+
+    def _sample(self) -> None:
+        """Follow the peak: the operating system tells it for the whole life of a process only."""
+        while not self._ended.wait(0.005):
+            self.peak_bytes = max(self.peak_bytes, self._now_bytes())
 
 
 def run_or_none_on_oom(work: Callable[[], Result]) -> Result | None:

@@ -219,6 +219,21 @@ class SecondLook:
         return cls(values=dict(record["values"]), images=list(record["images"]))
 
 
+@dataclass(frozen=True, kw_only=True)
+class MemoryNeed:
+    """Memory of one worker, measured on one step of the scope that needs most."""
+
+    tune: str
+    micro_batch_size: int
+    peak_bytes: int
+    """Of the whole process in a step, on its device: GPU memory, or the host's."""
+    own_bytes: int
+    """Of the process before the step."""
+    free_bytes: int
+    """Free memory of the device, or of the machine, before the step."""
+    total_bytes: int
+
+
 CONTEXT_BYTES = 700 * 2**20
 """Bytes of a GPU's memory for a process's CUDA context and kernels."""
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
+from sweeper.execution.handles import Sealed
 from sweeper.execution.job_queue import JobLimits, JobQueue
 from sweeper.execution.messages import JobUpdate, SetupError, SlotsState, WorkerAddress
 from sweeper.jobs import AttemptName, Job, JobName, Outcome
@@ -27,13 +28,13 @@ class Dispatcher:
     def __init__(self, slots: int, workers: int, limits: JobLimits) -> None:
         self._queue = JobQueue(slots, workers, limits)
         self._events: dict[int | JobName, asyncio.Event] = {}
-        self._controllers: dict[int, Any] = {}
+        self._controllers: dict[int, Sealed] = {}
         """Slot -> handle of Train's controller."""
         self._groups: dict[int, Any] = {}
         """Slot -> placement group of its workers."""
-        self._workers: dict[WorkerAddress, Any] = {}
+        self._workers: dict[WorkerAddress, Sealed] = {}
         """Handles of the workers' actors."""
-        self._followers: dict[JobName, Any] = {}
+        self._followers: dict[JobName, Sealed] = {}
         """Handles of Tune's trial actors, by the job that each follows."""
         self._barrier_open = asyncio.Event()
         self._activity: str | None = None
@@ -45,7 +46,7 @@ class Dispatcher:
         self._queue.enqueue(job, time.monotonic())
         self._notify()
 
-    async def register_follower(self, name: JobName, actor: Any) -> None:
+    async def register_follower(self, name: JobName, actor: Sealed) -> None:
         """Take the handle of the trial actor that is about to follow a job."""
         self._followers[name] = actor
 
@@ -124,7 +125,7 @@ class Dispatcher:
 
     # Called by Train's controllers
 
-    async def register_controller(self, slot: int, controller: Any) -> None:
+    async def register_controller(self, slot: int, controller: Sealed) -> None:
         self._controllers[slot] = controller
 
     async def group_starting(self, slot: int) -> None:
@@ -145,7 +146,7 @@ class Dispatcher:
 
     # Called by the workers
 
-    async def worker_started(self, worker: WorkerAddress, actor: Any) -> None:
+    async def worker_started(self, worker: WorkerAddress, actor: Sealed) -> None:
         """Note that a worker has started.
 
         Args:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from sweeper.execution.handles import Sealed
 from sweeper.jobs import Outcome
 from trainables.records import Report
 
@@ -59,13 +60,13 @@ class SlotsState:
     """Slots that will never do a job."""
     setup_error: SetupError | None
     """Reason why no job can be done any more; None if jobs can be done."""
-    to_kill: list[Any]
+    to_kill: list[Sealed]
     """Handles of hanging actors: workers, and trial actors of Tune."""
     notes: list[str]
     """Lines for the user since the last call."""
     activity: str | None
     """Last message of the first rank of a slot about its present activity (``trainables.activity``)."""
-    controllers: dict[int, Any]
+    controllers: dict[int, Sealed]
     """Slot -> handle of Train's controller."""
     placement_groups: dict[int, Any]
     """Slot -> placement group of its workers."""

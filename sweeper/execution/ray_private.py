@@ -61,14 +61,17 @@ def unwanted_callbacks() -> tuple[type, type]:
     return PlacementGroupCleanerCallback, DatasetsCallback
 
 
-def default_callbacks_method() -> str:
-    """Return the name of TorchTrainer._create_default_callbacks.
+def data_parallel_trainer() -> Any:
+    """Return DataParallelTrainer of Train's second version, whose public subclass is TorchTrainer.
 
-    Without it the unwanted callbacks of Train cannot be left out.
+    Without it the driver and a process for each slot import torch, which they do not use. Without its method
+    _create_default_callbacks the unwanted callbacks of Train cannot be left out.
     """
-    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-    return str(TorchTrainer._create_default_callbacks.__name__)
+    if not callable(DataParallelTrainer._create_default_callbacks):
+        raise ImportError("DataParallelTrainer has no _create_default_callbacks any more")
+    return DataParallelTrainer
 
 
 def available_resources_per_node() -> dict[str, dict[str, float]]:

@@ -24,6 +24,7 @@ from sweeper.jobs import (
     Job,
     JobResult,
     MeasureJob,
+    MemoryJob,
     ProbeJob,
     SecondLookJob,
     TrainedWeights,
@@ -31,7 +32,7 @@ from sweeper.jobs import (
     UntouchedJob,
 )
 from sweeper.records import UntouchedModel
-from trainables.records import Measurement, Report, SecondLook, TrialResult, TrialTiming
+from trainables.records import Measurement, MemoryNeed, Report, SecondLook, TrialResult, TrialTiming
 from trainables.settings.task import TaskSettings
 
 if TYPE_CHECKING:
@@ -76,6 +77,9 @@ class _TrialRunner:
             case SecondLookJob():
                 with channel.long_operation("measuring"):
                     return self._look_again(job)
+            case MemoryJob():
+                with channel.long_operation("measuring memory"):
+                    return self._measure_memory(job)
             case ProbeJob():
                 channel.heartbeat()
                 return self._probe(job, channel)
@@ -171,6 +175,14 @@ class _TrialRunner:
             heartbeat=channel.heartbeat,
             long_operation=channel.long_operation,
         )
+
+    def _measure_memory(self, job: MemoryJob) -> MemoryNeed:
+        from trainables.settings.parameters import Parameters
+        from trainables.training.hooks import Hooks
+        from trainables.training.trial import measure_memory
+
+        parameters = Parameters.model_validate(job.parameters)
+        return measure_memory(self._context, parameters, folder=job.folder, group=self._group, hooks=Hooks())
 
     def _measure(self, job: MeasureJob) -> Measurement:
         measures = self._context.measures

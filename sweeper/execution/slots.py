@@ -23,8 +23,7 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayError
-from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
-from ray.train.torch import TorchTrainer
+from ray.train import BackendConfig, ControllerError, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.util.placement_group import get_current_placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -32,6 +31,7 @@ from sweeper.errors import UnavailableError, UserError
 from sweeper.execution import ray_private
 from sweeper.execution.capacity import SlotPlan
 from sweeper.execution.dispatcher import Dispatcher
+from sweeper.execution.handles import Sealed, seal, unseal
 from sweeper.execution.job_queue import JobLimits
 from sweeper.execution.messages import SetupError, SlotsState
 from sweeper.execution.worker import MakeRunner, Worker, WorkerContext
@@ -52,6 +52,7 @@ for instance because the worker had no memory when it came, and ``ray.get`` woul
 _logger = logging.getLogger(__name__)
 
 WorkerGroupCallback, ControllerCallback = ray_private.group_callbacks()
+DataParallelTrainer = ray_private.data_parallel_trainer()
 
 
 class _GroupObserver(WorkerGroupCallback, ControllerCallback):  # type: ignore[misc, valid-type]
@@ -62,7 +63,7 @@ class _GroupObserver(WorkerGroupCallback, ControllerCallback):  # type: ignore[m
         self._slot = slot
 
     def after_controller_start(self, train_run_context: Any) -> None:
-        self._dispatcher.register_controller.remote(self._slot, ray.get_runtime_context().current_actor)
+        self._dispatcher.register_controller.remote(self._slot, seal(ray.get_runtime_context().current_actor))
 
     def before_worker_group_start(self, worker_group_context: Any) -> None:
         self._dispatcher.group_starting.remote(self._slot)
@@ -87,8 +88,11 @@ class _GroupObserver(WorkerGroupCallback, ControllerCallback):  # type: ignore[m
                 self._dispatcher.record_failure.remote(self._slot, reason, memory)
 
 
-class _SlotTrainer(TorchTrainer):
-    """A TorchTrainer without the callbacks that slots do not need."""
+class _SlotTrainer(DataParallelTrainer):  # type: ignore[misc, valid-type]
+    """A trainer without the callbacks that slots do not need.
+
+    TorchTrainer would import torch in the driver and in each controller, where nothing uses it.
+    """
 
     def _create_default_callbacks(self) -> list[Any]:
         unwanted = ray_private.unwanted_callbacks()
@@ -124,6 +128,8 @@ def run_worker(config: dict[str, SlotSettings]) -> None:
 
     settings, context = config["slot"], train.get_context()
     device = get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     group = get_current_placement_group()
     assert group is not None, "a Train worker without placement group"
     worker_context = WorkerContext(
@@ -141,7 +147,7 @@ def run_worker(config: dict[str, SlotSettings]) -> None:
         # The closer of the pool removes the placement group: a Train run that does not end by itself keeps its group
         # reserved until the driver ends, because only the dashboard's State API would remove it (Ray 2.60).
         ray.get(settings.dispatcher.register_placement_group.remote(settings.slot, group))
-        worker.worker_loop(settings.make_runner, ray.get_runtime_context().current_actor)
+        worker.worker_loop(settings.make_runner, seal(ray.get_runtime_context().current_actor))
 
 
 def answer(reference: Any) -> Any:
@@ -186,6 +192,7 @@ class SlotPool:
         """Reason why the job queue cannot be asked any more."""
         self._lock = threading.Lock()
         self._controllers: dict[int, Any] = {}
+        self._sealed_controllers: dict[int, Sealed] = {}
         self._groups: dict[int, Any] = {}
         """Slot -> placement group. Stored here too, because the queue's actor may die."""
         self._given_up: set[int] = set()
@@ -362,7 +369,9 @@ class SlotPool:
     def _act_on(self, state: SlotsState) -> None:
         self.warm, self.activity = state.warm, state.activity
         with self._lock:
-            self._controllers.update(state.controllers)
+            for slot, sealed in state.controllers.items():
+                if self._sealed_controllers.get(slot) != sealed:
+                    self._sealed_controllers[slot], self._controllers[slot] = sealed, unseal(sealed)
             self._groups.update(state.placement_groups)
             given_up = state.set_aside.keys() - self._given_up
             self._given_up |= given_up
@@ -370,7 +379,7 @@ class SlotPool:
             self._note(line)
         for actor in state.to_kill:
             with suppress(RayError, ValueError):  # the actor has ended meanwhile
-                ray.kill(actor)  # SIGKILL after 5 s if it does not end by itself (Ray 2.60), stopped or not
+                ray.kill(unseal(actor))  # SIGKILL after 5 s if it does not end by itself (Ray 2.60), stopped or not
         for slot in given_up:
             if slot in self._controllers:
                 with suppress(RayError, ValueError):
@@ -417,6 +426,7 @@ class SlotPool:
                     gpus_per_worker=plan.gpus_per_worker,
                 )
             },
+            backend_config=_torch_backend() if plan.workers_per_trial > 1 else None,
             scaling_config=ScalingConfig(
                 num_workers=plan.workers_per_trial,
                 use_gpu=plan.gpus_per_worker > 0,
@@ -430,6 +440,13 @@ class SlotPool:
                 callbacks=[_GroupObserver(self.dispatcher, slot)],
             ),
         )
+
+
+def _torch_backend() -> BackendConfig:
+    """Return the backend that joins the workers of a slot in a torch.distributed group."""
+    from ray.train.torch import TorchConfig
+
+    return TorchConfig()
 
 
 def setup_exception(setup_error: SetupError) -> Exception:

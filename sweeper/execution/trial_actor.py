@@ -7,6 +7,7 @@ from typing import Any
 import ray
 from ray import tune
 
+from sweeper.execution.handles import seal
 from sweeper.execution.messages import JobUpdate, SetupError
 
 UPDATE = "update"
@@ -40,5 +41,5 @@ class TrialActor(tune.Trainable):
         self._name = (config["kind"], config["key"])
         self._seen = int(config["seen"])
         if self._name[0] != WARM_UP:
-            actor = ray.get_runtime_context().current_actor
+            actor = seal(ray.get_runtime_context().current_actor)
             ray.get(self._dispatcher.register_follower.remote(self._name, actor))

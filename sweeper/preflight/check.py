@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -15,11 +15,14 @@ from urllib.parse import urlsplit
 from sweeper.errors import UnavailableError, UserError
 from sweeper.front.second_look import look_text
 from sweeper.run.chance import check_chance
+from sweeper.run.memory_text import memory_line
 from sweeper.run.resources import plan_slots
 from sweeper.run.usage import check_device, new_session
 from sweeper.spec.quantities import parse_budget
+from sweeper.spec.scopes import largest_scope
 from sweeper.spec.set_checks import set_notes
 from sweeper.spec.spec import Spec
+from trainables.records import MemoryNeed
 from trainables.settings.sets import Split
 from trainables.settings.task import Expectation, split_of
 
@@ -46,10 +49,11 @@ def check_sweep(
     echo(f"spec: {spec.name}, {spec.search.trials} trials, seed {spec.search.seed}")
     for note in [*spec.notes, *set_notes(spec.sets)]:
         echo(note)
+    needs: list[MemoryNeed] = []
     return [
         *check_places(storage, tracking_uri, echo),
-        *_model_and_image_problems(spec, echo),
-        *_problems(lambda: _check_capacity(spec, gpus, address, echo)),
+        *_model_and_image_problems(spec, echo, needs.append),
+        *_problems(lambda: _check_capacity(spec, gpus, address, needs, echo)),
     ]
 
 
@@ -63,12 +67,14 @@ def check_places(
     ]
 
 
-def _model_and_image_problems(spec: Spec, echo: Callable[[str], None]) -> list[UserError | UnavailableError]:
-    """Return the problems of model and images.
+def _model_and_image_problems(
+    spec: Spec, echo: Callable[[str], None], measured: Callable[[MemoryNeed], None]
+) -> list[UserError | UnavailableError]:
+    """Return the problems of model and images; ``measured`` gets the memory that a worker on this CPU needs.
 
     If the model cannot be loaded, no image is prepared for it, but the sets are read as far as possible.
     """
-    problems = _problems(lambda: check_model_and_images(spec, echo))
+    problems = _problems(lambda: check_model_and_images(spec, echo, measured))
     if problems:
         told = {str(problem) for problem in problems}
         problems += [problem for problem in _listing_problems(spec, echo) if str(problem) not in told]
@@ -155,8 +161,13 @@ def refuse_early(gpus: float | None, address: str | None, echo: Callable[[str], 
         echo(note)
 
 
-def check_model_and_images(spec: Spec, echo: Callable[[str], None]) -> None:
+def check_model_and_images(
+    spec: Spec, echo: Callable[[str], None], measured: Callable[[MemoryNeed], None] = lambda need: None
+) -> None:
     """Do the part of ``check_sweep`` that loads the model and reads the images.
+
+    Args:
+        measured: gets the memory that a worker on this CPU needs.
 
     Raises:
         UserError: the model or the images cannot be used.
@@ -165,7 +176,10 @@ def check_model_and_images(spec: Spec, echo: Callable[[str], None]) -> None:
 
     from trainables.evaluation.measure import zero_shot
     from trainables.numerics import flushed_denormals
+    from trainables.settings.parameters import Parameters
     from trainables.tasks.known import open_context
+    from trainables.training.hooks import Hooks
+    from trainables.training.trial import measure_memory
 
     if spec.model.architecture.startswith("hf-hub:") or (spec.model.pretrained and not spec.model.is_bare_file):
         echo("model: loading it, from its hub if it is not in the cache")
@@ -184,6 +198,8 @@ def check_model_and_images(spec: Spec, echo: Callable[[str], None]) -> None:
             check_chance(spec, zero_shot(context), echo)
             if spec.model.expect is not None:
                 _check_expectation(context, spec.model.expect, echo)
+            parameters = Parameters.model_validate(largest_scope(spec).parameters)
+            measured(measure_memory(context, parameters, folder=Path(scratch) / "trial", hooks=Hooks()))
         except ValueError as error:
             raise UserError(str(error)) from error
 
@@ -262,7 +278,9 @@ def _check_expectation(context: TrialContext, expect: Expectation, echo: Callabl
     raise ValueError(f"model.expect: {expect.set} gives {text}, not {expect.accuracy} +- {expect.tolerance}. {likely}")
 
 
-def _check_capacity(spec: Spec, gpus: float | None, address: str | None, echo: Callable[[str], None]) -> None:
+def _check_capacity(
+    spec: Spec, gpus: float | None, address: str | None, needs: Sequence[MemoryNeed], echo: Callable[[str], None]
+) -> None:
     from sweeper.execution import cluster
 
     refuse_early(gpus, address, echo)
@@ -273,3 +291,8 @@ def _check_capacity(spec: Spec, gpus: float | None, address: str | None, echo: C
         cluster.disconnect()
     check_device(None if spec.limits.budget is None else parse_budget(spec.limits.budget), new_session(plan))
     echo(f"capacity: {plan.text}")
+    if plan.gpus_per_worker > 0:
+        echo("memory of the GPU: --probe measures it, and the sweep when it starts")
+        return
+    for need in needs:
+        echo(memory_line(need, plan, measured=1))

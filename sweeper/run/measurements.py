@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from pathlib import Path
 from typing import Any
 
 from sweeper.errors import UnavailableError
@@ -20,14 +22,14 @@ from sweeper.front.second_look import (
     pooled,
     with_second_looks,
 )
-from sweeper.jobs import Job, JobResult, MeasureJob, Outcome, SecondLookJob, TrainedWeights, UntouchedJob
+from sweeper.jobs import Job, JobResult, MeasureJob, MemoryJob, Outcome, SecondLookJob, TrainedWeights, UntouchedJob
 from sweeper.records import Front, PointName, TrialRecord, UntouchedModel
 from sweeper.run.expected_cost import MeasuringPace
 from sweeper.run.progress import Progress
 from sweeper.run.signals import SessionInterrupted, StopSignal
 from sweeper.spec.spec import Spec
 from sweeper.storage.sweep_folder import SweepFolder
-from trainables.records import Measurement, SecondLook
+from trainables.records import Measurement, MemoryNeed, SecondLook
 
 
 class Measurements:
@@ -76,6 +78,23 @@ class Measurements:
         assert isinstance(untouched, UntouchedModel)
         self._tell_broken(untouched.broken)
         return untouched
+
+    def measure_memory(self, parameters: Mapping[str, Any], folder: Path, tell: Callable[[MemoryNeed], None]) -> None:
+        """Have a slot measure the memory of a trial of these parameters, while trials begin in the others.
+
+        Args:
+            folder: for the files of the measured trial; removed afterwards.
+            tell: gets the result, on another thread; not called if the measurement fails, which ends no sweep.
+        """
+
+        def done(future: Future[Outcome]) -> None:
+            shutil.rmtree(folder, ignore_errors=True)
+            outcome = None if future.exception() is not None else future.result()
+            if outcome is not None and isinstance(outcome.result, MemoryNeed):
+                tell(outcome.result)
+
+        job = MemoryJob(key=self._next_key(), folder=folder, parameters=dict(parameters))
+        self._submit_job(job).add_done_callback(done)
 
     @property
     def looking(self) -> bool:

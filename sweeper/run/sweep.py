@@ -5,9 +5,11 @@ Ray only executes: everything that must survive is in the sweep's folder, and ``
 
 from __future__ import annotations
 
+import importlib
 import shutil
+import threading
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -24,6 +26,7 @@ from sweeper.run.cleanup import SessionCleanup
 from sweeper.run.control import SessionControl
 from sweeper.run.expected_cost import cost_model
 from sweeper.run.measurements import Measurements
+from sweeper.run.memory_text import memory_line
 from sweeper.run.preparation import ActiveSearch, begin_search
 from sweeper.run.progress import Progress
 from sweeper.run.resources import job_limits, plan_slots, runner_for
@@ -34,6 +37,7 @@ from sweeper.run.usage_text import live_line
 from sweeper.search.floor_files import planned_trials
 from sweeper.search.study import read_trials, searched
 from sweeper.spec.quantities import HOUR_S, Price, hours, parse_budget
+from sweeper.spec.scopes import largest_scope
 from sweeper.spec.spec import Spec
 from sweeper.storage.lease import HeldLease
 from sweeper.storage.sweep_folder import SweepFolder
@@ -129,15 +133,17 @@ def run_sweep(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Option
         resumable = session.enter_context(
             ResumableSession(tracker, stop, resume, has_begun=folder.has_begun(), flush_s=TAIL_S)
         )
-        tracker.warm_up()
-        # These import Ray, which takes seconds: only when a sweep runs, and after signals are handled.
-        from sweeper.execution.slots import SlotPool
-        from sweeper.execution.tune import run_trials
-
+        imports = threading.Thread(target=_import_libraries, daemon=True, name="imports")
+        imports.start()
         with ExitStack() as held:
             # These are given back before the wait for MLflow: the cluster, its slots, the charge for them.
             cluster.connect(options.address)
             held.callback(cluster.disconnect)
+            imports.join()
+            # These import Ray's Train and Tune, which takes seconds: only when a sweep runs.
+            from sweeper.execution.slots import SlotPool
+            from sweeper.execution.tune import run_trials
+
             if (logs := cluster.session_folder()) is not None:
                 cleanup.remove_at_end(logs)
             # If Ray's own processes are missing, its calls never return or end this process without a message.
@@ -198,6 +204,11 @@ def run_sweep(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Option
                 progress.step(slots.warm)
                 if untouched is None:
                     return None
+                measurements.measure_memory(
+                    largest_scope(spec).parameters,
+                    ray_folder / "memory",
+                    lambda need: progress.line(memory_line(need, plan, measured=slots.warm * plan.workers_per_trial)),
+                )
                 progress.searching()
                 return begin_search(
                     folder,
@@ -241,6 +252,16 @@ def run_sweep(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Option
             ),
             unfinished_work=usage.unfinished_work(),
         )
+
+
+def _import_libraries() -> None:
+    """Import what Ray's Train and the study need, while Ray starts: its agent keeps one core busy for seconds.
+
+    None of these imports Ray: two threads that import parts of one package may get unfinished modules.
+    """
+    for name in ("pandas", "pyarrow", "optuna", "sqlalchemy"):
+        with suppress(ImportError):  # reported by the code that needs it
+            importlib.import_module(name)
 
 
 def _end_at_once(cleanup: SessionCleanup, progress: Progress, line: str) -> None:

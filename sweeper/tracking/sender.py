@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import importlib
 import json
 import logging
 import os
@@ -175,8 +174,6 @@ def main() -> None:
                 break
             except BlockingIOError:  # the sender of a killed driver is about to end
                 wakes.wait(0.2)
-        with contextlib.suppress(ImportError):  # reported when it is needed
-            importlib.import_module("mlflow")  # takes seconds, while the sweep's workers start
         wakes.wait(None)
         store = Store(uri=settings["uri"], artifacts=artifacts)
         with mlflow_environment():

@@ -110,11 +110,6 @@ class Tracker:
         self._remember(event)
         self._wake(b"\n")
 
-    def warm_up(self) -> None:
-        """Start the sender, which takes seconds to import MLflow. It sends nothing before the first event."""
-        with self._sender_lock, contextlib.suppress(OSError):  # the first event tries again
-            self._start_sender()
-
     def sweep_started(self, spec_resolved: dict[str, Any], tags: dict[str, str]) -> None:
         """Record the start or a resume of the sweep.
 

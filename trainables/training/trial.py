@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,10 @@ from trainables.context.trial_context import TrialContext
 from trainables.distributed import WorkerGroup
 from trainables.evaluation.hits import Hits
 from trainables.files import StorageError
-from trainables.memory import MicroBatchReduced, halve, run_or_none_on_oom
+from trainables.memory import MemoryGauge, MicroBatchReduced, halve, run_or_none_on_oom
 from trainables.models.policy import Policy
 from trainables.numerics import flushed_denormals
-from trainables.records import Point, Report, TrialResult, WeightsKind
+from trainables.records import MemoryNeed, Point, Report, TrialResult, WeightsKind
 from trainables.settings.parameters import Parameters
 from trainables.training.averaging import BetaAverage
 from trainables.training.batches import Batches, Rows, steps_per_epoch
@@ -73,6 +74,42 @@ def run_trial(
     except BaseException as error:
         _clear_frames(error)
         raise
+
+
+def measure_memory(
+    context: TrialContext, parameters: Parameters, *, folder: Path, group: WorkerGroup | None = None, hooks: Hooks
+) -> MemoryNeed:
+    """Return the memory that training needs, measured on one micro-batch; the optimiser's part is computed.
+
+    Args:
+        folder: for the trial's files, which are not needed afterwards.
+
+    Raises:
+        ValueError: the parameters do not fit the model.
+        memory.OutOfMemory: not even one pair of images fits into memory.
+    """
+    group = group or WorkerGroup(device=context.device)
+    gauge = MemoryGauge(context.device)
+    policy = context.policy(parameters)
+    trial_folder = TrialFolder(folder)
+    writer = CheckpointWriter(trial_folder)
+    try:
+        with flushed_denormals():
+            trial_folder.claim()
+            trial = _Trial(context, policy, parameters, 0, trial_folder, writer, group, hooks, ())
+            trial.set_micro_batches(after_out_of_memory=False)
+            size, peak_bytes = trial.peak_of_a_micro_batch(gauge)
+    finally:
+        context.release(policy)
+    moments_bytes = 2 * sum(parameter.nbytes for parameter in policy.tuned().values())
+    return MemoryNeed(
+        tune=parameters.tune,
+        micro_batch_size=size,
+        peak_bytes=peak_bytes + moments_bytes,
+        own_bytes=gauge.own_bytes,
+        free_bytes=gauge.free_bytes,
+        total_bytes=gauge.total_bytes,
+    )
 
 
 def _run(
@@ -256,6 +293,19 @@ class _Trial:
 
         speeds = measure_speeds(min(most, len(pairs)), pairs_per_s)
         return {"pairs": np.array(list(speeds), dtype=np.int64), "pairs_per_s": np.array(list(speeds.values()))}
+
+    def peak_of_a_micro_batch(self, gauge: MemoryGauge) -> tuple[int, int]:
+        """Return the size of micro-batches and the peak memory, in bytes, of the passes over one of them.
+
+        Raises:
+            OutOfMemory: not even one pair fits.
+        """
+        pairs = self._batches.of_step(0).of_worker(self._group)
+        size = min(self._micro_batch_size, len(pairs))
+        with gauge:
+            while run_or_none_on_oom(partial(self._fits, pairs.split(size)[0])) is None:
+                size = halve(size)
+        return size, gauge.peak_bytes
 
     def _resume(self) -> None:
         with self._hooks.long_operation("loading the checkpoint"):

@@ -32,7 +32,7 @@ def says_what_breaks(function: Callable[[], Any]) -> Any:
         ray_private.startup_timeout_error,
         ray_private.health_check_error,
         ray_private.unwanted_callbacks,
-        ray_private.default_callbacks_method,
+        ray_private.data_parallel_trainer,
         ray_private.silence_raylet,
         ray_private.token_authentication,
     ],
