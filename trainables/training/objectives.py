@@ -131,7 +131,7 @@ def equal_means_weights(means: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     whole = (counts > 0).all(1)
     pairs = values * (values - 1) / 2
     spread = values * means - means.sum(1, keepdim=True)  # of value v: sum over w of (mean_v - mean_w)
-    loss = (spread * means).sum(1)[whole].sum() / pairs / whole.sum().clamp(min=1)
+    loss = ((spread * means).sum(1) * whole).sum() / pairs / whole.sum().clamp(min=1)
     gradient = 2 * spread / pairs / whole.sum().clamp(min=1) / counts.clamp(min=1)
     return loss, gradient * whole[:, None]
 

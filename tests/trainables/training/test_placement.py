@@ -204,9 +204,6 @@ def test_a_point_is_measured_on_test_and_exported_as_on_a_cpu(finished: Finished
     assert finished.logit_gap < LOGITS_TOLERANCE
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="indices, labels, mean and deviation are copied to the GPU in each step"
-)
 def test_the_host_waits_no_more_than_once_in_a_step(finished: Finished) -> None:
     for step, waits in zip(("before", "after"), finished.waits, strict=True):
         lines = [f"{count} x {kind} at {line}" for (kind, line), count in waits.most_common()]
