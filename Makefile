@@ -2,19 +2,24 @@
 PYTHON ?= python3
 VENV ?= .venv
 
-.PHONY: quickstart test browser drills wheel versions lint format
+.PHONY: quickstart test browser gpu drills wheel versions lint format
 
 quickstart: $(VENV)/.installed
 	$(VENV)/bin/sweeper run search_spaces/quickstart.yaml --new
 
 test: $(VENV)/.installed-dev
-	$(VENV)/bin/python -m pytest -m "not drill and not browser" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(VENV)/bin/python -m pytest -m "not drill and not browser and not gpu" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # The front's page in headless Chromium. Chromium is the system's: playwright's own is not downloaded.
 browser: $(VENV)/.installed-browser
 	@command -v chromium > /dev/null || command -v chromium-browser > /dev/null || command -v google-chrome > /dev/null \
 		|| { echo "make browser needs Chromium: on Debian, apt-get install chromium"; exit 1; }
 	$(VENV)/bin/python -m pytest -m browser $(ARGS)
+
+# On a machine with a GPU, in about ten minutes and without network: installs nothing, runs on PYTHON as it is. WHEELS
+# names a folder of wheels for packages that it lacks; the results go to benchmarks/results/gpu.md.
+gpu:
+	$(PYTHON) -m tests.gpu $(if $(WHEELS),--wheels $(WHEELS)) $(ARGS)
 
 # Whole sweeps, killed and disturbed at random moments: hours. ARGS="--list" names them; docs/durability.md has results.
 drills: $(VENV)/.installed-dev

@@ -228,7 +228,7 @@ def task_of(folder: Path, batch: int, precision: str) -> TaskSettings:
             },
             "train": {"set": "noise"},
             "evaluate": {"search": {"sets": ["noise"]}, "test": {"sets": ["noise"]}},
-            "training": {"epochs": 3, "global_batch_size": batch, "precision": precision},
+            "training": {"epochs": 3, "global_batch_size": batch, "micro_batch_size": None, "precision": precision},
         }
     )
 

@@ -25,10 +25,6 @@ def nccl(device: torch.device, tmp_path: Path) -> Iterator[torch.device]:
     dist.destroy_process_group()
 
 
-class OneOfOne(WorkerGroup):
-    """A group of one worker that calls the collectives nevertheless."""
-
-
 def test_collectives_and_gradients(nccl: torch.device, tmp_path: Path) -> None:
     # A world size of two only says that collectives are called; the process group has one rank.
     group = WorkerGroup(rank=0, world_size=2, device=nccl)

@@ -24,7 +24,13 @@ SECONDS = 400.0
 
 
 def test_two_slots_share_the_gpu_and_a_killed_worker_is_replaced(device: torch.device, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "from sweeper.cli.main import main; main()", "run", str(ROOT / "search_spaces" / "quickstart.yaml")]
+    command = [
+        sys.executable,
+        "-c",
+        "from sweeper.cli.main import main; main()",
+        "run",
+        str(ROOT / "search_spaces" / "quickstart.yaml"),
+    ]
     command += ["--trials", "8", "--storage", str(tmp_path), "--set", "training.checkpoint_every_s=1"]
     command += ["--gpus", "0"] if TRIED_ON_CPU else ["--gpus", "1", "--set", "resources.gpus_per_worker=0.5"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
