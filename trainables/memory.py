@@ -65,7 +65,7 @@ class MemoryGauge:
             memory = psutil.virtual_memory()
             self.free_bytes, self.total_bytes = memory.available, memory.total
         self.own_bytes = self._now_bytes()
-        """Of the process when the gauge was made."""
+        """Memory of the process when the gauge was made."""
         self.peak_bytes = self.own_bytes
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None

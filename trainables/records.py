@@ -226,7 +226,7 @@ class MemoryNeed:
     tune: str
     micro_batch_size: int
     peak_bytes: int
-    """Of the whole process in a step, on its device: GPU memory, or the host's."""
+    """Memory of the whole process in a step, on its device: the GPU's, or the host's."""
     own_bytes: int
     """Of the process before the step."""
     free_bytes: int

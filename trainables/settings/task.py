@@ -226,8 +226,8 @@ class TrainingSettings(Settings):
     """Shape of the average over weights: step i of n counts by the Beta(b, b) density at i / n, as in the authors'
     code. Below 1 the first and last steps count most."""
     checkpoint_every_s: Positive = 60.0
-    """Seconds between checkpoints: a trial that is killed repeats at most this long and a step. Raise it where a
-    checkpoint is large and the storage slow."""
+    """Seconds between checkpoints: a trial that is killed repeats at most this long and a step. Use more where
+    checkpoints are large and the storage is slow."""
 
     def epochs_of(self, parameters: Parameters) -> int:
         """Return how many epochs a trial trains."""

@@ -41,7 +41,7 @@ class Batches:
         self._rows, self._steps_per_epoch, self._seed, self._device = rows, steps_per_epoch, seed, device
         self._epoch = -1
         self._batches: list[Rows] = []
-        """Of the present epoch."""
+        """Batches of the present epoch."""
 
     def of_step(self, step: int) -> Rows:
         """Return the rows of the global batch of a step, counted from 0."""

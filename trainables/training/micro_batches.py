@@ -7,7 +7,7 @@ from collections.abc import Callable
 SMALLEST = 16
 """Least size that is tried, in pairs."""
 TOLERANCE = 0.03
-"""Of sizes whose speeds differ by at most this share, the smallest is chosen: it needs the least memory."""
+"""Largest share by which the chosen size may be slower than the fastest: a smaller one needs less memory."""
 
 
 def sizes_to_try(most: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""What a trial's loss needs of its training images: inputs, labels and the reference's logits, on the trial's device.
+"""Inputs, labels and reference logits of a trial's training images, on the trial's device.
 
 Nothing here makes the host wait for a GPU, except images that do not fit on it (see ``context.pinned_feed``).
 """
