@@ -228,7 +228,7 @@ class MemoryNeed:
     peak_bytes: int
     """Memory of the whole process in a step, on its device: the GPU's, or the host's."""
     own_bytes: int
-    """Of the process before the step."""
+    """Memory of the process before the step."""
     free_bytes: int
     """Free memory of the device, or of the machine, before the step."""
     total_bytes: int

@@ -45,13 +45,15 @@ def main() -> None:
     options = parser.parse_args()
     rows, ratios = [], []
     for seed in range(options.runs):
-        told, took_s = run(options.spec, options.trials, seed)
+        told, began_s, took_s = run(options.spec, options.trials, seed)
         of_run = []
         for share in _SHARES:
             line = next((line for line in told if line.ended >= share * line.planned), None)
             of_run.append(None if line is None else line.left_s / (took_s - line.at_s))
         ratios.append(of_run)
-        rows.append(f"| {seed} | {took_s:.0f} s | " + " | ".join(_text(ratio) for ratio in of_run) + " |")
+        rows.append(
+            f"| {seed} | {began_s:.0f} s | {took_s:.0f} s | " + " | ".join(_text(ratio) for ratio in of_run) + " |"
+        )
         print(rows[-1], flush=True)
     medians = [statistics.median(r for r in column if r is not None) for column in zip(*ratios, strict=True)]
     lines = [
@@ -59,10 +61,10 @@ def main() -> None:
         "",
         "Told over actual time left, when this share of the trials has ended. 1 is right; below 1 it took longer.",
         "",
-        "| seed | took | " + " | ".join(f"{100 * share:.0f} %" for share in _SHARES) + " |",
-        "| --- |" + " --- |" * (1 + len(_SHARES)),
+        "| seed | first trial after | took | " + " | ".join(f"{100 * share:.0f} %" for share in _SHARES) + " |",
+        "| --- |" + " --- |" * (2 + len(_SHARES)),
         *rows,
-        "| median | | " + " | ".join(map(_text, medians)) + " |",
+        "| median | | | " + " | ".join(map(_text, medians)) + " |",
         "",
         environment("ray", "torch"),
     ]
@@ -73,22 +75,24 @@ def _text(ratio: float | None) -> str:
     return "-" if ratio is None else f"{ratio:.2f}"
 
 
-def run(spec: str, trials: int, seed: int) -> tuple[list[Told], float]:
-    """Return what a sweep told, and how long it took in seconds."""
+def run(spec: str, trials: int, seed: int) -> tuple[list[Told], float, float]:
+    """Return what a sweep told, and the seconds until its first trial began and until it ended."""
     with tempfile.TemporaryDirectory() as folder:
         command = [str(Path(sys.executable).with_name("sweeper")), "run", spec, "--trials", str(trials)]
         command += ["--set", f"search.seed={seed}", "--storage", folder]
-        started_s, told = time.monotonic(), []
+        started_s, told, began_s = time.monotonic(), list[Told](), 0.0
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         assert process.stderr is not None
         for line in process.stderr:
+            if "] trial 0 started" in line:
+                began_s = time.monotonic() - started_s
             found = _ENDED.search(line.rstrip())
             if found is not None and found[3] is not None:
                 left_s = float(found[3]) * _UNIT_S[found[4]]
                 told.append(Told(int(found[1]), int(found[2]), left_s, time.monotonic() - started_s))
         if process.wait() != 0:
             raise SystemExit(f"the sweep ended with {process.returncode}")
-        return told, time.monotonic() - started_s
+        return told, began_s, time.monotonic() - started_s
 
 
 if __name__ == "__main__":
