@@ -6,6 +6,7 @@ on all of them.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -60,7 +61,8 @@ class WorkerGroup:
         if self.world_size == 1:
             return policy
         devices = [self.device] if self.device.type == "cuda" else None
-        # Batch-norm statistics are frozen; only gradients are synchronised.
-        return nn.parallel.DistributedDataParallel(
-            policy, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        parallel = nn.parallel.DistributedDataParallel
+        # Batch-norm statistics are frozen; only gradients are synchronised. torch 2.13 has renamed the argument.
+        renamed = "forward_sync_buffers" in inspect.signature(parallel).parameters
+        synchronised = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
+        return parallel(policy, device_ids=devices, gradient_as_bucket_view=True, **synchronised)
