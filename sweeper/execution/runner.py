@@ -158,7 +158,8 @@ class _TrialRunner:
             validation_digest=data.validation_digest(),
             broken=data.broken(),
             assumed=context.clip.assumed,
-            versions={"torch": torch.__version__, "open_clip": open_clip.__version__},
+            # TorchVersion is a class of torch: the job queue and the driver would import torch to read the record.
+            versions={"torch": str(torch.__version__), "open_clip": str(open_clip.__version__)},
             device=torch.cuda.get_device_name() if context.device.type == "cuda" else "cpu",
         )
 

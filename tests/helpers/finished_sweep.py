@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import pickle
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TextIO, cast
+from typing import Any, TextIO, cast
 
 from sweeper.execution.runner import make_runner
 from sweeper.execution.worker import Channel, WorkerContext
@@ -69,6 +70,19 @@ class SilentListener:
     def ended(self, trial: TrialRecord) -> None: ...
 
 
+def modules_of(value: object) -> set[str]:
+    """The packages that a process imports to read a pickled value."""
+    packages = set[str]()
+
+    class Recording(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> Any:
+            packages.add(module.partition(".")[0])
+            return super().find_class(module, name)
+
+    Recording(io.BytesIO(pickle.dumps(value))).load()
+    return packages
+
+
 class InProcessSlots:
     """In place of warm slots: every job runs at once in this process."""
 
@@ -81,6 +95,7 @@ class InProcessSlots:
         self.jobs.append(job)
         future: Future[Outcome] = Future()
         result = self._run(job, cast(Channel, SilentChannel()))
+        assert not modules_of(result) & {"torch", "numpy"}, "the job queue and the driver read it without these"
         future.set_result(Outcome(kind="complete", result=result, slot=0, attempt=1))
         return future
 
