@@ -189,6 +189,30 @@ def is_resnet(visual: ImageTower) -> bool:
     return hasattr(visual, "layer4")
 
 
+def prefers_channels_last(visual: ImageTower) -> bool:
+    """Return whether pixels and weights of a tower are to be kept in channels_last: if it has several spatial
+    convolutions.
+
+    ResNets and MobileNets are faster so. ConvNeXt and ViTamin, whose first normalisation changes to channels_last
+    anyway, are as fast, and so are a plain ViT and a Swin, which have one such convolution
+    (benchmarks/results/memory_format.md).
+    """
+    convolutions = [module for module in visual.modules() if isinstance(module, nn.Conv2d)]
+    if any(breaks_in_channels_last(module) for module in convolutions):
+        return False
+    return sum(max(module.kernel_size) > 1 for module in convolutions) > 1
+
+
+def breaks_in_channels_last(convolution: nn.Conv2d) -> bool:
+    """Return whether the backward pass of a convolution overwrites foreign memory of a CPU in channels_last.
+
+    oneDNN 3.12 (torch 2.14) does so for 1x1 convolutions with a stride and fewer input channels than a vector register
+    takes, 16 with AVX-512: issue 6035 of uxlfoundation/oneDNN. The stem of a FastViT has one, on the three colours.
+    """
+    pointwise = max(convolution.kernel_size) == 1 and max(convolution.stride) > 1
+    return pointwise and convolution.groups == 1 and convolution.in_channels < 16
+
+
 def _reads_causally(model: OpenClip) -> bool:
     """Return whether a model is open_clip's own CLIP with OpenAI's text tower.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from tests.helpers.tiny import parameters, world_task, write_clip
 from tests.helpers.tiny_towers import MODELS, PROMPTS, build, images_for
-from trainables.models.clip import Clip
+from trainables.models.clip import Clip, load_clip
 from trainables.models.export import export_model, largest_logit_difference
 from trainables.models.policy import make_policy
 from trainables.models.towers import (
@@ -28,6 +29,7 @@ from trainables.models.towers import (
     trunk,
 )
 from trainables.models.transform import foldable
+from trainables.settings.task import ModelSettings
 from trainables.tasks.known import open_context
 from trainables.training.trial import run_trial
 from trainables.training.trial_folder import TrialFolder
@@ -227,6 +229,39 @@ def test_folded_models_answer_as_the_trial_did(name: str, tmp_path: Path) -> Non
         gap = largest_logit_difference(clip, policy, {"w": w}, 1.0, out, images_for(clip), PROMPTS[0])
         assert gap < 1e-4
         assert json.loads((out / "open_clip_config.json").read_text())["model_cfg"]["embed_dim"] == rank
+
+
+@pytest.mark.parametrize("name", ["resnet", "timm resnet", "convnext"])
+def test_convolutional_towers_run_in_channels_last(name: str, tmp_path: Path) -> None:
+    made, choice = build(name), parameters()
+    images, embeddings = images_for(made), torch.eye(made.embed_dim)
+    policy = make_policy(made, choice, embeddings=embeddings)
+    export_model(made, policy, policy.tuned(), 1.0, tmp_path / "made")
+    clip = load_clip(ModelSettings(architecture=f"local-dir:{tmp_path / 'made'}"))
+    visual, pixels = clip.model.visual, clip.pixels(images)
+
+    def in_channels_last() -> bool:
+        kernels = [value for value in visual.parameters() if value.ndim == 4]
+        several = sum(not value.is_contiguous() for value in kernels) > 1
+        return several and all(value.is_contiguous(memory_format=torch.channels_last) for value in kernels)
+
+    assert in_channels_last()
+    assert pixels.is_contiguous(memory_format=torch.channels_last) and not pixels.is_contiguous()
+    contiguous = copy.deepcopy(visual).to(memory_format=torch.contiguous_format)
+    torch.testing.assert_close(visual(pixels), contiguous(pixels.contiguous()), atol=1e-5, rtol=1e-4)
+    policy = make_policy(clip, choice, embeddings=embeddings)
+    weights = policy.tuned()
+    export_model(clip, policy, weights, 1.0, tmp_path / "again")
+    assert largest_logit_difference(clip, policy, weights, 1.0, tmp_path / "again", images, PROMPTS[0]) < 1e-4
+    clip.to(torch.device("meta"))  # any device: no memory is needed there
+    assert in_channels_last()
+
+
+@pytest.mark.parametrize("name", ["vit", "siglip", "pe", "swin", "fastvit"])
+def test_other_towers_take_contiguous_pixels(name: str) -> None:
+    """The backward pass of a FastViT's first layer would damage the process: see ``breaks_in_channels_last``."""
+    clip = build(name)
+    assert clip.pixels(images_for(clip)).is_contiguous()
 
 
 @pytest.mark.parametrize("name", ["PE-Core-T-16-384", "MobileCLIP2-S0", "EVA02-B-16"])
