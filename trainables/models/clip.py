@@ -28,7 +28,7 @@ from trainables.models.model_files import (
     tensor_shapes,
     unwrapped,
 )
-from trainables.models.towers import OpenClip, is_resnet
+from trainables.models.towers import OpenClip, prefers_channels_last
 from trainables.settings.task import WEIGHT_SUFFIXES, ModelSettings
 
 CONFIG_FILE = "open_clip_config.json"
@@ -81,17 +81,12 @@ class Clip:
             self._normalisation[device] = mean, std
         mean, std = self._normalisation[device]
         images = images.sub_(mean).div_(std)
-        return images.contiguous(
-            memory_format=torch.channels_last if self.is_convolutional else torch.contiguous_format
-        )
+        channels_last = prefers_channels_last(self.model.visual)
+        return images.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
     def tokens(self, prompts: list[str]) -> Tensor:
         """Tokenise C prompts -> (C, L) token ids on the model's device."""
         return self.tokenizer(prompts).to(self.device)
-
-    @property
-    def is_convolutional(self) -> bool:
-        return is_resnet(self.model.visual)
 
     def to(self, device: torch.device) -> Clip:
         self.model.to(device)
@@ -137,7 +132,7 @@ def load_clip(settings: ModelSettings) -> Clip:
             f"model {settings.architecture}: {len(broken)} of its weights hold values that are not finite "
             f"({_few(broken)}); the file is damaged or the training diverged"
         )
-    if is_resnet(model.visual):
+    if prefers_channels_last(model.visual):
         model.visual.to(memory_format=torch.channels_last)
     if settings.shear is not None:
         from trainables.world.shear import shear

@@ -6,8 +6,10 @@ open_clip's own functions are not used: ``lock`` has another meaning in each tow
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,8 @@ OpenClip = Any
 """``open_clip.CLIP`` or ``CustomTextCLIP``, which have no types and no common class."""
 ImageTower = Any
 """``visual`` of a CLIP: open_clip's VisionTransformer, ModifiedResNet or TimmModel."""
+TimmKind = Literal["vit", "eva", "convnext", "fastvit", "swin"]
+"""Kinds of timm trunks that can be split, see ``_timm_kind``."""
 
 
 def split_blocks(visual: ImageTower) -> list[nn.Module] | None:
@@ -56,28 +60,31 @@ def last_parameters(visual: ImageTower, blocks: int) -> list[str]:
 
 
 def can_split(visual: ImageTower) -> bool:
-    """Return whether ``trunk`` and ``head`` support a tower: open_clip's ViT, ResNet, timm's plain ViT (SigLIP's)."""
-    if is_resnet(visual) or _is_timm_vit(visual):
+    """Return whether ``trunk`` and ``head`` support a tower.
+
+    They support open_clip's ViT and ResNet, and timm's plain ViT (SigLIP's), Eva (EVA02, PE-Core), ConvNeXt, FastViT
+    (MobileCLIP) and Swin.
+    """
+    if is_resnet(visual) or _timm_kind(visual) is not None:
         return True
     transformer: Any = getattr(visual, "transformer", None)
     return hasattr(visual, "_embeds") and hasattr(transformer, "resblocks") and bool(transformer.batch_first)
 
 
 def trunk(visual: ImageTower, pixels: Tensor, blocks: int, *, checkpointed: bool = False) -> Any:
-    """Return the activations in front of the last ``blocks`` blocks: (B, tokens, width) of a ViT, (B, C, H, W) of a
-    ResNet.
+    """Return the activations in front of the last ``blocks`` blocks.
+
+    They are (B, tokens, width) of a ViT or Eva, (B, C, H, W) of a ResNet, ConvNeXt or FastViT, (B, H, W, C) of a Swin.
     """
     if is_resnet(visual):
         x = _run(visual.stem, pixels, checkpointed)
-    elif _is_timm_vit(visual):
-        vit = visual.trunk
-        x = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(pixels))))
+    elif _timm_kind(visual) is not None:
+        x = _timm_stem(visual, pixels)
     else:
         x = visual._embeds(pixels)
-    parts = split_blocks(visual)
-    assert parts is not None
-    for part in parts[: len(parts) - blocks]:
-        x = _run(part, x, checkpointed)
+    steps = _steps(visual, x)
+    for step in steps[: len(steps) - blocks]:
+        x = _run(step, x, checkpointed)
     return x
 
 
@@ -87,17 +94,14 @@ def head(visual: ImageTower, activations: Tensor, blocks: int, *, checkpointed: 
     Args:
         checkpointed: recompute the activations inside a block in the backward pass.
     """
-    parts = split_blocks(visual)
-    assert parts is not None and blocks > 0
-    x = activations
-    *before, last = parts[len(parts) - blocks :]
-    for part in before:
-        x = _run(part, x, checkpointed)
-    x = _run(partial(_class_token, last) if _answers_by_class_token(visual) else last, x, checkpointed)
+    x, steps = activations, _steps(visual, activations)
+    assert blocks > 0
+    for step in steps[len(steps) - blocks :]:
+        x = _run(step, x, checkpointed)
     if is_resnet(visual):
         return visual.attnpool(x)
-    if _is_timm_vit(visual):
-        return visual.head(visual.trunk.forward_head(visual.trunk.norm(x)))
+    if _timm_kind(visual) is not None:
+        return visual.head(visual.trunk.forward_head(_timm_norm(visual, x)))
     pooled, _ = visual._pool(x)
     return pooled if visual.proj is None else pooled @ visual.proj
 
@@ -185,6 +189,30 @@ def is_resnet(visual: ImageTower) -> bool:
     return hasattr(visual, "layer4")
 
 
+def prefers_channels_last(visual: ImageTower) -> bool:
+    """Return whether pixels and weights of a tower are to be kept in channels_last: if it has several spatial
+    convolutions.
+
+    ResNets and MobileNets are faster so. ConvNeXt and ViTamin, whose first normalisation changes to channels_last
+    anyway, are as fast, and so are a plain ViT and a Swin, which have one such convolution
+    (benchmarks/results/memory_format.md).
+    """
+    convolutions = [module for module in visual.modules() if isinstance(module, nn.Conv2d)]
+    if any(breaks_in_channels_last(module) for module in convolutions):
+        return False
+    return sum(max(module.kernel_size) > 1 for module in convolutions) > 1
+
+
+def breaks_in_channels_last(convolution: nn.Conv2d) -> bool:
+    """Return whether the backward pass of a convolution overwrites foreign memory of a CPU in channels_last.
+
+    oneDNN 3.12 (torch 2.14) does so for 1x1 convolutions with a stride and fewer input channels than a vector register
+    takes, 16 with AVX-512: issue 6035 of uxlfoundation/oneDNN. The stem of a FastViT has one, on the three colours.
+    """
+    pointwise = max(convolution.kernel_size) == 1 and max(convolution.stride) > 1
+    return pointwise and convolution.groups == 1 and convolution.in_channels < 16
+
+
 def _reads_causally(model: OpenClip) -> bool:
     """Return whether a model is open_clip's own CLIP with OpenAI's text tower.
 
@@ -218,8 +246,48 @@ def _class_token(block: Any, x: Tensor) -> Tensor:
     return output
 
 
-def _run(module: Any, x: Tensor, checkpointed: bool) -> Any:
-    return checkpoint(module, x, use_reentrant=False) if checkpointed else module(x)
+def _steps(visual: ImageTower, x: Tensor) -> list[Callable[[Tensor], Any]]:
+    """Return the blocks as functions of activations alone.
+
+    Args:
+        x: activations (B, ...) in front of any block; of an Eva their shape tells the grid of patches.
+    """
+    parts = split_blocks(visual)
+    assert parts is not None
+    if _timm_kind(visual) == "eva":
+        return [partial(block, rope=rope) for block, rope in zip(parts, _ropes(visual.trunk, x), strict=True)]
+    if _answers_by_class_token(visual):
+        return [*parts[:-1], partial(_class_token, parts[-1])]
+    return list(parts)
+
+
+def _ropes(eva: Any, x: Tensor) -> list[Any]:
+    """Return the rotary position embeddings that timm's Eva gives to each of its blocks; None for those without.
+
+    They depend on the grid of patches alone. timm computes them where it adds the absolute position embeddings, in one
+    function with cases for each kind of them, so patches of zeros go through it.
+
+    Args:
+        x: activations (B, tokens, width) of square images.
+    """
+    count = x.shape[1] - eva.num_prefix_tokens
+    grid = (math.isqrt(count), math.isqrt(count)) if eva.dynamic_img_size else (count,)
+    _, rope = eva._pos_embed(x.new_zeros(1, *grid, x.shape[2]))
+    return list(rope) if eva.rope_mixed else [rope] * len(eva.blocks)
+
+
+def _run(step: Callable[[Tensor], Any], x: Tensor, checkpointed: bool) -> Any:
+    if not checkpointed:
+        return step(x)
+    if not hasattr(step, "grad_checkpointing"):
+        return checkpoint(step, x, use_reentrant=False)
+    # A stage of timm recomputes its blocks one by one, which takes less memory than recomputing the whole stage.
+    stage: Any = step
+    stage.grad_checkpointing = True
+    try:
+        return stage(x)
+    finally:
+        stage.grad_checkpointing = False
 
 
 def _stages(resnet: Any) -> list[nn.Module]:
@@ -241,14 +309,51 @@ def _after_blocks(visual: ImageTower) -> list[nn.Module]:
     return [module for _, module in children[place + 1 :]] + [visual.head]
 
 
-def _is_timm_vit(visual: ImageTower) -> bool:
+def _timm_kind(visual: ImageTower) -> TimmKind | None:
+    """Return the kind of a timm trunk that can be split; None for other towers.
+
+    A subclass with a forward pass of its own is another tower.
+    """
     if not hasattr(visual, "trunk"):
-        return False
+        return None
+    from timm.models.convnext import ConvNeXt
+    from timm.models.eva import Eva
+    from timm.models.fastvit import FastVit
+    from timm.models.swin_transformer import SwinTransformer
     from timm.models.vision_transformer import VisionTransformer
 
-    kind = type(visual.trunk)
-    return (
-        isinstance(visual.trunk, VisionTransformer)
-        and kind.forward_features is VisionTransformer.forward_features
-        and kind.forward is VisionTransformer.forward
-    )
+    kinds: dict[TimmKind, Any] = {
+        "vit": VisionTransformer,
+        "eva": Eva,
+        "convnext": ConvNeXt,
+        "fastvit": FastVit,
+        "swin": SwinTransformer,
+    }
+    trunk_type = type(visual.trunk)
+    for kind, known in kinds.items():
+        if (
+            issubclass(trunk_type, known)
+            and trunk_type.forward_features is known.forward_features
+            and trunk_type.forward is known.forward
+        ):
+            return kind
+    return None
+
+
+def _timm_stem(visual: ImageTower, pixels: Tensor) -> Any:
+    """Return the activations in front of a timm trunk's first block."""
+    timm_trunk, kind = visual.trunk, _timm_kind(visual)
+    if kind == "vit":
+        return timm_trunk.norm_pre(timm_trunk.patch_drop(timm_trunk._pos_embed(timm_trunk.patch_embed(pixels))))
+    if kind == "eva":
+        x, _ = timm_trunk._pos_embed(timm_trunk.patch_embed(pixels))
+        return timm_trunk.norm_pre(x)
+    return timm_trunk.patch_embed(pixels) if kind == "swin" else timm_trunk.stem(pixels)
+
+
+def _timm_norm(visual: ImageTower, x: Tensor) -> Any:
+    """Return the input of timm's ``forward_head`` for the activations behind a trunk's last block."""
+    timm_trunk, kind = visual.trunk, _timm_kind(visual)
+    if kind == "fastvit":
+        return timm_trunk.final_conv(x)
+    return timm_trunk.norm_pre(x) if kind == "convnext" else timm_trunk.norm(x)

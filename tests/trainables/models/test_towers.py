@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +15,31 @@ from torch import Tensor
 
 from tests.helpers.tiny import parameters, world_task, write_clip
 from tests.helpers.tiny_towers import MODELS, PROMPTS, build, images_for
-from trainables.models.clip import Clip
+from trainables.models.clip import Clip, load_clip
 from trainables.models.export import export_model, largest_logit_difference
 from trainables.models.policy import make_policy
-from trainables.models.towers import can_split, features, last_parameters, shortened, split_blocks, text_features, trunk
+from trainables.models.towers import (
+    can_split,
+    features,
+    head,
+    last_parameters,
+    shortened,
+    split_blocks,
+    text_features,
+    trunk,
+)
 from trainables.models.transform import foldable
+from trainables.settings.task import ModelSettings
 from trainables.tasks.known import open_context
 from trainables.training.trial import run_trial
 from trainables.training.trial_folder import TrialFolder
 
+EVAS = ["eva", "pe", "dinov3", "mixed"]
+SPLIT = ["vit", "resnet", "siglip", "timm classifier", *EVAS, "convnext", "attention pool", "fastvit", "swin"]
 
-@pytest.mark.parametrize("name", ["vit", "resnet", "siglip", "timm classifier", "convnext", "timm resnet"])
+
+# Not "mixed": its last block gets trained rotary embeddings too, which count as the trunk's, as position embeddings do.
+@pytest.mark.parametrize("name", [*(name for name in SPLIT if name != "mixed"), "timm resnet"])
 def test_last_blocks_are_what_follows_the_trunk(name: str) -> None:
     """Cutting the tower in front of the last block: exactly the named parameters lie behind the cut."""
     visual = build(name).model.visual
@@ -37,7 +54,7 @@ def test_last_blocks_are_what_follows_the_trunk(name: str) -> None:
         last_parameters(visual, len(blocks) + 1)
 
 
-@pytest.mark.parametrize("name", ["vit", "resnet", "siglip", "timm classifier"])
+@pytest.mark.parametrize("name", SPLIT)
 def test_trunk_activations_stand_for_pixels(name: str) -> None:
     clip = build(name)
     assert can_split(clip.model.visual)
@@ -50,20 +67,42 @@ def test_trunk_activations_stand_for_pixels(name: str) -> None:
         torch.testing.assert_close(split, whole, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["vit", "resnet", "siglip"])
+@pytest.mark.parametrize("name", SPLIT)
 def test_features_are_open_clips_own(name: str) -> None:
-    """Values and gradients, though of a ViT's last block only the class token is computed."""
+    """Values and gradients: of the tower in parts too, and though of a ViT's last block only the class token runs."""
     clip = build(name)
     visual, pixels = clip.model.visual, clip.pixels(images_for(clip))
+    parts = split_blocks(visual)
+    assert parts is not None
+
+    def cut(blocks: int) -> Callable[[Tensor], Any]:
+        return lambda pixels: head(visual, trunk(visual, pixels, blocks), blocks)
+
     results = []
-    for run in (visual, lambda pixels: features(visual, pixels)):
+    for run in (visual, partial(features, visual), *(cut(blocks) for blocks in range(1, len(parts) + 1))):
         values = run(pixels)
         values.square().sum().backward()
         gradients = {key: parameter.grad.clone() for key, parameter in visual.named_parameters()}
         results.append({"values": values.detach(), **gradients})
         visual.zero_grad(set_to_none=True)
-    for key, value in results[0].items():
-        torch.testing.assert_close(results[1][key], value, atol=1e-5, rtol=1e-4)
+    for again in results[1:]:
+        for key, value in results[0].items():
+            torch.testing.assert_close(again[key], value, atol=1e-5, rtol=1e-4)
+
+
+def test_rotary_embeddings_follow_the_size_of_the_images() -> None:
+    visual = build("dinov3").model.visual
+    for side in (32, 80):
+        pixels = torch.randn(2, 3, side, side)
+        torch.testing.assert_close(head(visual, trunk(visual, pixels, 2), 2), visual(pixels), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["siglip", "eva", "convnext", "fastvit", "swin"])
+@pytest.mark.parametrize("changed", ["forward_features", "forward"])
+def test_a_trunk_with_a_forward_pass_of_its_own_is_not_split(name: str, changed: str) -> None:
+    visual = build(name).model.visual
+    visual.trunk.__class__ = type("Changed", (type(visual.trunk),), {changed: lambda self, x: x})
+    assert not can_split(visual)
 
 
 @pytest.mark.parametrize(("name", "length"), [("vit", 7), ("resnet", 7), ("siglip", 8)])
@@ -99,7 +138,9 @@ def gradients(clip: Clip, images: Tensor, **options: Any) -> tuple[dict[str, Ten
     return of_tuned, sum(kept.values())
 
 
-@pytest.mark.parametrize("name", ["vit", "resnet", "siglip", "convnext"])
+@pytest.mark.parametrize(
+    "name", ["vit", "resnet", "siglip", "pe", "mixed", "convnext", "fastvit", "swin", "timm resnet"]
+)
 @pytest.mark.parametrize("scope", ["visual", "all", "activations"])
 def test_recomputed_activations_give_the_same_gradients_in_less_memory(name: str, scope: str) -> None:
     clip = build(name)
@@ -117,7 +158,7 @@ def test_recomputed_activations_give_the_same_gradients_in_less_memory(name: str
     assert plain.keys() == again.keys() and len(plain) > 5
     for key, value in plain.items():
         torch.testing.assert_close(again[key], value, atol=1e-5, rtol=1e-4)
-    assert kept_bytes < 0.6 * whole_bytes
+    assert kept_bytes < (0.8 if name == "timm resnet" else 0.6) * whole_bytes  # of it timm keeps the whole stem
 
 
 def test_trained_text_tower_is_all() -> None:
@@ -188,6 +229,53 @@ def test_folded_models_answer_as_the_trial_did(name: str, tmp_path: Path) -> Non
         gap = largest_logit_difference(clip, policy, {"w": w}, 1.0, out, images_for(clip), PROMPTS[0])
         assert gap < 1e-4
         assert json.loads((out / "open_clip_config.json").read_text())["model_cfg"]["embed_dim"] == rank
+
+
+@pytest.mark.parametrize("name", ["resnet", "timm resnet", "convnext"])
+def test_convolutional_towers_run_in_channels_last(name: str, tmp_path: Path) -> None:
+    made, choice = build(name), parameters()
+    images, embeddings = images_for(made), torch.eye(made.embed_dim)
+    policy = make_policy(made, choice, embeddings=embeddings)
+    export_model(made, policy, policy.tuned(), 1.0, tmp_path / "made")
+    clip = load_clip(ModelSettings(architecture=f"local-dir:{tmp_path / 'made'}"))
+    visual, pixels = clip.model.visual, clip.pixels(images)
+
+    def in_channels_last() -> bool:
+        kernels = [value for value in visual.parameters() if value.ndim == 4]
+        several = sum(not value.is_contiguous() for value in kernels) > 1
+        return several and all(value.is_contiguous(memory_format=torch.channels_last) for value in kernels)
+
+    assert in_channels_last()
+    assert pixels.is_contiguous(memory_format=torch.channels_last) and not pixels.is_contiguous()
+    contiguous = copy.deepcopy(visual).to(memory_format=torch.contiguous_format)
+    torch.testing.assert_close(visual(pixels), contiguous(pixels.contiguous()), atol=1e-5, rtol=1e-4)
+    policy = make_policy(clip, choice, embeddings=embeddings)
+    weights = policy.tuned()
+    export_model(clip, policy, weights, 1.0, tmp_path / "again")
+    assert largest_logit_difference(clip, policy, weights, 1.0, tmp_path / "again", images, PROMPTS[0]) < 1e-4
+    clip.to(torch.device("meta"))  # any device: no memory is needed there
+    assert in_channels_last()
+
+
+@pytest.mark.parametrize("name", ["vit", "siglip", "pe", "swin", "fastvit"])
+def test_other_towers_take_contiguous_pixels(name: str) -> None:
+    """The backward pass of a FastViT's first layer would damage the process: see ``breaks_in_channels_last``."""
+    clip = build(name)
+    assert clip.pixels(images_for(clip)).is_contiguous()
+
+
+@pytest.mark.parametrize("name", ["PE-Core-T-16-384", "MobileCLIP2-S0", "EVA02-B-16"])
+def test_known_image_towers_are_split_and_folded(name: str, tmp_path: Path) -> None:
+    clip = build(name)
+    visual, images = clip.model.visual, images_for(clip, 1)
+    policy = make_policy(clip, parameters(rank=64), embeddings=torch.eye(clip.embed_dim))
+    w = torch.randn(64, clip.embed_dim, generator=torch.Generator().manual_seed(0)) / 20
+    export_model(clip, policy, {"w": w}, 1.0, tmp_path / "out")
+    assert largest_logit_difference(clip, policy, {"w": w}, 1.0, tmp_path / "out", images, PROMPTS[0]) < 1e-4
+    with torch.no_grad():
+        pixels = clip.pixels(images)
+        whole, split = visual(pixels), head(visual, trunk(visual, pixels, 2), 2)
+    torch.testing.assert_close(split, whole, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
