@@ -25,7 +25,7 @@ from benchmarks.common.machine import cpu, publish
 from trainables.models.clip import Clip
 from trainables.models.export import export_model, largest_logit_difference
 from trainables.models.policy import Policy, make_policy
-from trainables.models.towers import can_split, is_resnet, split_blocks, trunk
+from trainables.models.towers import can_split, prefers_channels_last, split_blocks, trunk
 from trainables.settings.parameters import Parameters
 
 NAMES = ("ViT-B-32", "RN50", "ViT-B-16-SigLIP")
@@ -40,7 +40,7 @@ def untrained(name: str) -> Clip:
     """Return a model of open_clip with random weights and without a tokenizer, which may need a download."""
     torch.manual_seed(0)
     model, config = open_clip.create_model(name).eval(), open_clip.get_model_config(name)
-    if is_resnet(model.visual):
+    if prefers_channels_last(model.visual):
         model.visual.to(memory_format=torch.channels_last)
     preprocessing = dict(model.visual.preprocess_cfg)
     size = preprocessing["size"] if isinstance(preprocessing["size"], int) else preprocessing["size"][0]

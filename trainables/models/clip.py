@@ -10,6 +10,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,13 @@ class Clip:
             self._normalisation[device] = mean, std
         mean, std = self._normalisation[device]
         images = images.sub_(mean).div_(std)
-        channels_last = prefers_channels_last(self.model.visual)
-        return images.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+        return images.contiguous(
+            memory_format=torch.channels_last if self._is_channels_last else torch.contiguous_format
+        )
+
+    @cached_property
+    def _is_channels_last(self) -> bool:
+        return prefers_channels_last(self.model.visual)
 
     def tokens(self, prompts: list[str]) -> Tensor:
         """Tokenise C prompts -> (C, L) token ids on the model's device."""
