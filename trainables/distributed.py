@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -64,5 +64,5 @@ class WorkerGroup:
         parallel = nn.parallel.DistributedDataParallel
         # Batch-norm statistics are frozen; only gradients are synchronised. torch 2.13 has renamed the argument.
         renamed = "forward_sync_buffers" in inspect.signature(parallel).parameters
-        synchronised = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
+        synchronised: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
         return parallel(policy, device_ids=devices, gradient_as_bucket_view=True, **synchronised)
