@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+import psutil
+
 from sweeper.errors import UNAVAILABLE
 from sweeper.execution import cluster
 from sweeper.front.load import load_front
@@ -133,11 +135,15 @@ def run_sweep(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Option
         resumable = session.enter_context(
             ResumableSession(tracker, stop, resume, has_begun=folder.has_begun(), flush_s=TAIL_S)
         )
-        imports = threading.Thread(target=_import_libraries, daemon=True, name="imports")
+        connected = threading.Event()
+        imports = threading.Thread(target=_import_libraries, args=(connected,), daemon=True, name="imports")
         imports.start()
         with ExitStack() as held:
             # These are given back before the wait for MLflow: the cluster, its slots, the charge for them.
-            cluster.connect(options.address)
+            try:
+                cluster.connect(options.address)
+            finally:
+                connected.set()
             held.callback(cluster.disconnect)
             imports.join()
             # These import Ray's Train and Tune, which takes seconds: only when a sweep runs.
@@ -254,14 +260,29 @@ def run_sweep(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Option
         )
 
 
-def _import_libraries() -> None:
-    """Import what Ray's Train and the study need, while Ray starts: its agent keeps one core busy for seconds.
+def _import_libraries(connected: threading.Event) -> None:
+    """Import what Ray's Train and the study need, while the driver waits for Ray's own processes, which takes seconds.
 
-    None of these imports Ray: two threads that import parts of one package may get unfinished modules.
+    Before these run, the driver itself imports, and two threads of one process do not import faster than one. None of
+    the libraries imports Ray: two threads that import parts of one package may get unfinished modules.
+
+    Args:
+        connected: set when Ray runs.
     """
+    while not connected.wait(0.1) and not _raylet_runs():
+        pass
     for name in ("pandas", "pyarrow", "optuna", "sqlalchemy"):
         with suppress(ImportError):  # reported by the code that needs it
             importlib.import_module(name)
+
+
+def _raylet_runs() -> bool:
+    """Return whether this process has started a raylet, the last of Ray's own processes."""
+    for process in psutil.Process().children():
+        with suppress(psutil.Error):  # it has ended
+            if process.name() == "raylet":
+                return True
+    return False
 
 
 def _end_at_once(cleanup: SessionCleanup, progress: Progress, line: str) -> None:
