@@ -253,7 +253,8 @@ class _Trial:
 
         Embeddings are small, so a transform takes the whole batch at once.
         """
-        most = self._micro_batch_size
+        pairs = self._batches.of_step(0).of_worker(self._group)  # no step has more
+        most = min(self._micro_batch_size, len(pairs))
         if most <= SMALLEST or not self._trains or self._policy.input_kind == "embeddings":
             return
         context, clip, parameters = self._context, self._context.clip, self._parameters
@@ -267,19 +268,20 @@ class _Trial:
             "device": torch.cuda.get_device_name(context.device) if on_gpu else f"cpu {torch.get_num_threads()}",
         }
         with self._hooks.long_operation("measuring micro-batches"):
-            table = context.store.get(key, partial(self._measured_speeds, most))
+            table = context.store.get(key, partial(self._measured_speeds, pairs, most))
         speeds = dict(zip(table["pairs"].tolist(), table["pairs_per_s"].tolist(), strict=True))
         if speeds:
-            self._micro_batch_size = fastest_size(speeds)
+            # These need a pass over the kept images before the first micro-batch, unless the batch is one.
+            passes = 2 if parameters.objective == "kto" or parameters.target == "equal" else 1
+            self._micro_batch_size = fastest_size(speeds, most=most, passes=passes)
             if self._group.is_first:
                 self._folder.save_micro_batch_size(self._micro_batch_size)
             told = ", ".join(f"{size}: {speed:.3g}" for size, speed in speeds.items())
             self._hooks.log(f"micro-batches of {self._micro_batch_size} pairs (pairs/s by size: {told})")
 
-    def _measured_speeds(self, most: int) -> dict[str, np.ndarray]:
+    def _measured_speeds(self, pairs: Rows, most: int) -> dict[str, np.ndarray]:
         """Return sizes of micro-batches, in pairs, and the speed of each, (n,) each; empty if none fits into memory."""
         busy_with("measuring micro-batches")
-        pairs = self._batches.of_step(0).of_worker(self._group)
 
         def pairs_per_s(size: int) -> float | None:
             part, seconds = pairs.split(size)[0], 0.0
@@ -291,7 +293,7 @@ class _Trial:
                 seconds = time.monotonic() - started_s
             return len(part) / seconds
 
-        speeds = measure_speeds(min(most, len(pairs)), pairs_per_s)
+        speeds = measure_speeds(most, pairs_per_s)
         return {"pairs": np.array(list(speeds), dtype=np.int64), "pairs_per_s": np.array(list(speeds.values()))}
 
     def peak_of_a_micro_batch(self, gauge: MemoryGauge) -> tuple[int, int]:
@@ -431,7 +433,7 @@ class _Trial:
         started_s = time.monotonic()
         while self._step < milestone:
             self._hooks.heartbeat()
-            due = time.monotonic() - self._saved_s > self._settings.checkpoint_every_s and not self._writer.busy
+            due = self._group.is_first and self._checkpoint_is_due()
             interrupted = self._hooks.interrupted()
             with contextlib.nullcontext() if self._warm else self._hooks.long_operation("the first step"):
                 asked, save = self._update(self._batches.of_step(self._step), asked=interrupted, save=due)
@@ -445,6 +447,10 @@ class _Trial:
                 self._wait_for_checkpoint()
                 raise TrialInterrupted(f"step {self._step} of {self._steps}")
         self._times_s["train_s"] += time.monotonic() - started_s
+
+    def _checkpoint_is_due(self) -> bool:
+        """Return whether it is time for a checkpoint, and the last one is on disk: training waits for no slow disk."""
+        return time.monotonic() - self._saved_s > self._settings.checkpoint_every_s and not self._writer.busy
 
     def _update(self, batch: Rows, *, asked: bool, save: bool) -> tuple[bool, bool]:
         """Do one update on a global batch of rows of the attacked images.

@@ -37,9 +37,15 @@ def test_measuring_ends_where_larger_sizes_are_slower_or_do_not_fit() -> None:
 
 @given(st.dictionaries(st.integers(1, 512), st.floats(1.0, 1000.0), min_size=1))
 def test_the_chosen_size_is_nearly_the_fastest_and_none_smaller_is(speeds: dict[int, float]) -> None:
-    chosen, least = fastest_size(speeds), (1 - TOLERANCE) * max(speeds.values())
+    chosen, least = fastest_size(speeds, most=512), (1 - TOLERANCE) * max(speeds.values())
     assert speeds[chosen] >= least
     assert all(speed < least for size, speed in speeds.items() if size < chosen)
+
+
+def test_a_pass_more_is_worth_a_batch_in_one_piece() -> None:
+    assert fastest_size({16: 110.0, 64: 100.0}, most=64) == 16
+    assert fastest_size({16: 110.0, 64: 100.0}, most=64, passes=2) == 64
+    assert fastest_size({16: 130.0, 64: 100.0}, most=64, passes=2) == 16
 
 
 def test_a_size_is_measured_once_and_every_trial_of_the_scope_uses_it(tmp_path: Path) -> None:
