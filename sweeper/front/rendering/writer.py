@@ -61,9 +61,6 @@ class FrontFiles:
         self._thread.join()
 
     def _draw(self) -> None:
-        # This import takes seconds: better while slots warm up than when the first trials end.
-        import matplotlib.figure  # noqa: F401
-
         front_from_s = page_from_s = 0.0
         while not self._closed:
             now_s = time.monotonic()
