@@ -164,7 +164,7 @@ def test_long_operations_are_announced(context: TrialContext, tmp_path: Path, mo
         "load_checkpoint": {"loading the checkpoint"},
         "finish": {"writing the weights"},
         "wait": {"waiting for the checkpoint", "writing the weights"},
-        "close": {"waiting for the checkpoint"},
+        "close": {"waiting for the checkpoint", "writing the weights"},
         "reference_kl": {"the first step", "nothing"},
     }
     assert watched.entered.count("the first step") == 2, "one an attempt"
