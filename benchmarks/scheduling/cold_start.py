@@ -37,6 +37,7 @@ _KINDS = {
     "monitor.py": "Ray's autoscaler monitor",
     "runtime_env/agent": "Ray's runtime environment agent",
     "sweeper.tracking.sender": "MLflow's sender",
+    "run/cleanup_process": "sweeper's clean-up process",
     "default_worker.py": "Ray worker, before its first task",
 }
 
@@ -131,7 +132,7 @@ def _kind(command: str, is_driver: bool) -> str:
         return "driver"
     if command.startswith("ray::"):
         return command.split()[0].removeprefix("ray::").partition(".")[0]
-    return next((name for part, name in _KINDS.items() if part in command), command[:40])
+    return next((name for part, name in _KINDS.items() if part in command), "another process")
 
 
 def _seconds(codes: list[str]) -> float:
