@@ -58,7 +58,7 @@ class MemoryGauge:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._on_gpu = device.type == "cuda"
-        return_device_memory()
+        return_device_memory()  # a peak begins at what is reserved, which the scope before may have left
         if self._on_gpu:
             self.free_bytes, self.total_bytes = torch.cuda.mem_get_info(device)
         else:

@@ -252,7 +252,7 @@ class TrialTiming:
     micro_batch_size: int | None
     """Pairs per micro-batch; None unless larger micro-batches did not fit into memory."""
     peak_bytes: int
-    """Peak of the device's memory; on a CPU, of the process's memory."""
+    """Peak of the process's memory on its device: the GPU's, its CUDA context included, or the host's."""
     total_bytes: int
     """Total memory of the device, or of the machine."""
     unseen_share: float = 0.0

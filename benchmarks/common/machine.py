@@ -27,6 +27,17 @@ def environment(*packages: str) -> str:
     return f"{cpu()}, {os.cpu_count()} CPUs; Python {platform.python_version()}, {used}"
 
 
+def torch_device(device: str) -> str:
+    """Return the GPU, or the processor with the number of PyTorch's threads, and the versions of the libraries."""
+    import open_clip
+    import torch
+
+    on_gpu = device.startswith("cuda")
+    threads = f"{cpu()}, {torch.get_num_threads()} thread(s), processor time"
+    where = torch.cuda.get_device_name() if on_gpu else threads
+    return f"{where}; torch {torch.__version__}, open_clip {open_clip.__version__}"
+
+
 def publish(text: str, output: Path | None) -> None:
     """Write a results text to standard output and, if given, to a file."""
     sys.stdout.write(text)

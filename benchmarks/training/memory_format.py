@@ -22,7 +22,7 @@ import torch
 from open_clip.timm_model import TimmModel
 from torch import Tensor, nn
 
-from benchmarks.common.machine import cpu, publish
+from benchmarks.common.machine import publish, torch_device
 from trainables.models.towers import breaks_in_channels_last, prefers_channels_last
 
 NAMES = (
@@ -100,13 +100,8 @@ def row(name: str, device: torch.device) -> str:
 
 
 def environment(device: torch.device) -> str:
-    where = (
-        torch.cuda.get_device_name()
-        if device.type == "cuda"
-        else f"{cpu()}, {torch.get_num_threads()} thread(s), processor time"
-    )
-    packages = f"torch {torch.__version__}, open_clip {open_clip.__version__}"
-    return f"{where}; {packages}; float32, batch {BATCH}, median of {TURNS} turns; ratio: channels_last / contiguous"
+    used = f"float32, batch {BATCH}, median of {TURNS} turns; ratio: channels_last / contiguous"
+    return f"{torch_device(device.type)}; {used}"
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ import open_clip
 import torch
 from torch import Tensor
 
-from benchmarks.common.machine import cpu, publish
+from benchmarks.common.machine import publish, torch_device
 from trainables.models.clip import Clip
 from trainables.models.export import export_model, largest_logit_difference
 from trainables.models.policy import Policy, make_policy
@@ -161,13 +161,8 @@ def row(name: str, device: torch.device) -> str:
 
 
 def environment(device: torch.device) -> str:
-    where = (
-        torch.cuda.get_device_name()
-        if device.type == "cuda"
-        else f"{cpu()}, {torch.get_num_threads()} thread(s), processor time"
-    )
     used = f"; batch {BATCH}, {CLASSES} classes, steps over the whole image tower (last block: on cached activations)"
-    return f"{where}; torch {torch.__version__}, open_clip {open_clip.__version__}{used}"
+    return f"{torch_device(device.type)}{used}"
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from sweeper.run.usage_text import money
 from sweeper.spec.quantities import Price, duration, hours, parse_budget
 from sweeper.spec.scopes import LARGEST, Scope, epochs_of, scopes
 from sweeper.spec.spec import Spec
-from trainables.records import CONTEXT_BYTES, TrialTiming
+from trainables.records import TrialTiming
 
 if TYPE_CHECKING:
     from sweeper.execution.capacity import SlotPlan
@@ -202,7 +202,7 @@ def _scope_lines(spec: Spec, scope: Scope, timing: TrialTiming, plan: SlotPlan) 
             text += f"; {workers} workers at once would not fit on one such node: raise resources.cpus_per_worker"
         return [*lines, text]
     text = f"  memory: {_gib(peak)} of the GPU's {_gib(total)} at most"
-    fitting = math.floor(total / (MEMORY_SLACK * peak + CONTEXT_BYTES))
+    fitting = math.floor(total / (MEMORY_SLACK * peak))
     now = max(1, math.floor(1 / plan.gpus_per_worker + 1e-6))
     if fitting < now:
         text += f"; {now} of them do not fit on one: raise resources.gpus_per_worker"

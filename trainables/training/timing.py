@@ -8,12 +8,11 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-import psutil
 import torch
 
 from trainables.context.trial_context import TrialContext
 from trainables.distributed import WorkerGroup
-from trainables.memory import return_device_memory
+from trainables.memory import MemoryGauge
 from trainables.records import Report, TrialTiming
 from trainables.settings.parameters import Parameters
 from trainables.training.hooks import Hooks, TrialInterrupted
@@ -51,7 +50,7 @@ def probe_trial(
     steps = epochs * math.ceil(pairs / training.global_batch_size)
     evaluations = [step / steps for step in (1, 3) if step < steps]  # the first one also warms up
     for repetition in range(2):  # a trial that ends early is timed again, warm
-        timer = _Timer(context.device, end_s)
+        timer, gauge = _Timer(context.device, end_s), MemoryGauge(context.device)
         hooks = Hooks(
             report=timer.evaluation_ended,
             interrupted=timer.step_begins,
@@ -60,7 +59,8 @@ def probe_trial(
         )
         trial = TrialFolder(folder / str(repetition))
         try:
-            run_trial(context, parameters, seed=0, folder=trial, group=group, hooks=hooks, rungs=evaluations)
+            with gauge:
+                run_trial(context, parameters, seed=0, folder=trial, group=group, hooks=hooks, rungs=evaluations)
         except TrialInterrupted:
             break
     return TrialTiming(
@@ -69,14 +69,14 @@ def probe_trial(
         step_s=timer.step_s(),
         evaluation_s=timer.evaluation_s(),
         micro_batch_size=context.batch_sizes.micro(parameters),
-        peak_bytes=timer.peak_bytes(),
-        total_bytes=_total_bytes(context.device),
+        peak_bytes=gauge.peak_bytes,
+        total_bytes=gauge.total_bytes,
         unseen_share=sum(unseen) / sum(seen) if all(unseen) else 0.0,
     )
 
 
 class _Timer:
-    """Follows a trial: start of its steps, duration of evaluations, peak memory."""
+    """Follows a trial: start of its steps, duration of evaluations."""
 
     def __init__(self, device: torch.device, end_s: float) -> None:
         self._end_s = end_s
@@ -90,10 +90,6 @@ class _Timer:
         """Step and time at which the present block began; None after an evaluation."""
         self._evaluations_s: list[float] = []
         self._evaluation_sum_s = 0.0
-        self._resident_bytes = 0
-        if self._cuda is not None:
-            return_device_memory()  # the peak begins at what is reserved, which the scope before may have left
-            torch.cuda.reset_peak_memory_stats(self._cuda)
 
     def step_begins(self) -> bool:
         """Return whether the trial shall end: the time is over and the trial was evaluated twice."""
@@ -105,7 +101,6 @@ class _Timer:
             if self._block_start is not None:
                 self._blocks.append((self._steps - self._block_start[0], now_s - self._block_start[1]))
             self._block_start = (self._steps, now_s)
-            self._sample_resident_memory()
         self._steps += 1
         return len(self._evaluations_s) >= 2 and time.monotonic() > self._end_s
 
@@ -114,7 +109,6 @@ class _Timer:
         self._evaluation_sum_s = report.evaluation_s
         self._trained = (report.step, report.train_s)
         self._block_start = None  # the block holds an evaluation
-        self._sample_resident_memory()
 
     def step_s(self) -> float:
         """Return the mean seconds per step over all blocks but the first, or over all steps if there are no blocks."""
@@ -124,17 +118,3 @@ class _Timer:
     def evaluation_s(self) -> float:
         """Return the seconds of the last evaluation."""
         return self._evaluations_s[-1]
-
-    def peak_bytes(self) -> int:
-        return torch.cuda.max_memory_reserved(self._cuda) if self._cuda is not None else self._resident_bytes
-
-    def _sample_resident_memory(self) -> None:
-        """Update the peak from a sample: psutil reports a peak on some systems only. CPU only."""
-        if self._cuda is None:
-            self._resident_bytes = max(self._resident_bytes, psutil.Process().memory_info().rss)
-
-
-def _total_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    return psutil.virtual_memory().total

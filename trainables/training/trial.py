@@ -557,6 +557,8 @@ class _Trial:
         Args:
             passes: over the images of a step; the first of two is over the kept images alone.
         """
+        if not self._data.in_host_memory:
+            return
         if i + 1 < len(micros):
             self._data.prefetch(micros[i + 1])
         elif self._step + 1 < self._steps and passes == 1:

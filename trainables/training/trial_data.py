@@ -59,9 +59,8 @@ class TrialData:
         return kept
 
     def prefetch(self, rows: Rows) -> None:
-        """Begin to bring the images of the next call of ``logits`` to the GPU, if they are in the host's memory."""
-        if self._in_host_memory():
-            self._images.prefetch(self._parts(rows))
+        """Begin to bring the images of the next call of ``logits`` from the host's memory to the GPU."""
+        self._images.prefetch(self._parts(rows))
 
     def reference_of_shown(self, rows: Rows) -> Tensor:
         """Return the reference's logits (B, K) of shown images."""
@@ -93,13 +92,13 @@ class TrialData:
 
     def _inputs(self, rows: Rows) -> Tensor:
         """Return the inputs of the shown images and, unless they are the same, of the kept images behind them."""
-        if self._in_host_memory():
+        if self.in_host_memory:
             return self._images.take(self._parts(rows))
         shown = self._shown_inputs[rows.device]
         return shown if self._same_images else torch.cat([shown, self._kept_inputs[self._kept_rows(rows)]])
 
     def _kept_inputs_of(self, rows: Rows) -> Tensor:
-        if self._in_host_memory():
+        if self.in_host_memory:
             return self._images.take([(self._kept_inputs, rows.host % self._count)])
         return self._kept_inputs[self._kept_rows(rows)]
 
@@ -107,5 +106,7 @@ class TrialData:
         shown = [(self._shown_inputs, rows.host)]
         return shown if self._same_images else [*shown, (self._kept_inputs, rows.host % self._count)]
 
-    def _in_host_memory(self) -> bool:
+    @property
+    def in_host_memory(self) -> bool:
+        """Return whether the images stay in the host's memory because they do not fit on the GPU."""
         return self._shown_inputs.device != self._chosen.device
