@@ -108,6 +108,15 @@ Grace = Annotated[
         show_default=False,
     ),
 ]
+Wait = Annotated[
+    str | None,
+    typer.Option(
+        "--wait",
+        metavar="TIME",
+        help="With --address: wait so long for the cluster to answer and, with --gpus, to have so many GPUs.",
+        show_default=False,
+    ),
+]
 WarmStart = Annotated[
     list[str] | None,
     typer.Option(

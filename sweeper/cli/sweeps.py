@@ -23,6 +23,7 @@ from sweeper.cli.options import (
     Storage,
     Time,
     TrackingUri,
+    Wait,
     WarmStart,
     open_sweep,
     option_price,
@@ -69,6 +70,7 @@ def run(
     grace: Grace = None,
     changes: Changes = None,
     address: Address = None,
+    wait: Wait = None,
     storage: Storage = None,
     tracking_uri: TrackingUri = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume the sweep of this name if there is one.")] = False,
@@ -95,7 +97,7 @@ def run(
     for note in [*loaded.notes, *set_notes(loaded.sets)]:
         typer.echo(note, err=True)
     folder = SweepFolder(root, loaded.name)
-    options = _options(gpus, address, tracking_uri, root, time, grace, price)
+    options = _options(gpus, address, tracking_uri, root, time, grace, price, wait)
     if resume and folder.exists():
         differences = spec_difference(folder.spec(), loaded)
         if differences:
@@ -135,6 +137,7 @@ def resume(
     time: Time = None,
     grace: Grace = None,
     address: Address = None,
+    wait: Wait = None,
     storage: Storage = None,
     tracking_uri: TrackingUri = None,
     format: Output = Format.table,
@@ -147,7 +150,7 @@ def resume(
     if trials is not None:
         spec = spec.with_trials(trials)
     spec = with_budget(spec, budget)
-    options = _options(gpus, address, tracking_uri, folder.storage, time, grace, price)
+    options = _options(gpus, address, tracking_uri, folder.storage, time, grace, price, wait)
     _resume(folder, spec, options, format)
 
 
@@ -235,18 +238,24 @@ def _options(
     time: str | None,
     grace: str | None,
     price: str | None,
+    wait: str | None,
 ) -> Options:
+    from sweeper.execution import cluster
     from sweeper.preflight.check import refuse_early
     from sweeper.run.sweep import Options
     from sweeper.tracking.runs import find_store
 
     find_store(storage, tracking_uri)  # raises UserError for a URI that MLflow cannot use, before anything is written
-    refuse_early(gpus, address, lambda line: typer.echo(line, err=True))
+    wait_s = option_seconds("--wait", wait) or 0.0
+    if wait_s and not cluster.joins_a_cluster(address):
+        raise UserError("--wait is for a cluster: give its --address HOST:PORT too, or leave --wait out")
+    refuse_early(gpus, address, lambda line: typer.echo(line, err=True), wait_s)
     options = Options(
         gpus=gpus,
         address=address,
         tracking_uri=tracking_uri,
         time_s=option_seconds("--time", time),
+        wait_s=wait_s,
         price=option_price(price),
     )
     grace_s = option_seconds("--grace", grace)

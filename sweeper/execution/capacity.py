@@ -68,7 +68,12 @@ def plan(
                 "to run on CPUs, or give the --address of a cluster that has GPUs"
             )
     per_trial = f"{workers_per_trial} x ({cpus_per_worker:g} CPU" + (f" and {share:g} GPU)" if on_gpus else ")")
-    fitting = sum(_slots_on(node, workers_per_trial, share, cpus_per_worker) for node in nodes)
+    fitting = sum(
+        slots_on(
+            cpus=node.cpus, gpus=node.gpus, workers=workers_per_trial, share=share, cpus_per_worker=cpus_per_worker
+        )
+        for node in nodes
+    )
     if fitting == 0:
         raise UnavailableError(
             f"no trial fits: a trial needs {per_trial} on a single node; free are {_describe(nodes)}. "
@@ -117,11 +122,18 @@ def _workers_on(gpus: float, share: float) -> int:
     return whole * math.floor(1 / share + SHARE_EPSILON) + math.floor(rest / share + SHARE_EPSILON)
 
 
-def _slots_on(node: NodeResources, workers: int, share: float, cpus_per_worker: float) -> int:
-    fitting = math.floor(node.cpus / cpus_per_worker + SHARE_EPSILON)
+def slots_on(*, cpus: float, gpus: float, workers: int, share: float, cpus_per_worker: float) -> int:
+    """Return how many slots fit on a node.
+
+    Args:
+        cpus: free CPUs of the node; may be infinite.
+        workers: of a slot.
+        share: GPUs of a worker; 0: none.
+    """
+    fitting = float("inf") if cpus == float("inf") else math.floor(cpus / cpus_per_worker + SHARE_EPSILON)
     if share > 0:
-        fitting = min(fitting, _workers_on(node.gpus, share))
-    return fitting // workers
+        fitting = min(fitting, _workers_on(gpus, share))
+    return int(fitting // workers)
 
 
 def _describe(nodes: list[NodeResources]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import socket
@@ -10,13 +11,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeper.errors import UnavailableError, UserError
+from sweeper.errors import UnavailableError
+from sweeper.execution.address import CONNECT_S, ClusterAddress, named_address
 from sweeper.execution.capacity import NodeResources
 
-CONNECT_S = 2.0
 SETTLE_S = 5.0
 START_ATTEMPTS = 3
 WATCH_S = 1.0
@@ -47,7 +49,7 @@ QUIET = {
 """Environment of Ray, Train and Tune in the driver, for variables that the user has not set."""
 _GCS_WAIT = "RAY_gcs_server_port_wait_time_s"
 """Seconds for which Ray tries to reach the head; 20 by default."""
-_CONNECTION_VARIABLES = (*QUIET, "RAY_ADDRESS")
+_CONNECTION_VARIABLES = (*QUIET, "RAY_ADDRESS", "RAY_AUTH_MODE")
 """Environment variables that ``connect`` sets and ``disconnect`` restores."""
 _LONGEST_SOCKET = 107
 """Largest number of bytes in the path of a Unix socket."""
@@ -72,11 +74,11 @@ def connect(address: str | None = None, num_cpus: int | None = None) -> None:
         os.environ.setdefault(name, value)
     try:
         check_before_start(address)
-        joined = _named(address)
+        joined = named_address(address)
         if joined is None:
             _start(num_cpus)
         else:
-            _join(*joined)
+            _join(joined)
     except BaseException:
         _set_variables(before)
         raise
@@ -91,16 +93,21 @@ def connect(address: str | None = None, num_cpus: int | None = None) -> None:
         _variables_before.update(before)
 
 
-def check_before_start(address: str | None) -> None:
+def check_before_start(address: str | None, wait_s: float = 0.0) -> None:
     """Refuse settings with which Ray would fail after seconds, or without a helpful message. Nothing is started.
+
+    Args:
+        wait_s: seconds to wait for a cluster that is to be joined.
 
     Raises:
         UserError: the address has another form.
-        UnavailableError: nobody answers at the address, or a Ray of sweeper's own cannot store its files.
+        UnavailableError: nobody answers at the address, or not with the token of this machine, or a Ray of sweeper's
+            own cannot store its files.
     """
-    joined = _named(address)
+    joined = named_address(address)
     if joined is not None:
-        _reach(*joined)
+        joined.reach(wait_s)
+        joined.check_token()
         return
     variable = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
     temporary = os.environ.get(variable, "/tmp")
@@ -119,7 +126,7 @@ def check_before_start(address: str | None) -> None:
 
 def joins_a_cluster(address: str | None) -> bool:
     """Return whether ``connect`` joins a cluster; otherwise it starts a Ray of sweeper's own."""
-    return _named(address) is not None
+    return named_address(address) is not None
 
 
 def disconnect() -> None:
@@ -242,6 +249,48 @@ def nodes() -> list[NodeResources]:
     ]
 
 
+@dataclass(frozen=True)
+class Wait:
+    """How to wait for a cluster."""
+
+    limit_s: float
+    given_up: Callable[[], bool]
+    """Returns whether to wait no longer."""
+    tell: Callable[[str], None]
+    """Takes what is waited for, at the start and after each change."""
+
+
+def wait_for_gpus(gpus: float, wait: Wait) -> None:
+    """Check that the connected cluster has ``gpus`` GPUs, free or not. If it does not, ask its autoscaler for them.
+
+    Raises:
+        UnavailableError: it does not have them in time.
+    """
+    import ray
+    from ray.autoscaler.sdk import request_resources
+
+    until_s, told = time.monotonic() + wait.limit_s, -1.0
+    while True:
+        by_node = {n["NodeManagerHostname"]: n["Resources"].get("GPU", 0.0) for n in ray.nodes() if n["Alive"]}
+        there = sum(by_node.values())
+        if there >= gpus or wait.given_up():
+            break
+        if time.monotonic() >= until_s:
+            nodes = ", ".join(f"{name} {count:g}" for name, count in sorted(by_node.items()))
+            waited = f" after {wait.limit_s:g} s" if wait.limit_s else ""
+            raise UnavailableError(
+                f"--gpus {gpus:g}: the cluster has {there:g} GPUs{waited} ({nodes}); ask for at most {there:g}, or "
+                "let the sweep wait for more nodes (an autoscaler is asked for them) with --wait 30m"
+            )
+        if there != told:
+            told = there
+            wait.tell(f"waiting for GPUs of the cluster: {there:g} of {gpus:g}")
+            request_resources(bundles=[{"GPU": 1}] * math.ceil(gpus))
+        time.sleep(SETTLE_S / 5)
+    if told >= 0:
+        request_resources(num_cpus=0)  # withdraws the request: the slots ask for what they need
+
+
 def check_shared(folder: Path) -> None:
     """Check that ``folder``, for the sweep's records and weights, is shared: write a file that every other node reads.
 
@@ -307,57 +356,17 @@ def _start(num_cpus: int | None) -> None:
                 ) from error
 
 
-def _named(address: str | None) -> tuple[str, str] | None:
-    """Return the address of the cluster to join, and the source of the address; None for a Ray of sweeper's own."""
-    if address is not None:
-        return address, "--address"
-    variable = os.environ.get("RAY_ADDRESS", "")  # a Ray job finds its cluster there
-    return None if variable in ("", "local") else (variable, "the environment variable RAY_ADDRESS")
-
-
-def _parsed(address: str, named_by: str) -> tuple[str, int]:
-    """Return host and port.
-
-    Raises:
-        UserError: the address has another form.
-    """
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isdigit() or "://" in address:
-        own = "" if named_by.startswith("--") else ", or unset it for a Ray of sweeper's own"
-        raise UserError(
-            f"{named_by} {address!r} is not of the form host:port; give the address of the head's GCS, for instance "
-            f"10.0.0.1:6379 (`ray start --head` prints it){own}"
-        )
-    return host, int(port)
-
-
-def _reach(address: str, named_by: str) -> None:
-    """Check that a cluster answers at an address.
-
-    Raises:
-        UserError: the address has another form.
-        UnavailableError: nobody answers there.
-    """
-    try:
-        socket.create_connection(_parsed(address, named_by), timeout=CONNECT_S).close()
-    except (OSError, OverflowError) as error:
-        own = "" if named_by.startswith("--") else f" {named_by} names it: unset it for a Ray of sweeper's own"
-        raise UnavailableError(
-            f"no Ray cluster answers at {address} ({error}); is it up (`ray start --head`), and is this the GCS "
-            f"address and port it printed?{own}"
-        ) from error
-
-
-def _join(address: str, named_by: str) -> None:
-    _reach(address, named_by)
+def _join(cluster: ClusterAddress) -> None:
+    cluster.reach()
+    asks_for_token = cluster.check_token()
     import ray
 
     import sweeper
     import trainables
-    from sweeper.execution.ray_private import token_authentication
+    from sweeper.execution import ray_private
 
     logging.getLogger("ray").setLevel(logging.CRITICAL)
-    token_authentication()(warn_if_disabled=False)
+    ray_private.set_token_authentication(asks_for_token)
 
     modules = [str(Path(str(module.__file__)).parent) for module in (sweeper, trainables)]
     environment = {"py_modules": modules, "excludes": ["__pycache__"]}
@@ -365,16 +374,11 @@ def _join(address: str, named_by: str) -> None:
     os.environ.setdefault(_GCS_WAIT, "3")
     try:
         with _own_sigterm():
-            ray.init(address=address, runtime_env=environment, **_silent())
+            ray.init(address=cluster.text, runtime_env=environment, **_silent())
     except Exception as error:
-        said = f"{error} {error.__cause__} {error.__context__}"
-        if "token" in said.lower() or "auth" in said.lower():
-            raise UnavailableError(
-                f"the Ray cluster at {address} refuses the token of this machine (RAY_AUTH_MODE is "
-                f"{os.environ.get('RAY_AUTH_MODE', 'unset')}): put the cluster's own token into ~/.ray/auth_token, or "
-                "name its file in RAY_AUTH_TOKEN_PATH"
-            ) from error
-        raise UnavailableError(f"cannot join the Ray cluster at {address}: {_last_line(error)}") from error
+        # A mismatch of versions is told in several lines, the numbers in the last ones.
+        told = " ".join(str(error).split()) if "ismatch" in str(error) else _last_line(error)
+        raise UnavailableError(f"cannot join the Ray cluster at {cluster.text}: {told}") from error
     finally:
         _set_variables({_GCS_WAIT: wait_before})
 

@@ -6,6 +6,7 @@ docstring when Ray changes it. No other file imports a private module of Ray.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -109,15 +110,17 @@ def silence_raylet() -> None:
     worker._worker_logs_enabled = False
 
 
-def token_authentication() -> Any:
-    """Return the function maybe_enable_token_auth_if_token_available.
+def set_token_authentication(wanted: bool) -> None:
+    """Have this process send a token to a cluster, or none, by RAY_AUTH_MODE and Config.initialize.
 
-    Without it a cluster that requires a token cannot be joined: Ray looks for a token only if it finds the cluster
-    itself, never for an explicit address.
+    Without it a cluster that asks for a token cannot be joined: Ray looks for a token only if it finds the cluster
+    itself, never for an explicit address. And with a token that a cluster does not ask for, the calls of its processes
+    to this one are refused, and its actors end.
     """
-    from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+    from ray._raylet import Config  # type: ignore[attr-defined]
 
-    return maybe_enable_token_auth_if_token_available
+    os.environ["RAY_AUTH_MODE"] = "token" if wanted else "disabled"
+    Config.initialize("")
 
 
 def placement_groups_of(actor: Any) -> list[Any]:

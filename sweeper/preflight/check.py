@@ -144,8 +144,11 @@ def _check_tracker(storage: Path, tracking_uri: str | None, echo: Callable[[str]
     echo(f"MLflow: {store.shown_uri}")
 
 
-def refuse_early(gpus: float | None, address: str | None, echo: Callable[[str], None]) -> None:
+def refuse_early(gpus: float | None, address: str | None, echo: Callable[[str], None], wait_s: float = 0.0) -> None:
     """Refuse settings with which Ray would fail later.
+
+    Args:
+        wait_s: seconds to wait for a cluster that is to be joined.
 
     Raises:
         UserError: a setting is invalid.
@@ -156,7 +159,7 @@ def refuse_early(gpus: float | None, address: str | None, echo: Callable[[str], 
 
     if gpus is not None and gpus < 0:
         raise UserError(f"--gpus {gpus:g}: give a positive number, or 0 to run on CPUs")
-    cluster.check_before_start(address)
+    cluster.check_before_start(address, wait_s)
     if not cluster.joins_a_cluster(address) and (note := check_gpus(gpus)) is not None:
         echo(note)
 

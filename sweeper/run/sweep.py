@@ -63,6 +63,8 @@ class Options:
     """Seconds that this session may take."""
     grace_s: float = 30.0
     """Seconds from a signal that ends the session to the end of the process."""
+    wait_s: float = 0.0
+    """Seconds to wait for a cluster to answer and to have ``gpus``."""
     price: Price | None = None
     """Price of a device hour; None: that of the previous session, if it had one."""
 
@@ -73,6 +75,8 @@ class Options:
             options += ["--gpus", f"{self.gpus:g}"]
         if self.address is not None:
             options += ["--address", self.address]
+        if self.wait_s:
+            options += ["--wait", f"{self.wait_s:g}s"]
         if self.tracking_uri is not None:
             options += ["--tracking-uri", shown_uri(self.tracking_uri)]
         return tuple(options)
@@ -157,6 +161,9 @@ def run_sweep(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Option
                 cluster.watched(lambda what: _end_at_once(cleanup, progress, f"{what}; go on with: {resume}"))
             )
             cluster.check_shared(folder.path)
+            if options.gpus and cluster.joins_a_cluster(options.address):
+                wait = cluster.Wait(options.wait_s, lambda: stop.asked, progress.wait_for)
+                cluster.wait_for_gpus(options.gpus, wait)
             plan = plan_slots(spec, options.gpus)
             progress.line(f"sweep {folder.name}: {plan.text}")
             usage = UsageMeter(

@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
@@ -203,26 +204,36 @@ def started(command: list[str], environment: dict[str, str], folder: Path) -> su
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_cluster_with_token_is_joined_with_its_token_only(tmp_path: Path) -> None:
-    """The cluster ships our packages to its workers; another token is refused in words."""
+def test_clusters_with_and_without_token_are_joined_from_machines_with_and_without_one(tmp_path: Path) -> None:
+    """A cluster ships our packages to its workers; a wrong token, and a missing one, are refused in words."""
     homes = {}
-    for name, token in (("right", "a" * 64), ("wrong", "b" * 64)):
+    for name, token in (("right", "a" * 64), ("wrong", "b" * 64), ("none", "")):
         (tmp_path / name / ".ray").mkdir(parents=True)
-        (tmp_path / name / ".ray" / "auth_token").write_text(token)
+        if token:
+            (tmp_path / name / ".ray" / "auth_token").write_text(token)
         clean = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
         homes[name] = clean | {"HOME": str(tmp_path / name), "PYTHONPATH": str(ROOT)}
-    port = free_port()
+    ports = {mode: free_port() for mode in ("token", "disabled")}
     ray = str(Path(sys.executable).with_name("ray"))
-    start = [ray, "start", "--head", "--block", "--num-cpus=1", f"--port={port}", "--include-dashboard=false"]
-    start += [f"--temp-dir=/tmp/r{port}", "--node-ip-address=127.0.0.1"]
     elsewhere = {key: value for key, value in homes["right"].items() if key != "PYTHONPATH"}
-    head = started(start, elsewhere | {"RAY_AUTH_MODE": "token"}, tmp_path)
-    try:
-        join = [sys.executable, "-c", JOIN, f"127.0.0.1:{port}"]
-        said = {n: subprocess.run(join, env=e, capture_output=True, text=True, timeout=240) for n, e in homes.items()}
-        assert said["right"].stdout == "joined [1.0]\nshipped ['sweeper', 'trainables']\n", said["right"]
-        assert said["wrong"].stdout.startswith("unavailable: ") and "token" in said["wrong"].stdout, said["wrong"]
-    finally:
-        head.terminate()
-        head.wait(60)
-        shutil.rmtree(f"/tmp/r{port}", ignore_errors=True)
+    with ExitStack() as heads:
+        for mode, port in ports.items():
+            start = [ray, "start", "--head", "--block", "--num-cpus=1", f"--port={port}", "--include-dashboard=false"]
+            start += [f"--temp-dir=/tmp/r{port}", "--node-ip-address=127.0.0.1"]
+            heads.callback(shutil.rmtree, f"/tmp/r{port}", ignore_errors=True)
+            head = started(start, elsewhere | {"RAY_AUTH_MODE": mode}, tmp_path)
+            heads.callback(head.wait, 60)
+            heads.callback(head.terminate)
+
+        def said(mode: str, home: str) -> str:
+            join = [sys.executable, "-c", JOIN, f"127.0.0.1:{ports[mode]}"]
+            done = subprocess.run(join, env=homes[home], capture_output=True, text=True, timeout=240)
+            return done.stdout + done.stderr
+
+        joined = "joined [1.0]\nshipped ['sweeper', 'trainables']\n"
+        assert said("token", "right") == joined
+        assert said("disabled", "right") == joined
+        assert said("disabled", "none") == joined
+        at = f"unavailable: the Ray cluster at 127.0.0.1:{ports['token']} "
+        assert said("token", "wrong").startswith(f"{at}refuses the token of {tmp_path}/wrong/.ray/auth_token: put the")
+        assert said("token", "none").startswith(f"{at}asks for a token, and there is none here: put the cluster's own")
