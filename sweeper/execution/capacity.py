@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sweeper.errors import UnavailableError, UserError
@@ -30,6 +31,21 @@ class SlotPlan:
     """0 if the sweep runs on CPUs."""
     text: str
     """One line for the user."""
+    most: int | None = None
+    """Largest number of slots that the budget of GPUs and the number of trials allow; None: no limit."""
+
+    def fitting(self, nodes: Iterable[NodeResources]) -> int:
+        """Return how many slots fit into the free resources of some nodes."""
+        return sum(
+            slots_on(
+                cpus=node.cpus,
+                gpus=node.gpus,
+                workers=self.workers_per_trial,
+                share=self.gpus_per_worker,
+                cpus_per_worker=self.cpus_per_worker,
+            )
+            for node in nodes
+        )
 
 
 def plan(
@@ -79,7 +95,7 @@ def plan(
             f"no trial fits: a trial needs {per_trial} on a single node; free are {_describe(nodes)}. "
             "Ask for less under `resources`, or wait for the cluster to become free"
         )
-    slots = fitting
+    slots, most = fitting, None
     text = f"{slots} trials at once, each {per_trial}; free: {_describe(nodes)}"
     if on_gpus and gpus is not None:
         affordable = _workers_on(gpus, share) // workers_per_trial
@@ -88,7 +104,7 @@ def plan(
                 f"a budget of {gpus:g} GPUs is not enough for a trial: a trial needs {per_trial}; raise --gpus to "
                 f"at least {workers_per_trial * share:g}"
             )
-        slots = min(fitting, affordable)
+        slots, most = min(fitting, affordable), affordable
         text = f"{slots} trials at once, each {per_trial}, within {gpus:g} GPUs; free: {_describe(nodes)}"
         if gpus > gpus_free:
             text += f" (the budget is larger than the cluster: {gpus_free:g} of {gpus:g} GPUs exist)"
@@ -98,6 +114,7 @@ def plan(
         cpus_per_worker=cpus_per_worker,
         gpus_per_worker=share,
         text=text.replace("1 trials", "1 trial", 1) if slots == 1 else text,
+        most=most,
     )
 
 

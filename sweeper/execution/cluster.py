@@ -18,6 +18,7 @@ from typing import Any
 from sweeper.errors import UnavailableError
 from sweeper.execution.address import CONNECT_S, ClusterAddress, named_address
 from sweeper.execution.capacity import NodeResources
+from sweeper.execution.placement import Node
 
 SETTLE_S = 5.0
 START_ATTEMPTS = 3
@@ -28,7 +29,6 @@ LOST_AFTER = {True: 2, False: 15}
 
 On this machine its port closes at once; another machine may be slow to answer.
 """
-UNITS = ("CPU", "GPU")
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "1",
@@ -222,31 +222,38 @@ def _set_variables(variables: Mapping[str, str | None]) -> None:
             os.environ[name] = value
 
 
+def look() -> list[Node]:
+    """Return the nodes of the connected cluster that are up, with their free resources now."""
+    import ray
+
+    from sweeper.execution.ray_private import available_resources_per_node
+
+    free = available_resources_per_node()
+    return [
+        Node(
+            id=node["NodeID"],
+            whole=_resources(node["NodeManagerHostname"], node["Resources"]),
+            free=_resources(node["NodeManagerHostname"], free.get(node["NodeID"], {})),
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+
+
+def _resources(name: str, amounts: Mapping[str, float]) -> NodeResources:
+    return NodeResources(name=name, cpus=amounts.get("CPU", 0.0), gpus=amounts.get("GPU", 0.0))
+
+
 def nodes() -> list[NodeResources]:
     """Return the free resources of the nodes of the connected cluster.
 
     Waits a few seconds for resources in use: a sweep that was just killed holds its share for a moment.
     """
-    import ray
-
-    from sweeper.execution.ray_private import available_resources_per_node
-
-    until = time.monotonic() + SETTLE_S
-    while True:
-        free = available_resources_per_node()
-        alive = [node for node in ray.nodes() if node["Alive"]]
-        busy = any(free.get(n["NodeID"], {}).get(r, 0.0) < n["Resources"].get(r, 0.0) for n in alive for r in UNITS)
-        if not busy or time.monotonic() > until:
-            break
+    until, there = time.monotonic() + SETTLE_S, look()
+    while any(node.busy for node in there) and time.monotonic() < until:
         time.sleep(0.2)
-    return [
-        NodeResources(
-            name=node["NodeManagerHostname"],
-            cpus=free.get(node["NodeID"], {}).get("CPU", 0.0),
-            gpus=free.get(node["NodeID"], {}).get("GPU", 0.0),
-        )
-        for node in alive
-    ]
+        there = look()
+    return [node.free for node in there]
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,10 @@ class Dispatcher:
             if update is not None:
                 return update
 
+    async def add_slots(self, count: int) -> None:
+        """Add slots for resources that the cluster has now."""
+        self._queue.add_slots(count)
+
     async def close_barrier(self) -> None:
         self._barrier_open.clear()
 
@@ -160,7 +164,7 @@ class Dispatcher:
             if place.slot != worker.slot or (place.slot, place.group) in hanging
         }
         self._workers = {**kept, worker: actor}
-        self._queue.worker_started(worker.slot, worker.group, time.monotonic())
+        self._queue.worker_started(worker.slot, worker.group, time.monotonic(), worker.node)
         self._queue.heartbeat(worker.slot, worker.group, worker.rank, None, 0.0, time.monotonic())
         self._notify()
 

@@ -80,6 +80,8 @@ class QueuedJob:
     """Time since which the follower has not taken news; None if it has taken all."""
     last_failure: str | None = None
     """Reason of the last lost worker group."""
+    lost_on: str | None = None
+    """Name of the machine of the last lost worker group."""
 
     @property
     def name(self) -> JobName:
@@ -102,6 +104,8 @@ class SlotState:
         self.slot = slot
         self.workers = workers
         self.group: str | None = None
+        self.node = ""
+        """Name of the machine of the group."""
         self.ready: set[int] = set()
         self.queued: QueuedJob | None = None
         """The slot's job; stays until every rank has confirmed its end, or the group is gone."""
@@ -153,6 +157,7 @@ class JobQueue:
 
     def __init__(self, slots: int, workers: int, limits: JobLimits) -> None:
         self.limits = limits
+        self._workers = workers
         self.slot_states = [SlotState(slot, workers) for slot in range(slots)]
         self.waiting: deque[QueuedJob] = deque()
         self.queued_jobs: dict[JobName, QueuedJob] = {}
@@ -176,6 +181,11 @@ class JobQueue:
             return
         self.waiting.append(queued)
         self._dispatch(now)
+
+    def add_slots(self, count: int) -> None:
+        """Add slots, which are numbered on."""
+        first = len(self.slot_states)
+        self.slot_states += [SlotState(slot, self._workers) for slot in range(first, first + count)]
 
     def read(self, name: JobName, seen: int, now: float) -> None:
         """Note that the follower of a job has taken its first ``seen`` reports."""
@@ -295,14 +305,14 @@ class JobQueue:
 
     # Called by the workers
 
-    def worker_started(self, slot: int, group: str, now: float) -> None:
-        """Note that a worker process of a group has started."""
+    def worker_started(self, slot: int, group: str, now: float, node: str = "") -> None:
+        """Note that a worker process of a group has started on a machine."""
         state = self.slot_states[slot]
         if state.setup_error is not None or group in state.hung_groups:
             return
         if group != state.group:
             self._group_left(state, now)
-            state.group, state.setup_reason = group, None
+            state.group, state.setup_reason, state.node = group, None, node
             self.touched_slots.add(slot)
 
     def group_starting(self, slot: int, now: float) -> None:
@@ -473,6 +483,12 @@ class JobQueue:
                 queued.started_s = now if queued.started_s is None else queued.started_s
                 queued.running_since_s = now
                 state.queued = queued
+                if queued.lost_on is not None and isinstance(queued.job, TrainJob):
+                    elsewhere = state.node if state.node != queued.lost_on else "new workers"
+                    self.notes.append(
+                        f"trial {queued.job.key} goes on from its checkpoint on {elsewhere} (slot {state.slot}, "
+                        f"attempt {queued.job.attempt})"
+                    )
                 state.progress_s = dict.fromkeys(range(state.workers), now)
                 self.touched_slots.add(state.slot)
 
@@ -524,7 +540,7 @@ class JobQueue:
         self.hung_groups[state.slot, state.group] = kill_s
         state.hung_groups.add(state.group)
         self._settle_with_failure_of_a_rank(state, now)  # the hanging ranks wait for the failed rank
-        self._group_left(state, now)
+        self._group_left(state, now, told=True)
         self._dispatch(now)
 
     def _set_aside(self, state: SlotState, setup_error: SetupError) -> None:
@@ -546,8 +562,12 @@ class JobQueue:
         if state.queued is not None and failures:
             self._settle(state, state.queued, failures[0], now)
 
-    def _group_left(self, state: SlotState, now: float) -> None:
-        """Put the job of a lost group at the front of the queue as a new attempt, or end it as failed."""
+    def _group_left(self, state: SlotState, now: float, *, told: bool = False) -> None:
+        """Put the job of a lost group at the front of the queue as a new attempt, or end it as failed.
+
+        Args:
+            told: whether a line for the user says already why the group is lost.
+        """
         slot = state.slot
         queued = state.detach()
         self.touched_slots.add(slot)
@@ -569,6 +589,11 @@ class JobQueue:
             queued.job = replace(queued.job, attempt=queued.job.attempt + 1)
             if isinstance(queued.job, TrainJob):
                 queued.job = replace(queued.job, after_out_of_memory=queued.out_of_memory)
+                if not told and not queued.out_of_memory:
+                    why = f": {queued.last_failure}" if queued.last_failure else ""
+                    on = f" on {state.node}" if state.node else ""
+                    self.notes.append(f"trial {queued.job.key}: the workers of slot {slot}{on} are lost{why}")
+            queued.lost_on = state.node
             queued.out_of_memory = False
             queued.decisions = {}
             queued.last_failure = None

@@ -48,6 +48,8 @@ class WorkerAddress:
     slot: int
     group: str
     rank: int
+    node: str = ""
+    """Name of its machine."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ docstring when Ray changes it. No other file imports a private module of Ray.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -129,15 +130,36 @@ def placement_groups_of(actor: Any) -> list[Any]:
     Without the creator in this table, a Train controller that dies before its workers have reported leaves their
     reserved resources blocked until the driver ends: its slot would never start again.
     """
-    from ray._private.state import state
     from ray._raylet import PlacementGroupID
-    from ray.core.generated import gcs_pb2
+    from ray.core.generated.gcs_pb2 import PlacementGroupTableData
     from ray.util.placement_group import PlacementGroup
 
-    table = state._connect_and_get_accessor().get_placement_group_table()
-    groups = [gcs_pb2.PlacementGroupTableData.FromString(row) for row in table]
     return [
         PlacementGroup(PlacementGroupID(group.placement_group_id))
-        for group in groups
-        if group.creator_actor_id == actor._actor_id.binary() and group.state != gcs_pb2.PlacementGroupTableData.REMOVED
+        for group in _placement_groups()
+        if group.creator_actor_id == actor._actor_id.binary() and group.state != PlacementGroupTableData.REMOVED
     ]
+
+
+def holding(actors: Mapping[int, Any]) -> set[int]:
+    """Return the numbers of the actors that have created a placement group which holds its resources now.
+
+    Without it the sweep is charged for the devices of nodes that have left, and does not know for how many trials the
+    cluster has room.
+    """
+    from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+
+    creators = {g.creator_actor_id for g in _placement_groups() if g.state == PlacementGroupTableData.CREATED}
+    return {number for number, actor in actors.items() if actor._actor_id.binary() in creators}
+
+
+def _placement_groups() -> list[Any]:
+    """Return the rows of the table of placement groups, by state and gcs_pb2.
+
+    Without them neither the creators nor the states of groups that other processes have made are known.
+    """
+    from ray._private.state import state
+    from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+
+    table = state._connect_and_get_accessor().get_placement_group_table()
+    return [PlacementGroupTableData.FromString(row) for row in table]

@@ -28,17 +28,20 @@ from ray.util.placement_group import get_current_placement_group, remove_placeme
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sweeper.errors import UnavailableError, UserError
-from sweeper.execution import ray_private
+from sweeper.execution import cluster, ray_private
 from sweeper.execution.capacity import SlotPlan
 from sweeper.execution.dispatcher import Dispatcher
 from sweeper.execution.handles import Sealed, seal, unseal
 from sweeper.execution.job_queue import JobLimits
 from sweeper.execution.messages import SetupError, SlotsState
+from sweeper.execution.placement import PlacementWatch
 from sweeper.execution.worker import MakeRunner, Worker, WorkerContext
 from sweeper.jobs import Job, JobName, Outcome
 
 GUARD_S = 1.0
 """Seconds between checks of the slots, and of the actor that holds the job queue."""
+LOOK_S = 3.0
+"""Seconds between looks at the nodes and their free resources."""
 ANSWER_S, UNANSWERED = 25.0, 4
 """The job queue's actor counts as lost when four calls in a row stay without an answer for this many seconds. Two were
 too few: on a machine with ten times its load the actor was silent that long while slots warmed up."""
@@ -196,6 +199,11 @@ class SlotPool:
         self._groups: dict[int, Any] = {}
         """Slot -> placement group. Stored here too, because the queue's actor may die."""
         self._given_up: set[int] = set()
+        self._count = plan.slots
+        """Number of slots, set aside or not."""
+        self._placement = PlacementWatch(plan, time.monotonic())
+        self.held = plan.slots
+        """Number of slots that hold their resources, some seconds ago at most."""
         self.warm = 0
         """Number of warm slots, a second ago at most."""
         self.activity: str | None = None
@@ -213,9 +221,7 @@ class SlotPool:
         """Begin to warm the slots up (half a minute on a small machine). Return at once."""
         self._guard_thread.start()
         for slot in range(self.plan.slots):
-            thread = threading.Thread(target=self._run, args=(slot,), daemon=True, name=f"slot {slot}")
-            thread.start()
-            self._threads.append(thread)
+            self._start_slot(slot)
 
     def check(self) -> None:
         """Check that some slot can still do jobs.
@@ -233,8 +239,8 @@ class SlotPool:
 
     @property
     def active(self) -> int:
-        """Return how many slots are not set aside."""
-        return self.plan.slots - len(self._given_up)
+        """Return for how many slots trials are wanted: those that hold their resources."""
+        return max(1, self.held)
 
     def submit(self, job: Job) -> Future[Outcome]:
         """Run a job of the driver's own on the next free slot. The future raises the errors of ``check``."""
@@ -349,12 +355,20 @@ class SlotPool:
         self._act_on(state)
         return state
 
+    def _start_slot(self, slot: int) -> None:
+        thread = threading.Thread(target=self._run, args=(slot,), daemon=True, name=f"slot {slot}")
+        self._threads.append(thread)
+        thread.start()
+
     def _guard(self) -> None:
-        unanswered = 0
+        unanswered, looked_s = 0, 0.0
         while not self._closed.wait(GUARD_S):
             try:
                 self._act_on(ray.get(self.dispatcher.state.remote(), timeout=ANSWER_S))
                 unanswered = 0
+                if time.monotonic() - looked_s >= LOOK_S and not self._closing.is_set():
+                    self._look_at_cluster()
+                    looked_s = time.monotonic()
             except GetTimeoutError:
                 unanswered += 1
                 if unanswered == UNANSWERED:
@@ -385,6 +399,21 @@ class SlotPool:
                 with suppress(RayError, ValueError):
                     ray.kill(self._controllers[slot])
             self._remove_groups(slot)
+
+    def _look_at_cluster(self) -> None:
+        """Take note of nodes that come or leave, and add slots for free resources within the plan's limits."""
+        with self._lock:
+            controllers, given_up = dict(self._controllers), set(self._given_up)
+        nodes, placed = cluster.look(), ray_private.holding(controllers)
+        placement = self._placement.look(nodes, placed, self._count, given_up, time.monotonic())
+        self.held = placement.held
+        for line in placement.lines:
+            self._note(line)
+        if placement.add and not self._closing.is_set():
+            ray.get(self.dispatcher.add_slots.remote(placement.add), timeout=ANSWER_S)
+            for slot in range(self._count, self._count + placement.add):
+                self._start_slot(slot)
+            self._count += placement.add
 
     def _remove_groups(self, slot: int) -> None:
         """Free the reserved resources of a slot's ended Train run, also if no worker has registered them."""

@@ -9,6 +9,7 @@ import faulthandler
 import gc
 import logging
 import os
+import platform
 import threading
 import time
 import traceback
@@ -185,7 +186,7 @@ class Worker:
         self.dispatcher = dispatcher
         self.get = get
         self.address = (context.slot, group)
-        self._place = WorkerAddress(slot=context.slot, group=group, rank=context.rank)
+        self._place = WorkerAddress(slot=context.slot, group=group, rank=context.rank, node=platform.node())
         self.decision_poll_s = min(POLL_S, limits.stall_s / 4)
         self._limits = limits
         self._channel: Channel | None = None

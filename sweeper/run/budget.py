@@ -1,7 +1,8 @@
 """Use of devices by a sweep: so far, still allowed, and expected. Pure: callers pass the time.
 
 A sweep is charged for its slots from the request until they are given back, warm-up and idle slots included: its user
-pays for these too. A trial costs the seconds for which it held a slot.
+pays for these too. Slots whose node has left are not charged until they have resources again. A trial costs the seconds
+for which it held a slot.
 """
 
 from __future__ import annotations
@@ -25,9 +26,12 @@ class Session:
     """Seconds since 1970."""
     device: Device
     slots: int
+    """Slots that are held now, or were at the end."""
     devices_per_slot: float
     """GPUs of a trial, or its CPUs if the sweep runs on CPUs; 0.25 if four trials share a GPU."""
     wall_s: float
+    slot_s: float | None = None
+    """Seconds for which slots were held, summed over them; None: all slots all the time (earlier versions)."""
 
     @property
     def devices(self) -> str:
@@ -37,7 +41,8 @@ class Session:
 
     @property
     def device_s(self) -> float:
-        return self.slots * self.devices_per_slot * self.wall_s
+        slot_s = self.slots * self.wall_s if self.slot_s is None else self.slot_s
+        return slot_s * self.devices_per_slot
 
 
 def used_device_s(sessions: Iterable[Session], device: Device) -> float:
@@ -187,7 +192,8 @@ class BudgetLedger:
             time_s: seconds that this session may take.
             ended: the trials that ended in earlier sessions.
         """
-        self._slots, self._devices = slots, slots * devices_per_slot
+        self._held, self._devices_per_slot = slots, devices_per_slot
+        self._slot_s, self._counted_s = 0.0, now_s
         self._started_s, self._before_device_s = now_s, before_device_s
         self._budget, self._time_s = budget, time_s
         self._ended_s, self._ended_epochs = sum(trial.cost_s for trial in ended), sum(trial.epochs for trial in ended)
@@ -196,7 +202,21 @@ class BudgetLedger:
 
     def used_device_s(self, now_s: float) -> float:
         """Return the device seconds used over the whole life of the sweep."""
-        return self._before_device_s + self._devices * (now_s - self._started_s)
+        return self._before_device_s + self._devices_per_slot * self.slot_s(now_s)
+
+    @property
+    def held(self) -> int:
+        """Number of slots that are held now."""
+        return self._held
+
+    def hold(self, slots: int, now_s: float) -> None:
+        """Note how many slots are held from now on: those of a node that has left are not."""
+        self._slot_s, self._counted_s = self.slot_s(now_s), now_s
+        self._held = slots
+
+    def slot_s(self, now_s: float) -> float:
+        """Return the seconds for which slots were held in this session, summed over them."""
+        return self._slot_s + self._held * (now_s - self._counted_s)
 
     def left_s(self, now_s: float, share: float = 1.0) -> float:
         """Return for how many wall-clock seconds the slots may still be held; may be infinite.
@@ -280,7 +300,7 @@ class BudgetLedger:
         epoch_s = sum(cost_s for cost_s, _ in known) / sum(epochs for _, epochs in known)
         mean_s = epoch_s * self._mean_epochs()
         rests_s = sorted((running.rest_s(now_s, epoch_s) for running in self._running.values()), reverse=True)
-        free_s = [*rests_s, *[0.0] * (self._slots - len(rests_s))]
+        free_s = [*rests_s, *[0.0] * (max(1, self._held) - len(rests_s))]
         heapq.heapify(free_s)
         for cost_s in [mean_s] * waiting if waiting_s is None else waiting_s:
             heapq.heapreplace(free_s, free_s[0] + cost_s)
@@ -288,7 +308,7 @@ class BudgetLedger:
         left_s = min(wanted_s, allowed_s)
         return Forecast(
             left_s=left_s,
-            device_s=self.used_device_s(now_s) + self._devices * left_s,
+            device_s=self.used_device_s(now_s) + self._devices_per_slot * self._held * left_s,
             all_trials=wanted_s <= allowed_s,
         )
 
@@ -300,7 +320,8 @@ class BudgetLedger:
     def _left_of_budget_s(self, now_s: float, share: float) -> float:
         if self._budget is None:
             return float("inf")
-        return max(0.0, (share * self._budget.hours * HOUR_S - self.used_device_s(now_s)) / self._devices)
+        left_device_s = share * self._budget.hours * HOUR_S - self.used_device_s(now_s)
+        return max(0.0, left_device_s / (self._devices_per_slot * max(1, self._held)))
 
 
 class _RunningTrial:

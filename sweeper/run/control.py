@@ -43,6 +43,7 @@ class SessionControl:
         self._measurements = measurements
 
     def tick(self) -> None:
+        self._usage.hold(self._slots.held)
         self._usage.tick()
         self._progress.tick()
 

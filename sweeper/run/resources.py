@@ -29,7 +29,8 @@ def plan_slots(spec: Spec, gpus: float | None) -> SlotPlan:
         1.0 if resources.gpus_per_worker is None else resources.gpus_per_worker,
         resources.cpus_per_worker,
     )
-    return replace(plan, slots=min(plan.slots, spec.search.trials))
+    trials = spec.search.trials
+    return replace(plan, slots=min(plan.slots, trials), most=trials if plan.most is None else min(plan.most, trials))
 
 
 def runner_for(spec: Spec, cache: Path) -> MakeRunner:

@@ -195,6 +195,7 @@ def run_sweep(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Option
             held.callback(files.close)
 
             def tick() -> None:
+                usage.hold(slots.held)
                 usage.to_measure(measurements.looks, measurements.tests)
                 usage.tick()
                 progress.tick()

@@ -187,7 +187,9 @@ class UsageMeter:
 
     def usage(self) -> Usage:
         """Return the usage of all sessions."""
-        session = replace(self._session, wall_s=self._now_s() - self._start_s)
+        now_s = self._now_s()
+        held, slot_s = self._ledger.held, self._ledger.slot_s(now_s)
+        session = replace(self._session, slots=held, wall_s=now_s - self._start_s, slot_s=slot_s)
         return Usage(
             sessions=(*self._earlier, session),
             forecast=self.forecast(),
@@ -195,6 +197,11 @@ class UsageMeter:
             price=self._price,
             not_begun=self.not_begun,
         )
+
+    def hold(self, slots: int) -> None:
+        """Note how many slots are held now."""
+        if slots != self._ledger.held:
+            self._ledger.hold(slots, self._now_s())
 
     def used_s(self) -> float:
         """Return the device seconds so far, over all sessions."""
@@ -233,7 +240,7 @@ class UsageMeter:
         Args:
             looks: expected number of points of a second look that has not begun.
         """
-        evaluation_s = self._evaluation_s / self._session.slots
+        evaluation_s = self._evaluation_s / max(1, self._ledger.held)
         look_s, test_s = self._look_evaluations * evaluation_s, EVALUATIONS_PER_POINT * evaluation_s
         looking_s = looks * look_s if self._looks is None else self._looks.left_s(look_s)
         if self._tests is not None:

@@ -117,6 +117,35 @@ def test_a_lost_group_means_another_attempt_on_any_slot() -> None:
     assert queue.current(1, "group 1", None) == job(attempt=2)
 
 
+def test_a_lost_worker_and_the_place_where_its_trial_goes_on_are_told() -> None:
+    queue = JobQueue(2, 1, JobLimits())
+    for slot, node in enumerate(["n1", "n2"]):
+        queue.worker_started(slot, f"group {slot}", 0.0, node)
+        queue.worker_ready(slot, f"group {slot}", 0, 0.0)
+    queue.enqueue(job(), 0.0)
+    queue.record_failure(0, "The node was terminated.")
+    queue.group_lost(0, "group 0", 1.0)
+    assert queue.notes == [
+        "trial 7: the workers of slot 0 on n1 are lost: The node was terminated.",
+        "trial 7 goes on from its checkpoint on n2 (slot 1, attempt 2)",
+    ]
+    queue.notes.clear()
+    queue.worker_started(0, "again", 2.0, "n1")
+    queue.worker_ready(0, "again", 0, 2.0)
+    queue.group_lost(0, "again", 3.0)
+    assert queue.notes == [], "no trial was lost"
+
+
+def test_a_slot_that_is_added_takes_jobs_like_the_others() -> None:
+    queue = ready_queue(slots=1)
+    queue.enqueue(job(1), 0.0)
+    queue.enqueue(job(2), 0.0)
+    queue.add_slots(1)
+    assert queue.current(0, "group 0", None) == job(1)
+    warm(queue, 1, "group 1")
+    assert queue.current(1, "group 1", None) == job(2)
+
+
 def test_a_new_incarnation_gets_the_present_job_again() -> None:
     queue = ready_queue()
     queue.enqueue(job(), 0.0)
@@ -330,7 +359,8 @@ def test_a_slot_that_cannot_be_set_up_is_set_aside_and_the_others_go_on() -> Non
         queue.group_lost(0, "again", 2.0)
         queue.record_failure(0, "the actor died unexpectedly")
     assert queue.setup_error() is None
-    [note] = queue.notes
+    lost, note = queue.notes
+    assert lost == "trial 1: the workers of slot 0 are lost"
     assert "slot 0 is set aside" in note and note.endswith("OutOfMemoryError: CUDA out of memory")
     warm(queue, 0, "late")
     assert not queue.slot_states[0].warm, "a slot that was set aside got a job"

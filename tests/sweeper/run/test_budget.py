@@ -31,6 +31,18 @@ def trial(number: int, state: Any = "complete", cost_s: float | None = None, **a
     return TrialRecord(**{"number": number, "state": state, "parameters": {}, "seed": 0, "cost_s": cost_s, **about})
 
 
+def test_slots_of_a_node_that_has_left_are_not_charged() -> None:
+    ledger = BudgetLedger(slots=4, devices_per_slot=2.0, now_s=100.0, budget=Budget(1.0, "gpu"))
+    assert ledger.used_device_s(110.0) == 80.0
+    ledger.hold(1, 110.0)
+    assert ledger.used_device_s(120.0) == 100.0
+    assert ledger.left_s(120.0) == (3600.0 - 100.0) / 2
+    ledger.hold(0, 120.0)
+    assert ledger.used_device_s(500.0) == 100.0
+    ledger.hold(4, 500.0)
+    assert (ledger.used_device_s(510.0), ledger.slot_s(510.0)) == (180.0, 90.0)
+
+
 @pytest.mark.parametrize(
     ("text", "hours", "device"), [("200gpu-h", 200.0, "gpu"), ("12.5cpu-h", 12.5, "cpu"), (" .5 gpu-h ", 0.5, "gpu")]
 )
