@@ -50,11 +50,20 @@ def preload() -> None:
 
 def snapshot(sweep: Sweep) -> Snapshot:
     """Return the sweep as it is; to be called right after the harm."""
-    now_s = time.time()
-    moment_s, phase = time.monotonic() - sweep.drivers[0].started_s, sweep.phase()
+    now_s = time.monotonic()
+    return taken(sweep, now_s - sweep.drivers[0].started_s, time.time() - (now_s - sweep.drivers[-1].started_s))
+
+
+def taken(sweep: Sweep, moment_s: float, session_s: float) -> Snapshot:
+    """Return the sweep as it is.
+
+    Args:
+        moment_s: seconds since it was first started.
+        session_s: time, since 1970, at which the present session began.
+    """
+    now_s, phase = time.time(), sweep.phase()
     study = trials(sweep)
     begun = [trial["number"] for trial in study if trial["state"] == "running" and _has_begun(sweep, trial["number"])]
-    session_s = now_s - (time.monotonic() - sweep.drivers[-1].started_s)
     running = {number: _unfinished(sweep.trial(number), now_s, session_s) for number in begun}
     ended = [trial for trial in study if trial["state"] != "running"]
     return Snapshot(moment_s=moment_s, phase=phase, ended=ended, running=running)
