@@ -124,22 +124,31 @@ def show(
 
 def logs(
     name: Name,
-    number: Number,
+    number: Annotated[
+        int | None, typer.Argument(help="A trial's number. Default: the log of the sweep itself.", min=0)
+    ] = None,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Also print new lines, as long as the trial runs.")
+        bool, typer.Option("--follow", "-f", help="Also print new lines, as long as the sweep or the trial runs.")
     ] = False,
     storage: Storage = None,
 ) -> None:
-    """Print the log of a trial's workers, over all its attempts."""
+    """Print the log of the sweep, or of a trial's workers over all its attempts. Works wherever the storage is seen."""
     from sweeper.search.study import read_trials
 
     folder, spec = open_sweep(name, storage)
-    path = folder.trial(number).path / "log.txt"
+    path = folder.log_path if number is None else folder.trial(number).path / "log.txt"
     if not path.exists():
-        raise UserError(f"sweep {name} has no log of trial {number}; see `{folder.command('trials')}`")
+        what = "yet" if number is None else f"of trial {number}"
+        raise UserError(f"sweep {name} has no log {what}; see `{folder.command('trials')}`")
+
+    def runs() -> bool:
+        if not folder.lease.is_held():
+            return False
+        return number is None or read_trials(folder, spec)[number].state == "running"
+
     with storage_in_reach(), path.open(errors="replace") as log:
         typer.echo(log.read(), nl=False)
-        while follow and folder.lease.is_held() and read_trials(folder, spec)[number].state == "running":
+        while follow and runs():
             time.sleep(FOLLOW_S)
             typer.echo(log.read(), nl=False)
         typer.echo(log.read(), nl=False)

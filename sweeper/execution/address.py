@@ -80,7 +80,7 @@ class ClusterAddress:
         if not self._refuses(None):
             return False
         where = "put the cluster's own token into ~/.ray/auth_token, or name its file in RAY_AUTH_TOKEN_PATH"
-        token, source = _own_token()
+        token, source = own_token()
         if token is None:
             raise UnavailableError(f"the Ray cluster at {self.text} asks for a token, and there is none here: {where}")
         if self._refuses(token):
@@ -110,7 +110,7 @@ def named_address(address: str | None) -> ClusterAddress | None:
     return None if variable in ("", "local") else ClusterAddress(variable, "the environment variable RAY_ADDRESS")
 
 
-def _own_token() -> tuple[str | None, str]:
+def own_token() -> tuple[str | None, str]:
     """Return the token that Ray would use here, and its source, in Ray's own order."""
     if token := os.environ.get("RAY_AUTH_TOKEN", "").strip():
         return token, "RAY_AUTH_TOKEN"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -376,7 +377,7 @@ def _join(cluster: ClusterAddress) -> None:
     ray_private.set_token_authentication(asks_for_token)
 
     modules = [str(Path(str(module.__file__)).parent) for module in (sweeper, trainables)]
-    environment = {"py_modules": modules, "excludes": ["__pycache__"]}
+    environment = {} if _job_sends_packages() else {"py_modules": modules, "excludes": ["__pycache__"]}
     wait_before = os.environ.get(_GCS_WAIT)
     os.environ.setdefault(_GCS_WAIT, "3")
     try:
@@ -388,6 +389,15 @@ def _join(cluster: ClusterAddress) -> None:
         raise UnavailableError(f"cannot join the Ray cluster at {cluster.text}: {told}") from error
     finally:
         _set_variables({_GCS_WAIT: wait_before})
+
+
+def _job_sends_packages() -> bool:
+    """Return whether this process is a Ray job whose environment has the packages already (``sweeper submit``).
+
+    Ray refuses a driver's environment that differs from its job's (Ray 2.60).
+    """
+    job = os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR")
+    return job is not None and bool(json.loads(job).get("runtime_env", {}).get("py_modules"))
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from sweeper.front.rendering.style import label
@@ -47,7 +48,7 @@ class Progress:
 
     def __init__(
         self, name: str, trials: int, goals: Goals, *, finished: int = 0, stream: TextIO | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        log: Path | None = None, clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         """Prepare the output.
 
@@ -55,10 +56,11 @@ class Progress:
             name: of the sweep.
             trials: planned number of trials.
             finished: number of trials of earlier sessions; they do not count for the ETA.
+            log: file to which all plain lines are appended too, with date and time.
         """
         self._goals = goals
         self._name, self._trials, self._before, self._clock = name, trials, finished, clock
-        self._stream = stream or sys.stderr
+        self._stream, self._log = stream or sys.stderr, log
         self._start_s = self._sampled_s = clock()
         self._finished = finished
         self._failed = 0
@@ -101,11 +103,24 @@ class Progress:
 
     def line(self, text: str) -> None:
         """Write a line once, above the live view."""
+        self._append_to_log(text)
         with self._lock:
             self._lines.append(text if self._is_live else f"[{_clock_time(self._elapsed_s())}] {text}")
         self._wake.set()
         if self._thread is None:
             self._write_lines()
+
+    def _plain_line(self, text: str) -> None:
+        """Write a line about what the live view shows by itself: there it is written to the log only."""
+        if self._is_live:
+            self._append_to_log(text)
+        else:
+            self.line(text)
+
+    def _append_to_log(self, text: str) -> None:
+        if self._log is not None:
+            with suppress(OSError), self._log.open("a", encoding="utf-8") as log:  # the sweep tells of a full disk
+                log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     def charge(self, cost: Callable[[], str], left_s: Callable[[], float | None]) -> None:
         """Have ``tick`` call functions about the cost of the sweep.
@@ -130,8 +145,7 @@ class Progress:
         """
         with self._lock:
             self._activity = _Activity(what, total, unit, self._clock())
-        if not self._is_live:
-            self.line(self._activity.text(self._clock()))
+        self._plain_line(self._activity.text(self._clock()))
 
     def step(self, done: int) -> None:
         """Show how many steps of the present activity are done."""
@@ -175,19 +189,18 @@ class Progress:
         about = describe(parameters) + ("" if tries is None else f" ({tries})")
         with self._lock:
             self._running[number] = _Running(about, self._clock())
-        if not self._is_live:
-            self.line(f"trial {number} started: {about}" + ("" if slot is None else f" (slot {slot})"))
+        self._plain_line(f"trial {number} started: {about}" + ("" if slot is None else f" (slot {slot})"))
 
     def trial_reported(self, number: int, report: Report) -> None:
         """Show a trial's report after an evaluation."""
         with self._lock:
             running = self._running.setdefault(number, _Running("", self._clock()))
             running.report = report
-            tell = not self._is_live and self._clock() - running.told_s >= _EPOCH_LINE_S
+            tell = self._clock() - running.told_s >= _EPOCH_LINE_S
             if tell:
                 running.told_s = self._clock()
         if tell:
-            self.line(f"trial {number}: {_epoch(report)}, {self._goals_text(report.values)}")
+            self._plain_line(f"trial {number}: {_epoch(report)}, {self._goals_text(report.values)}")
 
     def trial_ended(self, record: TrialRecord) -> None:
         """Show the end of a trial that is complete, stopped or failed."""
@@ -207,7 +220,7 @@ class Progress:
             of = f"{self._finished} of {self._trials}" if record.confirms is None else f"trial {record.confirms} again"
         if not self._is_live:
             self._sample()
-            self.line(f"{text} ({of}{self._left()})")
+        self._plain_line(f"{text} ({of}{self._left()})")
 
     def front_updated(self, front: Front) -> None:
         """Show the best points so far."""
@@ -217,10 +230,10 @@ class Progress:
         best = [f"{label(point)}: {self._goals_text(point.validation)}" for point in shown]
         with self._lock:
             changed, self._best = best != self._best, best
-        if changed and not self._is_live:
+        if changed:
             knee = next((point for point in members if point.name == "knee"), None)
             about = "" if knee is None else f", knee {self._goals_text(knee.validation)}"
-            self.line(f"front: {_count(len(members), 'point')}, hypervolume {front.hypervolume:.4f}{about}")
+            self._plain_line(f"front: {_count(len(members), 'point')}, hypervolume {front.hypervolume:.4f}{about}")
 
     def tick(self) -> None:
         """Update cost and remaining time of the view; to be called often, on the sweep's own thread."""

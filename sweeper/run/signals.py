@@ -42,6 +42,7 @@ class StopSignal:
             f"\nstopping, within {grace_s:g} s (again: end at once)"
         )
         self._asked_s: float | None = None
+        self._asking = threading.Lock()
         self._left = threading.Event()
 
     @property
@@ -120,11 +121,22 @@ class StopSignal:
                 continue
             if numbers[0] == signal.SIGHUP:
                 _write_nowhere(self._terminals)
-            if self.asked:
+            if not self.request():
                 self._end(f"ended at once; go on with: {self._resume}")
+
+    def request(self) -> bool:
+        """Ask the sweep to stop within the grace time, as the first signal does. For any thread.
+
+        Returns:
+            Whether it was not asked before.
+        """
+        with self._asking:
+            if self.asked:
+                return False
             self._asked_s = time.monotonic()
-            threading.Thread(target=self._enforce, daemon=True, name="end of the grace time").start()
-            self._announce(self._grace_s)
+        threading.Thread(target=self._enforce, daemon=True, name="end of the grace time").start()
+        self._announce(self._grace_s)
+        return True
 
     def _enforce(self) -> None:
         if not self._left.wait(self._grace_s):

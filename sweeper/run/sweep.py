@@ -18,6 +18,7 @@ import psutil
 
 from sweeper.errors import UNAVAILABLE
 from sweeper.execution import cluster
+from sweeper.execution.address import named_address
 from sweeper.front.load import load_front
 from sweeper.front.rendering.writer import FrontFiles, write_front
 from sweeper.front.search_state import final_state
@@ -42,6 +43,7 @@ from sweeper.spec.quantities import HOUR_S, Price, hours, parse_budget
 from sweeper.spec.scopes import largest_scope
 from sweeper.spec.spec import Spec
 from sweeper.storage.lease import HeldLease
+from sweeper.storage.stop_request import StopRequests
 from sweeper.storage.sweep_folder import SweepFolder
 from sweeper.tracking.runs import shown_uri
 from sweeper.tracking.tracker import Tracker
@@ -127,11 +129,15 @@ def run_sweep(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Option
         folder.remove_partial_files()
         trials_before = read_trials(folder, spec)
         planned = planned_trials(folder, spec, trials_before)
-        progress = Progress(folder.name, planned, spec.task_goals(), finished=searched(trials_before))
+        progress = Progress(
+            folder.name, planned, spec.task_goals(), finished=searched(trials_before), log=folder.log_path
+        )
         lease.when_lost(partial(_end_at_once, cleanup, progress))
         stop.announce_with(progress.stopping, progress.freeze)
         session.enter_context(progress)
-        progress.wait_for("starting Ray" if options.address is None else f"joining Ray at {options.address}")
+        session.enter_context(StopRequests(folder.path, stop.request))
+        joined = named_address(options.address)
+        progress.wait_for("starting Ray" if joined is None else f"joining Ray at {joined.text}")
         tracker = Tracker(folder.path, options.tracking_uri, folder.storage, folder.name, folder.sweep_id)
         session.callback(lambda: tracker.close(stop.impatience(TAIL_S)))
         if tracker.moved is not None:
@@ -161,7 +167,7 @@ def run_sweep(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Option
                 cluster.watched(lambda what: _end_at_once(cleanup, progress, f"{what}; go on with: {resume}"))
             )
             cluster.check_shared(folder.path)
-            if options.gpus and cluster.joins_a_cluster(options.address):
+            if options.gpus and joined is not None:
                 wait = cluster.Wait(options.wait_s, lambda: stop.asked, progress.wait_for)
                 cluster.wait_for_gpus(options.gpus, wait)
             plan = plan_slots(spec, options.gpus)

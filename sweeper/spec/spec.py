@@ -357,8 +357,13 @@ def spec_type(task: str) -> type[Spec]:
     return read
 
 
-def load_spec(path: Path | str, overrides: Sequence[str] = ()) -> Spec:
-    """Read and check a spec; ``overrides`` are ``dotted.key=value``, the value in YAML.
+def load_spec(path: Path | str, overrides: Sequence[str] = (), *, may_lack_files: bool = False) -> Spec:
+    """Read and check a spec.
+
+    Args:
+        overrides: ``dotted.key=value``, the value in YAML.
+        may_lack_files: whether the sweep runs on another machine: where a file or folder that the spec names is missing
+            here, nothing that needs the files is checked.
 
     Raises:
         UserError: every problem found, one a line, each with its place in the file.
@@ -385,26 +390,40 @@ def load_spec(path: Path | str, overrides: Sequence[str] = ()) -> Spec:
     problems = model_problems(data.get("model", {}))
     if isinstance(data.get("sets"), dict):
         problems += [problem for name, raw in data["sets"].items() for problem in set_problems(name, raw)]
+    lacks_files = may_lack_files and any(_MISSING in problem.message for problem in problems)
+    problems = [] if lacks_files else problems
     spec = None
     try:
         context = {"embed_dim": embedding_width(data.get("model", {}))}
         spec = spec_type(kind.name).model_validate_json(json.dumps(data), strict=True, context=context)
     except ValidationError as error:
         problems += from_validation(error, data, spec_type(kind.name))
-    if spec is not None and not problems:
+    if spec is not None and not problems and not lacks_files:
         problems += class_problems(spec.train, spec.sets[spec.train.set.partition("/")[0]])
         if isinstance(spec, TypographicSettings):
             used = [spec.train.set, *spec.evaluate.search.sets, *spec.evaluate.test.sets]
             problems += word_problems(spec.sets, [reference.partition("/")[0] for reference in used])
+    if spec is not None and not problems:
         problems += _baseline_problems(spec, context["embed_dim"])
         if not any(override.partition("=")[0].strip() == "search.trials" for override in overrides):
             problems += _plan_problems(spec) + _confirm_problems(spec)
     if problems:
         raise UserError("\n".join([*_lines(problems, document), *_own_images(problems, data, Path(path))]))
     assert spec is not None
+    if lacks_files:
+        return spec
     notes = [note for name, settings in spec.sets.items() for note in split_notes(name, settings)]
     spec._notes = _lines(notes, document)
     return spec
+
+
+def relative_paths(path: Path, overrides: Sequence[str] = ()) -> list[str]:
+    """Return the keys of a readable spec whose paths are relative to its folder."""
+    document = Document(path)
+    for override in overrides:
+        document.override(override)
+    here, there = (_flat(absolute_paths(document.data, Path(folder))) for folder in ("/here", "/there"))
+    return [key for key, value in here.items() if there[key] != value]
 
 
 def spec_difference(old: Spec, new: Spec) -> list[str]:

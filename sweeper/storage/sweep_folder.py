@@ -54,6 +54,11 @@ class SweepFolder:
         return self.path / "study.db"
 
     @property
+    def log_path(self) -> Path:
+        """Return the file with the lines of all sessions: what ``sweeper run`` prints where there is no terminal."""
+        return self.path / "log.txt"
+
+    @property
     def front_path(self) -> Path:
         return self.path / "front"
 
