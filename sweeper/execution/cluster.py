@@ -48,8 +48,11 @@ QUIET = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
 """Environment of Ray, Train and Tune in the driver, for variables that the user has not set."""
-_GCS_WAIT = "RAY_gcs_server_port_wait_time_s"
-"""Seconds for which Ray tries to reach the head; 20 by default."""
+_WHILE_JOINING = {
+    "RAY_gcs_server_port_wait_time_s": "3",  # for which Ray tries to reach the head; 20 by default
+    "RAY_BACKEND_LOG_LEVEL": "error",  # it warns in the terminal where a node has no way to the internet
+}
+"""Environment of the driver while it joins a cluster, for variables that the user has not set."""
 _CONNECTION_VARIABLES = (*QUIET, "RAY_ADDRESS", "RAY_AUTH_MODE")
 """Environment variables that ``connect`` sets and ``disconnect`` restores."""
 _LONGEST_SOCKET = 107
@@ -378,8 +381,9 @@ def _join(cluster: ClusterAddress) -> None:
 
     modules = [str(Path(str(module.__file__)).parent) for module in (sweeper, trainables)]
     environment = {} if _job_sends_packages() else {"py_modules": modules, "excludes": ["__pycache__"]}
-    wait_before = os.environ.get(_GCS_WAIT)
-    os.environ.setdefault(_GCS_WAIT, "3")
+    before = {name: os.environ.get(name) for name in _WHILE_JOINING}
+    for name, value in _WHILE_JOINING.items():
+        os.environ.setdefault(name, value)
     try:
         with _own_sigterm():
             ray.init(address=cluster.text, runtime_env=environment, **_silent())
@@ -388,7 +392,7 @@ def _join(cluster: ClusterAddress) -> None:
         told = " ".join(str(error).split()) if "ismatch" in str(error) else _last_line(error)
         raise UnavailableError(f"cannot join the Ray cluster at {cluster.text}: {told}") from error
     finally:
-        _set_variables({_GCS_WAIT: wait_before})
+        _set_variables(before)
 
 
 def _job_sends_packages() -> bool:

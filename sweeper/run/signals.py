@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP during a sweep."""
+"""Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 during a sweep."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class SessionInterrupted(Exception):
 class StopSignal:
     """Context manager: the first signal asks the sweep to stop within a grace time; a second signal ends the process.
 
+    SIGUSR1 asks only, however often it comes: a batch script sends it beside the SIGTERM of its batch system.
     The end of the grace time ends the process too. For the main thread only. Python runs signal handlers between two
     instructions of the main thread, which may wait in a call of Ray: so another thread reads the signals, from Python's
     wake-up descriptor.
@@ -100,7 +101,8 @@ class StopSignal:
         # Under nohup SIGHUP is ignored, and stays so.
         hangup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
         self._terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
-        self._before = {number: signal.signal(number, _nothing) for number in (signal.SIGINT, signal.SIGTERM, *hangup)}
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, *hangup)
+        self._before = {number: signal.signal(number, _nothing) for number in numbers}
         self._wakeup_before = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         self._thread = threading.Thread(target=self._listen, daemon=True, name="signals")
         self._thread.start()
@@ -121,7 +123,7 @@ class StopSignal:
                 continue
             if numbers[0] == signal.SIGHUP:
                 _write_nowhere(self._terminals)
-            if not self.request():
+            if not self.request() and numbers[0] != signal.SIGUSR1:
                 self._end(f"ended at once; go on with: {self._resume}")
 
     def request(self) -> bool:

@@ -24,7 +24,7 @@ GRACE_S = 90
 """Seconds that the driver then has for checkpoints, front and MLflow; the rest is for the request to requeue."""
 LEAST_TIME_S = 240
 """Shortest time of an allocation: Ray's start, the warm-up of the slots, some training, ``SIGNAL_S``."""
-WORKED_S = 600
+WORKED_S = 300
 """A driver that fails after this many seconds has worked before, so that the job is requeued: its next allocation may
 have other nodes. One that fails earlier would fail again and again.
 """
@@ -91,10 +91,10 @@ def slurm_script(
         f"--output={run.name}-%j.log",
         *allocation.options,
     ]
-    words = [*run.words(), "--address", "$head_ip:$port", "--wait", "5m", "--grace", f"{GRACE_S}s"]
-    words += [] if gpus_per_node else ["--gpus", "0"]
-    step = ["srun", "--overlap", "--nodes=1", "--ntasks=1", "--nodelist=$node", f"--cpus-per-task={cpus}"]
-    step += [f"--gpus-per-node={gpus_per_node}"] if gpus_per_node else []
+    driver = shlex.join(["sweeper", *run.words()]) + f' --address "$head_ip:$port" --wait 5m --grace {GRACE_S}s'
+    driver += "" if gpus_per_node else " --gpus 0"
+    step = f'{_STEP} --nodelist="$node" --cpus-per-task={cpus}'
+    step += f" --gpus-per-node={gpus_per_node}" if gpus_per_node else ""
     setup, on_node, here = _environment_lines(environment, gpus_per_node > 0)
     resources = f"--num-cpus={cpus}" + (f" --num-gpus={gpus_per_node}" if gpus_per_node else " --num-gpus=0")
     return _SCRIPT.format(
@@ -105,11 +105,12 @@ def slurm_script(
         options="\n".join(f"#SBATCH {option}" for option in options),
         storage=shlex.quote(str(run.storage)),
         setup=setup,
-        on_node=" ".join(map(_quoted, [*step, *on_node])),
-        here="".join(f"{_quoted(word)} " for word in here),
+        on_node=f"{step} {on_node}".rstrip(),
+        here=f"{here} " if here else "",
         resources=resources,
-        sweeper=" ".join(map(_quoted, ["sweeper", *words])),
+        sweeper=driver,
         worked_s=WORKED_S,
+        step=_STEP,
     )
 
 
@@ -166,25 +167,21 @@ def _slurm_time(time_s: float) -> str:
     return (f"{days}-" if days else "") + f"{hours:02d}:{minutes % 60:02d}:00"
 
 
-def _environment_lines(environment: Path | Container, on_gpus: bool) -> tuple[str, list[str], list[str]]:
-    """Return the lines of the environment, the words after the options of a step, the words before a command here."""
+def _environment_lines(environment: Path | Container, on_gpus: bool) -> tuple[str, str, str]:
+    """Return the line of the environment, what follows the options of a step, what precedes a command of the script."""
     if isinstance(environment, Path):
-        return f"export PATH={shlex.quote(str(environment / 'bin'))}:$PATH", [], []
+        return f"export PATH={shlex.quote(str(environment / 'bin'))}:$PATH", "", ""
     mounts = ",".join(str(folder) for folder in environment.mounts)
     if environment.kind == "apptainer":
-        words = ["apptainer", "exec", *(["--nv"] if on_gpus else []), "--bind", mounts, environment.image]
-        return "# sweeper and Ray come from a container (Apptainer).", words, words
+        inside = shlex.join(["apptainer", "exec", *(["--nv"] if on_gpus else []), "--bind", mounts, environment.image])
+        return "# sweeper and Ray come from a container (Apptainer).", inside, inside
     pairs = ",".join(f"{folder}:{folder}" for folder in [*environment.mounts, Path("/tmp")])
-    words = [f"--container-image={environment.image}", f"--container-mounts={pairs}"]
-    here = ["srun", "--overlap", "--nodes=1", "--ntasks=1", "--nodelist=$head", *words]
-    return "# sweeper and Ray come from a container (enroot, by the Pyxis plugin of srun).", words, here
+    inside = shlex.join([f"--container-image={environment.image}", f"--container-mounts={pairs}"])
+    setup = "# sweeper and Ray come from a container (enroot, by the Pyxis plugin of srun)."
+    return setup, inside, f'{_STEP} --nodelist="$head" {inside}'
 
 
-def _quoted(word: str) -> str:
-    """Return a word for the script; the variables of the script keep their meaning."""
-    if "$" in word and not any(sign in word for sign in " '\"`\\"):
-        return f'"{word}"'
-    return shlex.quote(word)
+_STEP = "srun --overlap --nodes=1 --ntasks=1"
 
 
 _SCRIPT = """\
@@ -210,7 +207,8 @@ say() {{ echo "$(date '+%F %T') $*"; }}
 start_ray() {{
     node=$1
     shift
-    {on_node} ray start "$@" --block {resources} --disable-usage-stats > /dev/null < /dev/null &
+    {on_node} ray start "$@" --block {resources} --disable-usage-stats \
+        < /dev/null > "ray-$SLURM_JOB_ID-$node.log" 2>&1 &
     steps+=($!)
 }}
 say "allocation ${{SLURM_RESTART_COUNT:-0}} of job $SLURM_JOB_ID: ${{nodes[*]}}"
@@ -229,8 +227,9 @@ done
 {here}{sweeper} &
 driver=$!
 asked=
-trap 'asked=limit; say "the time is almost over"; kill -TERM $driver' USR1
-trap 'asked=end; say "asked to stop"; kill -TERM $driver' TERM INT
+# USR1 asks the driver to stop; unlike a second TERM it may come after the TERM that Slurm sends to all processes.
+trap 'asked=limit; say "the time is almost over"; kill -USR1 $driver' USR1
+trap 'asked=end; say "asked to stop"; kill -USR1 $driver' TERM INT
 while true; do
     wait $driver
     code=$?
@@ -242,7 +241,7 @@ say "the driver has ended with exit code $code"
 trap '' USR1 TERM
 kill "${{steps[@]}}" 2> /dev/null
 for node in "${{nodes[@]}}"; do
-    timeout 10 srun --overlap --nodes=1 --ntasks=1 --nodelist="$node" rm -rf "$files" < /dev/null &
+    timeout 10 {step} --nodelist="$node" rm -rf "$files" < /dev/null 2> /dev/null &
     removing+=($!)
 done
 wait "${{removing[@]}}"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ from typer.testing import CliRunner
 
 from sweeper.cli.main import app
 from sweeper.errors import UserError
+from sweeper.run.progress import Progress
+from sweeper.storage.stop_request import LOOK_S, StopRequests, request_stop
 from sweeper.storage.sweep_folder import SweepFolder
 from tests.paths import ROOT
 
@@ -62,3 +66,37 @@ def test_a_sweep_that_runs_is_not_deleted(early: SweepFolder) -> None:
     for name in ("early", "../early", "."):
         done = CliRunner().invoke(app, ["delete", name, "--yes", "--storage", str(early.storage)])
         assert isinstance(done.exception, UserError) and f"no sweep {name!r}" in str(done.exception)
+
+
+def test_a_sweep_is_stopped_from_anywhere_that_sees_its_storage(early: SweepFolder) -> None:
+    asked = threading.Event()
+    lease = early.lease.hold()
+    with StopRequests(early.path, asked.set):
+        process = started(early, "stop", "early")
+        assert asked.wait(60)
+        lease.release()
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, "")
+    first, last = err.splitlines()
+    assert "is run by process" in first
+    assert last.startswith("sweep early has stopped; go on with: sweeper resume early --storage ")
+    assert not (early.path / "stop.request").exists()
+    again = CliRunner().invoke(app, ["stop", "early", "--storage", str(early.storage)])
+    assert again.exit_code == 0 and "sweep early does not run" in again.stderr
+
+
+def test_a_request_of_an_earlier_session_does_not_stop_the_next_one(early: SweepFolder) -> None:
+    asked = threading.Event()
+    request_stop(early.path)
+    with StopRequests(early.path, asked.set):
+        assert not asked.wait(2.5 * LOOK_S)
+
+
+def test_the_log_of_a_sweep_has_the_lines_of_all_its_sessions(early: SweepFolder) -> None:
+    said = CliRunner().invoke(app, ["logs", "early", "--storage", str(early.storage)])
+    assert isinstance(said.exception, UserError) and "sweep early has no log yet" in str(said.exception)
+    for session in ("first", "second"):
+        progress = Progress("early", 3, early.spec().task_goals(), stream=io.StringIO(), log=early.log_path)
+        progress.line(f"{session} session")
+    said = CliRunner().invoke(app, ["logs", "early", "--storage", str(early.storage)])
+    assert [line[20:] for line in said.stdout.splitlines()] == ["first session", "second session"]

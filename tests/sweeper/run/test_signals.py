@@ -51,7 +51,7 @@ def driver(
     return process
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_the_first_signal_asks_and_the_sweep_ends_in_order(number: signal.Signals) -> None:
     process = driver()
     process.send_signal(number)
@@ -72,6 +72,19 @@ def test_the_second_signal_ends_at_once_even_while_the_main_thread_is_in_a_call(
     _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
     assert err == "\nended at once; go on with: sweeper resume x\n"
+
+
+def test_a_request_of_a_batch_script_ends_nothing_however_often_it_comes() -> None:
+    process = driver(tail="input()", stdin=subprocess.PIPE)
+    process.send_signal(signal.SIGTERM)
+    assert process.stderr is not None and process.stdin is not None and process.stdout is not None
+    assert process.stdout.readline() == "asked\n"
+    for _ in range(3):
+        process.send_signal(signal.SIGUSR1)
+    process.stdin.write("\n")
+    out, err = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, out) == (0, "closed\n")
+    assert err == "\nstopping, within 30 s (again: end at once)\n"
 
 
 def test_the_process_ends_when_the_grace_time_is_over() -> None:
