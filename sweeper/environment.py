@@ -24,7 +24,7 @@ def environment() -> dict[str, str]:
     import psutil
     import torch
 
-    lines = {**versions(), **{package: _version(package) for package in _PACKAGES}}
+    lines = package_versions()
     lines |= {"python": platform.python_version(), "system": platform.platform()}
     lines["cpus"] = str(os.cpu_count())
     lines["memory"] = f"{psutil.virtual_memory().total / 2**30:.0f} GiB"
@@ -35,6 +35,11 @@ def environment() -> dict[str, str]:
     lines["storage"] = os.environ.get("SWEEPER_STORAGE", "./sweeps")
     lines["mlflow store"] = "from MLFLOW_TRACKING_URI" if os.environ.get("MLFLOW_TRACKING_URI") else "in the storage"
     return lines
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of all packages whose difference between two machines matters, without importing them."""
+    return {**versions(), **{package: _version(package) for package in _PACKAGES}}
 
 
 def _version(package: str) -> str:

@@ -10,11 +10,12 @@ import signal
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sweeper.errors import UnavailableError
 from sweeper.execution.address import CONNECT_S, ClusterAddress, named_address
@@ -22,6 +23,8 @@ from sweeper.execution.capacity import NodeResources
 from sweeper.execution.placement import Node
 
 SETTLE_S = 5.0
+SHARED_S = 60.0
+"""Longest time for all nodes to read and write a file of the storage."""
 START_ATTEMPTS = 3
 WATCH_S = 1.0
 """Seconds between checks of the processes of Ray that the driver needs."""
@@ -50,7 +53,6 @@ QUIET = {
 """Environment of Ray, Train and Tune in the driver, for variables that the user has not set."""
 _WHILE_JOINING = {
     "RAY_gcs_server_port_wait_time_s": "3",  # for which Ray tries to reach the head; 20 by default
-    "RAY_BACKEND_LOG_LEVEL": "error",  # it warns in the terminal where a node has no way to the internet
 }
 """Environment of the driver while it joins a cluster, for variables that the user has not set."""
 _CONNECTION_VARIABLES = (*QUIET, "RAY_ADDRESS", "RAY_AUTH_MODE")
@@ -59,6 +61,7 @@ _LONGEST_SOCKET = 107
 """Largest number of bytes in the path of a Unix socket."""
 _SOCKET_IN_SESSION = len("/ray/session_2026-01-01_00-00-00_000000_/sockets/plasma_store")
 """Bytes of the path below Ray's temporary folder, without the number of the process (Ray 2.60)."""
+Answer = TypeVar("Answer")
 _variables_before: dict[str, str | None] = {}
 """Values of these variables before ``connect``; None: not set. Empty if no cluster is connected."""
 
@@ -239,7 +242,7 @@ def look() -> list[Node]:
             whole=_resources(node["NodeManagerHostname"], node["Resources"]),
             free=_resources(node["NodeManagerHostname"], free.get(node["NodeID"], {})),
         )
-        for node in ray.nodes()
+        for node in sorted(ray.nodes(), key=lambda node: str(node["NodeID"]))
         if node["Alive"]
     ]
 
@@ -302,44 +305,100 @@ def wait_for_gpus(gpus: float, wait: Wait) -> None:
         request_resources(num_cpus=0)  # withdraws the request: the slots ask for what they need
 
 
-def check_shared(folder: Path) -> None:
-    """Check that ``folder``, for the sweep's records and weights, is shared: write a file that every other node reads.
+def on_each_node(
+    function: Callable[..., Answer], arguments: Callable[[int], tuple[Any, ...]], *, gpus: float = 0.0, limit_s: float
+) -> dict[str, Answer | Exception]:
+    """Call a function on every node at once and return its answers, or errors, by the name of the node.
 
-    Raises:
-        UnavailableError: some nodes do not see the file; the message names them.
+    Args:
+        arguments: returns the arguments for the node of a number, from 0.
+        gpus: GPUs for each call.
+        limit_s: seconds after which a node without an answer gets an UnavailableError.
     """
     import ray
+    from ray.exceptions import RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here = ray.get_runtime_context().get_node_id()
-    others = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
-    others.pop(here, None)
-    if not others:
+    answers: dict[str, Any] = {}
+    for number, node in enumerate(look()):
+        place = NodeAffinitySchedulingStrategy(node.id, soft=False)
+        call = ray.remote(function).options(num_cpus=0, num_gpus=gpus, scheduling_strategy=place, max_retries=0)
+        name = node.whole.name if node.whole.name not in answers else f"{node.whole.name} ({node.id[:6]})"
+        answers[name] = call.remote(*arguments(number))
+    ray.wait(list(answers.values()), num_returns=len(answers), timeout=limit_s)
+    for name, answer in answers.items():
+        try:
+            answers[name] = ray.get(answer, timeout=0)
+        except ray.exceptions.GetTimeoutError:
+            ray.cancel(answer, force=True)
+            answers[name] = UnavailableError(f"no answer within {limit_s:g} s")
+        except RayError as error:
+            cause = getattr(error, "cause", None)
+            answers[name] = cause if isinstance(cause, Exception) else UnavailableError(_last_line(error))
+    return answers
+
+
+def free_address_of_first_node() -> str:
+    """Return ``host:port`` of a free port on the node that ``on_each_node`` gives the number 0."""
+    answers = on_each_node(_free_port, lambda number: (), limit_s=SHARED_S)
+    import ray
+
+    host = next(node["NodeManagerAddress"] for node in ray.nodes() if node["NodeID"] == look()[0].id)
+    return f"{host}:{next(iter(answers.values()))}"
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("", 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
+def check_shared(folder: Path) -> None:
+    """Check that ``folder``, for the sweep's records and weights, is shared: every node reads and writes in it.
+
+    Raises:
+        UnavailableError: some nodes do not; the message names them.
+    """
+    if len(look()) < 2:
         return
-    probe = folder / f".probe-{os.getpid()}"
-    probe.write_text(here)
-    reads = {
-        name: ray.remote(_reads)
-        .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
-        .remote(str(probe), here)
-        for node, name in others.items()
-    }
+    probe = folder / f".probe-{uuid.uuid4().hex}"
+    text = probe.name
     try:
-        blind = [name for name, seen in reads.items() if not ray.get(seen)]
+        probe.write_text(text)
+        answers = on_each_node(_reads_and_writes, lambda number: (str(probe), text, number), limit_s=SHARED_S)
+        wrong = [name for name, answer in answers.items() if answer != "reads and writes"]
+        unseen = [
+            name
+            for number, name in enumerate(answers)
+            if name not in wrong and _text_of(Path(f"{probe}.{number}")) != text
+        ]
     finally:
-        probe.unlink(missing_ok=True)
-    if blind:
+        for file in folder.glob(f"{probe.name}*"):
+            file.unlink(missing_ok=True)
+    if wrong or unseen:
         raise UnavailableError(
-            f"{folder} is not the same folder on {', '.join(blind)}: storage must be shared by all nodes (NFS, for "
-            "instance); name such a folder with --storage"
+            f"{folder} is not the same folder on {', '.join([*wrong, *unseen])}, or cannot be written there: storage "
+            "must be shared by all nodes (NFS, for instance); name such a folder with --storage"
         )
 
 
-def _reads(path: str, text: str) -> bool:
+def _reads_and_writes(probe: str, text: str, number: int) -> str:
+    """Run by a node: read the driver's file and write one beside it."""
+    if _text_of(Path(probe)) != text:
+        return "does not read"
     try:
-        return Path(path).read_text() == text
+        Path(f"{probe}.{number}").write_text(text)
     except OSError:
-        return False
+        return "does not write"
+    return "reads and writes"
+
+
+def _text_of(path: Path) -> str | None:
+    try:
+        return path.read_text()
+    except OSError:
+        return None
 
 
 def _start(num_cpus: int | None) -> None:

@@ -6,7 +6,8 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -27,6 +28,7 @@ from trainables.settings.sets import Split
 from trainables.settings.task import Expectation, split_of
 
 if TYPE_CHECKING:
+    from sweeper.execution.capacity import SlotPlan
     from trainables.context.trial_context import TrialContext
     from trainables.models.clip import Clip
 
@@ -34,6 +36,8 @@ CONNECT_S = 3.0
 EXPECT_IMAGES = 4000
 """Largest number of images for ``model.expect``, which is measured before a GPU is used."""
 LEAST_FREE_BYTES = 2 * 2**30
+NODE_S = 600.0
+"""Longest time for a node to load the model and to list the images."""
 
 
 def check_sweep(
@@ -53,7 +57,7 @@ def check_sweep(
     return [
         *check_places(storage, tracking_uri, echo),
         *_model_and_image_problems(spec, echo, needs.append),
-        *_problems(lambda: _check_capacity(spec, gpus, address, needs, echo)),
+        *_problems(lambda: _check_capacity(spec, gpus, address, storage, needs, echo)),
     ]
 
 
@@ -84,20 +88,14 @@ def _model_and_image_problems(
 def _listing_problems(spec: Spec, echo: Callable[[str], None]) -> list[UserError | UnavailableError]:
     from trainables.data.readers.kinds import list_images
 
-    evaluate = spec.evaluate
-    named: list[tuple[str, Split]] = [(spec.train.set, "train")]
-    named += [(reference, "validation") for reference in evaluate.search.sets]
-    named += [(reference, "test") for reference in evaluate.test.sets]
-
-    def check(reference: str, default: Split) -> None:
-        name, split = split_of(reference, default)
+    def check(name: str, split: Split) -> None:
         try:
-            listing = list_images(name, spec.sets[name], cast(Split, split))
+            listing = list_images(name, spec.sets[name], split)
         except ValueError as error:
             raise UserError(str(error)) from error
         echo(f"{name}/{split}: {len(listing.keys)} images of {len(listing.class_names)} classes, not opened")
 
-    return [problem for reference, default in named for problem in _problems(partial(check, reference, default))]
+    return [problem for name, split in _splits(spec) for problem in _problems(partial(check, name, split))]
 
 
 def _problems(check: Callable[[], None]) -> list[UserError | UnavailableError]:
@@ -237,6 +235,77 @@ def _check_model(spec: Spec, clip: Clip, echo: Callable[[str], None]) -> None:
             raise ValueError(f"parameters.{name}: {highest} is above {limit}, {what} of this model")
 
 
+def _check_nodes(spec: Spec, plan: SlotPlan, storage: Path, echo: Callable[[str], None]) -> None:
+    """Have every node of the cluster look at itself, at the storage, the model and the images, and add with the others.
+
+    Raises:
+        UnavailableError: a node lacks something, or sees something else than the others.
+    """
+    from sweeper.environment import package_versions
+    from sweeper.execution import cluster
+    from sweeper.preflight.node_report import problems_of, report
+
+    with _existing(storage) as folder:
+        cluster.check_shared(folder)
+        splits = _splits(spec)
+        task = spec.task_settings()
+        answers = cluster.on_each_node(report, lambda number: (task, splits, folder), limit_s=NODE_S)
+    problems = [f"node {name}: {answer}" for name, answer in answers.items() if isinstance(answer, Exception)]
+    reports = {name: answer for name, answer in answers.items() if not isinstance(answer, Exception)}
+    for name, node in reports.items():
+        model = "not loaded" if node.model is None else node.model[:12]
+        gpus = f"{len(node.gpus)} x {node.gpus[0]}" if node.gpus else "no GPU"
+        echo(f"node {name}: {gpus}, {node.free_bytes / 2**30:.0f} GiB free, weights {model}, {len(node.images)} splits")
+    problems += problems_of(reports, package_versions())
+    if not problems and len(reports) > 1:
+        problems += _addition_problems(plan, len(reports), echo)
+    if problems:
+        raise UnavailableError("\n".join(problems))
+
+
+def _addition_problems(plan: SlotPlan, nodes: int, echo: Callable[[str], None]) -> list[str]:
+    """Have all nodes add numbers by torch.distributed; return the problems."""
+    from sweeper.execution import cluster
+    from sweeper.preflight.node_report import ALL_REDUCE_S, all_reduce
+
+    on_gpus = plan.gpus_per_worker > 0
+    backend = "nccl" if on_gpus else "gloo"
+    address = cluster.free_address_of_first_node()
+    answers = cluster.on_each_node(
+        all_reduce,
+        lambda number: (number, nodes, address, backend),
+        gpus=1.0 if on_gpus else 0.0,
+        limit_s=2 * ALL_REDUCE_S,
+    )
+    expected = nodes * (nodes + 1) / 2
+    wrong = [f"node {name}: {backend} all-reduce: {answer}" for name, answer in answers.items() if answer != expected]
+    if not wrong:
+        echo(f"network: {backend} all-reduce over {nodes} nodes")
+    return wrong
+
+
+@contextmanager
+def _existing(storage: Path) -> Iterator[Path]:
+    """Context manager: the storage exists; folders that were made for it are removed at the end."""
+    made = [path for path in (storage, *storage.parents) if not path.exists()]
+    storage.mkdir(parents=True, exist_ok=True)
+    try:
+        yield storage
+    finally:
+        for path in made:
+            with suppress(OSError):
+                path.rmdir()
+
+
+def _splits(spec: Spec) -> list[tuple[str, Split]]:
+    """Return the splits of the image sets that the sweep reads."""
+    evaluate = spec.evaluate
+    named: list[tuple[str, Split]] = [(spec.train.set, "train")]
+    named += [(reference, "validation") for reference in evaluate.search.sets]
+    named += [(reference, "test") for reference in evaluate.test.sets]
+    return list(dict.fromkeys((name, cast(Split, split)) for name, split in (split_of(*each) for each in named)))
+
+
 def _values(spec: Spec, name: str) -> set[Any]:
     """Return the values that a parameter may have in this sweep: bounds and choices, starting points, the baseline."""
     branches = spec.parameters.branches.get(name, ())
@@ -282,7 +351,12 @@ def _check_expectation(context: TrialContext, expect: Expectation, echo: Callabl
 
 
 def _check_capacity(
-    spec: Spec, gpus: float | None, address: str | None, needs: Sequence[MemoryNeed], echo: Callable[[str], None]
+    spec: Spec,
+    gpus: float | None,
+    address: str | None,
+    storage: Path,
+    needs: Sequence[MemoryNeed],
+    echo: Callable[[str], None],
 ) -> None:
     from sweeper.execution import cluster
 
@@ -290,6 +364,8 @@ def _check_capacity(
     cluster.connect(address)
     try:
         plan = plan_slots(spec, gpus)
+        if cluster.joins_a_cluster(address):
+            _check_nodes(spec, plan, storage, echo)
     finally:
         cluster.disconnect()
     check_device(None if spec.limits.budget is None else parse_budget(spec.limits.budget), new_session(plan))

@@ -21,7 +21,7 @@ def main(folder: Path) -> int:
     place = Place(root=ROOT, storage=folder / "sweeps", logs=folder / "logs")
     place.storage.mkdir(parents=True, exist_ok=True)
     sweep = Sweep(place, f"nodes-{int(time.time())}", 2)
-    text = SPEC.format(trials=24, checkpoint_every_s=0.3, cpus=1)
+    text = SPEC.format(trials=16, checkpoint_every_s=0.3, cpus=1).replace("epochs: 3", "epochs: 16")
     problems: list[str] = []
     with Network(3) as network, RayNodes(network, Path("/tmp/swn"), token="a" * 32) as cluster:
         first, second, third = network.nodes
