@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
 import sys
 from pathlib import Path
+
+URI_FILE = ".storage.json"
+"""In a folder that stands for a storage in a bucket: its URI."""
 
 
 def command(*words: str, storage: Path | None = None) -> str:
@@ -17,8 +21,21 @@ def command(*words: str, storage: Path | None = None) -> str:
     """
     parts = [program(), *(shlex.quote(word) for word in words)]
     if storage is not None and storage != _storage_by_default():
-        parts += ["--storage", shlex.quote(str(storage))]
+        parts += ["--storage", shlex.quote(shown_storage(storage))]
     return " ".join(parts)
+
+
+def shown_storage(storage: Path) -> str:
+    """Return a storage as the user names it: its folder, or the URI of the bucket that the folder stands for."""
+    return bucket_uri(storage) or str(storage)
+
+
+def bucket_uri(folder: Path) -> str | None:
+    """Return the URI of the bucket that a folder stands for; None for a storage that is a folder itself."""
+    try:
+        return str(json.loads((folder / URI_FILE).read_text())["uri"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def program() -> str:

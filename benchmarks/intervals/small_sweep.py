@@ -103,6 +103,9 @@ class InProcessFiles:
             rungs=tuple(rungs),
         )
 
+    def ended(self, number: int) -> None:
+        """Do nothing: all files are here."""
+
     def reports(self, number: int) -> list[Report]:
         return []
 

@@ -193,23 +193,23 @@ def stop(
 
     folder, _ = open_sweep(name, storage, to_run=True)
     go_on = folder.command("resume")
-    if not folder.lease.is_held():
+    if not folder.is_held():
         typer.echo(f"sweep {name} does not run; go on with: {go_on}", err=True)
         return
-    typer.echo(f"sweep {name} is run by {folder.lease.holder()}: asking it to stop", err=True)
+    typer.echo(f"sweep {name} is run by {folder.holder()}: asking it to stop", err=True)
     until_s, asked_s = clock.monotonic() + STOP_S, 0.0
-    while folder.lease.is_held():
+    while folder.is_held():
         if clock.monotonic() > until_s:
-            withdraw_request(folder.path)
+            withdraw_request(folder)
             raise UnavailableError(
                 f"sweep {name} has not stopped within {STOP_S:g} s: is its process stopped, or the storage not shared "
-                f"with {folder.lease.holder()}?"
+                f"with {folder.holder()}?"
             )
         if clock.monotonic() - asked_s > ASK_S:
-            request_stop(folder.path)
+            request_stop(folder)
             asked_s = clock.monotonic()
         clock.sleep(0.5)
-    withdraw_request(folder.path)
+    withdraw_request(folder)
     typer.echo(f"sweep {name} has stopped; go on with: {go_on}", err=True)
 
 

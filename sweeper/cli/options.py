@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sweeper.spec.spec import Spec
     from sweeper.storage.sweep_folder import SweepFolder
 
+_URI = re.compile(r"(?P<scheme>[a-z][a-z0-9+]*):/+(?P<rest>.*)")
 _ODD = re.compile(r"\?|%[0-9A-Fa-f]{2}|[\x00-\x1f\ud800-\udfff]")
 """Characters that URLs of SQLite files change or end at, and characters that are not text."""
 Storage = Annotated[
@@ -128,10 +129,21 @@ WarmStart = Annotated[
 ]
 
 
-def storage_path(given: Path | None) -> Path:
+def storage_path(given: Path | None, *, to_run: bool = False) -> Path:
+    """Return the folder of all sweeps; for a storage in a bucket, the folder of this machine that stands for it.
+
+    Args:
+        to_run: whether a sweep is to be run, not only read.
+
+    Raises:
+        UserError: it cannot be a storage.
+    """
     path = given if given is not None else Path(os.environ.get("SWEEPER_STORAGE", "sweeps"))
-    if "://" in str(given or os.environ.get("SWEEPER_STORAGE", "")) or ":/" in str(path):
-        raise UserError(f"storage {path}: only folders are supported, local ones or shared by all nodes (NFS)")
+    if (uri := _URI.match(str(path))) is not None:
+        from sweeper.storage.remote_storage import open_storage
+
+        # pathlib makes one slash of two.
+        return open_storage(f"{uri['scheme']}://{uri['rest']}", to_write=to_run)
     if path.exists() and not path.is_dir():
         raise UserError(f"storage {path} is a file; name a folder")
     path = path.absolute()
@@ -205,7 +217,9 @@ def open_sweep(name: str, storage: Path | None, *, to_run: bool = False) -> tupl
     """
     from sweeper.storage.sweep_folder import SweepFolder
 
-    folder = SweepFolder(storage_path(storage), name)
+    folder = SweepFolder(storage_path(storage, to_run=to_run), name)
+    if folder.remote is not None:
+        folder.remote.fetch(ours=to_run)
     folder.check_access(writing=to_run)
     if folder.exists():
         works_on(folder.path)

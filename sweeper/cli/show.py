@@ -22,7 +22,7 @@ from sweeper.cli.options import (
     storage_path,
 )
 from sweeper.cli.tables import Format, Row, Wide, print_rows
-from sweeper.commands import command
+from sweeper.commands import command, shown_storage
 from sweeper.errors import UnavailableError, UserError, one_line
 from sweeper.layout import terminal_width
 from sweeper.storage.files import storage_in_reach
@@ -42,13 +42,15 @@ FOLLOW_S = 0.5
 def list_(storage: Storage = None, format: Output = Format.table, wide: Wide = False) -> None:
     """List the sweeps of a storage. Problems of sweeps that cannot be read are printed on standard error."""
     from sweeper.cli.status import narrow_sweep_row, sweep_row
+    from sweeper.storage.remote_storage import remote_storage
     from sweeper.storage.sweep_folder import names
 
     root = storage_path(storage)
     rows: list[Row] = []
-    for name in names(root):
+    remote = remote_storage(root)
+    for name in names(root) if remote is None else remote.names():
         try:
-            rows.append(sweep_row(*open_sweep(name, root)))
+            rows.append(sweep_row(*open_sweep(name, storage)))
         except Exception as error:  # the other sweeps are shown whatever is wrong with this one
             known = isinstance(error, UserError | UnavailableError)
             said = str(error).splitlines()[0] if known else storage_problem(error) or one_line(error)
@@ -57,7 +59,7 @@ def list_(storage: Storage = None, format: Output = Format.table, wide: Wide = F
     columns = dict.fromkeys(key for row in rows for key in row)
     rows = [{key: row.get(key) for key in columns} for row in rows]
     narrow = [narrow_sweep_row(row) for row in rows]
-    print_rows(rows, format, empty=f"no sweeps in {root}", narrow=narrow, wide=wide)
+    print_rows(rows, format, empty=f"no sweeps in {shown_storage(root)}", narrow=narrow, wide=wide)
 
 
 def status(
@@ -78,7 +80,7 @@ def status(
     folder, spec = open_sweep(name, storage)
     if format is Format.table:
         while True:
-            runs, text = watch and folder.lease.is_held(), status_text(folder, spec, per_hour)
+            runs, text = watch and folder.is_held(), status_text(folder, spec, per_hour)
             if watch and sys.stdout.isatty():
                 typer.echo("\x1b[H\x1b[2J", nl=False)  # clears the screen
             typer.echo(text)
@@ -142,7 +144,7 @@ def logs(
         raise UserError(f"sweep {name} has no log {what}; see `{folder.command('trials')}`")
 
     def runs() -> bool:
-        if not folder.lease.is_held():
+        if not folder.is_held():
             return False
         return number is None or read_trials(folder, spec)[number].state == "running"
 
@@ -214,14 +216,15 @@ def delete(
     from sweeper.storage.sweep_folder import SweepFolder
     from sweeper.tracking.removal import remove_runs, store_of
 
-    folder = SweepFolder(storage_path(storage), name)
+    folder = SweepFolder(storage_path(storage, to_run=True), name)
+    if folder.remote is not None:
+        folder.remote.fetch(ours=True)
     if "/" in name or not folder.exists():
-        raise UserError(
-            f"no sweep {name!r} in {folder.storage}; `{command('list', storage=folder.storage)}` shows them"
-        )
+        shown = command("list", storage=folder.storage)
+        raise UserError(f"no sweep {name!r} in {shown_storage(folder.storage)}; `{shown}` shows them")
     folder.check_access(writing=True)
-    if folder.lease.is_held():
-        folder.lease.hold().release()  # refuses, and names the holder
+    if folder.is_held():
+        folder.hold().release()  # refuses, and names the holder
     files = [path for path in folder.path.rglob("*") if path.is_file() and not path.is_symlink()]
     typer.echo(f"removes {folder.path}: {len(files)} files, {sum(map(_size_bytes, files)) / 2**20:.1f} MiB", err=True)
     store = store_of(folder, tracking_uri) if runs else None
@@ -244,11 +247,11 @@ def delete(
 def _lease_to_delete(folder: SweepFolder) -> HeldLease:
     """Take the lease of a sweep that is to be removed; on a full disk, space is made first."""
     try:
-        return folder.lease.hold()
+        return folder.hold()
     except UnavailableError:
         for file in (folder.path / "spec.yaml", *folder.front_path.glob("*")):
             file.unlink(missing_ok=True)
-        return folder.lease.hold()
+        return folder.hold()
 
 
 def _ask(question: str) -> None:

@@ -66,7 +66,7 @@ def status_text(folder: SweepFolder, spec: Spec, price: Price | None = None) -> 
     counts = {state: sum(trial.state == state for trial in search) for state in ("complete", "failed", "stopped")}
     unfinished = sum(trial.state == "running" for trial in trials)
     state = _state(folder, spec, trials)
-    lines = [f"{folder.name}: {state}" + (f", by {folder.lease.holder()}" if state == "running" else "")]
+    lines = [f"{folder.name}: {state}" + (f", by {folder.holder()}" if state == "running" else "")]
     lines.append(
         f"trials: {counts['complete']} complete, {counts['failed']} failed, {counts['stopped']} stopped, "
         f"{unfinished} {'running' if state == 'running' else 'unfinished'}, of {spec.search.trials}"
@@ -115,7 +115,7 @@ def floor_fields(folder: SweepFolder, spec: Spec) -> Row:
 def trial_rows(folder: SweepFolder, spec: Spec) -> list[Row]:
     """Return a row for each trial. Trials that have not ended show their last report, and its epochs."""
     rows: list[Row] = []
-    live = folder.lease.is_held()
+    live = folder.is_held()
     trials, goals = read_trials(folder, spec), [goal.metric for goal in spec.task_goals()]
     parameters = list(dict.fromkeys(name for trial in trials for name in trial.parameters))
     for trial in trials:
@@ -173,7 +173,7 @@ def trial_text(folder: SweepFolder, spec: Spec, number: int) -> str:
     trial, files = trials[number], folder.trial(number)
     with _damage_named(files.path):
         attempts, reports = files.last_attempt(), list(files.reports().values())
-    state = _state_of(trial, live=folder.lease.is_held())
+    state = _state_of(trial, live=folder.is_held())
     lines = [f"trial {number} of {folder.name}: {state}" + (f" ({trial.baseline})" if trial.baseline else "")]
     if trial.state == "running" and reports:
         latest = list(reports)[-1]
@@ -284,7 +284,7 @@ def _floor_text(folder: SweepFolder, spec: Spec, trials: list[TrialRecord]) -> l
 
 
 def _state(folder: SweepFolder, spec: Spec, trials: list[TrialRecord]) -> str:
-    if folder.lease.is_held():
+    if folder.is_held():
         return "running"
     goes_on = any(trial.state == "running" for trial in trials) or searched(trials) < planned_trials(
         folder, spec, trials
@@ -295,7 +295,7 @@ def _state(folder: SweepFolder, spec: Spec, trials: list[TrialRecord]) -> str:
 def _cost_fields(folder: SweepFolder, spec: Spec, trials: list[TrialRecord], usage: Usage) -> Row:
     """Return device hours so far, and money if there is a price; the forecast while the sweep runs."""
     device_hours = {name: round(value, 4) for name, value in usage.device_hours(trials).items()}
-    forecast = usage.forecast if folder.lease.is_held() else None
+    forecast = usage.forecast if folder.is_held() else None
     return {
         "device": usage.device if usage.sessions else None,
         "device_h": device_hours.get("device_h"),

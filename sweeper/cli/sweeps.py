@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -33,7 +34,7 @@ from sweeper.cli.options import (
 )
 from sweeper.cli.setup import write_own_spec
 from sweeper.cli.tables import Format
-from sweeper.commands import command
+from sweeper.commands import command, shown_storage
 from sweeper.errors import UNAVAILABLE, SweepInterrupted, UnavailableError, UserError
 from sweeper.layout import terminal_width
 from trainables.files import StorageError
@@ -92,11 +93,13 @@ def run(
     overrides = list(changes or [])
     overrides += [f"search.trials={trials}"] if trials is not None else []
     overrides += [f"name={name}"] if name is not None else []
-    root = storage_path(storage)
+    root = storage_path(storage, to_run=True)
     loaded = with_budget(load_spec(spec, overrides), budget)
     for note in [*loaded.notes, *set_notes(loaded.sets)]:
         typer.echo(note, err=True)
     folder = SweepFolder(root, loaded.name)
+    if folder.remote is not None and resume:
+        folder.remote.fetch(ours=True)
     options = _options(gpus, address, tracking_uri, root, time, grace, price, wait)
     if resume and folder.exists():
         differences = spec_difference(folder.spec(), loaded)
@@ -243,8 +246,14 @@ def _options(
     from sweeper.execution import cluster
     from sweeper.preflight.check import refuse_early
     from sweeper.run.sweep import Options
+    from sweeper.storage.remote_storage import remote_storage
     from sweeper.tracking.runs import find_store
 
+    if remote_storage(storage) is not None and not (tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")):
+        raise UserError(
+            f"storage {shown_storage(storage)}: a database of MLflow cannot lie in a bucket; name a server or a "
+            "database with --tracking-uri or MLFLOW_TRACKING_URI"
+        )
     find_store(storage, tracking_uri)  # raises UserError for a URI that MLflow cannot use, before anything is written
     wait_s = option_seconds("--wait", wait) or 0.0
     if wait_s and not cluster.joins_a_cluster(address):
@@ -266,7 +275,7 @@ def _resume(folder: SweepFolder, spec: Spec, options: Options, format: Format) -
     from sweeper.run.sweep import resume_command
 
     try:
-        with folder.lease.hold() as lease:
+        with folder.hold() as lease:
             folder.save_spec(spec)
             _run(folder, lease, spec, options, format)
     except SweepInterrupted:

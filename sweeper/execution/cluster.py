@@ -21,6 +21,7 @@ from sweeper.errors import UnavailableError
 from sweeper.execution.address import CONNECT_S, ClusterAddress, named_address
 from sweeper.execution.capacity import NodeResources
 from sweeper.execution.placement import Node
+from sweeper.remote.bucket import reaches
 
 SETTLE_S = 5.0
 SHARED_S = 60.0
@@ -381,6 +382,18 @@ def check_shared(folder: Path) -> None:
             f"{folder} is not the same folder on {', '.join([*wrong, *unseen])}, or cannot be written there: storage "
             "must be shared by all nodes (NFS, for instance); name such a folder with --storage"
         )
+
+
+def check_reach(uri: str) -> None:
+    """Check that every node reaches a bucket.
+
+    Raises:
+        UnavailableError: some nodes do not; the message has their reasons.
+    """
+    answers = on_each_node(reaches, lambda number: (uri,), limit_s=SHARED_S)
+    wrong = [f"node {name}: {answer}" for name, answer in answers.items() if answer is not True]
+    if wrong:
+        raise UnavailableError("\n".join(wrong))
 
 
 def _reads_and_writes(probe: str, text: str, number: int) -> str:

@@ -42,6 +42,8 @@ def export_point(folder: SweepFolder, spec: Spec, front: Front, point: FrontPoin
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} exists and is not empty; name a new folder")
     trial = folder.trial(point.trial)
+    if folder.remote is not None:
+        folder.remote.trial(trial.path).pull()
     if not (trial.path / WEIGHTS_FILE).exists():
         raise UserError(f"the weights of trial {point.trial} are not in {trial.path}; pick another point")
     try:

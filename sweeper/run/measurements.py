@@ -279,6 +279,8 @@ class Measurements:
             raise SessionInterrupted
         if outcome.kind == "storage":
             raise UnavailableError(outcome.reason or "the storage failed")
+        if self._folder.remote is not None and isinstance(outcome.result, Measurement):
+            self._folder.remote.answers.fetch_new()  # the worker may be on another machine
         if outcome.kind != "complete":
             raise RuntimeError(f"a measurement failed: {outcome.reason}\n{outcome.traceback or ''}".rstrip())
         return outcome.result

@@ -56,6 +56,7 @@ def begin_search(
     tracker: Tracker,
     files: FrontFiles,
     usage: UsageMeter,
+    sent: Callable[[], None],
 ) -> ActiveSearch:
     """Open the study, or create it, and return the search that goes on from its content.
 
@@ -82,7 +83,7 @@ def begin_search(
             lambda trials: len(looked_points(spec, untouched, trials)),
         )
     study = open_study(folder, spec, untouched, progress.line)
-    trial_files = FolderTrialFiles(folder, spec)
+    trial_files = FolderTrialFiles(folder, spec, sent)
     points = first_points(spec, untouched)
     floor = _floor_watch(folder, spec, untouched, study, progress, usage)
     observer = Observer(

@@ -7,10 +7,12 @@ from functools import partial
 from pathlib import Path
 
 from sweeper.execution import capacity, cluster
+from sweeper.execution.bucket_runner import make_bucket_runner
 from sweeper.execution.capacity import SlotPlan
 from sweeper.execution.job_queue import JobLimits
 from sweeper.execution.runner import make_runner
 from sweeper.execution.worker import MakeRunner
+from sweeper.remote.sweep_copy import SweepCopy
 from sweeper.spec.spec import Spec
 
 
@@ -33,13 +35,17 @@ def plan_slots(spec: Spec, gpus: float | None) -> SlotPlan:
     return replace(plan, slots=min(plan.slots, trials), most=trials if plan.most is None else min(plan.most, trials))
 
 
-def runner_for(spec: Spec, cache: Path) -> MakeRunner:
+def runner_for(spec: Spec, cache: Path, remote: SweepCopy | None = None) -> MakeRunner:
     """Return the function that makes a worker's runner.
 
     Args:
         cache: folder of prepared images and reference embeddings.
+        remote: the sweep in a bucket; None: its folder is the same on every node.
     """
-    return partial(make_runner, task=spec.task_settings(), data_seed=spec.search.seed, cache=cache)
+    make = partial(make_runner, task=spec.task_settings(), data_seed=spec.search.seed, cache=cache)
+    if remote is None:
+        return make
+    return partial(make_bucket_runner, make=make, uri=remote.bucket.uri, name=remote.name, folder=remote.folder)
 
 
 def job_limits(spec: Spec) -> JobLimits:

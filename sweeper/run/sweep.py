@@ -43,6 +43,7 @@ from sweeper.spec.quantities import HOUR_S, Price, hours, parse_budget
 from sweeper.spec.scopes import largest_scope
 from sweeper.spec.spec import Spec
 from sweeper.storage.lease import HeldLease
+from sweeper.storage.remote_storage import Sending
 from sweeper.storage.stop_request import StopRequests
 from sweeper.storage.sweep_folder import SweepFolder
 from sweeper.tracking.runs import shown_uri
@@ -135,7 +136,10 @@ def run_sweep(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Option
         lease.when_lost(partial(_end_at_once, cleanup, progress))
         stop.announce_with(progress.stopping, progress.freeze)
         session.enter_context(progress)
-        session.enter_context(StopRequests(folder.path, stop.request))
+        sending = None
+        if folder.remote is not None:
+            sending = session.enter_context(Sending(folder.remote, progress.line))
+        session.enter_context(StopRequests(folder, stop.request))
         joined = named_address(options.address)
         progress.wait_for("starting Ray" if joined is None else f"joining Ray at {joined.text}")
         tracker = Tracker(folder.path, options.tracking_uri, folder.storage, folder.name, folder.sweep_id)
@@ -166,7 +170,10 @@ def run_sweep(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Option
             held.enter_context(
                 cluster.watched(lambda what: _end_at_once(cleanup, progress, f"{what}; go on with: {resume}"))
             )
-            cluster.check_shared(folder.path)
+            if folder.remote is None:
+                cluster.check_shared(folder.path)
+            else:
+                cluster.check_reach(folder.remote.bucket.uri)
             if options.gpus and joined is not None:
                 wait = cluster.Wait(options.wait_s, lambda: stop.asked, progress.wait_for)
                 cluster.wait_for_gpus(options.gpus, wait)
@@ -191,7 +198,7 @@ def run_sweep(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Option
             held.callback(usage.close)
             progress.charge(lambda: live_line(usage.usage(), usage.ended_trials(), usage.budget), usage.left_s)
             shutil.rmtree(ray_folder, ignore_errors=True)  # Ray's own files of a driver that was killed
-            runner, limits = runner_for(spec, folder.cache_path), job_limits(spec)
+            runner, limits = runner_for(spec, folder.cache_path, folder.remote), job_limits(spec)
             slots = SlotPool(plan, runner, ray_folder, limits, progress.line)
             held.callback(lambda: slots.close(CLOSE_S, stop.impatience(TAIL_S)))
             slots.start()
@@ -239,6 +246,7 @@ def run_sweep(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Option
                     tracker=tracker,
                     files=files,
                     usage=usage,
+                    sent=(lambda: None) if sending is None else sending.now,
                 )
 
             try:

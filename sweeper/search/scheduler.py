@@ -41,6 +41,9 @@ class TrialFiles(Protocol):
     def reports(self, number: int) -> list[Report]:
         """Return the reports of a trial, by step."""
 
+    def ended(self, number: int) -> None:
+        """Have the files here that a worker has written, before the end of an attempt is recorded."""
+
     def stopped(self, number: int) -> None:
         """Delete the files that only a trial that goes on needs."""
 
@@ -185,6 +188,7 @@ class TrialScheduler:
             raise UnavailableError(f"trial {key}: {outcome.reason}")
         if outcome.kind == "interrupted":
             return
+        self._files.ended(key)
         cost_s = round(self._spent_s.pop(key, 0.0) + outcome.busy_s, 3)
         if outcome.kind == "complete":
             self._record_complete(trial, outcome, cost_s)

@@ -59,6 +59,9 @@ class MemoryFiles:
             rungs=tuple(rungs),
         )
 
+    def ended(self, number: int) -> None:
+        """Do nothing: no worker writes files."""
+
     def reports(self, number: int) -> list[Report]:
         return self.lines.get(number, [])
 

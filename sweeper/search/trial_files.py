@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sweeper.jobs import Job, TrainJob
 from sweeper.records import TrialRecord
@@ -15,13 +15,19 @@ from trainables.records import Report
 class FolderTrialFiles:
     """Implements ``scheduler.TrialFiles`` in a sweep's folder."""
 
-    def __init__(self, folder: SweepFolder, spec: Spec) -> None:
-        self._folder, self._spec = folder, spec
+    def __init__(self, folder: SweepFolder, spec: Spec, sent: Callable[[], None] = lambda: None) -> None:
+        """Name the folder.
+
+        Args:
+            sent: returns when a bucket has the study, for a storage in a bucket: a worker may begin a trial only then.
+        """
+        self._folder, self._spec, self._sent = folder, spec, sent
 
     def job(self, trial: TrialRecord, rungs: Sequence[float]) -> Job:
         files = self._folder.trial(trial.number)
         files.path.mkdir(parents=True, exist_ok=True)
         self._write_trial(trial)
+        self._sent()
         return TrainJob(
             key=trial.number,
             attempt=files.last_attempt() + 1,
@@ -34,8 +40,15 @@ class FolderTrialFiles:
     def reports(self, number: int) -> list[Report]:
         return list(self._folder.trial(number).reports().values())
 
+    def ended(self, number: int) -> None:
+        if (remote := self._folder.remote) is not None:
+            remote.fetch_trial(self._folder.trial(number).path)
+
     def stopped(self, number: int) -> None:
-        self._folder.trial(number).drop_checkpoint()
+        trial = self._folder.trial(number)
+        trial.drop_checkpoint()
+        if (remote := self._folder.remote) is not None:
+            remote.drop_checkpoint(trial.path)
 
     def _write_trial(self, trial: TrialRecord) -> None:
         """Write ``trial.json``, from which ``python -m trainables`` runs this trial alone."""

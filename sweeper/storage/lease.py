@@ -19,10 +19,13 @@ import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from sweeper.errors import UserError
 from sweeper.storage.files import replace_text, storage_in_reach
+
+if TYPE_CHECKING:
+    from sweeper.remote.bucket_lease import HeldBucketLease
 
 RENEW_S = 5.0
 LEASE_S = 30.0
@@ -207,6 +210,7 @@ class HeldLease:
         self._lock_inode = os.fstat(lock.fileno()).st_ino
         self._renew_s, self._on_lost = renew_s, on_lost or _end_process
         self._renewed_s = time.monotonic()
+        self._companion: HeldBucketLease | None = None
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._keep_renewing, daemon=True, name="lease")
         self._thread.start()
@@ -220,6 +224,11 @@ class HeldLease:
     def when_lost(self, act: Callable[[str], None]) -> None:
         """Call ``act`` from now on if the lease is lost, like ``on_lost`` of ``Lease.hold``."""
         self._on_lost = act
+
+    def join(self, companion: HeldBucketLease) -> None:
+        """Hold another lease together with this one: it is released with it, and its loss counts as this one's."""
+        self._companion = companion
+        companion.when_lost(lambda line: self._on_lost(line))
 
     def moved(self, folder: Path) -> None:
         """Continue in ``folder``, the new name of the lease's folder."""
@@ -239,6 +248,8 @@ class HeldLease:
     def release(self) -> None:
         """Release the lease."""
         self.stop_renewing()
+        if self._companion is not None:
+            self._companion.release()
         with contextlib.suppress(OSError):
             if not self._lock.closed and self.is_current():
                 _paths(self._folder)[1].unlink()

@@ -17,12 +17,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeper.commands import command
+from sweeper.commands import command, shown_storage
 from sweeper.errors import UnavailableError, UserError
 from sweeper.records import Confirmation, PointName, SecondLooks, UntouchedModel
 from sweeper.spec.spec import Spec
 from sweeper.storage.files import read_if_whole, read_record, replace_text, storage_in_reach
 from sweeper.storage.lease import HeldLease, Lease
+from sweeper.storage.remote_storage import remote_storage
 from trainables.files import remove_partial_files, sync_folder
 from trainables.json_lines import append_line, read_lines
 from trainables.records import Measurement, SecondLook
@@ -47,6 +48,9 @@ class SweepFolder:
     def __init__(self, storage: Path, name: str) -> None:
         self.storage, self.name = storage.absolute(), name
         self.path = self.storage / name
+        found = remote_storage(self.storage)
+        self.remote = None if found is None else found.sweep(name)
+        """The sweep in a bucket; None where the storage is a folder."""
         self._created: _Created | None = None
 
     @property
@@ -121,6 +125,43 @@ class SweepFolder:
             NameTakenError: the name is taken.
             UnavailableError: the storage fails.
         """
+        if self.remote is not None:
+            return self._create_in_bucket(spec, text, commit, warm_start, on_lost)
+        return self._create_here(spec, text, commit, warm_start, on_lost)
+
+    def _create_in_bucket(
+        self,
+        spec: Spec,
+        text: str,
+        commit: str | None,
+        warm_start: Sequence[str],
+        on_lost: Callable[[str], None] | None,
+    ) -> HeldLease:
+        """Take the name in the bucket, then make the folder on this machine; what an earlier sweep has left goes."""
+        assert self.remote is not None
+        held = self.remote.lease.create()
+        if held is None:
+            raise NameTakenError(
+                f"a sweep {self.name!r} exists in {self.remote.bucket.uri}, or did; go on with "
+                f"`{self.command('resume')}`, or start another with --name OTHER (--new takes the next free name)"
+            )
+        try:
+            shutil.rmtree(self.path, ignore_errors=True)
+            lease = self._create_here(spec, text, commit, warm_start, on_lost)
+        except BaseException:
+            held.release()
+            raise
+        lease.join(held)
+        return lease
+
+    def _create_here(
+        self,
+        spec: Spec,
+        text: str,
+        commit: str | None,
+        warm_start: Sequence[str],
+        on_lost: Callable[[str], None] | None,
+    ) -> HeldLease:
         with storage_in_reach():
             self._check_free()
             hidden, storage_is_new = _hidden_folder(self.storage, self.name)
@@ -171,6 +212,8 @@ class SweepFolder:
     def remove(self, lease: HeldLease) -> None:
         """Remove the sweep, whose lease the caller holds, and release the lease. It is removed whole, or not at all."""
         lease.stop_renewing()
+        if self.remote is not None:
+            self.remote.remove()
         removed = self.storage / f".{self.name}.{uuid.uuid4().hex}.removed"
         with storage_in_reach():
             os.rename(self.path, removed)
@@ -224,8 +267,10 @@ class SweepFolder:
             UserError: the sweep does not exist, or its spec is damaged.
         """
         if not self.exists():
-            known = ", ".join(names(self.storage)) or "none"
-            raise UserError(f"no sweep {self.name!r} in {self.storage}; there are: {known}. Name another --storage?")
+            found = remote_storage(self.storage)
+            known = ", ".join(names(self.storage) if found is None else found.names()) or "none"
+            where = shown_storage(self.storage)
+            raise UserError(f"no sweep {self.name!r} in {where}; there are: {known}. Name another --storage?")
         path = self.path / SPEC_FILE
         record = read_record(path, "restore it from a backup; spec.yaml holds the spec as it was written")
         try:
@@ -373,6 +418,32 @@ class SweepFolder:
                     "of your own and name that with --storage"
                 )
 
+    def is_held(self) -> bool:
+        """Return whether a process runs the sweep now, for display."""
+        return self.lease.is_held() if self.remote is None else self.remote.lease.is_held()
+
+    def holder(self) -> str | None:
+        """Return the process that runs the sweep, also if it was killed; None if there is none."""
+        return self.lease.holder() if self.remote is None else self.remote.lease.holder()
+
+    def hold(self) -> HeldLease:
+        """Take the lease of the sweep that exists; for a storage in a bucket, there first.
+
+        Raises:
+            UserError: another process holds it.
+        """
+        if self.remote is None:
+            return self.lease.hold()
+        held = self.remote.lease.hold()
+        try:
+            self.remote.fetch(ours=True)
+            lease = self.lease.hold()
+        except BaseException:
+            held.release()
+            raise
+        lease.join(held)
+        return lease
+
     @property
     def lease(self) -> Lease:
         """Return the lease of the sweep."""
@@ -439,7 +510,9 @@ def names(storage: Path) -> list[str]:
 def free_name(storage: Path, name: str) -> str:
     """Return ``name``, or the first of ``name-2``, ``name-3``, ... that is not taken."""
     candidate, number = name, 1
-    while os.path.lexists(storage / candidate):
+    remote = remote_storage(storage)
+    taken = set() if remote is None else set(remote.bucket.folders())
+    while candidate in taken or os.path.lexists(storage / candidate):
         number += 1
         candidate = f"{name}-{number}"
     return candidate

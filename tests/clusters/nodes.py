@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.clusters.network import Network
+from tests.clusters.network import Network, Node
 from tests.clusters.ray_nodes import RayNodes
 from tests.drills import checks, records
 from tests.drills.sweeps import SPEC, Place, Sweep
@@ -40,7 +41,8 @@ def main(folder: Path) -> int:
         await_line("node n2 (2 CPU) has joined the cluster")
         await_line("2 more trials at once, 4 in all")
         await_line("at 4 CPUs")
-        await_line("(slot 3)")
+        log = sweep.path / "trials"
+        _await(lambda: _trains_on(second, log), "a trial that trains on n2")
         failed_s = time.monotonic()
         second.fail()
         await_line("node n2 (2 CPU) has left the cluster; its trials go on elsewhere")
@@ -63,6 +65,18 @@ def main(folder: Path) -> int:
     for problem in problems:
         print(f"problem: {problem}")
     return len(problems)
+
+
+def _trains_on(node: Node, trials: Path) -> bool:
+    """Return whether a worker on a node writes the log of a trial."""
+    for pid in node.pids():
+        try:
+            names = [os.readlink(f"/proc/{pid}/fd/{number}") for number in os.listdir(f"/proc/{pid}/fd")]
+        except OSError:
+            continue
+        if any(name.startswith(str(trials)) for name in names):
+            return True
+    return False
 
 
 def _await(condition: Callable[[], bool], what: str) -> None:

@@ -14,6 +14,8 @@ from tests.clusters.network import Network, Node
 
 PORT, DASHBOARD_PORT = 6399, 8265
 CPUS = 2
+ATTEMPTS = 4
+"""A raylet has 30 s to start (Ray 2.60), too few where all cores are busy."""
 
 
 class RayNodes:
@@ -47,16 +49,18 @@ class RayNodes:
             where += [f"--temp-dir={self._folder}/r", f"--dashboard-host={node.ip}"]
         ray = str(Path(sys.executable).with_name("ray"))
         command = [ray, "start", *where, f"--node-ip-address={node.ip}", f"--num-cpus={CPUS}", "--block", *options]
-        with (self._folder / f"{node.name}.log").open("ab") as log:
-            process = subprocess.Popen(
-                node.command(*command), env=self.environment, stdout=log, stderr=log, start_new_session=True
-            )
-        self._started.append(process)
-        until = time.monotonic() + 120
-        while b"Ray runtime started" not in (self._folder / f"{node.name}.log").read_bytes():
-            if time.monotonic() > until or process.poll() is not None:
-                raise RuntimeError(f"Ray does not start on {node.name}; see {self._folder}/{node.name}.log")
-            time.sleep(0.2)
+        log = self._folder / f"{node.name}.log"
+        for _ in range(ATTEMPTS):
+            with log.open("wb") as out:
+                process = subprocess.Popen(
+                    node.command(*command), env=self.environment, stdout=out, stderr=out, start_new_session=True
+                )
+            self._started.append(process)
+            while process.poll() is None:
+                if b"Ray runtime started" in log.read_bytes():
+                    return
+                time.sleep(0.2)
+        raise RuntimeError(f"Ray does not start on {node.name}; see {log}")
 
     def __exit__(self, *_: object) -> None:
         for node in self._network.nodes:

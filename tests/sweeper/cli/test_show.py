@@ -71,7 +71,7 @@ def test_a_sweep_that_runs_is_not_deleted(early: SweepFolder) -> None:
 def test_a_sweep_is_stopped_from_anywhere_that_sees_its_storage(early: SweepFolder) -> None:
     asked = threading.Event()
     lease = early.lease.hold()
-    with StopRequests(early.path, asked.set):
+    with StopRequests(early, asked.set):
         process = started(early, "stop", "early")
         assert asked.wait(60)
         lease.release()
@@ -87,8 +87,8 @@ def test_a_sweep_is_stopped_from_anywhere_that_sees_its_storage(early: SweepFold
 
 def test_a_request_of_an_earlier_session_does_not_stop_the_next_one(early: SweepFolder) -> None:
     asked = threading.Event()
-    request_stop(early.path)
-    with StopRequests(early.path, asked.set):
+    request_stop(early)
+    with StopRequests(early, asked.set):
         assert not asked.wait(2.5 * LOOK_S)
 
 
