@@ -109,8 +109,12 @@ class Bucket:
         """Return the stamps of all objects below a folder, by key."""
         with self._reached():
             found = self._files.find(self._path(folder), detail=True, refresh=True)
-        start = len(self._root) + 1
-        return {path[start:]: _stamp(about) for path, about in found.items()}
+        start, below = len(self._root) + 1, f"{self._path(folder)}/"
+        return {
+            path[start:]: _stamp(about)
+            for path, about in found.items()
+            if about["type"] == "file" and path.startswith(below)
+        }
 
     def folders(self) -> list[str]:
         """Return the names of the folders at the top."""
