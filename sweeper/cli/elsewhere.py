@@ -39,6 +39,8 @@ SweepName = Annotated[str | None, typer.Option("--name", help="Name of the sweep
 Trials = Annotated[
     int | None, typer.Option("--trials", min=1, help="Number of trials, instead of search.trials of the spec.")
 ]
+SYNC_S = 600.0
+"""Seconds that ``sync`` waits for MLflow."""
 STOP_S = 180.0
 """Seconds that ``stop`` waits for the end of a session."""
 ASK_S = 5.0
@@ -211,6 +213,36 @@ def stop(
         clock.sleep(0.5)
     withdraw_request(folder)
     typer.echo(f"sweep {name} has stopped; go on with: {go_on}", err=True)
+
+
+def sync(
+    name: Name,
+    storage: Storage = None,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Send to MLflow what it lacks of a sweep that no process runs: after an outage, or to another server.
+
+    Everything is sent at most once to each store; a sweep that runs sends by itself.
+    """
+    from sweeper.tracking.tracker import Tracker
+
+    folder, _ = open_sweep(name, storage, to_run=True)
+    with folder.hold() as lease:
+        lease.when_lost(lambda line: None)
+        tracker = Tracker(folder.path, tracking_uri, folder.storage, folder.name, folder.sweep_id)
+        if tracker.moved is not None:
+            typer.echo(tracker.moved, err=True)
+        try:
+            sent = tracker.flush(SYNC_S)
+        finally:
+            tracker.close()
+        if folder.remote is not None:
+            folder.remote.records.push()
+        problem = tracker.problem()
+    if not sent or problem is not None:
+        again = folder.command("sync")
+        raise UnavailableError(f"{problem or f'MLflow has not taken everything within {SYNC_S:g} s'}; again: {again}")
+    typer.echo(f"MLflow at {tracker.shown_uri} has all records of sweep {name}", err=True)
 
 
 def _planned_run(

@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from sweeper.cli.crash import crash_line, no_tracebacks_on_screen, thread_error
-from sweeper.cli.elsewhere import slurm, stop, submit
+from sweeper.cli.elsewhere import slurm, stop, submit, sync
 from sweeper.cli.evaluate import compare, evaluate
 from sweeper.cli.models import export, preview, rerun
 from sweeper.cli.setup import env, init, schema
@@ -90,6 +90,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "compare": compare,
     "rerun": rerun,
     "stop": stop,
+    "sync": sync,
     "slurm": slurm,
     "submit": submit,
     "ui": ui,

@@ -84,6 +84,11 @@ class Tracker:
         for entry in self._outbox.read():
             self._remember(entry.event)
 
+    @property
+    def shown_uri(self) -> str:
+        """Return the URI of the store, without a password."""
+        return self._store.shown_uri
+
     def _remember(self, event: Event) -> None:
         match event:
             case TrialStarted():
