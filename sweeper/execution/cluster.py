@@ -286,12 +286,14 @@ def _start(num_cpus: int | None) -> None:
     import psutil
     import ray
 
+    from sweeper.execution.ray_private import on_loopback
+
     temporary = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
     before = set(psutil.Process().children(recursive=True))
     for attempt in range(START_ATTEMPTS):
         try:
             # Without "local" Ray joins a cluster that already runs on this machine, for any purpose (Ray 2.60).
-            with _own_sigterm():
+            with _own_sigterm(), on_loopback():
                 ray.init(address="local", num_cpus=num_cpus, **_silent())
             return
         except Exception as error:  # Ray raises no more specific error here

@@ -6,6 +6,8 @@ docstring when Ray changes it. No other file imports a private module of Ray.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,26 @@ def silence_raylet() -> None:
     if not isinstance(worker._worker_logs_enabled, bool):
         raise ImportError("ray._private.worker._worker_logs_enabled is not a boolean any more")
     worker._worker_logs_enabled = False
+
+
+@contextmanager
+def on_loopback() -> Iterator[None]:
+    """Set ray_constants.ENABLE_RAY_CLUSTER to False inside the context, as Ray itself does on Windows and macOS.
+
+    Without it a Ray that starts inside listens on all interfaces of the machine: ``ray.init`` replaces a
+    ``_node_ip_address`` of 127.0.0.1 by the machine's own. The variable RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER counts only
+    before Ray is imported.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    if not isinstance(before, bool):
+        raise ImportError("ray._private.ray_constants.ENABLE_RAY_CLUSTER is not a boolean any more")
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def token_authentication() -> Any:

@@ -42,6 +42,25 @@ def test_the_private_name_is_there(function: Callable[[], Any]) -> None:
     says_what_breaks(function)
 
 
+def test_a_ray_that_starts_on_loopback_takes_its_address_and_no_other_does() -> None:
+    def address_inside() -> str:
+        with ray_private.on_loopback():
+            return str(services.get_node_ip_address())
+
+    from ray._private import ray_constants, services
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    address = says_what_breaks(address_inside)
+    assert address == "127.0.0.1" or ray_is_connected()
+    assert ray_constants.ENABLE_RAY_CLUSTER is before
+
+
+def ray_is_connected() -> bool:
+    import ray
+
+    return bool(ray.is_initialized())
+
+
 def test_a_failed_health_check_says_why_the_worker_could_not_be_asked() -> None:
     from ray.exceptions import OutOfMemoryError
 
