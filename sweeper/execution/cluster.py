@@ -15,6 +15,7 @@ from typing import Any
 
 from sweeper.errors import UnavailableError, UserError
 from sweeper.execution.capacity import NodeResources
+from sweeper.execution.private_files import is_own, make_ray_folder, protect_token, ray_folder
 
 CONNECT_S = 2.0
 SETTLE_S = 5.0
@@ -103,18 +104,19 @@ def check_before_start(address: str | None) -> None:
         _reach(*joined)
         return
     variable = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
-    temporary = os.environ.get(variable, "/tmp")
-    bytes_needed = len(os.fsencode(os.path.abspath(temporary))) + _SOCKET_IN_SESSION + len(str(os.getpid()))
+    temporary, folder = os.environ.get(variable, "/tmp"), ray_folder()
+    bytes_needed = len(os.fsencode(folder)) + _SOCKET_IN_SESSION + len(str(os.getpid()))
     advice = "name a short folder of your own for Ray's files: export RAY_TMPDIR=/tmp/SHORT"
     if bytes_needed > _LONGEST_SOCKET:
         raise UnavailableError(
             f"{variable} is {temporary}, which is too long for Ray: paths of its sockets would have {bytes_needed} "
             f"bytes there, and {_LONGEST_SOCKET} are allowed; {advice}"
         )
-    folder = Path(temporary).absolute() / "ray"
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    existing = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     if not os.access(existing, os.W_OK | os.X_OK):
         raise UnavailableError(f"Ray keeps its files in {folder}, and this user may not write to {existing}; {advice}")
+    if existing == folder and not is_own(folder):
+        raise UnavailableError(f"Ray keeps its files in {folder}, which is another user's or a link; {advice}")
 
 
 def joins_a_cluster(address: str | None) -> bool:
@@ -288,13 +290,17 @@ def _start(num_cpus: int | None) -> None:
 
     from sweeper.execution.ray_private import on_loopback
 
-    temporary = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    try:
+        temporary = make_ray_folder()
+    except OSError as error:
+        raise UnavailableError(f"Ray cannot keep its files: {error}") from error
+    protect_token()
     before = set(psutil.Process().children(recursive=True))
     for attempt in range(START_ATTEMPTS):
         try:
             # Without "local" Ray joins a cluster that already runs on this machine, for any purpose (Ray 2.60).
             with _own_sigterm(), on_loopback():
-                ray.init(address="local", num_cpus=num_cpus, **_silent())
+                ray.init(address="local", num_cpus=num_cpus, _temp_dir=str(temporary / "ray"), **_silent())
             return
         except Exception as error:  # Ray raises no more specific error here
             ray.shutdown()

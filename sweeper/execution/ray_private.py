@@ -90,7 +90,7 @@ def available_resources_per_node() -> dict[str, dict[str, float]]:
 def session_folder() -> Path | None:
     """Return the folder of the logs of sweeper's own Ray, by worker._global_node; None if no such Ray is connected.
 
-    Without it the logs of each of sweeper's own Rays stay in /tmp/ray, one folder for every session of a sweep.
+    Without it the logs of each of sweeper's own Rays stay in /tmp, one folder for every session of a sweep.
     """
     from ray._private import worker
 
