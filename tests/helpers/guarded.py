@@ -38,6 +38,7 @@ class Seen:
         self.listening: dict[str, str] = {}
         """Address -> a process that listens there."""
         self.commands: set[str] = set()
+        self.pids: set[int] = set()
 
     def beyond_loopback(self) -> dict[str, str]:
         return {address: command for address, command in self.listening.items() if not is_loopback(address)}
@@ -78,3 +79,4 @@ def _look_at(process: psutil.Process, seen: Seen) -> None:
         waits_for_datagrams = not connection.raddr and connection.status == psutil.CONN_NONE
         if connection.laddr and (connection.status == psutil.CONN_LISTEN or waits_for_datagrams):
             seen.listening[connection.laddr.ip] = command
+    seen.pids.add(process.pid)
