@@ -13,7 +13,11 @@ from sweeper.execution import ray_private
 from tests.helpers.runners import patience
 from tests.paths import ROOT
 
-FUNCTIONS = [function for _, function in inspect.getmembers(ray_private, inspect.isfunction)]
+FUNCTIONS = [
+    function
+    for _, function in inspect.getmembers(ray_private, inspect.isfunction)
+    if function.__module__ == ray_private.__name__
+]
 
 
 def says_what_breaks(function: Callable[[], Any]) -> Any:
