@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -362,7 +362,7 @@ def _join(address: str, named_by: str) -> None:
 
     import sweeper
     import trainables
-    from sweeper.execution.ray_private import token_authentication
+    from sweeper.execution.ray_private import on_loopback, token_authentication
 
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     token_authentication()(warn_if_disabled=False)
@@ -372,7 +372,8 @@ def _join(address: str, named_by: str) -> None:
     wait_before = os.environ.get(_GCS_WAIT)
     os.environ.setdefault(_GCS_WAIT, "3")
     try:
-        with _own_sigterm():
+        # Ray replaces a loopback address by the machine's own, where a Ray of sweeper's own does not listen.
+        with _own_sigterm(), on_loopback() if _only_on_loopback(address, named_by) else nullcontext():
             ray.init(address=address, runtime_env=environment, **_silent())
     except Exception as error:
         said = f"{error} {error.__cause__} {error.__context__}"
@@ -385,6 +386,14 @@ def _join(address: str, named_by: str) -> None:
         raise UnavailableError(f"cannot join the Ray cluster at {address}: {_last_line(error)}") from error
     finally:
         _set_variables({_GCS_WAIT: wait_before})
+
+
+def _only_on_loopback(address: str, named_by: str) -> bool:
+    """Return whether an address is a loopback address of a Ray that this machine's own address does not lead to."""
+    import ray
+
+    host, port = _parsed(address, named_by)
+    return host in ("127.0.0.1", "localhost") and not _answers(ray.util.get_node_ip_address(), port)
 
 
 @contextmanager
