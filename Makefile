@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 
-.PHONY: quickstart test browser gpu drills wheel versions lint format
+.PHONY: quickstart test browser gpu drills wheel versions audit lint format
 
 quickstart: $(VENV)/.installed
 	$(VENV)/bin/sweeper run search_spaces/quickstart.yaml --new
@@ -33,6 +33,10 @@ wheel: $(VENV)/.installed-dev
 # Tests and a small sweep with the oldest and newest versions that pyproject.toml allows; docs/versions.md has results.
 versions: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m tests.release.versions $(ARGS)
+
+# Known vulnerabilities of constraints.txt, by pip-audit in an environment of its own; asks a service on the network.
+audit: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m tests.release.audit $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff format --check .

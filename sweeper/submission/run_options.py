@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sweeper.errors import UserError
-from sweeper.tracking.runs import shown_uri
+from sweeper.secrets import shown_uri
 
 
 @dataclass(frozen=True, kw_only=True)

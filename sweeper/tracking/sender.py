@@ -8,10 +8,12 @@ import json
 import logging
 import os
 import select
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
+from sweeper.secrets import Redacting, without_secrets
 from sweeper.tracking.events import FrontUpdated, SweepEnded
 from sweeper.tracking.outbox import Cursor, Entry, Outbox
 from sweeper.tracking.projection import Projection, mlflow_environment
@@ -84,7 +86,7 @@ class _Sender:
         self.projection.disconnect()
         _logger.warning("%s", error, exc_info=error)
         with contextlib.suppress(OSError):  # a full disk: the problem is saved at the next outage
-            self._save(problem=f"{type(error).__name__}: {error}".splitlines()[0][:300])
+            self._save(problem=f"{type(error).__name__}: {self.projection.store.problem(error)}")
 
     def _connect(self) -> None:
         self.projection.connect()
@@ -95,9 +97,10 @@ class _Sender:
         self.front = next((event for event in reversed(sent) if isinstance(event, FrontUpdated)), None)
 
     def _set_aside(self, entry: Entry, error: Exception) -> None:
-        _logger.error("refused by MLflow, set aside in tracking.rejected.jsonl: %s", error)
+        said = without_secrets(str(error), self.projection.store.uri)
+        _logger.error("refused by MLflow, set aside in tracking.rejected.jsonl: %s", said)
         with (self.projection.folder / "tracking.rejected.jsonl").open("a") as file:
-            file.write(json.dumps({"error": str(error), "event": entry.line}) + "\n")
+            file.write(json.dumps({"error": said, "event": entry.line}) + "\n")
         self._save(offset=entry.end)
 
     def _save(self, offset: int | None = None, problem: str | None = None) -> None:
@@ -156,7 +159,6 @@ def _serve(sender: _Sender, wakes: _Wakes) -> None:
 
 def main() -> None:
     """Serve the sweep that the first line of standard input describes, until standard input is closed."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     os.nice(5)
     text = b""
     while not text.endswith(b"\n"):
@@ -166,6 +168,7 @@ def main() -> None:
         text += byte
     settings = json.loads(text)
     artifacts = Path(settings["artifacts"]) if settings["artifacts"] else None
+    _log_without_secrets(settings["uri"])
     folder, wakes = Path(settings["folder"]), _Wakes()
     with (folder / "tracking.lock").open("a") as lock:
         while not wakes.ended:
@@ -178,6 +181,15 @@ def main() -> None:
         store = Store(uri=settings["uri"], artifacts=artifacts)
         with mlflow_environment():
             _serve(_Sender(Projection(folder, settings["name"], settings["sweep_id"], store)), wakes)
+
+
+def _log_without_secrets(uri: str) -> None:
+    """Log warnings to standard error; errors of MLflow's repeat the address of the store with its password."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(Redacting("%(asctime)s %(name)s %(levelname)s %(message)s", uri))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    os.environ["MLFLOW_CONFIGURE_LOGGING"] = "false"  # MLflow's messages take the way of all others
+    sys.excepthook = lambda kind, error, trace: _logger.error("the sender ends", exc_info=(kind, error, trace))
 
 
 if __name__ == "__main__":

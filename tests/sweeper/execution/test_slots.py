@@ -20,6 +20,7 @@ from sweeper.execution.capacity import SlotPlan
 from sweeper.execution.job_queue import JobLimits
 from sweeper.jobs import Outcome
 from tests.helpers import runners
+from tests.helpers.guarded import Seen, watched
 from tests.helpers.runners import LONG_S, EpochReport, ListedTrials, ScriptedJob, patience, scripted_trial
 from tests.paths import ROOT
 
@@ -265,6 +266,16 @@ def test_two_workers_of_a_trial_reduce_together(pair: Any) -> None:
     assert (outcome.result["sum"], outcome.result["world_size"], outcome.result["rank"]) == (3.0, 2, 0)
 
 
+def test_workers_of_a_trial_and_their_ray_listen_on_loopback_only(pair: Any) -> None:
+    seen = Seen()
+    with watched(os.getpid(), seen):
+        worker = do(pair, "sum").result["pid"]
+        with patience(60, "the worker to be looked at") as again:
+            while worker not in seen.pids and again():
+                pass
+    assert seen.listening and not seen.beyond_loopback()
+
+
 def test_a_failure_of_all_ranks_keeps_the_processes(pair: Any) -> None:
     before = do(pair, "sum").result["pid"]
     assert do(pair, "fail").reason == "ArithmeticError: the loss is nan"
@@ -321,6 +332,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
 from tests.helpers import runners
+from tests.helpers.guarded import Seen, watched
 from sweeper.execution import capacity, cluster
 cluster.connect(num_cpus=1)
 from sweeper.execution.job_queue import JobLimits
