@@ -2,13 +2,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 
-.PHONY: quickstart test browser gpu drills wheel versions lint format
+.PHONY: quickstart test browser gpu drills wheel image-test versions lint format
 
 quickstart: $(VENV)/.installed
 	$(VENV)/bin/sweeper run search_spaces/quickstart.yaml --new
 
 test: $(VENV)/.installed-dev
-	$(VENV)/bin/python -m pytest -m "not drill and not browser and not gpu" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(VENV)/bin/python -m pytest -m "not drill and not browser and not gpu and not images" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # The front's page in headless Chromium. Chromium is the system's: playwright's own is not downloaded.
 browser: $(VENV)/.installed-browser
@@ -29,6 +29,12 @@ drills: $(VENV)/.installed-dev
 # The wheel runs the quickstart in a fresh environment outside the clone; installs from the registry, some minutes.
 wheel: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m tests.release.wheel
+
+# Both images of docker/Dockerfile are built and run sweeps (docker, podman or buildah; 25 GB, half an hour), then the commands
+# of docker/compose.yaml as plain processes (PostgreSQL). BASE names another base image, ARGS="--only cpu" makes one image.
+image-test: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m tests.release.image $(if $(BASE),--base $(BASE)) $(ARGS)
+	$(VENV)/bin/python -m pytest -m images -p no:randomly tests/docker
 
 # Tests and a small sweep with the oldest and newest versions that pyproject.toml allows; docs/versions.md has results.
 versions: $(VENV)/.installed-dev
