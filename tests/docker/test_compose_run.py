@@ -18,6 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -28,7 +30,7 @@ import pytest
 import yaml
 
 from tests.docker.compose import Places, services
-from tests.docker.test_manifests import manifest, pinned
+from tests.docker.test_manifests import manifest, pinned, pods
 from tests.paths import ROOT
 
 PATIENCE_S = 240.0
@@ -49,7 +51,8 @@ class Cluster:
     """What is /data in the containers."""
     secrets: Path
     postgres_port: int
-    dashboard_port: int
+    ports: Mapping[int, int]
+    """Ports of the head: in containers -> here."""
     head: subprocess.Popen[bytes]
 
     def run(self, *command: str, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -184,7 +187,7 @@ def cluster() -> Iterator[Cluster]:
             folder=folder,
             secrets=kept,
             postgres_port=postgres,
-            dashboard_port=dashboard,
+            ports={8265: dashboard, 52365: agent},
             head=head,
         )
 
@@ -262,6 +265,21 @@ def test_the_database_and_the_cluster_refuse_others(cluster: Cluster) -> None:
     assert "refuses the token" in done.stdout and "Traceback" not in done.stdout
 
 
+@pytest.mark.parametrize("probe", ["startupProbe", "readinessProbe", "livenessProbe"])
+def test_a_probe_of_the_manifests_needs_no_token(cluster: Cluster, probe: str) -> None:
+    asked = pods("raycluster.yaml")[0]["containers"][0][probe]["httpGet"]
+    with urllib.request.urlopen(
+        f"http://127.0.0.1:{cluster.ports[asked['port']]}{asked['path']}", timeout=10
+    ) as answer:
+        assert answer.status == 200
+
+
+def test_jobs_need_the_token(cluster: Cluster) -> None:
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f"http://127.0.0.1:{cluster.ports[8265]}/api/jobs/", timeout=10)
+    assert refused.value.code in (401, 403)
+
+
 def test_the_entrypoint_of_the_rayjob_resumes_after_its_driver_was_killed(cluster: Cluster) -> None:
     """The second submission of the same line, as after a retry, ends the sweep with the trials of the first."""
     spec = small_spec(cluster.folder)
@@ -269,7 +287,7 @@ def test_the_entrypoint_of_the_rayjob_resumes_after_its_driver_was_killed(cluste
     sweep = cluster.folder / "sweeps" / "sweep"
     submit = [
         str(PROGRAMS / "ray"),
-        *("job", "submit", f"--address=http://127.0.0.1:{cluster.dashboard_port}", "--", *entrypoint),
+        *("job", "submit", f"--address=http://127.0.0.1:{cluster.ports[8265]}", "--", *entrypoint),
     ]
     log = cluster.folder.parent / "job.log"
     with log.open("wb") as out:
