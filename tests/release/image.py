@@ -1,9 +1,9 @@
 """``make image-test``: the images of docker/Dockerfile are built from the tracked files, and run sweeps.
 
 Docker, podman or buildah builds and runs, whichever works here. ``--base`` names another base image than the
-Dockerfile's; buildah takes the first that is on this machine of the Dockerfile's and ``python:3.11-slim``, so that a
-machine without an image registry can make that one by itself. ``--only cpu`` or ``--only cuda`` makes one image,
-``--keep`` leaves them there.
+Dockerfile's. Where that one cannot be pulled, buildah takes a ``python:3.11-slim`` that is on this machine: a machine
+without an image registry can make that one by itself. ``--only cpu`` or ``--only cuda`` makes one image, ``--keep``
+leaves them there.
 """
 
 from __future__ import annotations
@@ -93,23 +93,20 @@ class Buildah(Engine):
         os.environ.setdefault("BUILDAH_ISOLATION", "chroot")
 
     def base(self) -> str:
-        """Return the base image that is on this machine.
+        """Return the Dockerfile's base image, or where it cannot be pulled the stand-in that is on this machine.
 
         Raises:
             CheckError: neither is.
         """
         (wanted,) = re.findall(r"^ARG BASE=(\S+)", (ROOT / "docker/Dockerfile").read_text(), re.MULTILINE)
-        for name in (f"docker.io/library/{wanted}", FLOATING_BASE):
-            if subprocess.run(["buildah", "inspect", "--type=image", name], capture_output=True).returncode == 0:
-                return name
-        if (
-            subprocess.run(["buildah", "pull", "-q", f"docker.io/library/{wanted}"], capture_output=True).returncode
-            == 0
-        ):
-            return f"docker.io/library/{wanted}"
-        raise CheckError(
-            f"{wanted} cannot be pulled, and neither it nor {FLOATING_BASE} is here; name one with BASE=..."
-        )
+        pinned = f"docker.io/library/{wanted}"
+        pulled = subprocess.run(["buildah", "pull", "--policy=missing", "-q", pinned], capture_output=True)
+        if pulled.returncode == 0:
+            return pinned
+        here = subprocess.run(["buildah", "inspect", "--type=image", FLOATING_BASE], capture_output=True)
+        if here.returncode == 0:
+            return FLOATING_BASE
+        raise CheckError(f"{wanted} cannot be pulled, and {FLOATING_BASE} is not here; name a base with BASE=...")
 
     def inspect(self, tag: str) -> tuple[dict[str, object], int]:
         done = subprocess.run(["buildah", "inspect", "--type=image", tag], capture_output=True, text=True, check=True)
@@ -189,9 +186,7 @@ def _engine() -> Engine:
     """Return the first engine that answers."""
     for program in ("docker", "podman"):
         if shutil.which(program) and subprocess.run([program, "ps"], capture_output=True).returncode == 0:
-            containers = subprocess.run([program, "info"], capture_output=True, text=True).stdout
-            if containers:
-                return Engine(program)
+            return Engine(program)
     if shutil.which("buildah"):
         return Buildah()
     raise CheckError("neither docker nor podman answers, and buildah is not installed")
