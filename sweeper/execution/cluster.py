@@ -268,7 +268,7 @@ def nodes() -> list[NodeResources]:
 
 @dataclass(frozen=True)
 class Wait:
-    """How to wait for a cluster."""
+    """Patience with a cluster."""
 
     limit_s: float
     given_up: Callable[[], bool]

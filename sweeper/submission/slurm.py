@@ -47,7 +47,7 @@ class Container:
 
 @dataclass(frozen=True, kw_only=True)
 class Allocation:
-    """What to ask of Slurm."""
+    """Request to Slurm for nodes."""
 
     nodes: int
     gpus: int
