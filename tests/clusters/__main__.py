@@ -6,12 +6,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from tests.clusters import nodes, preemption
+from tests.clusters import bucket, nodes, preemption
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.clusters", description=__doc__)
-    parser.add_argument("drill", choices=["preemption", "nodes"])
+    parser.add_argument("drill", choices=["preemption", "nodes", "bucket"])
     parser.add_argument("--times", type=int, default=10, help="preemptions of the sweep")
     parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
@@ -19,6 +19,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.drill == "nodes":
         return int(nodes.main(arguments.folder) > 0)
+    if arguments.drill == "bucket":
+        return int(bucket.main(arguments.folder, arguments.seed) > 0)
     return int(preemption.main(arguments.times, arguments.seed, arguments.nodes, arguments.folder) > 0)
 
 
