@@ -247,7 +247,10 @@ def test_a_decision_stops_a_trial(two_slots: Any, tmp_path: Path) -> None:
     assert [len(trials.reports[key]) for key in (0, 1)] == [2, 4]
 
 
-@pytest.mark.parametrize("place", ["next_job", "on_report", "on_end", "on_tick"])
+@pytest.mark.parametrize(
+    "place",
+    ["next_job", *(pytest.param(place, marks=pytest.mark.drill) for place in ("on_report", "on_end", "on_tick"))],
+)
 def test_what_the_source_raises_reaches_the_caller(two_slots: Any, tmp_path: Path, place: str) -> None:
     def broken(*_: Any) -> Any:
         raise LookupError(place)
@@ -282,6 +285,7 @@ def test_a_failure_of_all_ranks_keeps_the_processes(pair: Any) -> None:
     assert do(pair, "sum").result["pid"] == before
 
 
+@pytest.mark.drill
 def test_a_failure_of_one_rank_replaces_the_group(pair: Any) -> None:
     before = do(pair, "sum").result["pid"]
     outcome = do(pair, "one_fails")
