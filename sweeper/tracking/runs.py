@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from sweeper.errors import UserError
 from sweeper.storage.files import read_if_whole, replace_text
@@ -48,6 +48,15 @@ class Store:
     def shown_uri(self) -> str:
         """Return ``uri`` without a password, for files and messages."""
         return shown_uri(self.uri)
+
+    def without_secret(self, text: str) -> str:
+        """Return a text without user and password of the store: MLflow's errors name addresses with them."""
+        account, at, _ = urlsplit(self.uri).netloc.rpartition("@")
+        text = text.replace(account + at, "") if at else text
+        password = urlsplit(self.uri).password
+        for secret in (password, unquote(password)) if password else ():
+            text = text.replace(secret, "***")
+        return text
 
 
 def shown_uri(uri: str) -> str:

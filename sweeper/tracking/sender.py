@@ -83,8 +83,11 @@ class _Sender:
         """Note an outage; the next step connects again and reads MLflow's runs."""
         self.projection.disconnect()
         _logger.warning("%s", error, exc_info=error)
+        reason = f"{type(error).__name__}: {self.projection.store.without_secret(str(error))}".splitlines()[0][:300]
+        if isinstance(error, ModuleNotFoundError):
+            reason += f"; install {error.name} where sweeper is, or name another driver: postgresql+psycopg2://..."
         with contextlib.suppress(OSError):  # a full disk: the problem is saved at the next outage
-            self._save(problem=f"{type(error).__name__}: {error}".splitlines()[0][:300])
+            self._save(problem=reason)
 
     def _connect(self) -> None:
         self.projection.connect()
@@ -97,13 +100,26 @@ class _Sender:
     def _set_aside(self, entry: Entry, error: Exception) -> None:
         _logger.error("refused by MLflow, set aside in tracking.rejected.jsonl: %s", error)
         with (self.projection.folder / "tracking.rejected.jsonl").open("a") as file:
-            file.write(json.dumps({"error": str(error), "event": entry.line}) + "\n")
+            reason = self.projection.store.without_secret(str(error))
+            file.write(json.dumps({"error": reason, "event": entry.line}) + "\n")
         self._save(offset=entry.end)
 
     def _save(self, offset: int | None = None, problem: str | None = None) -> None:
         waits, offset = self.front is not None, self.cursor.offset if offset is None else offset
         self.cursor = replace(self.cursor, offset=offset, problem=problem, front_waits=waits)
         self.outbox.save_cursor(self.cursor)
+
+
+class _SecretFree(logging.Formatter):
+    """Leaves user and password of the store out of log lines and of the tracebacks in them."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__("%(asctime)s %(name)s %(levelname)s %(message)s")
+        self._store = store
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See ``logging.Formatter``."""
+        return self._store.without_secret(super().format(record))
 
 
 class _Wakes:
@@ -176,6 +192,8 @@ def main() -> None:
                 wakes.wait(0.2)
         wakes.wait(None)
         store = Store(uri=settings["uri"], artifacts=artifacts)
+        for handler in logging.getLogger().handlers:
+            handler.setFormatter(_SecretFree(store))
         with mlflow_environment():
             _serve(_Sender(Projection(folder, settings["name"], settings["sweep_id"], store)), wakes)
 
