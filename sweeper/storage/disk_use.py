@@ -13,7 +13,7 @@ from trainables.training.trial_folder import CHECKPOINT_FILE, UNREADABLE_FILE, W
 
 @dataclass(frozen=True, kw_only=True)
 class DiskUse:
-    """What a sweep has on disk, in bytes. A sparse file counts with its length."""
+    """Sizes of the files of a sweep. A sparse file counts with its length."""
 
     weights_bytes: int
     """Weights of finished trials."""

@@ -198,7 +198,7 @@ def tell(
         tracker = GatedTracker(folder, uri, storage, "quickstart", "id-1")
         tracker.permits = threading.Semaphore(trials)
         tell_story(tracker, folder, trials)
-        time.sleep(rng.uniform(0.0, 10.0))
+        time.sleep(rng.uniform(2.0, 20.0))
         harm(name)
         tracker.close()
     tracker = GatedTracker(folder, uri, storage, "quickstart", "id-1")
