@@ -36,6 +36,7 @@ from tests.paths import ROOT
 from tests.sweeper.tracking.test_tracking import check_story, tell_story
 
 PATIENCE_S = 400.0
+RECOVERY_S = 90.0
 ADMIN = "admin"
 
 
@@ -189,7 +190,11 @@ def tell(
     for name in each:
         tracker.permits.release(max(1, trials // (times + 1)))
         time.sleep(rng.uniform(0.0, 3.0))
+        size = Outbox(folder).size()
         harm(name)
+        until_s = time.monotonic() + RECOVERY_S  # the next outage meets a sender that sends again
+        while Outbox(folder).cursor().offset < size and time.monotonic() < until_s:
+            time.sleep(0.1)
     tracker.permits.release(trials)
     story.join()
     _flushed(tracker, told)
