@@ -51,7 +51,7 @@ class Server:
         settings.write_text(
             f"[mlflow]\ndefault_permission = READ\ndatabase_uri = {postgres.uri('mlflow_users')}\n"
             f"admin_username = {ADMIN}\n"
-            "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+            "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\nauth_cache_ttl_seconds = 60\n"
         )
         self._variables = {
             "MLFLOW_AUTH_CONFIG_PATH": str(settings), "MLFLOW_AUTH_ADMIN_PASSWORD": passwords["mlflow"],
