@@ -2,13 +2,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 
-.PHONY: quickstart test browser gpu drills wheel versions lint format
+.PHONY: quickstart test browser gpu drills clusters wheel image-test versions audit lint format
 
 quickstart: $(VENV)/.installed
 	$(VENV)/bin/sweeper run search_spaces/quickstart.yaml --new
 
 test: $(VENV)/.installed-dev
-	$(VENV)/bin/python -m pytest -m "not drill and not browser and not gpu" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(VENV)/bin/python -m pytest -m "not drill and not browser and not gpu and not images" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # The front's page in headless Chromium. Chromium is the system's: playwright's own is not downloaded.
 browser: $(VENV)/.installed-browser
@@ -26,13 +26,28 @@ drills: $(VENV)/.installed-dev
 	$(if $(ARGS),,$(VENV)/bin/python -m pytest -m drill)
 	$(VENV)/bin/python -m tests.drills $(ARGS)
 
+# Real clusters on this machine, for root: Slurm, Ray nodes in network namespaces, an S3 server, MLflow on PostgreSQL. ARGS
+# names one of them: preemption, nodes, bucket, mlflow.
+clusters: $(VENV)/.installed-clusters
+	$(VENV)/bin/python -m tests.clusters $(ARGS)
+
 # The wheel runs the quickstart in a fresh environment outside the clone; installs from the registry, some minutes.
 wheel: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m tests.release.wheel
 
+# Both images of docker/Dockerfile are built and run sweeps (docker, podman or buildah; 25 GB, half an hour), then the commands
+# of docker/compose.yaml as plain processes (PostgreSQL). BASE names another base image, ARGS="--only cpu" makes one image.
+image-test: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m tests.release.image $(if $(BASE),--base $(BASE)) $(ARGS)
+	$(VENV)/bin/python -m pytest -m images -p no:randomly tests/docker
+
 # Tests and a small sweep with the oldest and newest versions that pyproject.toml allows; docs/versions.md has results.
 versions: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m tests.release.versions $(ARGS)
+
+# Known vulnerabilities of constraints.txt, by pip-audit in an environment of its own; asks a service on the network.
+audit: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m tests.release.audit $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff format --check .
@@ -58,4 +73,8 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 $(VENV)/.installed-browser: $(VENV)/.installed-dev
 	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --constraint constraints.txt --group browser
+	touch $@
+
+$(VENV)/.installed-clusters: $(VENV)/.installed-dev
+	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --constraint constraints.txt --group clusters
 	touch $@

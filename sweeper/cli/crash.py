@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sweeper.errors import one_line
+from sweeper.secrets import without_secrets
 from sweeper.version import __version__
 
 _REPORT = "please report it with that file and the output of `sweeper env`"
@@ -60,7 +61,7 @@ def crash_line(error: BaseException, command: str) -> str:
     file = _write(error)
     where = f"the traceback is in {file}" if file is not None else "its traceback could not be written to any file"
     go_on = "" if _context.go_on is None else f"; go on with: {_context.go_on}"
-    return f"{command} failed unexpectedly: {one_line(error)}; {where}; {_REPORT}{go_on}"
+    return f"{command} failed unexpectedly: {without_secrets(one_line(error))}; {where}; {_REPORT}{go_on}"
 
 
 def thread_error() -> BaseException | None:
@@ -100,7 +101,7 @@ class _WithoutTraceback(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         message = " ".join(record.getMessage().split())
         error = record.exc_info[1] if record.exc_info else None
-        return message if error is None else f"{message}: {one_line(error)}"
+        return without_secrets(message if error is None else f"{message}: {one_line(error)}")
 
 
 def _thread_ended(ended: threading.ExceptHookArgs) -> None:
@@ -122,7 +123,7 @@ def _thread_ended(ended: threading.ExceptHookArgs) -> None:
 
 def _write(error: BaseException) -> Path | None:
     """Return the file that the traceback was written to; None if no folder accepts it."""
-    text = (
+    text = without_secrets(
         f"sweeper {__version__}, Python {sys.version.split()[0]}, {time.strftime('%Y-%m-%d %H:%M:%S %z')}\n"
         f"command: {' '.join(sys.argv)}\n\n" + "".join(traceback.format_exception(error))
     )

@@ -43,7 +43,7 @@ SYNC_S = 600.0
 """Seconds that ``sync`` waits for MLflow."""
 STOP_S = 180.0
 """Seconds that ``stop`` waits for the end of a session."""
-ASK_S = 5.0
+ASK_S = 15.0
 """Seconds between two requests to stop: a session that is just beginning withdraws those of its predecessors."""
 
 

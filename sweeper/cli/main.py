@@ -23,6 +23,7 @@ from sweeper.cli.setup import env, init, schema
 from sweeper.cli.show import delete, front, list_, logs, show, status, trials, ui
 from sweeper.cli.sweeps import check, resume, run
 from sweeper.errors import UNAVAILABLE, UnavailableError, UserError
+from sweeper.secrets import without_secrets
 from sweeper.version import __version__
 from trainables.files import storage_problem
 
@@ -156,7 +157,7 @@ def _unexpected(error: BaseException) -> int:
 
 def _say(text: str) -> None:
     with contextlib.suppress(OSError):  # standard error is closed, or its disk is full
-        typer.echo(text, err=True)
+        typer.echo(without_secrets(text), err=True)
 
 
 def _write_nowhere() -> None:

@@ -12,6 +12,7 @@ import typer
 from sweeper.cli.crash import works_in, works_on
 from sweeper.cli.tables import Format
 from sweeper.errors import UserError
+from sweeper.secrets import has_secret, shown_uri
 
 if TYPE_CHECKING:
     from sweeper.spec.quantities import Price
@@ -21,6 +22,23 @@ if TYPE_CHECKING:
 _URI = re.compile(r"(?P<scheme>[a-z][a-z0-9+]*):/+(?P<rest>.*)")
 _ODD = re.compile(r"\?|%[0-9A-Fa-f]{2}|[\x00-\x1f\ud800-\udfff]")
 """Characters that URLs of SQLite files change or end at, and characters that are not text."""
+
+
+def _refuse_secret(uri: str | None) -> str | None:
+    """Return the tracking URI.
+
+    Raises:
+        UserError: it holds a password. Ray keeps the command line of a driver in its table of jobs.
+    """
+    if uri is not None and has_secret(uri):
+        raise UserError(
+            f"--tracking-uri {shown_uri(uri)}: every user of this machine and of its Ray cluster can read a password "
+            "on a command line; put the whole URI into the environment variable MLFLOW_TRACKING_URI, and leave "
+            "--tracking-uri out"
+        )
+    return uri
+
+
 Storage = Annotated[
     Path | None,
     typer.Option(
@@ -31,8 +49,10 @@ TrackingUri = Annotated[
     str | None,
     typer.Option(
         "--tracking-uri",
-        help="MLflow store. Default: $MLFLOW_TRACKING_URI, else sqlite:///<storage>/mlflow.db.",
+        help="MLflow store, without a password. Default: $MLFLOW_TRACKING_URI, which may hold one, else "
+        "sqlite:///<storage>/mlflow.db.",
         show_default=False,
+        callback=_refuse_secret,
     ),
 ]
 Gpus = Annotated[

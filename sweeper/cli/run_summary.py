@@ -9,9 +9,9 @@ from sweeper.run.sweep import Options, SweepResult, resume_command
 from sweeper.run.usage_file import read_usage
 from sweeper.run.usage_text import resume_options, unfinished_line, usage_line, value_lines
 from sweeper.search.study import read_trials
+from sweeper.secrets import shown_uri
 from sweeper.spec.quantities import parse_budget
 from sweeper.storage.sweep_folder import SweepFolder
-from sweeper.tracking.runs import shown_uri
 
 
 def summary_lines(folder: SweepFolder, result: SweepResult, options: Options) -> list[str]:

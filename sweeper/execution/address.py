@@ -20,7 +20,7 @@ _CHECK_ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"
 
 @dataclass(frozen=True)
 class ClusterAddress:
-    """Where a Ray cluster is to be joined."""
+    """The place of a Ray cluster that is to be joined."""
 
     text: str
     named_by: str

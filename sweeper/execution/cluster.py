@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +21,7 @@ from sweeper.errors import UnavailableError
 from sweeper.execution.address import CONNECT_S, ClusterAddress, named_address
 from sweeper.execution.capacity import NodeResources
 from sweeper.execution.placement import Node
+from sweeper.execution.private_files import is_own, make_ray_folder, protect_token, ray_folder
 from sweeper.remote.bucket import reaches
 
 SETTLE_S = 5.0
@@ -118,18 +119,19 @@ def check_before_start(address: str | None, wait_s: float = 0.0) -> None:
         joined.check_token()
         return
     variable = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
-    temporary = os.environ.get(variable, "/tmp")
-    bytes_needed = len(os.fsencode(os.path.abspath(temporary))) + _SOCKET_IN_SESSION + len(str(os.getpid()))
+    temporary, folder = os.environ.get(variable, "/tmp"), ray_folder()
+    bytes_needed = len(os.fsencode(folder)) + _SOCKET_IN_SESSION + len(str(os.getpid()))
     advice = "name a short folder of your own for Ray's files: export RAY_TMPDIR=/tmp/SHORT"
     if bytes_needed > _LONGEST_SOCKET:
         raise UnavailableError(
             f"{variable} is {temporary}, which is too long for Ray: paths of its sockets would have {bytes_needed} "
             f"bytes there, and {_LONGEST_SOCKET} are allowed; {advice}"
         )
-    folder = Path(temporary).absolute() / "ray"
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    existing = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     if not os.access(existing, os.W_OK | os.X_OK):
         raise UnavailableError(f"Ray keeps its files in {folder}, and this user may not write to {existing}; {advice}")
+    if existing == folder and not is_own(folder):
+        raise UnavailableError(f"Ray keeps its files in {folder}, which is another user's or a link; {advice}")
 
 
 def joins_a_cluster(address: str | None) -> bool:
@@ -266,7 +268,7 @@ def nodes() -> list[NodeResources]:
 
 @dataclass(frozen=True)
 class Wait:
-    """How to wait for a cluster."""
+    """Patience with a cluster."""
 
     limit_s: float
     given_up: Callable[[], bool]
@@ -418,13 +420,19 @@ def _start(num_cpus: int | None) -> None:
     import psutil
     import ray
 
-    temporary = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    from sweeper.execution.ray_private import on_loopback
+
+    try:
+        temporary = make_ray_folder()
+    except OSError as error:
+        raise UnavailableError(f"Ray cannot keep its files: {error}") from error
+    protect_token()
     before = set(psutil.Process().children(recursive=True))
     for attempt in range(START_ATTEMPTS):
         try:
             # Without "local" Ray joins a cluster that already runs on this machine, for any purpose (Ray 2.60).
-            with _own_sigterm():
-                ray.init(address="local", num_cpus=num_cpus, **_silent())
+            with _own_sigterm(), on_loopback():
+                ray.init(address="local", num_cpus=num_cpus, _temp_dir=str(temporary / "ray"), **_silent())
             return
         except Exception as error:  # Ray raises no more specific error here
             ray.shutdown()
@@ -457,7 +465,8 @@ def _join(cluster: ClusterAddress) -> None:
     for name, value in _WHILE_JOINING.items():
         os.environ.setdefault(name, value)
     try:
-        with _own_sigterm():
+        # Ray replaces a loopback address by the machine's own, where a Ray of sweeper's own does not listen.
+        with _own_sigterm(), ray_private.on_loopback() if _only_on_loopback(cluster) else nullcontext():
             ray.init(address=cluster.text, runtime_env=environment, **_silent())
     except Exception as error:
         # A mismatch of versions is told in several lines, the numbers in the last ones.
@@ -474,6 +483,14 @@ def _job_sends_packages() -> bool:
     """
     job = os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR")
     return job is not None and bool(json.loads(job).get("runtime_env", {}).get("py_modules"))
+
+
+def _only_on_loopback(cluster: ClusterAddress) -> bool:
+    """Return whether an address is a loopback address of a Ray that this machine's own address does not lead to."""
+    import ray
+
+    host, port = cluster.place
+    return host in ("127.0.0.1", "localhost") and not _answers(ray.util.get_node_ip_address(), port)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """What a look at the cluster has shown."""
+    """Result of a look at the cluster."""
 
     held: int
     """Number of slots that hold their resources."""

@@ -34,7 +34,7 @@ class JobRequest:
     begun: str
     """Text in its output once it has accepted its input."""
     marks: Mapping[str, str]
-    """What the job is: an open job with the same marks is the same job."""
+    """Identity of the job: an open job with the same marks is the same job."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,8 @@ docstring when Ray changes it. No other file imports a private module of Ray.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def available_resources_per_node() -> dict[str, dict[str, float]]:
 def session_folder() -> Path | None:
     """Return the folder of the logs of sweeper's own Ray, by worker._global_node; None if no such Ray is connected.
 
-    Without it the logs of each of sweeper's own Rays stay in /tmp/ray, one folder for every session of a sweep.
+    Without it the logs of each of sweeper's own Rays stay in /tmp, one folder for every session of a sweep.
     """
     from ray._private import worker
 
@@ -111,8 +112,29 @@ def silence_raylet() -> None:
     worker._worker_logs_enabled = False
 
 
+@contextmanager
+def on_loopback() -> Iterator[None]:
+    """Set ray_constants.ENABLE_RAY_CLUSTER to False inside the context, as Ray itself does on Windows and macOS.
+
+    Without it a Ray that starts inside listens on all interfaces of the machine: ``ray.init`` replaces a
+    ``_node_ip_address`` of 127.0.0.1 by the machine's own. The variable RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER counts only
+    before Ray is imported.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    if not isinstance(before, bool):
+        raise ImportError("ray._private.ray_constants.ENABLE_RAY_CLUSTER is not a boolean any more")
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
 def set_token_authentication(wanted: bool) -> None:
     """Have this process send a token to a cluster, or none, by RAY_AUTH_MODE and Config.initialize.
+
 
     Without it a cluster that asks for a token cannot be joined: Ray looks for a token only if it finds the cluster
     itself, never for an explicit address. And with a token that a cluster does not ask for, the calls of its processes

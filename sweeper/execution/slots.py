@@ -23,7 +23,7 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayError
-from ray.train import BackendConfig, ControllerError, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.util.placement_group import get_current_placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -35,6 +35,7 @@ from sweeper.execution.handles import Sealed, seal, unseal
 from sweeper.execution.job_queue import JobLimits
 from sweeper.execution.messages import SetupError, SlotsState
 from sweeper.execution.placement import PlacementWatch
+from sweeper.execution.torch_group import TorchGroup
 from sweeper.execution.worker import MakeRunner, Worker, WorkerContext
 from sweeper.jobs import Job, JobName, Outcome
 
@@ -455,7 +456,7 @@ class SlotPool:
                     gpus_per_worker=plan.gpus_per_worker,
                 )
             },
-            backend_config=_torch_backend() if plan.workers_per_trial > 1 else None,
+            backend_config=TorchGroup() if plan.workers_per_trial > 1 else None,
             scaling_config=ScalingConfig(
                 num_workers=plan.workers_per_trial,
                 use_gpu=plan.gpus_per_worker > 0,
@@ -469,13 +470,6 @@ class SlotPool:
                 callbacks=[_GroupObserver(self.dispatcher, slot)],
             ),
         )
-
-
-def _torch_backend() -> BackendConfig:
-    """Return the backend that joins the workers of a slot in a torch.distributed group."""
-    from ray.train.torch import TorchConfig
-
-    return TorchConfig()
 
 
 def setup_exception(setup_error: SetupError) -> Exception:

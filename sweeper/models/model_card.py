@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from sweeper.front.export_record import ExportRecord
 from sweeper.records import Confirmation
 from sweeper.spec.spec import Spec
+from trainables.markdown import plain
 from trainables.records import Goals
 from trainables.settings.parameters import Parameters
 from trainables.tasks.kind import CardText, TestedValues
@@ -45,7 +47,7 @@ def model_card(record: ExportRecord, spec: Spec, folder: str, merges: str | None
     """
     where = f"trial {record.trial}, {record.weights} weights at strength {record.strength:g}"
     name = f" (the front's {record.name})" if record.name else ""
-    origin = spec.model.architecture + (f" with {spec.model.pretrained}" if spec.model.pretrained else "")
+    origin = plain(spec.model.architecture + (f" with {spec.model.pretrained}" if spec.model.pretrained else ""))
     values = TestedValues(parameters=record.parameters, test=record.test or {}, untouched=record.untouched.test or {})
     text = spec.kind.card(spec, values)
     parts = [
@@ -79,7 +81,7 @@ def _loading(folder: str, merges: str | None) -> str:
 ```python
 import open_clip
 
-folder = "{folder}"
+folder = {json.dumps(folder, ensure_ascii=False)}
 model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{{folder}}")
 model.eval()
 tokenizer = open_clip.get_tokenizer(f"local-dir:{{folder}}"{bpe})
@@ -146,10 +148,10 @@ def _cell(value: float | None, interval: Sequence[float] | None) -> str:
 
 def _training(record: ExportRecord, spec: Spec, text: CardText) -> list[str]:
     train, training = spec.train, spec.training
-    classes = {"all": "all classes"}.get(str(train.classes), f"classes {train.classes}")
+    classes = {"all": "all classes"}.get(str(train.classes), f"classes {plain(str(train.classes))}")
     rows = {"preference data": f"{spec.sets[train.set].kind} set `{train.set}`, {classes}", **text.data}
     regularised = {"lambda_reg": Parameters.model_fields["lambda_reg"].default}
-    rows |= {name: str(value) for name, value in {**regularised, **record.parameters}.items()}
+    rows |= {name: plain(str(value)) for name, value in {**regularised, **record.parameters}.items()}
     if spec.model.text == "trained" and record.parameters["tune"] in ("last_blocks", "visual"):
         rows["text tower"] = "trained too"
     rows |= {"epochs": str(record.parameters.get("epochs", training.epochs))}
@@ -171,4 +173,4 @@ def _origin(record: ExportRecord) -> list[str]:
         "sha256 of the data trained and searched on": digests.data,
         "sha256 of the file of exported weights": digests.exported_weights,
     }
-    return ["| | |", "| --- | --- |", *(f"| {name} | {value or 'unknown'} |" for name, value in rows.items())]
+    return ["| | |", "| --- | --- |", *(f"| {name} | {plain(value or 'unknown')} |" for name, value in rows.items())]

@@ -1,4 +1,4 @@
-"""What one node of a cluster has: versions, devices, disk, the model and the images as it sees them.
+"""The report of one node of a cluster: versions, devices, disk, the model and the images as it sees them.
 
 ``report`` and ``all_reduce`` run on the nodes; ``problems_of`` compares their answers and knows no Ray.
 """
@@ -37,7 +37,7 @@ class NodeReport:
     images: Mapping[str, str] = field(default_factory=dict)
     """Digest of each split, ``set/split``."""
     problems: tuple[str, ...] = ()
-    """What cannot be read on this node."""
+    """Files that cannot be read on this node, with the reasons."""
 
 
 def report(task: TaskSettings, splits: Sequence[tuple[str, Split]], storage: Path) -> NodeReport:

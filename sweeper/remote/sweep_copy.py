@@ -14,7 +14,7 @@ from sweeper.remote.bucket_lease import BucketLease
 from sweeper.remote.folder_copy import FolderCopy
 
 SESSION_FILE = "session"
-"""Written anew by each driver, before it changes anything."""
+"""Written by each driver, with another content, before it changes anything."""
 STOP_KEY = "stop.request"
 _OF_WORKERS = ("trials/", "answers/")
 _NEVER = ("ray/", "lease/", "lease.", STOP_KEY)

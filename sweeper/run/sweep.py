@@ -39,6 +39,7 @@ from sweeper.run.usage import UsageMeter, most_retrainings, new_session
 from sweeper.run.usage_text import live_line
 from sweeper.search.floor_files import planned_trials
 from sweeper.search.study import read_trials, searched
+from sweeper.secrets import shown_uri
 from sweeper.spec.quantities import HOUR_S, Price, hours, parse_budget
 from sweeper.spec.scopes import largest_scope
 from sweeper.spec.spec import Spec
@@ -46,7 +47,6 @@ from sweeper.storage.lease import HeldLease
 from sweeper.storage.remote_storage import Sending
 from sweeper.storage.stop_request import StopRequests
 from sweeper.storage.sweep_folder import SweepFolder
-from sweeper.tracking.runs import shown_uri
 from sweeper.tracking.tracker import Tracker
 
 CLOSE_S = 60.0

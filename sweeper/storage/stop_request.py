@@ -11,8 +11,8 @@ from sweeper.storage.files import replace_text
 from sweeper.storage.sweep_folder import SweepFolder
 
 STOP_FILE = "stop.request"
-LOOK_S = 1.0
-"""Seconds between looks for a request."""
+LOOK_S, LOOK_IN_BUCKET_S = 1.0, 10.0
+"""Seconds between looks for a request; each look into a bucket has a price."""
 
 
 def request_stop(folder: SweepFolder) -> None:
@@ -57,7 +57,7 @@ class StopRequests:
             withdraw_request(self._folder)
 
     def _watch(self) -> None:
-        while not self._ended.wait(LOOK_S):
+        while not self._ended.wait(LOOK_S if self._folder.remote is None else LOOK_IN_BUCKET_S):
             with suppress(OSError, UnavailableError):  # the storage is away: a signal still stops the sweep
                 if _is_requested(self._folder):
                     self._stop()

@@ -46,6 +46,13 @@ class SweepFolder:
     """Paths and records of one sweep. Every write replaces or appends as a whole."""
 
     def __init__(self, storage: Path, name: str) -> None:
+        """Name the folder; it need not exist.
+
+        Raises:
+            UserError: the name is that of another place than a folder in the storage.
+        """
+        if name in ("", ".", "..") or "/" in name or "\0" in name:
+            raise UserError(f"no sweep {name!r} in {storage}: the name of a sweep is the name of a folder in it")
         self.storage, self.name = storage.absolute(), name
         self.path = self.storage / name
         found = remote_storage(self.storage)

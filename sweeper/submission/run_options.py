@@ -6,9 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sweeper.errors import UserError
-from sweeper.tracking.runs import shown_uri
-
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
@@ -24,14 +21,11 @@ class RunOptions:
     budget: str | None = None
     price: str | None = None
     tracking_uri: str | None = None
+    """Without a password, which others could read in a script or a job."""
     warm_start: Sequence[str] = ()
 
     def words(self) -> list[str]:
-        """Return the arguments of ``sweeper`` that start the sweep, or resume it if it exists.
-
-        Raises:
-            UserError: the tracking URI holds a password, which everybody could read in the script or in the job.
-        """
+        """Return the arguments of ``sweeper`` that start the sweep, or resume it if it exists."""
         words = ["run", self.spec, "--name", self.name, "--resume", "--storage", str(self.storage)]
         for change in self.changes:
             words += ["--set", change]
@@ -41,11 +35,5 @@ class RunOptions:
         for option, value in given.items():
             words += [] if value is None else [option, str(value)]
         if self.tracking_uri is not None:
-            if shown_uri(self.tracking_uri) != self.tracking_uri:
-                raise UserError(
-                    f"--tracking-uri {shown_uri(self.tracking_uri)} holds a password, which others could read in the "
-                    "job; leave it out there, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or the "
-                    "whole MLFLOW_TRACKING_URI, in the environment of the job"
-                )
             words += ["--tracking-uri", self.tracking_uri]
         return words

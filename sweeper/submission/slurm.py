@@ -25,8 +25,9 @@ GRACE_S = 90
 LEAST_TIME_S = 240
 """Shortest time of an allocation: Ray's start, the warm-up of the slots, some training, ``SIGNAL_S``."""
 WORKED_S = 300
-"""A driver that fails after this many seconds has worked before, so that the job is requeued: its next allocation may
-have other nodes. One that fails earlier would fail again and again.
+QUICK_FAILURES = 3
+"""A driver that fails after ``WORKED_S`` has worked before, and the job is requeued: its next allocation may have other
+nodes. One that fails earlier may fail again and again: the job is requeued for so many of these in a row.
 """
 DRIVER_CPUS = 2
 """CPUs of a node beside those of its trials: for the driver, Ray and the decoding of images."""
@@ -47,7 +48,7 @@ class Container:
 
 @dataclass(frozen=True, kw_only=True)
 class Allocation:
-    """What to ask of Slurm."""
+    """Request to Slurm for nodes."""
 
     nodes: int
     gpus: int
@@ -111,6 +112,7 @@ def slurm_script(
         sweeper=driver,
         worked_s=WORKED_S,
         step=_STEP,
+        quick_failures=QUICK_FAILURES,
     )
 
 
@@ -250,7 +252,16 @@ wait "${{removing[@]}}"
 case $code in
 0 | 1 | 2) exit $code ;;
 esac
+quick=$storage/.slurm-$SLURM_JOB_ID  # drivers in a row that failed soon after their start
+again=no
 if [[ $asked == limit || ($asked == "" && $code != 130 && $SECONDS -gt {worked_s}) ]]; then
+    rm -f "$quick"
+    again=yes
+elif [[ $asked == "" && $code != 130 ]]; then
+    echo >> "$quick"
+    [[ $(wc -l < "$quick") -le {quick_failures} ]] && again=yes || rm -f "$quick"
+fi
+if [[ $again == yes ]]; then
     say "requeued: the sweep goes on in the next allocation"
     scontrol requeue "$SLURM_JOB_ID" || say "Slurm refuses to requeue: submit this script again, the sweep goes on"
 fi

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sweeper.records import TrialRecord
+from trainables.markdown import plain
 
 SWEEPS_IN_NOTE = 30
 """Number of newest sweeps in the experiment's description."""
@@ -90,7 +91,7 @@ def trial_line(trial: TrialRecord, goals: Sequence[str]) -> str:
     what += "" if trial.first_point is None else f"first point ({trial.first_point}), "
     what += "" if trial.confirms is None else f"trains trial {trial.confirms} again, "
     if trial.reason is not None:
-        return f"{what}{trial.state}: {trial.reason}"
+        return f"{what}{trial.state}: {plain(trial.reason)}"
     values = ", ".join(
         f"{_words(goal)} {(trial.values or {})[goal]:.3f}" for goal in goals if goal in (trial.values or {})
     )
@@ -115,7 +116,8 @@ def experiment_note(sweeps: Iterable[SweepLine]) -> str:
     shown = list(sweeps)[:SWEEPS_IN_NOTE]
     # MLflow folds all but the first line.
     newest = ", ".join(
-        f"[{sweep.name}]({sweep.links['sweep']}) ([front]({sweep.links['front']}))" for sweep in shown[:_IN_FIRST_LINE]
+        f"[{plain(sweep.name)}]({sweep.links['sweep']}) ([front]({sweep.links['front']}))"
+        for sweep in shown[:_IN_FIRST_LINE]
     )
     lines = [
         f"Newest sweeps: {newest}" if shown else "Each top-level run is a sweep.",
@@ -128,8 +130,8 @@ def experiment_note(sweeps: Iterable[SweepLine]) -> str:
     for sweep in shown:
         volume = "-" if sweep.hypervolume is None else f"{sweep.hypervolume:.4f}"
         opened = ", ".join(f"[{name}]({address})" for name, address in sweep.links.items() if name != "sweep")
-        name = f"[{sweep.name}]({sweep.links['sweep']})"
-        lines.append(f"| {name} | {sweep.state} | {volume} | {opened} |")
+        name = f"[{plain(sweep.name)}]({sweep.links['sweep']})"
+        lines.append(f"| {name} | {plain(sweep.state)} | {volume} | {opened} |")
     return "\n".join(lines)
 
 

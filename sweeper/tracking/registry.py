@@ -74,7 +74,7 @@ def register(sweep: SweepFolder, tracking_uri: str | None, exported: Path, name:
         with mlflow_environment():
             version, new = _add_version(create_store(store), run_id, exported, record, name, alias)
     except Exception as error:  # errors of requests, SQLAlchemy or MLflow; the model is exported in any case
-        raise UnavailableError(f"MLflow at {store.shown_uri}: {str(error).splitlines()[0][:300]}") from error
+        raise UnavailableError(f"MLflow at {store.shown_uri}: {store.problem(error)}") from error
     return Registered(name, version, alias, new=new)
 
 

@@ -56,7 +56,7 @@ def remove_runs(sweep: SweepFolder, store: Store) -> tuple[int, int]:
                         raise
                 deleted.append(run)
     except Exception as error:  # errors of requests, SQLAlchemy or MLflow
-        raise UnavailableError(f"MLflow at {store.shown_uri}: {str(error).splitlines()[0][:300]}") from error
+        raise UnavailableError(f"MLflow at {store.shown_uri}: {store.problem(error)}") from error
     if store.own_database is not None and store.artifacts is not None:
         for run in deleted:
             shutil.rmtree(store.artifacts / run, ignore_errors=True)

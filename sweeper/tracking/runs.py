@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from urllib.parse import unquote, urlsplit, urlunsplit
 
 from sweeper.errors import UserError
+from sweeper.secrets import shown_uri, without_secrets
 from sweeper.storage.files import read_if_whole, replace_text
 
 EXPERIMENT = "sweeper"
@@ -21,6 +22,8 @@ DATABASE = "mlflow.db"
 """File in a storage that is used unless another store is named."""
 _MACHINE_LEARNING = "workflowType=machine_learning"
 """Parameter of addresses without which MLflow 3.17 opens in its GenAI workspace, where runs are hidden."""
+_RUN_ID = re.compile(r"[A-Za-z0-9_-]+")
+"""Ids of runs; they are names of folders in the storage, which may not lead out of it."""
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 
 
@@ -49,20 +52,10 @@ class Store:
         """Return ``uri`` without a password, for files and messages."""
         return shown_uri(self.uri)
 
-    def without_secret(self, text: str) -> str:
-        """Return a text without user and password of the store: MLflow's errors name addresses with them."""
-        account, at, _ = urlsplit(self.uri).netloc.rpartition("@")
-        text = text.replace(account + at, "") if at else text
-        password = urlsplit(self.uri).password
-        for secret in (password, unquote(password)) if password else ():
-            text = text.replace(secret, "***")
-        return text
-
-
-def shown_uri(uri: str) -> str:
-    """Return the URI of a store without user and password."""
-    parts = urlsplit(uri)
-    return uri if "@" not in parts.netloc else urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    def problem(self, error: BaseException) -> str:
+        """Return the first line of an error of MLflow's, shortened and without the password of the store."""
+        said = without_secrets(f"{error}", self.uri).strip() or type(error).__name__
+        return said.splitlines()[0][:300]
 
 
 def _own_uri(storage: Path) -> str:
@@ -85,8 +78,9 @@ def find_store(storage: Path, tracking_uri: str | None = None) -> Store:
     if scheme in ("http", "https", "databricks"):
         return Store(uri=uri.rstrip("/"))
     raise UserError(
-        f"tracking URI {uri!r}: MLflow tracks to http(s)://..., sqlite:///..., postgresql://..., mysql://... or "
-        "mssql://...; leave --tracking-uri (and MLFLOW_TRACKING_URI) out to use an SQLite file beside the sweeps"
+        f"tracking URI {shown_uri(uri)!r}: MLflow tracks to http(s)://..., sqlite:///..., postgresql://..., "
+        "mysql://... or mssql://...; leave --tracking-uri (and MLFLOW_TRACKING_URI) out to use an SQLite file beside "
+        "the sweeps"
     )
 
 
@@ -168,6 +162,8 @@ def find_runs(folder: Path) -> Runs | None:
         return None
     try:
         runs = Runs(**{**saved, "trials": {int(number): run for number, run in saved["trials"].items()}})
+        if not all(_RUN_ID.fullmatch(run) for run in (runs.parent, *runs.trials.values())):
+            return None
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
     own = _own_uri(folder.parent.resolve())

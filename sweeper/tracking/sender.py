@@ -8,10 +8,12 @@ import json
 import logging
 import os
 import select
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
+from sweeper.secrets import Redacting, without_secrets
 from sweeper.tracking.events import FrontUpdated, SweepEnded
 from sweeper.tracking.outbox import Cursor, Entry, Outbox
 from sweeper.tracking.projection import Projection, mlflow_environment
@@ -83,7 +85,7 @@ class _Sender:
         """Note an outage; the next step connects again and reads MLflow's runs."""
         self.projection.disconnect()
         _logger.warning("%s", error, exc_info=error)
-        reason = f"{type(error).__name__}: {self.projection.store.without_secret(str(error))}".splitlines()[0][:300]
+        reason = f"{type(error).__name__}: {self.projection.store.problem(error)}"
         if isinstance(error, ModuleNotFoundError):
             reason += f"; install {error.name} where sweeper is, or name another driver: postgresql+psycopg2://..."
         with contextlib.suppress(OSError):  # a full disk: the problem is saved at the next outage
@@ -98,28 +100,16 @@ class _Sender:
         self.front = next((event for event in reversed(sent) if isinstance(event, FrontUpdated)), None)
 
     def _set_aside(self, entry: Entry, error: Exception) -> None:
-        _logger.error("refused by MLflow, set aside in tracking.rejected.jsonl: %s", error)
+        said = without_secrets(str(error), self.projection.store.uri)
+        _logger.error("refused by MLflow, set aside in tracking.rejected.jsonl: %s", said)
         with (self.projection.folder / "tracking.rejected.jsonl").open("a") as file:
-            reason = self.projection.store.without_secret(str(error))
-            file.write(json.dumps({"error": reason, "event": entry.line}) + "\n")
+            file.write(json.dumps({"error": said, "event": entry.line}) + "\n")
         self._save(offset=entry.end)
 
     def _save(self, offset: int | None = None, problem: str | None = None) -> None:
         waits, offset = self.front is not None, self.cursor.offset if offset is None else offset
         self.cursor = replace(self.cursor, offset=offset, problem=problem, front_waits=waits)
         self.outbox.save_cursor(self.cursor)
-
-
-class _SecretFree(logging.Formatter):
-    """Leaves user and password of the store out of log lines and of the tracebacks in them."""
-
-    def __init__(self, store: Store) -> None:
-        super().__init__("%(asctime)s %(name)s %(levelname)s %(message)s")
-        self._store = store
-
-    def format(self, record: logging.LogRecord) -> str:
-        """See ``logging.Formatter``."""
-        return self._store.without_secret(super().format(record))
 
 
 class _Wakes:
@@ -172,7 +162,6 @@ def _serve(sender: _Sender, wakes: _Wakes) -> None:
 
 def main() -> None:
     """Serve the sweep that the first line of standard input describes, until standard input is closed."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     os.nice(5)
     text = b""
     while not text.endswith(b"\n"):
@@ -182,6 +171,7 @@ def main() -> None:
         text += byte
     settings = json.loads(text)
     artifacts = Path(settings["artifacts"]) if settings["artifacts"] else None
+    _log_without_secrets(settings["uri"])
     folder, wakes = Path(settings["folder"]), _Wakes()
     with (folder / "tracking.lock").open("a") as lock:
         while not wakes.ended:
@@ -192,10 +182,17 @@ def main() -> None:
                 wakes.wait(0.2)
         wakes.wait(None)
         store = Store(uri=settings["uri"], artifacts=artifacts)
-        for handler in logging.getLogger().handlers:
-            handler.setFormatter(_SecretFree(store))
         with mlflow_environment():
             _serve(_Sender(Projection(folder, settings["name"], settings["sweep_id"], store)), wakes)
+
+
+def _log_without_secrets(uri: str) -> None:
+    """Log warnings to standard error; errors of MLflow's repeat the address of the store with its password."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(Redacting("%(asctime)s %(name)s %(levelname)s %(message)s", uri))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    os.environ["MLFLOW_CONFIGURE_LOGGING"] = "false"  # MLflow's messages take the way of all others
+    sys.excepthook = lambda kind, error, trace: _logger.error("the sender ends", exc_info=(kind, error, trace))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from types import FrameType
 
 from sweeper.commands import command
 from sweeper.errors import UnavailableError, UserError
+from sweeper.secrets import without_secrets
 from sweeper.tracking import server_process
 from sweeper.tracking.moved import bring_home
 from sweeper.tracking.runs import Runs, Store, find_runs, find_store
@@ -63,7 +64,7 @@ def ui(
 
 
 def _sweeps(storage: Path, name: str | None, store: Store) -> dict[str, Runs]:
-    if name is not None and not (storage / name).is_dir():
+    if name is not None and ("/" in name or not (storage / name).is_dir()):
         raise UserError(
             f"no sweep {name!r} in {storage}; `{command('list', storage=storage)}` shows the existing sweeps"
         )
@@ -138,23 +139,24 @@ def serving(store: Store, storage: Path, host: str, port: int) -> Iterator[subpr
         UnavailableError: it does not answer within three minutes.
     """
     command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", store.uri]
     if store.artifacts is not None:
         command += ["--artifacts-destination", str(store.artifacts)]
     # MLflow's jobs (judges) would cost a second process, and no command needs them.
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    # Not on the command line, which every user of the machine sees: it may hold a password.
+    address = {"MLFLOW_BACKEND_STORE_URI": store.uri}
     with _log(storage).open("wb") as log:
         server = subprocess.Popen(
             [sys.executable, "-I", server_process.__file__, *command],
             cwd=storage,
-            env={**os.environ, **quiet},
+            env={**os.environ, **quiet, **address},
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
             start_new_session=True,  # the terminal's Ctrl-C is for this process
         )
     try:
-        _wait(server, f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}/health", _log(storage))
+        _wait(server, f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}/health", _log(storage), store)
         yield server
     finally:
         assert server.stdin is not None
@@ -162,7 +164,7 @@ def serving(store: Store, storage: Path, host: str, port: int) -> Iterator[subpr
         server.wait(timeout=3 * server_process.END_S)
 
 
-def _wait(server: subprocess.Popen[bytes], address: str, log: Path) -> None:
+def _wait(server: subprocess.Popen[bytes], address: str, log: Path, store: Store) -> None:
     deadline = time.monotonic() + _START_S
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while time.monotonic() < deadline and server.poll() is None:
@@ -172,7 +174,7 @@ def _wait(server: subprocess.Popen[bytes], address: str, log: Path) -> None:
                     return
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)
-    tail = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
+    tail = without_secrets("\n".join(log.read_text(errors="replace").splitlines()[-5:]), store.uri)
     raise UnavailableError(f"mlflow server does not answer at {address}; the end of {log}:\n{tail}")
 
 

@@ -115,7 +115,7 @@ def main(times: int, seed: int, nodes: int, folder: Path) -> int:
     place.logs.mkdir(parents=True, exist_ok=True)
     undisturbed = reference(place, 1) if nodes == 1 else None
     records.preload()
-    sweep = Sweep(place, f"slurm-{nodes}-{seed}", 1)
+    sweep = Sweep(place, f"slurm-{nodes}-{seed}-{int(time.time())}", 1)
     with Network(nodes) as network, Slurm(network, folder / "slurm") as slurm:
         found = preempted_sweep(slurm, network, sweep, undisturbed, nodes=nodes, times=times, seed=seed)
     print(f"{nodes} nodes, seed {seed}: {len(found.preemptions)} preemptions, {found.took_s:.0f} s", end="")

@@ -1,4 +1,8 @@
-"""Whole sweeps through the command line: real Ray, Optuna, MLflow and open_clip, drivers killed at bad moments."""
+"""Whole sweeps through the command line: real Ray, Optuna, MLflow and open_clip, drivers killed at bad moments.
+
+Their processes are guarded (``tests/helpers/guarded.py``): none reads a pickle, listens beyond the loopback address, or
+writes down a secret of its environment.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ import pytest
 from sweeper.records import TrialRecord
 from sweeper.search.study import read_trials
 from sweeper.storage.sweep_folder import SweepFolder
+from tests.helpers.guarded import Seen, guarded_variables, noted, watched
 from tests.paths import ROOT
 
 SPEC = """
@@ -44,11 +49,15 @@ resources: {cpus_per_worker: 2}
 TRIALS = 9
 STATUS = {"complete": "FINISHED", "stopped": "KILLED"}
 PATIENCE_S = 600
+SECRET = "planted-7f3a9c"
+NOTES = ".notes"
+"""Folder of the guard's notes in the storage; names of sweeps begin otherwise."""
 
 
 def sweeper(*arguments: str, storage: Path) -> subprocess.Popen[str]:
     """A driver process of its own; one slot, since a worker takes both CPUs of what Ray is told is there."""
     environment = {**os.environ, "SWEEPER_STORAGE": str(storage), "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled"}
+    environment |= guarded_variables(storage / NOTES) | {"MLFLOW_TRACKING_PASSWORD": SECRET}
     for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
         environment.pop(name, None)
     return subprocess.Popen(
@@ -87,14 +96,23 @@ def front_of(storage: Path, name: str) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def seen() -> Seen:
+    """What was seen of the processes of the sweep ``whole``; filled by ``storage``."""
+    return Seen()
+
+
+@pytest.fixture(scope="module")
+def storage(seen: Seen, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Holds the sweep ``whole``, which nothing disturbed."""
     storage = tmp_path_factory.mktemp("storage")
     (storage / "spec.yaml").write_text(SPEC)
-    code, out, err = finish(sweeper("run", str(storage / "spec.yaml"), "--name", "whole", storage=storage))
+    driver = sweeper("run", str(storage / "spec.yaml"), "--name", "whole", storage=storage)
+    with watched(driver.pid, seen):
+        code, out, err = finish(driver)
     assert code == 0, err
     assert "Traceback" not in err and "knee" in out
     assert "sweeper export whole" in err and "sweeper ui whole" in err
+    assert SECRET not in out + err
     return storage
 
 
@@ -135,7 +153,7 @@ class TestSweep:
         assert {trial.confirms for trial in again} <= members and [trial.state for trial in again] == ["complete"] * 2
         assert len({trial.seed for trial in trials}) == len(trials)
 
-    def test_exported_point_loads_in_plain_open_clip(self, storage: Path, tmp_path: Path) -> None:
+    def test_exported_point_loads_in_plain_open_clip_and_is_evaluated(self, storage: Path, tmp_path: Path) -> None:
         code, out, err = finish(sweeper("export", "whole", str(tmp_path / "model"), storage=storage))
         assert code == 0, err
         script = (
@@ -153,6 +171,9 @@ class TestSweep:
         assert plain.returncode == 0, plain.stderr
         code, _, err = finish(sweeper("export", "whole", str(tmp_path / "model"), storage=storage))
         assert code == 2 and "not empty" in err
+        words = ("--data", str(storage / "spec.yaml"), "--images", "40", "--format", "json")
+        code, out, err = finish(sweeper("evaluate", str(tmp_path / "model"), *words, storage=storage))
+        assert code == 0 and json.loads(out), err
 
     def test_killed_and_interrupted_sweep_ends_as_the_undisturbed_one(self, storage: Path) -> None:
         folder = SweepFolder(storage, "killed")
@@ -178,6 +199,23 @@ class TestSweep:
             assert of_sweeps[0] == of_sweeps[1], what
         assert [trial.confirms is None for trial in killed] == [True] * (TRIALS + 1) + [False] * 2
         assert mlflow_runs(storage, "killed") == {trial.number: STATUS[trial.state] for trial in killed}
+
+    def test_nothing_listens_beyond_loopback(self, storage: Path, seen: Seen) -> None:
+        assert any("raylet" in command for command in seen.commands) and len(seen.listening) >= 1
+        assert not seen.beyond_loopback()
+
+    def test_a_secret_of_the_environment_is_in_no_file_and_no_command_line(self, storage: Path, seen: Seen) -> None:
+        assert len(seen.commands) > 5 and not [command for command in seen.commands if SECRET in command]
+        files = [path for path in storage.rglob("*") if path.is_file()]
+        assert any(path.name == "mlflow.db" for path in files)
+        assert not [path for path in files if SECRET.encode() in path.read_bytes()]
+
+    def test_no_process_has_read_a_pickle_for_us(self, storage: Path) -> None:
+        """Of the sweeps so far, whichever tests ran before; their failure would say it as well."""
+        guarded = noted(storage / NOTES, "guarded")
+        for what in ("sweeper.cli.main", "default_worker.py", "sweeper.tracking.sender"):
+            assert any(what in command for command in guarded), what
+        assert noted(storage / NOTES, "refused") == []
 
     def test_views(self, storage: Path) -> None:
         for command, expected in (

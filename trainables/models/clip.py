@@ -20,7 +20,6 @@ from torch import Tensor
 from trainables.models.hub import offline_where_unreachable
 from trainables.models.model_files import (
     check_training_settings,
-    is_torchscript,
     likely_architectures,
     preprocessing,
     refuse_architecture,
@@ -267,7 +266,7 @@ def _bare_file_options(settings: ModelSettings, config: Mapping[str, Any]) -> tu
     options = {
         "force_quick_gelu": bool(settings.quick_gelu),
         "force_preprocess_cfg": looks,
-        "weights_only": not is_torchscript(file),
+        "weights_only": True,
     }
     if size not in (None, vision.get("image_size", 224)):
         if "timm_model_name" in vision:

@@ -10,11 +10,11 @@ import contextlib
 import importlib.util
 import re
 import tempfile
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from trainables.models.torchscript import is_torchscript, script_shapes, script_state
 from trainables.settings.task import ModelSettings, Preprocess
 from trainables.text_files import LFS_POINTER, names_lfs_pointer
 
@@ -66,14 +66,6 @@ def refuse_architecture(config: Mapping[str, Any], folder: Path | None) -> None:
         )
 
 
-def is_torchscript(file: Path) -> bool:
-    """Return whether a file is a TorchScript archive, the format in which OpenAI published its models."""
-    if file.suffix == ".safetensors" or not zipfile.is_zipfile(file):
-        return False
-    with zipfile.ZipFile(file) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
-
-
 def plain_name(name: str) -> str:
     """Return the name of a weight without the prefixes that DistributedDataParallel, torch.compile and FSDP add."""
     plain = _WRAPPERS.sub("", name)
@@ -86,20 +78,24 @@ def plain_name(name: str) -> str:
 def unwrapped(file: Path) -> Iterator[Path]:
     """Yield a file with the same weights under their plain names, see ``plain_name``.
 
-    It is a temporary copy if open_clip, which removes only one ``module.``, could not load the file itself.
+    It is a temporary copy if open_clip, which removes only one ``module.``, could not load the file itself, and of a
+    TorchScript archive, which open_clip would load with PyTorch's unsafe mode.
 
     Raises:
         ValueError: the file holds no state dict.
     """
     import torch
 
-    if all(plain_name(name) == name.removeprefix("module.") for name in _written_shapes(file)):
+    is_script = is_torchscript(file)
+    if not is_script and all(plain_name(name) == name.removeprefix("module.") for name in _written_shapes(file)):
         yield file
         return
-    if file.suffix == ".safetensors":
+    if is_script:
+        state: Any = script_state(file)
+    elif file.suffix == ".safetensors":
         from safetensors.torch import load_file
 
-        state: Any = load_file(file)
+        state = load_file(file)
     else:
         state = torch.load(file, map_location="cpu", weights_only=True)
         state = state["state_dict"] if isinstance(state.get("state_dict"), dict) else state
@@ -131,11 +127,9 @@ def _written_shapes(file: Path) -> dict[str, tuple[int, ...]]:
 
             with safe_open(file, "pt") as opened:
                 return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
-        state: Any = (
-            torch.jit.load(file, map_location="cpu").state_dict()
-            if is_torchscript(file)
-            else torch.load(file, map_location="meta", weights_only=True)
-        )
+        if is_torchscript(file):
+            return script_shapes(file)
+        state: Any = torch.load(file, map_location="meta", weights_only=True)
     except Exception as error:  # UnpicklingError, RuntimeError, KeyError: any error, depending on the bytes
         reason = next((line for line in str(error).splitlines() if "nsupported" in line), str(error).partition("\n")[0])
         raise ValueError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from trainables.markdown import plain
 from trainables.records import Goal, Goals
 from trainables.settings.attribute import AttributeSettings
 from trainables.settings.parameters import Parameters
@@ -120,14 +121,14 @@ class AttributeKind:
 
     def card(self, settings: TaskSettings, values: TestedValues) -> CardText:
         task = _attribute(settings)
-        attribute = task.attribute
-        sets = ", ".join(f"`{name}`" for name in settings.evaluate.test.sets)
+        name = plain(task.attribute.name)
+        sets = ", ".join(f"`{set_name}`" for set_name in settings.evaluate.test.sets)
         return CardText(
-            summary=f"A CLIP whose notion of {attribute.name} was changed: {_did(values)}.",
-            data={"attribute": attribute.name, "prompts": "; ".join(attribute.prompts)},
+            summary=f"A CLIP whose notion of {name} was changed: {_did(values)}.",
+            data={"attribute": name, "prompts": "; ".join(map(plain, task.attribute.prompts))},
             limits=[
-                f"For studying or reducing how {attribute.name} enters answers and retrievals.",
-                f"What was removed is what the labels of {sets} call {attribute.name}, with their prompts: labels of a "
+                f"For studying or reducing how {name} enters answers and retrievals.",
+                f"What was removed is what the labels of {sets} call {name}, with their prompts: labels of a "
                 "person's gender or race are somebody's judgement and leave people out, and whatever goes along with "
                 "them in these images (clothes, background) was changed too.",
                 "Measured bias of CLIP models moves by up to 43 % under small changes of images and prompts "

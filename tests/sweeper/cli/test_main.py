@@ -110,12 +110,16 @@ def test_a_temporary_folder_of_another_user_is_named(tmp_path: Path) -> None:
     if os.geteuid() != 0 or shutil.which("setpriv") is None:
         pytest.skip("only root can give up the right to write everywhere")
     with tempfile.TemporaryDirectory(dir="/tmp") as temporary:  # a short path
-        (Path(temporary) / "ray").mkdir()
-        os.chown(Path(temporary) / "ray", 65534, 65534)
+        folder = Path(temporary) / f"sweeper-{os.geteuid()}"
+        folder.mkdir()
+        os.chown(folder, 65534, 65534)
         rights = ["setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner", "--inh-caps=-all"]
         environment = {**without_ray(), "RAY_TMPDIR": temporary}
         done = sweeper("run", str(QUICKSTART), cwd=tmp_path, env=environment, before=rights)
-        assert done.returncode == 3 and f"this user may not write to {temporary}/ray; name a short" in done.stderr
+        assert done.returncode == 3 and f"this user may not write to {folder}; name a short" in done.stderr
+        folder.chmod(0o777)
+        done = sweeper("run", str(QUICKSTART), cwd=tmp_path, env=environment, before=rights)
+        assert done.returncode == 3 and f"{folder}, which is another user's or a link; name a" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

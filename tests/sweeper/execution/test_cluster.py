@@ -203,7 +203,7 @@ def started(command: list[str], environment: dict[str, str], folder: Path) -> su
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.drill
 def test_clusters_with_and_without_token_are_joined_from_machines_with_and_without_one(tmp_path: Path) -> None:
     """A cluster ships our packages to its workers; a wrong token, and a missing one, are refused in words."""
     homes = {}

@@ -13,7 +13,11 @@ from sweeper.execution import ray_private
 from tests.helpers.runners import patience
 from tests.paths import ROOT
 
-FUNCTIONS = [function for _, function in inspect.getmembers(ray_private, inspect.isfunction)]
+FUNCTIONS = [
+    function
+    for _, function in inspect.getmembers(ray_private, inspect.isfunction)
+    if function.__module__ == ray_private.__name__
+]
 
 
 def says_what_breaks(function: Callable[[], Any]) -> Any:
@@ -40,6 +44,25 @@ def says_what_breaks(function: Callable[[], Any]) -> Any:
 )
 def test_the_private_name_is_there(function: Callable[[], Any]) -> None:
     says_what_breaks(function)
+
+
+def test_a_ray_that_starts_on_loopback_takes_its_address_and_no_other_does() -> None:
+    def address_inside() -> str:
+        with ray_private.on_loopback():
+            return str(services.get_node_ip_address())
+
+    from ray._private import ray_constants, services
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    address = says_what_breaks(address_inside)
+    assert address == "127.0.0.1" or ray_is_connected()
+    assert ray_constants.ENABLE_RAY_CLUSTER is before
+
+
+def ray_is_connected() -> bool:
+    import ray
+
+    return bool(ray.is_initialized())
 
 
 def test_a_failed_health_check_says_why_the_worker_could_not_be_asked() -> None:

@@ -20,6 +20,7 @@ from sweeper.execution.capacity import SlotPlan
 from sweeper.execution.job_queue import JobLimits
 from sweeper.jobs import Outcome
 from tests.helpers import runners
+from tests.helpers.guarded import Seen, watched
 from tests.helpers.runners import LONG_S, EpochReport, ListedTrials, ScriptedJob, patience, scripted_trial
 from tests.paths import ROOT
 
@@ -246,7 +247,10 @@ def test_a_decision_stops_a_trial(two_slots: Any, tmp_path: Path) -> None:
     assert [len(trials.reports[key]) for key in (0, 1)] == [2, 4]
 
 
-@pytest.mark.parametrize("place", ["next_job", "on_report", "on_end", "on_tick"])
+@pytest.mark.parametrize(
+    "place",
+    ["next_job", *(pytest.param(place, marks=pytest.mark.drill) for place in ("on_report", "on_end", "on_tick"))],
+)
 def test_what_the_source_raises_reaches_the_caller(two_slots: Any, tmp_path: Path, place: str) -> None:
     def broken(*_: Any) -> Any:
         raise LookupError(place)
@@ -265,12 +269,23 @@ def test_two_workers_of_a_trial_reduce_together(pair: Any) -> None:
     assert (outcome.result["sum"], outcome.result["world_size"], outcome.result["rank"]) == (3.0, 2, 0)
 
 
+def test_workers_of_a_trial_and_their_ray_listen_on_loopback_only(pair: Any) -> None:
+    seen = Seen()
+    with watched(os.getpid(), seen):
+        worker = do(pair, "sum").result["pid"]
+        with patience(60, "the worker to be looked at") as again:
+            while worker not in seen.pids and again():
+                pass
+    assert seen.listening and not seen.beyond_loopback()
+
+
 def test_a_failure_of_all_ranks_keeps_the_processes(pair: Any) -> None:
     before = do(pair, "sum").result["pid"]
     assert do(pair, "fail").reason == "ArithmeticError: the loss is nan"
     assert do(pair, "sum").result["pid"] == before
 
 
+@pytest.mark.drill
 def test_a_failure_of_one_rank_replaces_the_group(pair: Any) -> None:
     before = do(pair, "sum").result["pid"]
     outcome = do(pair, "one_fails")
@@ -321,6 +336,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
 from tests.helpers import runners
+from tests.helpers.guarded import Seen, watched
 from sweeper.execution import capacity, cluster
 cluster.connect(num_cpus=1)
 from sweeper.execution.job_queue import JobLimits

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +14,13 @@ from typer.testing import CliRunner
 
 from sweeper.cli.main import app
 from sweeper.errors import UserError
+from sweeper.front.export_record import ExportRecord
 from sweeper.front.load import load_front
 from sweeper.front.pick import pick
 from sweeper.front.rendering.table import table
 from sweeper.front.rendering.writer import write_front
 from sweeper.models.export import export_point
+from sweeper.models.model_card import model_card
 from sweeper.records import Front, FrontPoint
 from sweeper.search.study import read_trials
 from sweeper.spec.spec import Spec
@@ -25,6 +29,7 @@ from tests.helpers.finished_sweep import finished_sweep
 from trainables.distributed import WorkerGroup
 from trainables.evaluation.measure import untouched_policy
 from trainables.evaluation.retrieved import Retrieved
+from trainables.settings.attribute import AttributeSettings
 from trainables.tasks.known import open_context
 
 SPEC = """\
@@ -124,6 +129,21 @@ def test_an_exported_point_has_the_bias_that_the_sweep_measured(finished: Finish
     card = (tmp_path / "model" / "README.md").read_text()
     assert "whose notion of colour was changed" in card and "arXiv 2509.07596" in card
     assert "| max_skew_at_10 |" in card
+
+
+def test_names_are_text_in_a_model_card_and_its_code(finished: Finished, tmp_path: Path) -> None:
+    folder, spec, front = finished
+    export_point(folder, spec, front, members(front)[0], tmp_path / "model")
+    assert isinstance(spec, AttributeSettings)
+    evil, path = "</b><img src=x onerror=alert(1)> | [x](javascript:y)\n# z", 'a"\n```\nimport nothing #'
+    attribute = spec.attribute.model_copy(update={"name": evil})
+    model = spec.model.model_copy(update={"architecture": evil})
+    named = spec.model_copy(update={"attribute": attribute, "model": model})
+    card = model_card(ExportRecord.read(tmp_path / "model"), named, path, None)
+    assert "<img" not in card and "\n# z" not in card and "\\[x\\](javascript" in card
+    (code,) = re.findall(r"```python\n(.*?)\n```", card, re.DOTALL)
+    written = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)]
+    assert path in [node.value for node in written]
 
 
 def test_two_models_are_compared_on_the_same_images(finished: Finished, tmp_path: Path) -> None:

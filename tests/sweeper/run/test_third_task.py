@@ -70,6 +70,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.drill
 def test_a_third_task_is_swept(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     for name in ("sweeper", "trainables", "tests/helpers"):

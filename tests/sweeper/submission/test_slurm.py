@@ -78,7 +78,7 @@ def test_a_container_sees_storage_spec_and_what_is_mounted(kind: str, tmp_path: 
         (["--gpus", "1", "--venv", "/nowhere"], "there is no bin/sweeper in it"),
         (["--gpus", "1", "--venv", ".", "--enroot", "x"], "give one of them"),
         (["--gpus", "1", "--mount", "/data"], "--mount is for a container"),
-        (["--gpus", "1", "--tracking-uri", "http://me:hidden@host"], "holds a password, which others could read"),
+        (["--gpus", "1", "--tracking-uri", "http://me:hidden@host"], "can read a password on a command line"),
     ],
 )
 def test_what_cannot_be_is_refused(options: list[str], message: str, tmp_path: Path) -> None:
