@@ -26,8 +26,9 @@ drills: $(VENV)/.installed-dev
 	$(if $(ARGS),,$(VENV)/bin/python -m pytest -m drill)
 	$(VENV)/bin/python -m tests.drills $(ARGS)
 
-# Real clusters on this machine, for root: Slurm, Ray nodes in network namespaces, an S3 server. ARGS="nodes" is one of them.
-clusters: $(VENV)/.installed-dev
+# Real clusters on this machine, for root: Slurm, Ray nodes in network namespaces, an S3 server, MLflow on PostgreSQL. ARGS
+# names one of them: preemption, nodes, bucket, mlflow.
+clusters: $(VENV)/.installed-clusters
 	$(VENV)/bin/python -m tests.clusters $(ARGS)
 
 # The wheel runs the quickstart in a fresh environment outside the clone; installs from the registry, some minutes.
@@ -72,4 +73,8 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 $(VENV)/.installed-browser: $(VENV)/.installed-dev
 	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --constraint constraints.txt --group browser
+	touch $@
+
+$(VENV)/.installed-clusters: $(VENV)/.installed-dev
+	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --constraint constraints.txt --group clusters
 	touch $@

@@ -222,7 +222,7 @@ def sync(
 ) -> None:
     """Send to MLflow what it lacks of a sweep that no process runs: after an outage, or to another server.
 
-    Everything is sent at most once to each store; a sweep that runs sends by itself.
+    Each record appears once in each store, however often this is called; a sweep that runs sends by itself.
     """
     from sweeper.tracking.tracker import Tracker
 
@@ -232,15 +232,26 @@ def sync(
         tracker = Tracker(folder.path, tracking_uri, folder.storage, folder.name, folder.sweep_id)
         if tracker.moved is not None:
             typer.echo(tracker.moved, err=True)
+        told: list[str] = []
+
+        def tell_problem() -> bool:
+            problem = tracker.problem()
+            if problem is not None and not told:
+                told.append(problem)
+                typer.echo(f"{problem} for {SYNC_S:g} s", err=True)
+            return False
+
+        if not tracker.look_again():
+            raise UserError(f"sweep {name} has no records for MLflow yet")
         try:
-            sent = tracker.flush(SYNC_S)
+            sent = tracker.flush(SYNC_S, give_up=tell_problem)
         finally:
             tracker.close()
         if folder.remote is not None:
             folder.remote.records.push()
         problem = tracker.problem()
     if not sent or problem is not None:
-        again = folder.command("sync")
+        again = folder.command("sync", *(() if tracking_uri is None else ("--tracking-uri", tracker.shown_uri)))
         raise UnavailableError(f"{problem or f'MLflow has not taken everything within {SYNC_S:g} s'}; again: {again}")
     typer.echo(f"MLflow at {tracker.shown_uri} has all records of sweep {name}", err=True)
 

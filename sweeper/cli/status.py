@@ -26,6 +26,7 @@ from sweeper.search.noise_floor import NoiseFloor
 from sweeper.search.study import read_trials, searched
 from sweeper.spec.quantities import HOUR_S, Price, duration, parse_budget
 from sweeper.spec.spec import Spec
+from sweeper.storage.disk_use import disk_line, disk_use
 from sweeper.storage.files import storage_in_reach
 from sweeper.storage.sweep_folder import SweepFolder
 from sweeper.tracking.runs import find_runs, find_store
@@ -81,6 +82,7 @@ def status_text(folder: SweepFolder, spec: Spec, price: Price | None = None) -> 
         ago_s = max(0.0, time.time() - usage.updated_at_s)
         lines.append(f"forecast: {forecast} with {usage.sessions[-1].devices} ({duration(ago_s)} ago)")
     lines += _floor_text(folder, spec, trials)
+    lines.append(disk_line(disk_use(folder.path)))
     if front is not None:
         lines.append(wrapped(summary(front)))
         names = (front.goals[0].best, "knee", front.goals[1].best)

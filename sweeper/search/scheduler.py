@@ -198,6 +198,7 @@ class TrialScheduler:
             self._record_stopped(trial, last_report, outcome.slot, cost_s)
         else:
             self._study.fail(key, outcome.reason or "no reason given", slot=outcome.slot, cost_s=cost_s)
+            self._files.stopped(key)  # after the record: a trial that goes on needs its checkpoint
             self._failed += trial.first_point is None
         self._listener.ended(self._study.trial(key))
 

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -54,6 +55,10 @@ _IS_SWEEP, _GOALS = "sweeper.is_sweep", "sweeper.goals"
 """Tags of the runs of sweeps: a marker, and the metrics of the goals with commas between them."""
 _HYPERVOLUME = "front/hypervolume"
 """Name of a metric; MLflow sorts charts by the part before the slash, in alphabetical order."""
+_DATABASE_ERROR = re.compile(r"\(\w+\.(?:errors\.)?(\w+)\)")
+"""An error of a database's driver in MLflow's message: ``(psycopg2.errors.ReadOnlySqlTransaction) cannot ...``."""
+_FAULT_OF_RECORD = re.compile("DataError|IntegrityError|Violation|Truncation|OutOfRange|Character|InvalidText")
+"""Database errors that a record causes; others are the database's own."""
 _STATUS = {
     "complete": "FINISHED", "stopped": "KILLED", "failed": "FAILED", "interrupted": "KILLED", "running": "RUNNING",
 }  # fmt: skip
@@ -99,11 +104,29 @@ def create_store(store: Store) -> Any:
     from mlflow import MlflowClient
 
     if not store.uri.startswith("sqlite:///"):
+        if not store.is_server and store.artifacts is not None:
+            _reach(store.uri)
         return MlflowClient(tracking_uri=store.uri)
     with _locked(Path(store.uri.removeprefix("sqlite:///").partition("?")[0] + ".lock")):
         client = MlflowClient(tracking_uri=store.uri)
         client.search_experiments(max_results=1)
         return client
+
+
+def _reach(uri: str) -> None:
+    """Connect to a database once: MLflow 3.17 tries for two minutes before it says that a password is wrong.
+
+    Raises:
+        SQLAlchemyError: the database does not answer, or refuses.
+        ModuleNotFoundError: the database's driver is not installed.
+    """
+    import sqlalchemy
+
+    engine = sqlalchemy.create_engine(uri)
+    try:
+        engine.connect().close()
+    finally:
+        engine.dispose()
 
 
 @dataclass
@@ -181,6 +204,10 @@ class Projection:
         from mlflow.exceptions import MlflowException
 
         if isinstance(error, MlflowException):
+            # MLflow 3.17 answers BAD_REQUEST, too, where a database refuses all writes or has closed the connection.
+            of_database = _DATABASE_ERROR.search(str(error))
+            if of_database is not None and _FAULT_OF_RECORD.search(of_database[1]) is None:
+                return False
             return error.error_code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
         return isinstance(error, KeyError | TypeError | AttributeError)
 
@@ -340,8 +367,8 @@ class Projection:
         from mlflow.entities import Metric, Param, RunTag
 
         metrics = [Metric(key, float(value), time_ms, step) for key, value, time_ms, step in batch.metrics]
-        params = [Param(key, str(value)) for key, value in batch.params.items() if value is not None]
-        tags = [RunTag(key, str(value)) for key, value in batch.tags.items()]
+        params = [Param(key, _text(value)) for key, value in batch.params.items() if value is not None]
+        tags = [RunTag(key, _text(value)) for key, value in batch.tags.items()]
         self.client.log_batch(run_id, metrics=metrics[:_METRICS_PER_CALL], params=params, tags=tags)
         for start in range(_METRICS_PER_CALL, len(metrics), _METRICS_PER_CALL):
             self.client.log_batch(run_id, metrics=metrics[start : start + _METRICS_PER_CALL])
@@ -419,6 +446,11 @@ class Projection:
         )
         summary, _, rest = table.partition("\n")
         return f"{strip}\n\n{' | '.join(links)}\n\n{summary}\n\n{plot}\n{rest}"
+
+
+def _text(value: object) -> str:
+    """Return a text that every database takes: PostgreSQL refuses NUL characters."""
+    return str(value).replace("\0", "")
 
 
 def _slot(slot: int | None) -> dict[str, str]:

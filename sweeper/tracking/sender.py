@@ -85,8 +85,11 @@ class _Sender:
         """Note an outage; the next step connects again and reads MLflow's runs."""
         self.projection.disconnect()
         _logger.warning("%s", error, exc_info=error)
+        reason = f"{type(error).__name__}: {self.projection.store.problem(error)}"
+        if isinstance(error, ModuleNotFoundError):
+            reason += f"; install {error.name} where sweeper is, or name another driver: postgresql+psycopg2://..."
         with contextlib.suppress(OSError):  # a full disk: the problem is saved at the next outage
-            self._save(problem=f"{type(error).__name__}: {self.projection.store.problem(error)}")
+            self._save(problem=reason)
 
     def _connect(self) -> None:
         self.projection.connect()

@@ -36,7 +36,7 @@ from sweeper.tracking.events import (
     TrialStarted,
 )
 from sweeper.tracking.moved import bring_home
-from sweeper.tracking.outbox import Outbox
+from sweeper.tracking.outbox import Cursor, Outbox
 from sweeper.tracking.runs import find_runs, find_store
 from trainables.records import Point, Report
 
@@ -177,6 +177,18 @@ class Tracker:
             costs: costs of the sweep so far, further metrics by name.
         """
         self._add(SweepEnded(state=state, open=tuple(sorted(self._open)), costs=dict(costs)))
+
+    def look_again(self) -> bool:
+        """Have ``flush`` wait until the runs of the store were read again: it may have lost what it had.
+
+        Returns:
+            Whether there are events to send.
+        """
+        cursor = self._outbox.cursor()
+        offset = cursor.offset if cursor.uri == self._store.shown_uri else 0
+        # The sender sends the newest front once more, and then notes that no front waits.
+        self._outbox.save_cursor(Cursor(uri=self._store.shown_uri, offset=offset, front_waits=True))
+        return self._outbox.size() > 0
 
     def flush(self, timeout_s: float, give_up: Callable[[], bool] = lambda: False) -> bool:
         """Wait until MLflow has all events; return False if it does not at the timeout (see ``problem``)."""

@@ -176,6 +176,20 @@ def test_failures_up_to_the_share_are_borne_and_no_more(tmp_path: Path) -> None:
     assert [(record.state, record.reason) for record in driver.study.trials()] == [("failed", "loss is not finite")] * 2
 
 
+def test_only_a_trial_that_goes_on_keeps_its_checkpoint(tmp_path: Path) -> None:
+    driver = Driver(tmp_path, make_spec())
+    checkpoints = []
+    for outcome in (Outcome(kind="failed", reason="loss is not finite"), Outcome(kind="interrupted")):
+        job = next_job(driver)
+        assert job is not None
+        checkpoint = driver.folder.trial(job.key).path / "checkpoint.pt"
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_bytes(b"state")
+        driver.trials.on_end(job.key, outcome)
+        checkpoints.append(checkpoint.exists())
+    assert checkpoints == [False, True]
+
+
 def test_the_confirm_phase_begins_once_when_every_trial_has_ended_and_no_predicate_begins_it(tmp_path: Path) -> None:
     driver = Driver(tmp_path, make_spec())
     run_all(driver, 5)

@@ -95,7 +95,8 @@ def record(number: int) -> TrialRecord:
     about: dict[str, Any] = {"number": number, "parameters": parameters(number), "seed": 100 + number}
     about["duration_s"] = 2.5
     if number == 1:
-        return TrialRecord(state="failed", reason="RuntimeError: out of memory", **about)
+        # With a NUL, which PostgreSQL refuses (python -m tests.clusters mlflow).
+        return TrialRecord(state="failed", reason="RuntimeError: \0out of memory", **about)
     values = {"clean_accuracy": 0.9, "robust_accuracy": 0.1 * EPOCHS}
     half = Point(weights="last", strength=0.5, values={"clean_accuracy": 0.92, "robust_accuracy": 0.25})
     return TrialRecord(state="complete", values=values, points=(half,), slot=0, **about)
