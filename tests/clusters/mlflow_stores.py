@@ -185,7 +185,7 @@ def tell(
     each = [*outages, *rng.choices(sorted(outages), k=times)][:times]
     tracker = GatedTracker(folder, uri, storage, "quickstart", "id-1")
     tracker.permits = threading.Semaphore(0)
-    story = threading.Thread(target=tell_story, args=(tracker, folder, trials))
+    story = threading.Thread(target=tell_story, args=(tracker, folder, trials), daemon=True)
     story.start()
     for name in each:
         tracker.permits.release(max(1, trials // (times + 1)))
