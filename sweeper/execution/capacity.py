@@ -32,7 +32,9 @@ class SlotPlan:
     text: str
     """One line for the user."""
     most: int | None = None
-    """Largest number of slots that the budget of GPUs and the number of trials allow; None: no limit."""
+    """Largest number of slots while nodes join: as many as the budget of GPUs and the number of trials allow; None:
+    ``slots``.
+    """
 
     def fitting(self, nodes: Iterable[NodeResources]) -> int:
         """Return how many slots fit into the free resources of some nodes."""

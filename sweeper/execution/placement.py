@@ -63,8 +63,8 @@ class PlacementWatch:
         held = {*placed, *(set(range(min(slots, starting))) - self._placed_once)} - set(set_aside)
         waiting = slots - len(set_aside) - len(set(placed) - set(set_aside))
         room = self._plan.fitting(node.free for node in nodes) - waiting - len(set_aside)
-        if self._plan.most is not None:
-            room = min(room, self._plan.most - (slots - len(set_aside)))
+        most = self._plan.slots if self._plan.most is None else self._plan.most
+        room = min(room, most - (slots - len(set_aside)))
         add, self._room = max(0, min(room, self._room)), room
         if add:
             self._room = 0

@@ -203,6 +203,19 @@ def started(command: list[str], environment: dict[str, str], folder: Path) -> su
 
 
 @pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_more_gpus_than_the_cluster_has_are_refused_with_the_numbers_or_waited_for() -> None:
+    told: list[str] = []
+    with pytest.raises(UnavailableError, match=r"--gpus 2: the cluster has 0 GPUs \(.* 0\); .* --wait 30m"):
+        cluster.wait_for_gpus(2, cluster.Wait(0.0, lambda: False, told.append))
+    assert told == []
+    with pytest.raises(UnavailableError, match="--gpus 2: the cluster has 0 GPUs after 1.5 s"):
+        cluster.wait_for_gpus(2, cluster.Wait(1.5, lambda: False, told.append))
+    assert told == ["waiting for GPUs of the cluster: 0 of 2"]
+    cluster.wait_for_gpus(2, cluster.Wait(600.0, lambda: True, told.append))  # asked to stop: it does not wait
+
+
+@pytest.mark.ray
 @pytest.mark.drill
 def test_clusters_with_and_without_token_are_joined_from_machines_with_and_without_one(tmp_path: Path) -> None:
     """A cluster ships our packages to its workers; a wrong token, and a missing one, are refused in words."""

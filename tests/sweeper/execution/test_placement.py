@@ -22,7 +22,7 @@ def node(name: str, cpus: float, free: float) -> Node:
 
 
 def test_a_node_that_joins_is_told_and_used_at_the_second_look() -> None:
-    watch = PlacementWatch(a_plan(2), 0.0)
+    watch = PlacementWatch(a_plan(2, most=6), 0.0)
     first = watch.look([node("n1", 2, 0)], {0, 1}, 2, {}, 1.0)
     assert (first.held, first.add, first.lines) == (2, 0, ())
     both = [node("n1", 2, 0), node("n2", 3, 3)]
@@ -33,7 +33,7 @@ def test_a_node_that_joins_is_told_and_used_at_the_second_look() -> None:
 
 
 def test_a_node_that_leaves_is_told_and_its_slots_are_not_held() -> None:
-    watch = PlacementWatch(a_plan(4), 0.0)
+    watch = PlacementWatch(a_plan(4, most=9), 0.0)
     watch.look([node("n1", 2, 0), node("n2", 2, 0)], {0, 1, 2, 3}, 4, {}, 1.0)
     looked = watch.look([node("n1", 2, 0)], {0, 1}, 4, {}, 4.0)
     assert (looked.held, looked.add) == (2, 0)
@@ -53,7 +53,7 @@ def test_slots_of_the_plan_count_as_held_while_they_start() -> None:
 
 
 def test_the_device_of_a_slot_that_is_set_aside_is_left_free() -> None:
-    watch = PlacementWatch(a_plan(2), 0.0)
+    watch = PlacementWatch(a_plan(2, most=9), 0.0)
     for now_s in (3.0, 6.0, 9.0):
         looked = watch.look([node("n1", 2, 1)], {0}, 2, {1}, now_s)
         assert (looked.held, looked.add) == (1, 0)
