@@ -147,9 +147,11 @@ class SweepFolder:
         """Take the name in the bucket, then make the folder on this machine; what an earlier sweep has left goes."""
         assert self.remote is not None
         held = self.remote.lease.create()
+        if held is None and self.remote.bucket.stamp(f"{self.name}/{SPEC_FILE}") is None:
+            held = self.remote.lease.hold()  # of a sweep that could not start, or was deleted, the leases are left
         if held is None:
             raise NameTakenError(
-                f"a sweep {self.name!r} exists in {self.remote.bucket.uri}, or did; go on with "
+                f"a sweep {self.name!r} exists in {self.remote.bucket.uri}; go on with "
                 f"`{self.command('resume')}`, or start another with --name OTHER (--new takes the next free name)"
             )
         try:

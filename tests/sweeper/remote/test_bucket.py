@@ -16,7 +16,11 @@ from sweeper.errors import UnavailableError, UserError
 from sweeper.remote.bucket import Bucket
 from sweeper.remote.bucket_lease import BucketLease, HeldBucketLease
 from sweeper.remote.folder_copy import FolderCopy
+from sweeper.spec.spec import load_spec
+from sweeper.storage.remote_storage import open_storage
+from sweeper.storage.sweep_folder import SweepFolder
 from tests.helpers.runners import patience
+from tests.paths import ROOT
 
 
 def copy_of(uri: str, folder: Path) -> FolderCopy:
@@ -218,3 +222,14 @@ def test_a_lease_that_is_not_renewed_is_taken_over_by_one_and_its_holder_learns_
     returned.release()
     assert lease(uri).is_held(), "the old holder has released the lease of the new one"
     held[0].release()
+
+
+def test_the_name_of_a_sweep_that_could_not_start_is_free_again(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SWEEPER_MIRROR", str(tmp_path))
+    spec = load_spec(ROOT / "search_spaces" / "quickstart.yaml")
+    for _ in range(2):
+        folder = SweepFolder(open_storage(uri, to_write=True), "sweep")
+        folder.remove_unstarted(folder.create_and_hold(spec, "text"))
+        assert not folder.path.exists()
