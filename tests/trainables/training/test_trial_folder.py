@@ -272,7 +272,8 @@ def test_a_disk_that_fills_ends_a_trial_with_a_storage_error(
     with pytest.raises(StorageError, match=r"checkpoint\.pt cannot be written: No space left on device"):
         run_trial(context, parameters(), seed=5, folder=TrialFolder(tmp_path))
     monkeypatch.undo()
-    assert list(TrialFolder(tmp_path).reports()) == [4]
+    # Whether training reaches the second milestone depends on how fast the background writer fails.
+    assert list(TrialFolder(tmp_path).reports()) in ([4], [4, 8])
     result = run_trial(context, parameters(), seed=5, folder=TrialFolder(tmp_path, attempt=2))
     assert without_times(result) == without_times(whole[0])
 
