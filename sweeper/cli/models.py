@@ -47,6 +47,13 @@ def export(
     strength: Annotated[
         float | None, typer.Option(min=-2.0, max=2.0, help="t of W^t, or share of the way from the untouched weights.")
     ] = None,
+    index_map: Annotated[
+        bool,
+        typer.Option(
+            "--index-map",
+            help="Also write the matrices that convert stored embeddings (tune: transform): index_map.npz.",
+        ),
+    ] = False,
     register: Annotated[
         bool, typer.Option("--register/--no-register", help="Also register it in MLflow's model registry.")
     ] = True,
@@ -85,12 +92,16 @@ def export(
     store = find_store(sweep.storage, tracking_uri)
     if register and (moved := bring_home(store)) is not None:
         typer.echo(moved, err=True)
-    gap = export_point(sweep, spec, front, point, folder)
+    exported = export_point(sweep, spec, front, point, folder, index_map=index_map)
     typer.echo(
         f"trial {point.trial}, {point.weights} weights at strength {point.strength:g} -> {folder} "
-        f"(largest difference of a logit: {gap:.1e})",
+        f"(largest difference of a logit: {exported.logit_difference:.1e})",
         err=True,
     )
+    typer.echo(f"stored embeddings of the untouched model: {exported.stored}", err=True)
+    if exported.converted is not None:
+        difference = exported.converted.difference
+        typer.echo(f"index_map.npz converts them (largest difference from encoding again: {difference:.1e})", err=True)
     if register:
         try:
             version = register_folder(sweep, tracking_uri, folder, registered_name, alias)

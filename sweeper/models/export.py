@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -12,46 +14,64 @@ from sweeper.environment import versions
 from sweeper.errors import UserError
 from sweeper.front.export_record import Digests, ExportRecord, UntouchedMetrics
 from sweeper.front.second_look import images_behind
-from sweeper.models.model_card import model_card, validation_intervals
+from sweeper.models.model_card import Converted, model_card, validation_intervals
+from sweeper.models.trained_point import load_point, stored_with
 from sweeper.records import Front, FrontPoint
 from sweeper.spec.spec import Spec
 from sweeper.storage.sweep_folder import SweepFolder
 from trainables.files import StorageError
+from trainables.models.validity import StoredEmbeddings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trainables.models.clip import Clip
+    from trainables.models.index_map import IndexMap
 
 SPEC_FILE, CARD_FILE = "spec.yaml", "README.md"
 
 
-def export_point(folder: SweepFolder, spec: Spec, front: Front, point: FrontPoint, target: Path) -> float:
-    """Write model, model card, record and spec; return the largest difference of a logit from the trial's.
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """Checks of an exported folder, and the use of stored embeddings with it."""
+
+    logit_difference: float
+    """Largest difference of a logit from the trial's."""
+    stored: StoredEmbeddings
+    converted: Converted | None
+    """None without ``index_map.npz``."""
+
+
+def export_point(
+    folder: SweepFolder, spec: Spec, front: Front, point: FrontPoint, target: Path, *, index_map: bool = False
+) -> Exported:
+    """Write model, model card, record and spec.
+
+    Args:
+        index_map: also write the matrices that convert stored embeddings.
 
     Raises:
-        UserError: the target is not empty, the weights are missing, or W cannot be folded into this architecture.
-        RuntimeError: the logits differ by more than rounding.
+        UserError: the target is not empty, the weights are missing, W cannot be folded into this architecture, or no
+            matrix converts the stored embeddings.
+        RuntimeError: logits or converted embeddings differ by more than rounding.
     """
     import torch
     from safetensors import SafetensorError
 
-    from trainables.models.clip import MERGES_FILE, load_clip
+    from trainables.models.clip import MERGES_FILE
     from trainables.models.clip import WEIGHTS_FILE as MODEL_FILE
     from trainables.models.export import LOGITS_TOLERANCE, export_model, largest_logit_difference
-    from trainables.models.policy import make_policy
-    from trainables.settings.parameters import Parameters
-    from trainables.training.trial_folder import WEIGHTS_FILE
 
-    assert point.trial is not None
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} exists and is not empty; name a new folder")
-    trial = folder.trial(point.trial)
-    if folder.remote is not None:
-        folder.remote.trial(trial.path).pull()
-    if not (trial.path / WEIGHTS_FILE).exists():
-        raise UserError(f"the weights of trial {point.trial} are not in {trial.path}; pick another point")
+    stored = stored_with(spec, point)
+    if index_map:
+        _check_convertible(stored, point)
     try:
-        clip = load_clip(spec.model)
-        policy = make_policy(clip, Parameters.model_validate(point.parameters), embeddings=torch.eye(clip.embed_dim))
-        weights = trial.weights(point.weights)
+        trained = load_point(folder, spec, point)
+        clip, policy, weights = trained.clip, trained.policy, trained.weights
         try:
-            export_model(clip, policy, weights, point.strength, target)
+            matrices = export_model(clip, policy, weights, point.strength, target)
         except SafetensorError as error:  # safetensors' error on a full disk
             raise StorageError(f"{target} cannot be written: {error}") from error
     except ValueError as error:
@@ -62,12 +82,55 @@ def export_point(folder: SweepFolder, spec: Spec, front: Front, point: FrontPoin
     gap = largest_logit_difference(clip, policy, weights, point.strength, target, images, text)
     if gap > LOGITS_TOLERANCE:
         raise RuntimeError(f"{target} answers differently from trial {point.trial}: logits differ by {gap:.2g}")
+    converted = None
+    if index_map:
+        assert matrices is not None, "a transform has matrices"
+        converted = _write_index_map(clip, matrices, target, images, text)
     record = _export_record(folder, spec, front, point, exported_weights=_sha256(target / MODEL_FILE))
     record.write(target)
     (target / SPEC_FILE).write_text(yaml.safe_dump(spec.resolved(), sort_keys=False))
     merges = MERGES_FILE if (target / MERGES_FILE).exists() else None
-    (target / CARD_FILE).write_text(model_card(record, spec, str(target), merges))
-    return gap
+    (target / CARD_FILE).write_text(model_card(record, spec, str(target), merges, converted))
+    return Exported(logit_difference=gap, stored=stored, converted=converted)
+
+
+def _check_convertible(stored: StoredEmbeddings, point: FrontPoint) -> None:
+    """Check that a matrix converts the stored embeddings.
+
+    Raises:
+        UserError: no matrix does.
+    """
+    if stored.images == "unchanged":
+        raise UserError(
+            f"--index-map: at this strength trial {point.trial} is the untouched model: stored embeddings stay valid "
+            "and nothing is to be converted; leave --index-map out"
+        )
+    if stored.images != "one matrix product":
+        raise UserError(
+            f"--index-map: trial {point.trial} tunes `{point.parameters['tune']}`, and no matrix makes its image "
+            "embeddings of stored ones: leave --index-map out, embed the images again, and measure the old index "
+            "with `sweeper evaluate DIR --index`"
+        )
+
+
+def _write_index_map(clip: Clip, matrices: IndexMap, target: Path, images: Tensor, text: Tensor) -> Converted:
+    """Write ``index_map.npz``; return how well it converts noise and prompts.
+
+    Raises:
+        RuntimeError: a converted embedding differs from that of the exported model by more than rounding.
+    """
+    from trainables.models.index_map import INDEX_MAP_TOLERANCE, largest_map_difference
+
+    difference = largest_map_difference(clip, matrices, target, images, text)
+    if difference > INDEX_MAP_TOLERANCE:
+        raise RuntimeError(
+            f"{target}: converted embeddings differ from those of the exported model by {difference:.2g}"
+        )
+    matrices.write(target)
+    new_width, old_width = matrices.image.shape
+    return Converted(
+        old_width=old_width, new_width=new_width, images=len(images), prompts=len(text), difference=difference
+    )
 
 
 def _export_record(

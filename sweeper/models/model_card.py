@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from sweeper.front.export_record import ExportRecord
 from sweeper.records import Confirmation
 from sweeper.spec.spec import Spec
 from trainables.markdown import plain
+from trainables.models.validity import ADVICE, INDEX_MAP_FILE, stored_embeddings
 from trainables.records import Goals
 from trainables.settings.parameters import Parameters
 from trainables.tasks.kind import CardText, TestedValues
@@ -38,12 +40,28 @@ def validation_intervals(
     }
 
 
-def model_card(record: ExportRecord, spec: Spec, folder: str, merges: str | None) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Converted:
+    """Stored embeddings that ``index_map.npz`` converted, against the exported model."""
+
+    old_width: int
+    new_width: int
+    images: int
+    """Number of images of noise that were compared."""
+    prompts: int
+    difference: float
+    """Largest difference of a component, of normalised embeddings."""
+
+
+def model_card(
+    record: ExportRecord, spec: Spec, folder: str, merges: str | None, converted: Converted | None = None
+) -> str:
     """Return the model card in Markdown.
 
     Args:
         folder: path of the model, as its user writes it.
         merges: name of the tokenizer's merge file in it; None if it has none.
+        converted: a check of ``index_map.npz``; None if the folder has none.
     """
     where = f"trial {record.trial}, {record.weights} weights at strength {record.strength:g}"
     name = f" (the front's {record.name})" if record.name else ""
@@ -56,6 +74,8 @@ def model_card(record: ExportRecord, spec: Spec, folder: str, merges: str | None
         "## Loading",
         "Plain open_clip loads it; a trained transform is folded into its projections.",
         _loading(folder, merges),
+        "## Stored embeddings",
+        *_stored(record, spec, folder, converted),
         "## What was measured",
         "The point was picked on validation, as the best of many: its values there are too good. Test was measured "
         "afterwards, once, and decided nothing. In brackets 95 % bootstrap intervals over images.",
@@ -86,6 +106,64 @@ model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{{folde
 model.eval()
 tokenizer = open_clip.get_tokenizer(f"local-dir:{{folder}}"{bpe})
 ```"""
+
+
+def _stored(record: ExportRecord, spec: Spec, folder: str, converted: Converted | None) -> list[str]:
+    """Return paragraphs on embeddings of the untouched model that an index holds."""
+    stored = stored_embeddings(
+        Parameters.model_validate(record.parameters),
+        model_trains_text=spec.model.text == "trained",
+        strength=record.strength,
+    )
+    sides = (("images", stored.images), ("texts", stored.texts))
+    rows = ["| stored by the untouched model | with this model | |", "| --- | --- | --- |"]
+    rows += [f"| {side} | {validity} | {ADVICE[validity]} |" for side, validity in sides]
+    parts = ["\n".join(rows)]
+    if stored.images == "embed again":
+        parts.append(
+            "Old and new embeddings must not stand in one index. `sweeper evaluate DIR --index`, with this folder as "
+            "DIR, measures what this model's queries find among stored embeddings."
+        )
+    if stored.images == "one matrix product" and converted is None:
+        parts.append("`sweeper export` with `--index-map` writes the matrices, and how to use them.")
+    return parts if converted is None else [*parts, *_conversion(folder, converted)]
+
+
+def _conversion(folder: str, converted: Converted) -> list[str]:
+    """Return paragraphs on ``index_map.npz``, with code in NumPy and for FAISS."""
+    widths = f"{converted.new_width} x {converted.old_width}"
+    path = json.dumps(f"{folder}/{INDEX_MAP_FILE}", ensure_ascii=False)
+    return [
+        f"`{INDEX_MAP_FILE}` holds the matrices `image` and `text` ({widths}, float32) of these weights at this "
+        "strength. The product has to be normalised; the stored embeddings may be normalised or not. On "
+        f"{converted.images} images of noise and {converted.prompts} prompts no component was more than "
+        f"{converted.difference:.0e} from the embedding that this model itself computes. Of a mean over prompts, each "
+        "prompt is converted before the mean is taken.",
+        f"""\
+```python
+import numpy as np
+
+maps = np.load({path})
+
+
+def converted(old, side="image"):  # (N, {converted.old_width}) stored embeddings; side: "image" or "text"
+    new = np.asarray(old, np.float32) @ maps[side].T
+    return new / np.linalg.norm(new, axis=1, keepdims=True).clip(1e-12)
+```""",
+        "An index of FAISS that keeps whole vectors, part by part:",
+        f"""\
+```python
+import faiss
+
+old = faiss.read_index("old.index")
+new = faiss.IndexFlatIP({converted.new_width})
+for start in range(0, old.ntotal, 65536):
+    new.add(converted(old.reconstruct_n(start, min(65536, old.ntotal - start))))
+faiss.write_index(new, "new.index")
+```""",
+        "Positions stay as they are. An index that compresses its vectors gives back approximations of them: convert "
+        "the embeddings that it was built from, and build it from the result.",
+    ]
 
 
 def _kept(record: ExportRecord, spec: Spec) -> list[str]:

@@ -96,7 +96,7 @@ def _add_version(
     same = [version for version in known if version.source == source and version.tags.get(_DIGEST_TAG) == digest]
     if same:
         for file in exported.iterdir():
-            if file.suffix in (".md", ".json", ".yaml"):
+            if file.suffix in (".md", ".json", ".yaml", ".npz"):
                 client.log_artifact(run_id, str(file), f"{path}/artifacts/{CLIP}")
         number = str(same[0].version)
     else:

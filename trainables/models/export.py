@@ -6,12 +6,15 @@ import copy
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from trainables.models.clip import CONFIG_FILE, MERGES_FILE, WEIGHTS_FILE, Clip
+from trainables.models.index_map import IndexMap
 from trainables.models.policy import Policy, TransformPolicy
 from trainables.models.towers import OpenClip
 from trainables.models.transform import fold
@@ -19,8 +22,42 @@ from trainables.models.transform import fold
 LOGITS_TOLERANCE = 1e-4
 
 
-def export_model(clip: Clip, policy: Policy, weights: Mapping[str, Tensor], strength: float, folder: Path) -> None:
+@dataclass(frozen=True)
+class TunedModel:
+    """A tuned policy as a model of open_clip alone, on the CPU."""
+
+    model: OpenClip
+    config: dict[str, Any]
+    """Content of ``open_clip_config.json``."""
+    index_map: IndexMap | None
+    """The matrices that were folded into the model; None if it is no transform."""
+
+
+def tuned_model(clip: Clip, policy: Policy, weights: Mapping[str, Tensor], strength: float) -> TunedModel:
+    """Return a copy of the model with a policy's weights at a strength, W folded into the projections.
+
+    Raises:
+        ValueError: W cannot be folded into this architecture.
+    """
+    config = copy.deepcopy(clip.config)
+    policy.set_weights(weights, strength)
+    try:
+        if not isinstance(policy, TransformPolicy):
+            return TunedModel(copy.deepcopy(clip.model).cpu(), config, None)
+        image, text = (w.detach().clone().cpu() for w in (policy.matrix, policy.text_matrix))
+    finally:
+        policy.restore()
+    model, config["model_cfg"] = fold(clip.model, config["model_cfg"], image, text)
+    return TunedModel(model, config, IndexMap(image, text))
+
+
+def export_model(
+    clip: Clip, policy: Policy, weights: Mapping[str, Tensor], strength: float, folder: Path
+) -> IndexMap | None:
     """Write the configuration, the weights and the tokenizer's files, if the model has its own tokenizer.
+
+    Returns:
+        The matrices that were folded into the model; None if it is no transform.
 
     Raises:
         ValueError: the folder exists and is not empty, or W cannot be folded into this architecture.
@@ -30,19 +67,11 @@ def export_model(clip: Clip, policy: Policy, weights: Mapping[str, Tensor], stre
 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists and is not empty; name a new folder")
-    config = copy.deepcopy(clip.config)
-    policy.set_weights(weights, strength)
-    try:
-        if isinstance(policy, TransformPolicy):
-            model, config["model_cfg"] = fold(clip.model, config["model_cfg"], policy.matrix, policy.text_matrix)
-        else:
-            model = copy.deepcopy(clip.model).cpu()
-    finally:
-        policy.restore()
+    tuned = tuned_model(clip, policy, weights, strength)
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: value.detach().clone().contiguous() for name, value in model.state_dict().items()}
+    state = {name: value.detach().clone().contiguous() for name, value in tuned.model.state_dict().items()}
     save_file(state, folder / WEIGHTS_FILE)
-    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+    (folder / CONFIG_FILE).write_text(json.dumps(tuned.config, indent=2) + "\n")
     shutil.copymode(
         folder / CONFIG_FILE, folder / WEIGHTS_FILE
     )  # safetensors writes files that only their owner can read
@@ -52,6 +81,7 @@ def export_model(clip: Clip, policy: Policy, weights: Mapping[str, Tensor], stre
         clip.tokenizer, HFTokenizer
     ):  # open_clip looks for the tokenizer's files in the folder, not on the hub
         clip.tokenizer.save_pretrained(str(folder))
+    return tuned.index_map
 
 
 @torch.no_grad()

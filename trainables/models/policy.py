@@ -36,6 +36,7 @@ from trainables.models.transform import (
     power,
     residual_transform,
 )
+from trainables.models.validity import tunes_text
 from trainables.records import Names
 from trainables.settings.parameters import Parameters
 
@@ -255,7 +256,7 @@ class TowerPolicy(Policy):
         model, self._bf16, self._checkpointing = clip.model, bf16, gradient_checkpointing
         self.input_kind = "activations" if from_activations else "pixels"
         self.blocks = parameters.blocks or 0
-        self.trains_text = parameters.tune == "all" or clip.trains_text
+        self.trains_text = tunes_text(parameters, clip.trains_text)
         if self._checkpointing:
             check_checkpointing(model, text=self.trains_text)
         if self.trains_text:
