@@ -15,6 +15,9 @@ from sweeper.errors import UserError
 
 if TYPE_CHECKING:
     from sweeper.models.evaluate import Data, Weights
+    from sweeper.records import FrontPoint
+    from sweeper.spec.spec import Spec
+    from sweeper.storage.sweep_folder import SweepFolder
     from trainables.evaluation.answers import Answers
 
 MODEL_HELP = (
@@ -44,10 +47,20 @@ def evaluate(
     reference: Annotated[
         str | None, typer.Option(help="Also measure KL from this model on clean images.", show_default=False)
     ] = None,
+    index: Annotated[
+        bool,
+        typer.Option(
+            "--index",
+            help="Measure this model's queries on stored image embeddings: of the untouched model, or of --reference.",
+        ),
+    ] = False,
     variants: Annotated[bool, typer.Option("--variants", help="Also under held-out attacks.")] = False,
     attack: Attack = None,
     images: Images = None,
-    seed: Seed = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Seed of pasted words and of --images. Default: 0; with --index that of the sweep."),
+    ] = None,
     pretrained: Annotated[str | None, typer.Option(help="Tag or checkpoint file of an open_clip name.")] = None,
     quick_gelu: Annotated[
         bool | None, typer.Option("--quick-gelu/--no-quick-gelu", help="Activation of a checkpoint file.")
@@ -67,6 +80,9 @@ def evaluate(
     One line for each set and view: accuracy over all classes, two-way accuracy (true class against written class),
     share answered with the written word, each with its 95 % interval. Whole sets are scored. For points of a sweep,
     such as NAME:knee, the measurements on its test images are shown.
+
+    With --index, for a point of a sweep, an exported folder or any CLIP: recall, cosine and accuracy where new queries
+    meet an old index (docs/cure_costs.md).
     """
     from sweeper.models.evaluate import Weights, answers_of, rows, rows_for_people
 
@@ -75,6 +91,14 @@ def evaluate(
     weights = Weights(pretrained=pretrained, quick_gelu=quick_gelu, preprocess=preprocess)
     if len(models) > 1 and (output is not None or weights != Weights()):
         raise UserError("--output, --pretrained, --quick-gelu and --preprocess are for one model at a time")
+    if index:
+        if output is not None or variants or attack is not None or weights != Weights():
+            raise UserError(
+                "--index goes with --data, --reference, --images, --seed and --device; leave the other options out"
+            )
+        _evaluate_index(models, data, reference, images, seed, device, storage, format, wide)
+        return
+    seed = 0 if seed is None else seed
     given = _data(data, attack)
     table: list[dict[str, object]] = []
     for model in models:
@@ -109,6 +133,38 @@ def evaluate(
     print_rows(
         rows_for_people(table) if format is Format.table else table, format, empty="nothing was answered", wide=wide
     )
+
+
+def _evaluate_index(
+    models: list[str],
+    data: list[str] | None,
+    reference: str | None,
+    images: int | None,
+    seed: int | None,
+    device: str | None,
+    storage: Path | None,
+    format: Format,
+    wide: bool,
+) -> None:
+    """Print what queries of each model find among stored embeddings."""
+    from sweeper.models.stored_index import pair_of_model, pair_of_point, rows, rows_for_people
+
+    table: list[dict[str, object]] = []
+    for model in models:
+        of_sweep = _point_of(model, storage)
+        if of_sweep is None:
+            pair = pair_of_model(model, reference, data or [])
+        elif data or reference is not None:
+            raise UserError(f"{model} is a point of a sweep: export it to measure it with --data or --reference")
+        else:
+            pair = pair_of_point(*of_sweep)
+        cache = _cache(storage)
+        table += [
+            {"model": model, **row}
+            for row in rows(pair, count=images, seed=seed, cache=cache, device=device, echo=_echo)
+        ]
+    narrow = rows_for_people(table)
+    print_rows(table, format, empty="nothing was measured", narrow=narrow, wide=wide)
 
 
 def _bias(
@@ -221,11 +277,24 @@ def compare(
 
 def _of_sweep(text: str, storage: Path | None) -> list[Answers] | None:
     """Return the answers of a point of a sweep on test; None if ``text`` does not name a sweep."""
+    from trainables.evaluation.answers import read_answers
+
+    of_sweep = _point_of(text, storage)
+    if of_sweep is None:
+        return None
+    folder, _, point = of_sweep
+    path = folder.answers_path(point.point_name)
+    if not path.exists():
+        raise UserError(f"{text} was not measured on test; members of the front are, and the untouched model and PAINT")
+    return read_answers(path)
+
+
+def _point_of(text: str, storage: Path | None) -> tuple[SweepFolder, Spec, FrontPoint] | None:
+    """Return a point of a sweep; None if ``text`` does not name a sweep."""
     from sweeper.front.load import load_front
     from sweeper.front.pick import pick
     from sweeper.search.study import read_trials
     from sweeper.storage.sweep_folder import SweepFolder
-    from trainables.evaluation.answers import read_answers
 
     name, colon, choice = text.partition(":")
     if not colon or not (SweepFolder(storage_path(storage), name).exists() or _is_point(choice)):
@@ -235,11 +304,7 @@ def _of_sweep(text: str, storage: Path | None) -> list[Answers] | None:
     if front is None:
         raise UserError(f"sweep {name} has not measured anything yet; see `{folder.command('status')}`")
     untouched = next(point for point in front.points if point.trial is None)
-    point = untouched if choice == "untouched" else pick(front, choice)
-    path = folder.answers_path(point.point_name)
-    if not path.exists():
-        raise UserError(f"{text} was not measured on test; members of the front are, and the untouched model and PAINT")
-    return read_answers(path)
+    return folder, spec, untouched if choice == "untouched" else pick(front, choice)
 
 
 def _is_point(choice: str) -> bool:
