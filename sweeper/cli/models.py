@@ -109,18 +109,31 @@ def rerun(
         str | None,
         typer.Option("--device", help="cpu, cuda, cuda:1. Default: cuda if there is one.", show_default=False),
     ] = None,
+    keep_weights: Annotated[
+        bool,
+        typer.Option("--keep-weights", help="Put the weights back that the sweep has removed, if the result agrees."),
+    ] = False,
     storage: Storage = None,
     format: Output = Format.table,
     wide: Wide = False,
 ) -> None:
     """Train one trial again, alone and in this process, and check whether its result is reproduced.
 
-    The goals on validation are compared with the 95 % interval of the recorded ones. Nothing of the sweep is changed.
+    The goals on validation are compared with the 95 % interval of the recorded ones. Nothing of the sweep is changed
+    but, with --keep-weights, the removed weights of the trial.
     """
     from sweeper.models.rerun import rerun_trial
 
     sweep, spec = open_sweep(name, storage)
-    result = rerun_trial(sweep, spec, number, seeds=seeds, device=device, echo=lambda line: typer.echo(line, err=True))
+    result = rerun_trial(
+        sweep,
+        spec,
+        number,
+        seeds=seeds,
+        device=device,
+        echo=lambda line: typer.echo(line, err=True),
+        keep_weights=keep_weights,
+    )
     if format is Format.json:
         typer.echo(json.dumps(result.as_json(), indent=1))
         return

@@ -45,7 +45,11 @@ def export_point(folder: SweepFolder, spec: Spec, front: Front, point: FrontPoin
     if folder.remote is not None:
         folder.remote.trial(trial.path).pull()
     if not (trial.path / WEIGHTS_FILE).exists():
-        raise UserError(f"the weights of trial {point.trial} are not in {trial.path}; pick another point")
+        again = folder.command("rerun", str(point.trial), "--keep-weights")
+        raise UserError(
+            f"the weights of trial {point.trial} are not in {trial.path}: a sweep removes them when no point of a "
+            f"trial can be on the front any more (limits.weights); pick another point, or make them with: {again}"
+        )
     try:
         clip = load_clip(spec.model)
         policy = make_policy(clip, Parameters.model_validate(point.parameters), embeddings=torch.eye(clip.embed_dim))

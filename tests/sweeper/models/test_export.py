@@ -255,6 +255,31 @@ class TestAgain:
         after = {path: path.stat().st_mtime_ns for path in sweep[0].path.rglob("*") if path.is_file()}
         assert set(before) == set(after), "the sweep is left as it was"
 
+    def test_removed_weights_are_made_again(self, tmp_path: Path) -> None:
+        folder, spec = finished_sweep(tmp_path)
+        front = front_of((folder, spec))
+        point = next(one for one in (*front.points, *front.others) if one.trial == 1)
+        weights = folder.trial(1).path / "weights.safetensors"
+        before = weights.read_bytes()
+        weights.unlink()
+        again = f"sweeper rerun demo 1 --keep-weights --storage {folder.storage}"
+        with pytest.raises(UserError, match=re.escape(again)):
+            export_point(folder, spec, front, point, tmp_path / "model")
+        done = CliRunner().invoke(app, [*again.split()[1:], "--device", "cpu"])
+        assert done.exit_code == 0 and "The weights are in the sweep again." in done.output
+        assert weights.read_bytes() == before
+        export_point(folder, spec, front, point, tmp_path / "model")
+        with pytest.raises(UserError, match="has the weights of trial 1"):
+            rerun_trial(folder, spec, 1, seeds=0, device="cpu", echo=print, keep_weights=True)
+
+    def test_weights_of_another_result_are_not_kept(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        folder, spec = finished_sweep(tmp_path)
+        weights = folder.trial(1).path / "weights.safetensors"
+        weights.unlink()
+        monkeypatch.setattr("sweeper.models.rerun.validation_intervals", lambda *_: {"clean_accuracy": (0.9, 1.0)})
+        rerun = rerun_trial(folder, spec, 1, seeds=0, device="cpu", echo=lambda line: None, keep_weights=True)
+        assert not rerun.reproduced and rerun.kept_weights is False and not weights.exists()
+
     def test_changed_model_is_said(self, sweep: Sweep, tmp_path: Path) -> None:
         folder, spec = sweep
         changed = SweepFolder(tmp_path, folder.name)
