@@ -138,7 +138,7 @@ Wait = Annotated[
     typer.Option(
         "--wait",
         metavar="TIME",
-        help="With --address: wait so long for the cluster to answer and, with --gpus, to have so many GPUs.",
+        help="With --address: wait so long for the cluster to answer and, with --gpus, for so many free GPUs.",
         show_default=False,
     ),
 ]
