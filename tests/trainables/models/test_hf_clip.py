@@ -1,26 +1,32 @@
-"""Models in the format of transformers' ``CLIPModel``, read, and compared with transformers itself."""
+"""Models in the format of transformers' ``CLIPModel``, read and written, and compared with transformers itself."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
 import pytest
 import torch
 from huggingface_hub import constants
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sweeper.spec.model_checks import embedding_width, image_side_px, model_problems
+from tests.helpers.tiny import TOWERS, parameters, write_clip
 from trainables.models.clip import Clip, image_preparation, load_clip
-from trainables.models.export import LOGITS_TOLERANCE
+from trainables.models.export import LOGITS_TOLERANCE, export_model, largest_logit_difference
+from trainables.models.policy import Policy, make_policy
 from trainables.settings.task import ModelSettings
 
 SIDE_PX = 32
 TOWER = {"hidden_size": 64, "intermediate_size": 200, "num_hidden_layers": 2, "num_attention_heads": 4}
+WORDS = {"width": 32, "heads": 2, "layers": 1}
 PROMPTS = ["a photo of a dog", "A Red house, 2024!", "naïve café", "日本語 🙂", "dog " * 100]
 """The last one is longer than the context."""
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -233,3 +239,168 @@ class TestRead:
         (tmp_path / "processor_config.json").write_text(json.dumps(nested))
         clip = load_clip(local(tmp_path))
         assert (clip.mean, clip.geometry[1], clip.assumed) == ((0, 0, 0.5), "bilinear", None)
+
+
+def policy_of(clip: Clip, **changes: Any) -> Policy:
+    """As if it had been trained."""
+    policy = make_policy(clip, parameters(**changes), embeddings=torch.eye(clip.embed_dim))
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in policy.tuned().values():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    return policy
+
+
+def trained_weights(policy: Policy) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in policy.tuned().items()}
+
+
+class TestWrite:
+    @pytest.mark.parametrize(
+        ("changes", "strength", "width"),
+        [
+            ({"tune": "visual"}, 0.0, 24),  # the untouched model
+            ({"tune": "visual"}, 1.0, 24),
+            ({"tune": "all"}, 0.5, 24),
+            ({"tune": "transform", "rank": 12}, 0.5, 12),
+            ({"tune": "transform", "rank": 12}, -0.5, 12),
+            ({"tune": "transform", "rank": 8, "form": "residual"}, 1.0, 24),
+            ({"tune": "transform", "towers": "separate"}, 0.5, 24),
+        ],
+    )
+    def test_logits_are_those_of_the_trial(
+        self, changes: dict[str, Any], strength: float, width: int, tmp_path: Path
+    ) -> None:
+        from transformers import CLIPModel
+
+        clip = load_clip(local(write_clip(tmp_path / "clip", "vit")))
+        moved(clip.model)
+        policy, out = policy_of(clip, **changes), tmp_path / "out"
+        weights = trained_weights(policy)
+        export_model(clip, policy, weights, strength, out, "transformers")
+        theirs, info = CLIPModel.from_pretrained(out, output_loading_info=True)
+        assert not any(info.values()), "every weight is in the file, and no other"
+        assert theirs.config.projection_dim == width
+        images = torch.randint(0, 256, (6, 32, 32, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+        tokens = clip.tokens(PROMPTS)
+        policy.set_weights(weights, strength)
+        with torch.no_grad():
+            if policy.input_kind == "embeddings":
+                image = policy.image_embeddings(clip.model.encode_image(clip.pixels(images), normalize=True))
+                text = policy.text_embeddings(clip.model.encode_text(tokens, normalize=True))
+                expected = policy.logits(image, text)
+            else:
+                prompts = tokens[None] if policy.trains_text else clip.model.encode_text(tokens, normalize=True)
+                expected = policy(images, prompts)
+            logits = theirs.eval()(input_ids=tokens, pixel_values=clip.pixels(images)).logits_per_image
+        policy.restore()
+        torch.testing.assert_close(logits, expected, atol=LOGITS_TOLERANCE, rtol=0)
+        assert expected.std() > 100 * LOGITS_TOLERANCE
+        gap = largest_logit_difference(clip, policy, weights, strength, out, images, tokens, "transformers")
+        assert gap < LOGITS_TOLERANCE
+        assert_equal(load_clip(local(out)), theirs)
+
+    def test_untouched_model_comes_back_as_it_was(self, tmp_path: Path) -> None:
+        """Weights, activation and normalisation, of a model whose own text tower lies under `text.`."""
+        config: dict[str, Any] = {
+            "embed_dim": 24,
+            "quick_gelu": True,
+            "custom_text": True,
+            "vision_cfg": {**TOWERS["vit"], "mlp_ratio": 4.9231},
+            "text_cfg": WORDS,
+        }
+        looks = {"mean": [0.1, 0.2, 0.3], "std": [1.0, 1.0, 2.0], "interpolation": "bilinear", "resize_mode": "squash"}
+        folder = tmp_path / "clip"
+        folder.mkdir()
+        (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": looks}))
+        plain = {name: value for name, value in config.items() if name != "custom_text"}
+        model = moved(open_clip.CustomTextCLIP(**plain))
+        save_file(dict(model.state_dict()), folder / "open_clip_model.safetensors")
+        clip = load_clip(local(folder))
+        policy = make_policy(clip, parameters(tune="visual"))
+        export_model(clip, policy, trained_weights(policy), 1.0, tmp_path / "out", "transformers")
+        again = load_clip(local(tmp_path / "out"))
+        pixels, tokens = pixels_of(clip), clip.tokens(PROMPTS)
+        torch.testing.assert_close(again.model.encode_image(pixels), clip.model.encode_image(pixels), atol=0, rtol=0)
+        torch.testing.assert_close(again.model.encode_text(tokens), clip.model.encode_text(tokens), atol=0, rtol=0)
+        assert (again.mean, again.std, again.geometry) == (clip.mean, clip.std, clip.geometry)
+        assert again.model.visual.transformer.resblocks[0].mlp.c_fc.out_features == int(32 * 4.9231)
+
+    def test_tokenizer_gives_the_same_ids(self, tmp_path: Path) -> None:
+        from transformers import CLIPProcessor
+
+        clip = load_clip(local(write_clip(tmp_path / "clip", "vit")))
+        policy = make_policy(clip, parameters(tune="visual"))
+        export_model(clip, policy, trained_weights(policy), 1.0, tmp_path / "out", "transformers")
+        tokenizer = CLIPProcessor.from_pretrained(tmp_path / "out").tokenizer
+        for text in [*PROMPTS, "it's you're THEY'LL", "#tag (100%) $5.00_x", "  spaced\n out ", "İstanbul ß", ""]:
+            ids = tokenizer(text, truncation=True)["input_ids"]
+            assert clip.tokens([text])[0, : len(ids)].tolist() == ids, text
+        (tmp_path / "again").mkdir()
+        tokenizer.save_pretrained(tmp_path / "again")  # as tokenizer.json, which is compared where it lies
+        shutil.copy(tmp_path / "again" / "tokenizer.json", tmp_path / "out")
+        (tmp_path / "out" / "vocab.json").unlink()
+        assert load_clip(local(tmp_path / "out")).tokenizer(PROMPTS).equal(clip.tokens(PROMPTS))
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"vision_cfg": TOWERS["resnet"]}, "its image tower is a ResNet, and CLIPModel has only CLIP's ViT"),
+            ({"vision_cfg": {"timm_model_name": "test_vit", "image_size": 160}}, "its image tower is timm's test_vit"),
+            ({"init_logit_bias": -10.0}, "its logits have a bias"),
+            ({"vision_cfg": {**TOWERS["vit"], "no_ln_pre": True}}, "its vision_cfg.no_ln_pre is True, which CLIPModel"),
+            ({"text_cfg": {**WORDS, "pool_type": "last"}}, "its text_cfg.pool_type is 'last', which CLIPModel"),
+            ({"text_cfg": {**WORDS, "vocab_size": 49409}}, "its tokenizer is not CLIP's"),
+        ],
+    )
+    def test_models_that_it_cannot_hold(self, changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+        config = {"embed_dim": 24, "vision_cfg": TOWERS["vit"], "text_cfg": WORDS, **changes}
+        (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+        model = open_clip.CLIP(**config)
+        save_file(
+            {name: value.contiguous() for name, value in model.state_dict().items()},
+            tmp_path / "open_clip_model.safetensors",
+        )
+        clip = load_clip(local(tmp_path))
+        policy = make_policy(clip, parameters(), embeddings=torch.eye(24))
+        with pytest.raises(ValueError, match=f"transformers' CLIPModel cannot hold it: {message}"):
+            export_model(clip, policy, trained_weights(policy), 1.0, tmp_path / "out", "transformers")
+        assert not (tmp_path / "out").exists()
+
+    def test_padded_images_are_refused(self, tmp_path: Path) -> None:
+        folder = write_clip(tmp_path / "clip", "vit")
+        config = json.loads((folder / "open_clip_config.json").read_text())
+        config["preprocess_cfg"] = {"resize_mode": "longest"}
+        (folder / "open_clip_config.json").write_text(json.dumps(config))
+        clip = load_clip(local(folder))
+        policy = make_policy(clip, parameters(tune="visual"))
+        with pytest.raises(ValueError, match="padded to a square"):
+            export_model(clip, policy, trained_weights(policy), 1.0, tmp_path / "out", "transformers")
+
+
+@pytest.mark.parametrize("looks", [{}, {"resize_mode": "squash", "interpolation": "bilinear"}])
+def test_images_are_prepared_as_transformers_does(looks: dict[str, Any], tmp_path: Path) -> None:
+    """Pillow's resizing is the same to a rounding; torchvision's, transformers' default, is a grey level or two off.
+
+    The crop's left edge is 4.5 pixels in: both libraries take 4. At 5.5 open_clip (as OpenAI's code) takes 6,
+    transformers 5.
+    """
+    from transformers import CLIPImageProcessor, CLIPImageProcessorPil
+
+    folder = write_clip(tmp_path / "clip", "vit")
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    (folder / "open_clip_config.json").write_text(json.dumps({**config, "preprocess_cfg": looks}))
+    clip = load_clip(local(folder))
+    policy = make_policy(clip, parameters(tune="visual"))
+    export_model(clip, policy, trained_weights(policy), 1.0, tmp_path / "out", "transformers")
+    noise = torch.randint(0, 256, (17, 23, 3), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
+    image = Image.fromarray(noise.numpy()).resize((125, 97))
+    read = load_clip(local(tmp_path / "out"))
+    crops: list[Callable[[Any], Any]] = [clip.crop, read.crop, image_preparation(local(tmp_path / "out"))[0]]
+    for crop in crops:
+        ours = clip.pixels(torch.from_numpy(np.array(crop(image)))[None])
+        exact = CLIPImageProcessorPil.from_pretrained(tmp_path / "out")(image, return_tensors="pt")["pixel_values"]
+        torch.testing.assert_close(ours, exact, atol=1e-5, rtol=0)
+        near = CLIPImageProcessor.from_pretrained(tmp_path / "out")(image, return_tensors="pt")["pixel_values"]
+        grey_level = 1 / 255 / min(clip.std)
+        torch.testing.assert_close(ours, near, atol=2.01 * grey_level, rtol=0)
