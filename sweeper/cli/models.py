@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -47,9 +47,18 @@ def export(
     strength: Annotated[
         float | None, typer.Option(min=-2.0, max=2.0, help="t of W^t, or share of the way from the untouched weights.")
     ] = None,
+    model_format: Annotated[
+        Literal["open_clip", "transformers"],
+        typer.Option("--format", help="Library that loads the folder. transformers, as CLIPModel: ViTs only."),
+    ] = "open_clip",
     register: Annotated[
-        bool, typer.Option("--register/--no-register", help="Also register it in MLflow's model registry.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--register/--no-register",
+            help="Also register it in MLflow's model registry. Default: yes; no with --format transformers.",
+            show_default=False,
+        ),
+    ] = None,
     register_as: Annotated[
         str | None, typer.Option("--register-as", help="Registered model. Default: sweeper-NAME.", show_default=False)
     ] = None,
@@ -59,7 +68,7 @@ def export(
     storage: Storage = None,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Write one point as a folder that plain open_clip loads, and register it in MLflow.
+    """Write one point as a folder that plain open_clip (or transformers) loads, and register it in MLflow.
 
     The folder has a model card (README.md), the same for programs (sweeper.json) and the spec. It is written even if
     MLflow cannot be reached.
@@ -73,6 +82,12 @@ def export(
     from sweeper.tracking.registry import register as register_folder
     from sweeper.tracking.runs import find_store
 
+    if model_format == "transformers" and (register or register_as or alias):
+        raise UserError(
+            "--format transformers: MLflow's registry takes models in open_clip's format; leave out --register, "
+            "--register-as and --alias, or --format"
+        )
+    register = model_format == "open_clip" if register is None else register
     sweep, spec = open_sweep(name, storage)
     front = load_front(sweep, spec, read_trials(sweep, spec))
     if front is None:
@@ -85,7 +100,7 @@ def export(
     store = find_store(sweep.storage, tracking_uri)
     if register and (moved := bring_home(store)) is not None:
         typer.echo(moved, err=True)
-    gap = export_point(sweep, spec, front, point, folder)
+    gap = export_point(sweep, spec, front, point, folder, model_format)
     typer.echo(
         f"trial {point.trial}, {point.weights} weights at strength {point.strength:g} -> {folder} "
         f"(largest difference of a logit: {gap:.1e})",

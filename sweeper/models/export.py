@@ -1,10 +1,11 @@
-"""A point of a front as a folder that plain open_clip loads, with its model card."""
+"""A point of a front as a folder that plain open_clip or transformers loads, with its model card."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -18,22 +19,32 @@ from sweeper.spec.spec import Spec
 from sweeper.storage.sweep_folder import SweepFolder
 from trainables.files import StorageError
 
+if TYPE_CHECKING:
+    from trainables.models.export import ModelFormat
+
 SPEC_FILE, CARD_FILE = "spec.yaml", "README.md"
 
 
-def export_point(folder: SweepFolder, spec: Spec, front: Front, point: FrontPoint, target: Path) -> float:
+def export_point(
+    folder: SweepFolder,
+    spec: Spec,
+    front: Front,
+    point: FrontPoint,
+    target: Path,
+    model_format: ModelFormat = "open_clip",
+) -> float:
     """Write model, model card, record and spec; return the largest difference of a logit from the trial's.
 
     Raises:
-        UserError: the target is not empty, the weights are missing, or W cannot be folded into this architecture.
+        UserError: the target is not empty, the weights are missing, W cannot be folded into this architecture, or the
+            format cannot hold it.
         RuntimeError: the logits differ by more than rounding.
     """
     import torch
     from safetensors import SafetensorError
 
     from trainables.models.clip import MERGES_FILE, load_clip
-    from trainables.models.clip import WEIGHTS_FILE as MODEL_FILE
-    from trainables.models.export import LOGITS_TOLERANCE, export_model, largest_logit_difference
+    from trainables.models.export import LOGITS_TOLERANCE, MODEL_FILES, export_model, largest_logit_difference
     from trainables.models.policy import make_policy
     from trainables.settings.parameters import Parameters
     from trainables.training.trial_folder import WEIGHTS_FILE
@@ -55,7 +66,7 @@ def export_point(folder: SweepFolder, spec: Spec, front: Front, point: FrontPoin
         policy = make_policy(clip, Parameters.model_validate(point.parameters), embeddings=torch.eye(clip.embed_dim))
         weights = trial.weights(point.weights)
         try:
-            export_model(clip, policy, weights, point.strength, target)
+            export_model(clip, policy, weights, point.strength, target, model_format)
         except SafetensorError as error:  # safetensors' error on a full disk
             raise StorageError(f"{target} cannot be written: {error}") from error
     except ValueError as error:
@@ -63,14 +74,15 @@ def export_point(folder: SweepFolder, spec: Spec, front: Front, point: FrontPoin
     noise = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (16, clip.image_size, clip.image_size, 3), generator=noise, dtype=torch.uint8)
     text = clip.tokens(["a photo of a dog", "a sign that says dog", "a photo of a cat", "a red house"])
-    gap = largest_logit_difference(clip, policy, weights, point.strength, target, images, text)
+    gap = largest_logit_difference(clip, policy, weights, point.strength, target, images, text, model_format)
     if gap > LOGITS_TOLERANCE:
         raise RuntimeError(f"{target} answers differently from trial {point.trial}: logits differ by {gap:.2g}")
-    record = _export_record(folder, spec, front, point, exported_weights=_sha256(target / MODEL_FILE))
+    digest = _sha256(target / MODEL_FILES[model_format])
+    record = _export_record(folder, spec, front, point, exported_weights=digest)
     record.write(target)
     (target / SPEC_FILE).write_text(yaml.safe_dump(spec.resolved(), sort_keys=False))
     merges = MERGES_FILE if (target / MERGES_FILE).exists() else None
-    (target / CARD_FILE).write_text(model_card(record, spec, str(target), merges))
+    (target / CARD_FILE).write_text(model_card(record, spec, str(target), merges, model_format))
     return gap
 
 

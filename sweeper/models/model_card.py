@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from trainables.markdown import plain
 from trainables.records import Goals
 from trainables.settings.parameters import Parameters
 from trainables.tasks.kind import CardText, TestedValues
+
+if TYPE_CHECKING:
+    from trainables.models.export import ModelFormat
 
 
 def validation_intervals(
@@ -38,7 +42,9 @@ def validation_intervals(
     }
 
 
-def model_card(record: ExportRecord, spec: Spec, folder: str, merges: str | None) -> str:
+def model_card(
+    record: ExportRecord, spec: Spec, folder: str, merges: str | None, model_format: ModelFormat = "open_clip"
+) -> str:
     """Return the model card in Markdown.
 
     Args:
@@ -54,8 +60,8 @@ def model_card(record: ExportRecord, spec: Spec, folder: str, merges: str | None
         f"# {record.sweep}, trial {record.trial}",
         f"{text.summary} It is {origin}, tuned by `sweeper` in the sweep `{record.sweep}`: {where}{name}.",
         "## Loading",
-        "Plain open_clip loads it; a trained transform is folded into its projections.",
-        _loading(folder, merges),
+        f"Plain {model_format} loads it; a trained transform is folded into its projections.",
+        _loading_by_transformers(folder) if model_format == "transformers" else _loading(folder, merges),
         "## What was measured",
         "The point was picked on validation, as the best of many: its values there are too good. Test was measured "
         "afterwards, once, and decided nothing. In brackets 95 % bootstrap intervals over images.",
@@ -85,6 +91,17 @@ folder = {json.dumps(folder, ensure_ascii=False)}
 model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{{folder}}")
 model.eval()
 tokenizer = open_clip.get_tokenizer(f"local-dir:{{folder}}"{bpe})
+```"""
+
+
+def _loading_by_transformers(folder: str) -> str:
+    return f"""\
+```python
+from transformers import CLIPModel, CLIPProcessor
+
+folder = {json.dumps(folder, ensure_ascii=False)}
+model = CLIPModel.from_pretrained(folder).eval()
+processor = CLIPProcessor.from_pretrained(folder)
 ```"""
 
 

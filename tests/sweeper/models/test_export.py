@@ -39,6 +39,8 @@ from tests.helpers.finished_sweep import SPEC, finished_sweep
 from tests.helpers.tiny import write_images
 from tests.paths import ROOT
 from trainables.__main__ import main as run_alone
+from trainables.models.clip import load_clip
+from trainables.settings.task import ModelSettings
 from trainables.world.icons import CLASSES
 
 Sweep = tuple[SweepFolder, Spec]
@@ -96,6 +98,37 @@ class TestFolder:
         parameters = json.loads((tmp_path / "out" / "sweeper.json").read_text())["parameters"]
         width = parameters.get("rank", 24)
         assert loaded["model"].encode_text(loaded["tokenizer"](["a photo of a star"])).shape == (1, width)
+
+
+class TestForTransformers:
+    def test_folder_and_card_are_for_transformers_and_sweeper_reads_them(self, sweep: Sweep, tmp_path: Path) -> None:
+        folder, _ = sweep
+        command = ["export", "demo", str(tmp_path / "out"), "--pick", "1", "--strength", "0.5"]
+        command += ["--format", "transformers", "--storage", str(folder.storage)]
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code == 0, done.output
+        assert "MLflow" not in done.stderr and done.stdout == f"local-dir:{tmp_path / 'out'}\n"
+        record = ExportRecord.read(tmp_path / "out")
+        weights = (tmp_path / "out" / "model.safetensors").read_bytes()
+        assert record.digests.exported_weights == hashlib.sha256(weights).hexdigest()
+        (code,) = re.findall(r"```python\n(.*?)```", (tmp_path / "out" / "README.md").read_text(), re.DOTALL)
+        loaded: dict[str, Any] = {}
+        exec(code, loaded)
+        inputs = loaded["processor"](text=["a photo of a star"], images=Image.new("RGB", (50, 40)), return_tensors="pt")
+        with torch.inference_mode():
+            answer = loaded["model"](**inputs)
+        assert answer.image_embeds.shape == (1, record.parameters["rank"])
+        again = load_clip(ModelSettings(architecture=f"local-dir:{tmp_path / 'out'}"))
+        ids = inputs["input_ids"]
+        assert again.tokens(["a photo of a star"])[:, : ids.shape[1]].equal(ids)
+
+    @pytest.mark.parametrize("option", [("--register",), ("--register-as", "mine"), ("--alias", "best")])
+    def test_registry_has_models_of_open_clip_only(self, sweep: Sweep, option: tuple[str, ...], tmp_path: Path) -> None:
+        folder, _ = sweep
+        command = ["export", "demo", str(tmp_path / "out"), "--format", "transformers", *option]
+        done = CliRunner().invoke(app, [*command, "--storage", str(folder.storage)])
+        assert isinstance(done.exception, UserError) and "leave out --register" in str(done.exception)
+        assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture(scope="module")
