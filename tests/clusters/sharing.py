@@ -89,7 +89,12 @@ def _autoscaling(gcs_address: str) -> dict[str, object]:
     return {
         "cluster_name": "drill",
         "max_workers": 2,
-        "provider": {"type": "fake_multinode", "gcs_address": gcs_address},
+        "provider": {
+            "type": "fake_multinode",
+            "gcs_address": gcs_address,
+            "disable_node_updaters": True,  # these would log in by SSH
+            "disable_launch_config_check": True,
+        },
         "available_node_types": {
             "ray.head.default": {"resources": {"CPU": 2}, "node_config": {}, "max_workers": 0},
             "ray.worker.gpu": {
@@ -109,7 +114,9 @@ def _autoscaling(gcs_address: str) -> dict[str, object]:
 def _submit(sweep: Sweep, cluster: RayNodes) -> str:
     sweep.logs.mkdir(parents=True, exist_ok=True)
     spec = sweep.logs / "spec.yaml"
-    spec.write_text(SPEC.format(trials=10, checkpoint_every_s=0.3, cpus=1))
+    # Nodes of the fake provider share a folder, where each unpacks a package again that others use (Ray 2.60): no two
+    # sweeps may send the same spec.
+    spec.write_text(f"# {sweep.name}\n" + SPEC.format(trials=10, checkpoint_every_s=0.3, cpus=1))
     options = ["--address", cluster.dashboard, "--gpus", "1", "--wait", "5m", "--python", sys.executable]
     done = subprocess.run(
         sweep.place.command("submit", str(spec), "--name", sweep.name, *options),
