@@ -18,7 +18,9 @@ from sweeper.cli.options import (
     Name,
     PriceOption,
     Storage,
+    SweepName,
     TrackingUri,
+    Trials,
     Wait,
     WarmStart,
     open_sweep,
@@ -35,10 +37,6 @@ if TYPE_CHECKING:
     from sweeper.submission.run_options import RunOptions
 
 SpecArgument = Annotated[Path, typer.Argument(help="The sweep in YAML, or a shipped one by name.")]
-SweepName = Annotated[str | None, typer.Option("--name", help="Name of the sweep, instead of that in the spec.")]
-Trials = Annotated[
-    int | None, typer.Option("--trials", min=1, help="Number of trials, instead of search.trials of the spec.")
-]
 SYNC_S = 600.0
 """Seconds that ``sync`` waits for MLflow."""
 STOP_S = 180.0

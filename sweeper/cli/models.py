@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -54,9 +54,18 @@ def export(
             help="Also write the matrices that convert stored embeddings (tune: transform): index_map.npz.",
         ),
     ] = False,
+    model_format: Annotated[
+        Literal["open_clip", "transformers"],
+        typer.Option("--format", help="Library that loads the folder. transformers, as CLIPModel: ViTs only."),
+    ] = "open_clip",
     register: Annotated[
-        bool, typer.Option("--register/--no-register", help="Also register it in MLflow's model registry.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--register/--no-register",
+            help="Also register it in MLflow's model registry. Default: yes; no with --format transformers.",
+            show_default=False,
+        ),
+    ] = None,
     register_as: Annotated[
         str | None, typer.Option("--register-as", help="Registered model. Default: sweeper-NAME.", show_default=False)
     ] = None,
@@ -66,7 +75,7 @@ def export(
     storage: Storage = None,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Write one point as a folder that plain open_clip loads, and register it in MLflow.
+    """Write one point as a folder that plain open_clip (or transformers) loads, and register it in MLflow.
 
     The folder has a model card (README.md), the same for programs (sweeper.json) and the spec. It is written even if
     MLflow cannot be reached.
@@ -80,6 +89,12 @@ def export(
     from sweeper.tracking.registry import register as register_folder
     from sweeper.tracking.runs import find_store
 
+    if model_format == "transformers" and (register or register_as or alias):
+        raise UserError(
+            "--format transformers: MLflow's registry takes models in open_clip's format; leave out --register, "
+            "--register-as and --alias, or --format"
+        )
+    register = model_format == "open_clip" if register is None else register
     sweep, spec = open_sweep(name, storage)
     front = load_front(sweep, spec, read_trials(sweep, spec))
     if front is None:
@@ -92,7 +107,7 @@ def export(
     store = find_store(sweep.storage, tracking_uri)
     if register and (moved := bring_home(store)) is not None:
         typer.echo(moved, err=True)
-    exported = export_point(sweep, spec, front, point, folder, index_map=index_map)
+    exported = export_point(sweep, spec, front, point, folder, model_format, index_map=index_map)
     typer.echo(
         f"trial {point.trial}, {point.weights} weights at strength {point.strength:g} -> {folder} "
         f"(largest difference of a logit: {exported.logit_difference:.1e})",
@@ -120,18 +135,31 @@ def rerun(
         str | None,
         typer.Option("--device", help="cpu, cuda, cuda:1. Default: cuda if there is one.", show_default=False),
     ] = None,
+    keep_weights: Annotated[
+        bool,
+        typer.Option("--keep-weights", help="Put the weights back that the sweep has removed, if the result agrees."),
+    ] = False,
     storage: Storage = None,
     format: Output = Format.table,
     wide: Wide = False,
 ) -> None:
     """Train one trial again, alone and in this process, and check whether its result is reproduced.
 
-    The goals on validation are compared with the 95 % interval of the recorded ones. Nothing of the sweep is changed.
+    The goals on validation are compared with the 95 % interval of the recorded ones. Nothing of the sweep is changed
+    but, with --keep-weights, the removed weights of the trial.
     """
     from sweeper.models.rerun import rerun_trial
 
     sweep, spec = open_sweep(name, storage)
-    result = rerun_trial(sweep, spec, number, seeds=seeds, device=device, echo=lambda line: typer.echo(line, err=True))
+    result = rerun_trial(
+        sweep,
+        spec,
+        number,
+        seeds=seeds,
+        device=device,
+        echo=lambda line: typer.echo(line, err=True),
+        keep_weights=keep_weights,
+    )
     if format is Format.json:
         typer.echo(json.dumps(result.as_json(), indent=1))
         return

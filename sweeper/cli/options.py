@@ -85,6 +85,10 @@ Model = Annotated[
     ),
 ]
 Name = Annotated[str, typer.Argument(help="The sweep's name; `sweeper list` shows them.")]
+SweepName = Annotated[str | None, typer.Option("--name", help="Name of the sweep, instead of that in the spec.")]
+Trials = Annotated[
+    int | None, typer.Option("--trials", min=1, help="Number of trials, instead of search.trials of the spec.")
+]
 Number = Annotated[int, typer.Argument(help="The trial's number.", min=0)]
 Changes = Annotated[
     list[str] | None,
@@ -134,7 +138,7 @@ Wait = Annotated[
     typer.Option(
         "--wait",
         metavar="TIME",
-        help="With --address: wait so long for the cluster to answer and, with --gpus, to have so many GPUs.",
+        help="With --address: wait so long for the cluster to answer and, with --gpus, for so many free GPUs.",
         show_default=False,
     ),
 ]

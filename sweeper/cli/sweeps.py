@@ -22,8 +22,10 @@ from sweeper.cli.options import (
     Output,
     PriceOption,
     Storage,
+    SweepName,
     Time,
     TrackingUri,
+    Trials,
     Wait,
     WarmStart,
     open_sweep,
@@ -59,10 +61,8 @@ def run(
     images: Images = None,
     model: Model = None,
     gpus: Gpus = None,
-    trials: Annotated[
-        int | None, typer.Option("--trials", min=1, help="Number of trials, instead of search.trials of the spec.")
-    ] = None,
-    name: Annotated[str | None, typer.Option("--name", help="Name of the sweep, instead of that in the spec.")] = None,
+    trials: Trials = None,
+    name: SweepName = None,
     warm_start: WarmStart = None,
     new: Annotated[bool, typer.Option("--new", help="If the name is taken, take NAME-2, NAME-3, ...")] = False,
     budget: BudgetHours = None,

@@ -278,33 +278,38 @@ class Wait:
 
 
 def wait_for_gpus(gpus: float, wait: Wait) -> None:
-    """Check that the connected cluster has ``gpus`` GPUs, free or not. If it does not, ask its autoscaler for them.
+    """Check that the connected cluster has ``gpus`` GPUs; with a time to wait, that they are free too.
+
+    While it waits it asks the autoscaler of the cluster for what is missing. Where all are there at the end of the time
+    but not free, the sweep begins with those that are.
 
     Raises:
-        UnavailableError: it does not have them in time.
+        UnavailableError: the cluster does not have them in time.
     """
-    import ray
     from ray.autoscaler.sdk import request_resources
 
-    until_s, told = time.monotonic() + wait.limit_s, -1.0
+    until_s, told = time.monotonic() + wait.limit_s, (-1.0, -1.0)
     while True:
-        by_node = {n["NodeManagerHostname"]: n["Resources"].get("GPU", 0.0) for n in ray.nodes() if n["Alive"]}
-        there = sum(by_node.values())
-        if there >= gpus or wait.given_up():
+        there = look()
+        whole, free = sum(node.whole.gpus for node in there), sum(node.free.gpus for node in there)
+        over = time.monotonic() >= until_s
+        if free >= gpus or (over and whole >= gpus) or wait.given_up():
             break
-        if time.monotonic() >= until_s:
-            nodes = ", ".join(f"{name} {count:g}" for name, count in sorted(by_node.items()))
+        if over:
+            nodes = ", ".join(f"{node.whole.name} {node.whole.gpus:g}" for node in there)
             waited = f" after {wait.limit_s:g} s" if wait.limit_s else ""
             raise UnavailableError(
-                f"--gpus {gpus:g}: the cluster has {there:g} GPUs{waited} ({nodes}); ask for at most {there:g}, or "
+                f"--gpus {gpus:g}: the cluster has {whole:g} GPUs{waited} ({nodes}); ask for at most {whole:g}, or "
                 "let the sweep wait for more nodes (an autoscaler is asked for them) with --wait 30m"
             )
-        if there != told:
-            told = there
-            wait.tell(f"waiting for GPUs of the cluster: {there:g} of {gpus:g}")
-            request_resources(bundles=[{"GPU": 1}] * math.ceil(gpus))
+        if (whole, free) != told:
+            told = whole, free
+            in_use = f", {whole - free:g} in use" if whole > free else ""
+            wait.tell(f"waiting for GPUs of the cluster: {free:g} of {gpus:g} free{in_use}")
+        # A request is for the size of the cluster, with what others use, and replaces that of any other driver.
+        request_resources(bundles=[{"GPU": 1}] * math.ceil(whole - free + gpus))
         time.sleep(SETTLE_S / 5)
-    if told >= 0:
+    if told != (-1.0, -1.0):
         request_resources(num_cpus=0)  # withdraws the request: the slots ask for what they need
 
 

@@ -62,9 +62,9 @@ class Dispatcher:
             if update is not None:
                 return update
 
-    async def add_slots(self, count: int) -> None:
-        """Add slots for resources that the cluster has now."""
-        self._queue.add_slots(count)
+    async def grow_to(self, count: int) -> None:
+        """Have ``count`` slots, for resources that the cluster has now."""
+        self._queue.grow_to(count)
 
     async def close_barrier(self) -> None:
         self._barrier_open.clear()

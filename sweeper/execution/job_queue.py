@@ -182,10 +182,10 @@ class JobQueue:
         self.waiting.append(queued)
         self._dispatch(now)
 
-    def add_slots(self, count: int) -> None:
-        """Add slots, which are numbered on."""
+    def grow_to(self, count: int) -> None:
+        """Add slots, which are numbered on, until there are ``count``; called again it adds none."""
         first = len(self.slot_states)
-        self.slot_states += [SlotState(slot, self._workers) for slot in range(first, first + count)]
+        self.slot_states += [SlotState(slot, self._workers) for slot in range(first, count)]
 
     def read(self, name: JobName, seen: int, now: float) -> None:
         """Note that the follower of a job has taken its first ``seen`` reports."""

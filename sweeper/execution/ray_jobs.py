@@ -66,7 +66,7 @@ def submit(address: str, request: JobRequest) -> SubmittedJob:
     environment = {"working_dir": str(request.folder), "py_modules": modules, "excludes": ["__pycache__"]}
     try:
         client = JobSubmissionClient(address, headers=headers)
-        for name in ("ray.dashboard", "ray._private"):  # they tell of every package that is sent
+        for name in ("ray.dashboard.modules.dashboard_sdk", "ray._private"):  # they tell of every package that is sent
             logging.getLogger(name).setLevel(logging.ERROR)
         job = _submitted(client, request, environment)
     except (RuntimeError, ConnectionError) as error:

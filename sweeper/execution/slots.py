@@ -411,7 +411,8 @@ class SlotPool:
         for line in placement.lines:
             self._note(line)
         if placement.add and not self._closing.is_set():
-            ray.get(self.dispatcher.add_slots.remote(placement.add), timeout=ANSWER_S)
+            # Asked for again at the next look if the answer is late: so it names the sum, not the difference.
+            ray.get(self.dispatcher.grow_to.remote(self._count + placement.add), timeout=ANSWER_S)
             for slot in range(self._count, self._count + placement.add):
                 self._start_slot(slot)
             self._count += placement.add

@@ -1,4 +1,4 @@
-"""A point of a front as a folder that plain open_clip loads, with its model card."""
+"""A point of a front as a folder that plain open_clip or transformers loads, with its model card."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from trainables.models.clip import Clip
+    from trainables.models.export import ModelFormat
     from trainables.models.index_map import IndexMap
 
 SPEC_FILE, CARD_FILE = "spec.yaml", "README.md"
@@ -43,7 +44,14 @@ class Exported:
 
 
 def export_point(
-    folder: SweepFolder, spec: Spec, front: Front, point: FrontPoint, target: Path, *, index_map: bool = False
+    folder: SweepFolder,
+    spec: Spec,
+    front: Front,
+    point: FrontPoint,
+    target: Path,
+    model_format: ModelFormat = "open_clip",
+    *,
+    index_map: bool = False,
 ) -> Exported:
     """Write model, model card, record and spec.
 
@@ -51,16 +59,15 @@ def export_point(
         index_map: also write the matrices that convert stored embeddings.
 
     Raises:
-        UserError: the target is not empty, the weights are missing, W cannot be folded into this architecture, or no
-            matrix converts the stored embeddings.
+        UserError: the target is not empty, the weights are missing, W cannot be folded into this architecture, the
+            format cannot hold it, or no matrix converts the stored embeddings.
         RuntimeError: logits or converted embeddings differ by more than rounding.
     """
     import torch
     from safetensors import SafetensorError
 
     from trainables.models.clip import MERGES_FILE
-    from trainables.models.clip import WEIGHTS_FILE as MODEL_FILE
-    from trainables.models.export import LOGITS_TOLERANCE, export_model, largest_logit_difference
+    from trainables.models.export import LOGITS_TOLERANCE, MODEL_FILES, export_model, largest_logit_difference
 
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} exists and is not empty; name a new folder")
@@ -71,7 +78,7 @@ def export_point(
         trained = load_point(folder, spec, point)
         clip, policy, weights = trained.clip, trained.policy, trained.weights
         try:
-            matrices = export_model(clip, policy, weights, point.strength, target)
+            matrices = export_model(clip, policy, weights, point.strength, target, model_format)
         except SafetensorError as error:  # safetensors' error on a full disk
             raise StorageError(f"{target} cannot be written: {error}") from error
     except ValueError as error:
@@ -79,18 +86,18 @@ def export_point(
     noise = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (16, clip.image_size, clip.image_size, 3), generator=noise, dtype=torch.uint8)
     text = clip.tokens(["a photo of a dog", "a sign that says dog", "a photo of a cat", "a red house"])
-    gap = largest_logit_difference(clip, policy, weights, point.strength, target, images, text)
+    gap = largest_logit_difference(clip, policy, weights, point.strength, target, images, text, model_format)
     if gap > LOGITS_TOLERANCE:
         raise RuntimeError(f"{target} answers differently from trial {point.trial}: logits differ by {gap:.2g}")
     converted = None
     if index_map:
         assert matrices is not None, "a transform has matrices"
-        converted = _write_index_map(clip, matrices, target, images, text)
-    record = _export_record(folder, spec, front, point, exported_weights=_sha256(target / MODEL_FILE))
+        converted = _write_index_map(clip, matrices, target, model_format, images, text)
+    record = _export_record(folder, spec, front, point, exported_weights=_sha256(target / MODEL_FILES[model_format]))
     record.write(target)
     (target / SPEC_FILE).write_text(yaml.safe_dump(spec.resolved(), sort_keys=False))
     merges = MERGES_FILE if (target / MERGES_FILE).exists() else None
-    (target / CARD_FILE).write_text(model_card(record, spec, str(target), merges, converted))
+    (target / CARD_FILE).write_text(model_card(record, spec, str(target), merges, model_format, converted))
     return Exported(logit_difference=gap, stored=stored, converted=converted)
 
 
@@ -113,15 +120,19 @@ def _check_convertible(stored: StoredEmbeddings, point: FrontPoint) -> None:
         )
 
 
-def _write_index_map(clip: Clip, matrices: IndexMap, target: Path, images: Tensor, text: Tensor) -> Converted:
+def _write_index_map(
+    clip: Clip, matrices: IndexMap, target: Path, model_format: ModelFormat, images: Tensor, text: Tensor
+) -> Converted:
     """Write ``index_map.npz``; return how well it converts noise and prompts.
 
     Raises:
         RuntimeError: a converted embedding differs from that of the exported model by more than rounding.
     """
+    from trainables.models.export import load_exported
     from trainables.models.index_map import INDEX_MAP_TOLERANCE, largest_map_difference
 
-    difference = largest_map_difference(clip, matrices, target, images, text)
+    exported = load_exported(target, model_format, clip.device)
+    difference = largest_map_difference(clip, matrices, exported, images, text)
     if difference > INDEX_MAP_TOLERANCE:
         raise RuntimeError(
             f"{target}: converted embeddings differ from those of the exported model by {difference:.2g}"

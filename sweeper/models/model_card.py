@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from trainables.models.validity import ADVICE, INDEX_MAP_FILE, stored_embeddings
 from trainables.records import Goals
 from trainables.settings.parameters import Parameters
 from trainables.tasks.kind import CardText, TestedValues
+
+if TYPE_CHECKING:
+    from trainables.models.export import ModelFormat
 
 
 def validation_intervals(
@@ -54,7 +58,12 @@ class Converted:
 
 
 def model_card(
-    record: ExportRecord, spec: Spec, folder: str, merges: str | None, converted: Converted | None = None
+    record: ExportRecord,
+    spec: Spec,
+    folder: str,
+    merges: str | None,
+    model_format: ModelFormat = "open_clip",
+    converted: Converted | None = None,
 ) -> str:
     """Return the model card in Markdown.
 
@@ -72,8 +81,8 @@ def model_card(
         f"# {record.sweep}, trial {record.trial}",
         f"{text.summary} It is {origin}, tuned by `sweeper` in the sweep `{record.sweep}`: {where}{name}.",
         "## Loading",
-        "Plain open_clip loads it; a trained transform is folded into its projections.",
-        _loading(folder, merges),
+        f"Plain {model_format} loads it; a trained transform is folded into its projections.",
+        _loading_by_transformers(folder) if model_format == "transformers" else _loading(folder, merges),
         "## Stored embeddings",
         *_stored(record, spec, folder, converted),
         "## What was measured",
@@ -105,6 +114,17 @@ folder = {json.dumps(folder, ensure_ascii=False)}
 model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{{folder}}")
 model.eval()
 tokenizer = open_clip.get_tokenizer(f"local-dir:{{folder}}"{bpe})
+```"""
+
+
+def _loading_by_transformers(folder: str) -> str:
+    return f"""\
+```python
+from transformers import CLIPModel, CLIPProcessor
+
+folder = {json.dumps(folder, ensure_ascii=False)}
+model = CLIPModel.from_pretrained(folder).eval()
+processor = CLIPProcessor.from_pretrained(folder)
 ```"""
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,10 @@ from sweeper.records import TrialRecord, goals_among
 from sweeper.search.study import read_trials
 from sweeper.spec.spec import Spec
 from sweeper.storage.sweep_folder import SweepFolder
+from trainables.files import replace_file
 from trainables.records import Goals, Report
 from trainables.tasks.known import TrialSettings, open_context, read_trial_settings
+from trainables.training.trial_folder import WEIGHTS_FILE
 
 if TYPE_CHECKING:
     import torch
@@ -44,6 +47,8 @@ class Rerun:
     again: Values
     """Goals with the trial's own seed."""
     other_seeds: dict[int, Values]
+    kept_weights: bool | None = None
+    """Whether the weights of ``again`` are in the trial's folder now; None if nobody asked for them."""
 
     @property
     def reproduced(self) -> bool | None:
@@ -78,6 +83,8 @@ class Rerun:
                 outside = [row["goal"] for row in self.rows() if not row["inside"]]
                 first = f"NOT reproduced: {' and '.join(map(str, outside))} outside the 95 % interval, "
                 first += f"at most {apart:.4f} apart."
+        if self.kept_weights is not None:
+            first += " The weights are in the sweep again." if self.kept_weights else " The weights are not kept."
         return " ".join([first, *(self._spread(goal) for goal in self.again if self.other_seeds)])
 
     def _spread(self, goal: str) -> str:
@@ -97,17 +104,29 @@ class Rerun:
             "again": self.again,
             "other_seeds": self.other_seeds,
             "reproduced": self.reproduced,
+            "kept_weights": self.kept_weights,
             "conclusion": self.conclusion(),
         }
 
 
 def rerun_trial(
-    folder: SweepFolder, spec: Spec, number: int, *, seeds: int, device: str | None, echo: Callable[[str], None]
+    folder: SweepFolder,
+    spec: Spec,
+    number: int,
+    *,
+    seeds: int,
+    device: str | None,
+    echo: Callable[[str], None],
+    keep_weights: bool = False,
 ) -> Rerun:
     """Train the trial with its own seed and with the ``seeds`` seeds that follow it, in a temporary folder.
 
+    Args:
+        keep_weights: put the weights of its own seed into the trial's folder, if they reproduce the result.
+
     Raises:
-        UserError: the trial does not exist, its model or images cannot be loaded, or it fails again.
+        UserError: the trial does not exist, its model or images cannot be loaded, it fails again, or the sweep has the
+            weights that are to be kept.
     """
     from trainables.numerics import flushed_denormals
 
@@ -115,33 +134,62 @@ def rerun_trial(
     path = folder.trial(number).path / "trial.json"
     if not path.exists():
         raise UserError(f"trial {number} of sweep {folder.name} has not begun: {path} is missing")
+    if keep_weights:
+        _check_weights_are_missing(folder, record)
     trial = read_trial_settings(json.loads(path.read_text()))
     on, goals = device_named(device), spec.task_goals()
-    try:
-        echo(f"preparing {', '.join(trial.task.sets)} for {trial.task.model.architecture} on {on}")
-        with flushed_denormals():
-            context = open_context(trial.task, data_seed=trial.data_seed, cache=folder.cache_path, device=on)
-            for line in _differences(folder, context, on):
-                echo(line)
-            again = _train(context, trial, trial.seed, goals, echo)
-            others = {
-                seed: _train(context, trial, seed, goals, echo)
-                for seed in range(trial.seed + 1, trial.seed + 1 + seeds)
-            }
-    except (ValueError, ArithmeticError) as error:
-        raise UserError(f"trial {number} cannot be run again: {error}") from error
-    recorded = None if record.values is None else goals_among(record.values, goals)
-    images = context.data.validation_images()
-    return Rerun(
-        sweep=folder.name,
-        trial=number,
-        state=record.state,
-        seed=trial.seed,
-        recorded=recorded,
-        intervals=validation_intervals(recorded or {}, images, goals),
-        again=again,
-        other_seeds=others,
-    )
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            echo(f"preparing {', '.join(trial.task.sets)} for {trial.task.model.architecture} on {on}")
+            with flushed_denormals():
+                context = open_context(trial.task, data_seed=trial.data_seed, cache=folder.cache_path, device=on)
+                for line in _differences(folder, context, on):
+                    echo(line)
+                again, *others = (
+                    _train(context, trial, seed, goals, echo, Path(scratch) / str(seed))
+                    for seed in range(trial.seed, trial.seed + 1 + seeds)
+                )
+        except (ValueError, ArithmeticError) as error:
+            raise UserError(f"trial {number} cannot be run again: {error}") from error
+        recorded = None if record.values is None else goals_among(record.values, goals)
+        rerun = Rerun(
+            sweep=folder.name,
+            trial=number,
+            state=record.state,
+            seed=trial.seed,
+            recorded=recorded,
+            intervals=validation_intervals(recorded or {}, context.data.validation_images(), goals),
+            again=again,
+            other_seeds=dict(enumerate(others, start=trial.seed + 1)),
+        )
+        if not keep_weights:
+            return rerun
+        if rerun.reproduced:
+            _keep_weights(folder, number, Path(scratch) / str(trial.seed) / WEIGHTS_FILE)
+        return replace(rerun, kept_weights=rerun.reproduced)
+
+
+def _check_weights_are_missing(folder: SweepFolder, record: TrialRecord) -> None:
+    """Check that a trial has no weights but could have some.
+
+    Raises:
+        UserError: the trial is not complete, or its weights are there.
+    """
+    trial = folder.trial(record.number)
+    if folder.remote is not None:
+        folder.remote.trial(trial.path).pull()
+    if record.state != "complete":
+        raise UserError(f"trial {record.number} is {record.state}: only a complete trial has weights to keep")
+    if (trial.path / WEIGHTS_FILE).exists():
+        raise UserError(f"sweep {folder.name} has the weights of trial {record.number}; leave --keep-weights out")
+
+
+def _keep_weights(folder: SweepFolder, number: int, weights: Path) -> None:
+    target = folder.trial(number).path
+    with weights.open("rb") as file:
+        replace_file(target / WEIGHTS_FILE, lambda part: shutil.copyfileobj(file, part))
+    if folder.remote is not None:
+        folder.remote.trial(target).push()
 
 
 def _record(folder: SweepFolder, spec: Spec, number: int) -> TrialRecord:
@@ -170,7 +218,9 @@ def _differences(folder: SweepFolder, context: TrialContext, device: torch.devic
     return lines
 
 
-def _train(context: TrialContext, trial: TrialSettings, seed: int, goals: Goals, echo: Callable[[str], None]) -> Values:
+def _train(
+    context: TrialContext, trial: TrialSettings, seed: int, goals: Goals, echo: Callable[[str], None], path: Path
+) -> Values:
     from trainables.training.hooks import Hooks
     from trainables.training.trial import run_trial
     from trainables.training.trial_folder import TrialFolder
@@ -179,7 +229,7 @@ def _train(context: TrialContext, trial: TrialSettings, seed: int, goals: Goals,
         values = "  ".join(f"{goal.short} {report.values[goal.metric]:.3f}" for goal in goals)
         echo(f"seed {seed}  epoch {report.epoch}/{report.epochs}  loss {report.loss:.4f}  {values} (validation)")
 
-    with tempfile.TemporaryDirectory() as scratch:
-        folder, hooks = TrialFolder(Path(scratch)), Hooks(report=on_report)
-        result = run_trial(context, trial.parameters, seed=seed, folder=folder, hooks=hooks)
+    path.mkdir()
+    folder, hooks = TrialFolder(path), Hooks(report=on_report)
+    result = run_trial(context, trial.parameters, seed=seed, folder=folder, hooks=hooks)
     return goals_among(result.values, goals)

@@ -48,7 +48,11 @@ def load_point(folder: SweepFolder, spec: Spec, point: FrontPoint) -> TrainedPoi
     if folder.remote is not None:
         folder.remote.trial(trial.path).pull()
     if not (trial.path / WEIGHTS_FILE).exists():
-        raise UserError(f"the weights of trial {point.trial} are not in {trial.path}; pick another point")
+        again = folder.command("rerun", str(point.trial), "--keep-weights")
+        raise UserError(
+            f"the weights of trial {point.trial} are not in {trial.path}: a sweep removes them when no point of a "
+            f"trial can be on the front any more (limits.weights); pick another point, or make them with: {again}"
+        )
     clip = load_clip(spec.model)
     policy = make_policy(clip, Parameters.model_validate(point.parameters), embeddings=torch.eye(clip.embed_dim))
     return TrainedPoint(clip, policy, trial.weights(point.weights))

@@ -73,9 +73,9 @@ class SweepCopy:
         """Fetch a trial that a worker has ended, on this machine or another one."""
         self.trial(path).pull_unless_ours()
 
-    def drop_checkpoint(self, path: Path) -> None:
-        """Remove the checkpoint of a trial that will not go on."""
-        self.bucket.remove([f"{self.name}/trials/{path.name}/checkpoint.pt"])
+    def drop(self, path: Path, name: str) -> None:
+        """Remove a file of a trial that no attempt writes any more."""
+        self.bucket.remove([f"{self.name}/trials/{path.name}/{name}"])
 
     def remove(self) -> None:
         """Remove the sweep from the bucket; the leases stay, so that a late driver finds that it has none."""

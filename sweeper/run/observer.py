@@ -12,6 +12,7 @@ from sweeper.records import Front, TrialRecord
 from sweeper.run.floor_watch import FloorWatch
 from sweeper.run.progress import Progress
 from sweeper.run.usage import UsageMeter
+from sweeper.run.weight_removal import WeightRemoval
 from sweeper.tracking.tracker import Tracker
 from trainables.records import Report
 
@@ -31,6 +32,7 @@ class Observer:
         trials: Callable[[], list[TrialRecord]],
         trial_tags: dict[str, str],
         floor: FloorWatch | None = None,
+        removal: WeightRemoval | None = None,
     ) -> None:
         """Prepare to observe trials.
 
@@ -39,10 +41,11 @@ class Observer:
             searched_front: returns the front by the search alone, shown while its trials end.
             trials: returns the trials of the study.
             floor: None if the goals have no noise floor.
+            removal: None if the weights of all trials are kept.
         """
         self._progress, self._tracker, self._files, self._usage = progress, tracker, files, usage
         self._drawn, self._trials, self._live = drawn, trials, LiveFront(searched_front, trials())
-        self._trial_tags, self._floor = trial_tags, floor
+        self._trial_tags, self._floor, self._removal = trial_tags, floor, removal
         self._draw_page()
 
     def repeat(self, trials: Iterable[TrialRecord], reports: Callable[[int], Sequence[Report]]) -> None:
@@ -70,6 +73,8 @@ class Observer:
         self._usage.ended(trial)
         if self._floor is not None:
             self._floor.trial_ended(trial)
+        if self._removal is not None:
+            self._removal.trial_ended(trial)
         self._progress.trial_ended(trial)
         self._track_end(trial)
         if trial.confirms is None:  # a retraining changes no front, in particular not one of the second look

@@ -9,6 +9,7 @@ from functools import partial
 from sweeper.environment import versions
 from sweeper.errors import UserError
 from sweeper.front.load import looked_points, searched_front
+from sweeper.front.needed_weights import with_needed_weights
 from sweeper.front.rendering.writer import FrontFiles
 from sweeper.front.search_state import running_front
 from sweeper.front.second_look import is_possible, noise_text
@@ -19,6 +20,7 @@ from sweeper.run.floor_watch import FloorWatch
 from sweeper.run.observer import Observer
 from sweeper.run.progress import Progress
 from sweeper.run.usage import UsageMeter
+from sweeper.run.weight_removal import WeightRemoval
 from sweeper.search.first_points import first_points, rated_baselines
 from sweeper.search.floor_files import FloorReader, SearchEnd, read_search_end, write_search_end
 from sweeper.search.sampler import PriorTrial
@@ -86,6 +88,11 @@ def begin_search(
     trial_files = FolderTrialFiles(folder, spec, sent)
     points = first_points(spec, untouched)
     floor = _floor_watch(folder, spec, untouched, study, progress, usage)
+    removal = None
+    if spec.limits.weights == "near_front":
+        removal = WeightRemoval(
+            study.trials(), needed=partial(with_needed_weights, spec, untouched), remove=trial_files.remove_weights
+        )
     observer = Observer(
         progress,
         tracker,
@@ -96,6 +103,7 @@ def begin_search(
         trials=study.trials,
         trial_tags=tags,
         floor=floor,
+        removal=removal,
     )
     progress.line(f"front, redrawn while trials run: {folder.front_path / 'front.html'}")
     observer.repeat(study.trials(), trial_files.reports)

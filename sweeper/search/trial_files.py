@@ -10,6 +10,7 @@ from sweeper.spec.spec import Spec
 from sweeper.storage.files import read_if_whole
 from sweeper.storage.sweep_folder import SweepFolder
 from trainables.records import Report
+from trainables.training.trial_folder import CHECKPOINT_FILE, WEIGHTS_FILE
 
 
 class FolderTrialFiles:
@@ -45,10 +46,17 @@ class FolderTrialFiles:
             remote.fetch_trial(self._folder.trial(number).path)
 
     def stopped(self, number: int) -> None:
+        self._drop(number, CHECKPOINT_FILE)
+
+    def remove_weights(self, number: int) -> None:
+        """Remove the weights of a complete trial, if they are there."""
+        self._drop(number, WEIGHTS_FILE)
+
+    def _drop(self, number: int, file: str) -> None:
         trial = self._folder.trial(number)
-        trial.drop_checkpoint()
+        trial.drop(file)
         if (remote := self._folder.remote) is not None:
-            remote.drop_checkpoint(trial.path)
+            remote.drop(trial.path, file)
 
     def _write_trial(self, trial: TrialRecord) -> None:
         """Write ``trial.json``, from which ``python -m trainables`` runs this trial alone."""

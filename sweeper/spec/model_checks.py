@@ -11,6 +11,7 @@ from typing import Any
 
 import trainables
 from sweeper.spec.problems import Problem, closest
+from trainables.models.hf_clip import clip_model_config, is_transformers_folder, weights_files
 from trainables.models.model_files import refuse_architecture
 from trainables.settings.task import WEIGHT_SUFFIXES
 from trainables.text_files import LFS_POINTER, names_lfs_pointer
@@ -21,15 +22,13 @@ _FOLDER_WEIGHTS = (".safetensors", ".bin", ".pth")
 
 def embedding_width(model: Any) -> int | None:
     """Return the embedding width of the model in a spec's `model` mapping; None if not known before it is loaded."""
-    config = _config_file(str(model.get("architecture", "world"))) if isinstance(model, dict) else None
-    width = _model_config(config).get("embed_dim") if config is not None else None
+    width = _model_config(str(model.get("architecture", "world"))).get("embed_dim") if isinstance(model, dict) else None
     return width if isinstance(width, int) else None
 
 
 def image_side_px(model: dict[str, str]) -> int | None:
     """Return the side of the images that a model takes, in pixels; None if not known before it is loaded."""
-    config = _config_file(model["architecture"])
-    tower = _model_config(config).get("vision_cfg") if config is not None else None
+    tower = _model_config(model["architecture"]).get("vision_cfg")
     side = tower.get("image_size") if isinstance(tower, dict) else None
     return side if isinstance(side, int) else None
 
@@ -53,18 +52,28 @@ def model_problems(raw: Any) -> list[Problem]:
 
 
 def _config_file(architecture: str) -> Path | None:
+    """Return open_clip's configuration of a model; None if it has none that is known here."""
     if architecture == "world":
         assert trainables.__file__ is not None
         return Path(trainables.__file__).parent / "world" / "model" / "open_clip_config.json"
-    if architecture.startswith("local-dir:"):
-        return Path(architecture.removeprefix("local-dir:")) / "open_clip_config.json"
+    folder = _folder(architecture)
+    if folder is not None:
+        return folder / "open_clip_config.json"
     return _named_models().get(architecture.replace("/", "-"))
 
 
-def _model_config(file: Path) -> dict[str, Any]:
-    """Return the ``model_cfg`` of a configuration file; empty if the file cannot be read."""
+def _folder(architecture: str) -> Path | None:
+    named = architecture.startswith("local-dir:")
+    return Path(architecture.removeprefix("local-dir:")) if named else None
+
+
+def _model_config(architecture: str) -> dict[str, Any]:
+    """Return open_clip's ``model_cfg`` of a model; empty if it is not known here or its file cannot be read."""
+    folder, file = _folder(architecture), _config_file(architecture)
     try:
-        content = json.loads(file.read_text())
+        if folder is not None and is_transformers_folder(folder):
+            return clip_model_config(folder).model_cfg
+        content = json.loads(file.read_text()) if file is not None else {}
         config = content.get("model_cfg", content)
     except (OSError, ValueError, AttributeError):
         return {}
@@ -79,15 +88,19 @@ def _named_models() -> dict[str, Path]:
 
 
 def _architecture_problem(name: str) -> str | None:
-    file = _config_file(name)
-    folder = Path(name.removeprefix("local-dir:")) if name.startswith("local-dir:") else None
+    folder = _folder(name)
     if folder is not None:
         if not os.path.isdir(folder):
             return f"the folder {folder} does not exist"
         if pointers := [file for file in folder.iterdir() if file.is_file() and names_lfs_pointer(file)]:
             return f"{pointers[0]} {LFS_POINTER}"
+        if is_transformers_folder(folder):
+            return _transformers_problem(name, folder)
         if not (folder / "open_clip_config.json").is_file():
-            return f"{folder} holds no open_clip_config.json; is it a folder that open_clip has written?"
+            return (
+                f"{folder} holds neither open_clip's open_clip_config.json nor the config.json of transformers; is it "
+                "the folder of a model?"
+            )
         if embedding_width({"architecture": name}) is None:
             return f"{folder}/open_clip_config.json is not a model configuration with an embed_dim"
         if not any(file.suffix in _FOLDER_WEIGHTS for file in folder.iterdir()):
@@ -95,14 +108,23 @@ def _architecture_problem(name: str) -> str | None:
                 f"{folder} holds no weights under names that open_clip looks for (*.safetensors, *.bin or *.pth); "
                 "rename a state dict that ends in .pt to open_clip_pytorch_model.bin"
             )
-    elif name != "world" and not name.startswith("hf-hub:") and file is None:
+    elif name != "world" and not name.startswith("hf-hub:") and _config_file(name) is None:
         near = difflib.get_close_matches(name, _named_models(), n=3, cutoff=0.5)
         guess = f"did you mean {', '.join(near)}? " if near else ""
         return f"open_clip has no {name!r}; {guess}(there are also local-dir:FOLDER, hf-hub:NAME and world)"
-    config = _model_config(file) if file is not None else {}
+    config = _model_config(name)
     try:
         if config:
             refuse_architecture(config, folder)
+    except ValueError as error:
+        return f"{name}: {error}"
+    return None
+
+
+def _transformers_problem(name: str, folder: Path) -> str | None:
+    try:
+        clip_model_config(folder)
+        weights_files(folder)
     except ValueError as error:
         return f"{name}: {error}"
     return None

@@ -161,7 +161,8 @@ class Resources(Settings):
 
 
 class Limits(Settings):
-    """What ends a trial or the whole sweep. A trial that is ended by a limit counts as failed."""
+    """What ends a trial or the whole sweep, and what stays on disk. A trial that is ended by a limit counts as
+    failed."""
 
     max_failed_share: Share = 0.2
     """More failed trials than this share of ``search.trials`` end the sweep (exit code 1); first points do not
@@ -174,6 +175,10 @@ class Limits(Settings):
     stall_minutes: Positive = 30.0
     """Minutes without a sign of life after which an attempt at a trial is ended and made again. A higher number suits
     sweeps in which one step or the reading of images takes longer."""
+    weights: Literal["near_front", "all"] = "near_front"
+    """Weights on disk. ``near_front``: those of a complete trial are removed as soon as none of its points can be on
+    the front any more, by the margin of the second look; ``sweeper rerun NAME TRIAL --keep-weights`` makes them again.
+    ``all``: every trial's are kept."""
 
     @field_validator("budget")
     @classmethod

@@ -87,7 +87,6 @@ def slurm_script(
         f"--time={_slurm_time(allocation.time_s)}",
         f"--signal=B:USR1@{SIGNAL_S}",
         "--requeue",
-        "--no-kill",
         "--open-mode=append",
         f"--output={run.name}-%j.log",
         *allocation.options,
@@ -205,7 +204,8 @@ head_ip=$(getent ahostsv4 "$head" | awk '$1 !~ /^127/ {{print $1; exit}}')
 head_ip=${{head_ip:-$(hostname -I | awk '{{print $1}}')}}
 say() {{ echo "$(date '+%F %T') $*"; }}
 
-# Ray: one step for each node. A node that fails ends its own step only (--no-kill).
+# Ray: one step for each node. A node that fails ends the allocation, and Slurm requeues the job: with --no-kill an
+# allocation whose first node fails would hold the others until its time limit, without this script.
 start_ray() {{
     node=$1
     shift

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.records import TrialRecord
+from sweeper.tracking.database import locked, make_database
 from sweeper.tracking.descriptions import (
     SWEEPS_IN_NOTE,
     ImageSetInput,
@@ -65,14 +65,6 @@ _STATUS = {
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-@contextlib.contextmanager
 def mlflow_environment() -> Iterator[None]:
     """Set variables that MLflow reads at each request, so that it sends nothing twice and prints nothing.
 
@@ -107,7 +99,10 @@ def create_store(store: Store) -> Any:
         if not store.is_server and store.artifacts is not None:
             _reach(store.uri)
         return MlflowClient(tracking_uri=store.uri)
-    with _locked(Path(store.uri.removeprefix("sqlite:///").partition("?")[0] + ".lock")):
+    database = Path(store.uri.removeprefix("sqlite:///").partition("?")[0])
+    with locked(database):
+        if not database.exists():
+            make_database(database)
         client = MlflowClient(tracking_uri=store.uri)
         client.search_experiments(max_results=1)
         return client

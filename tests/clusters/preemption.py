@@ -42,22 +42,32 @@ class Preempted:
     preemptions: list[Preemption] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     took_s: float = 0.0
+    allocations: int = 0
 
 
 def preempted_sweep(
-    slurm: Slurm, network: Network, sweep: Sweep, undisturbed: Reference | None, *, nodes: int, times: int, seed: int
+    slurm: Slurm,
+    network: Network,
+    sweep: Sweep,
+    undisturbed: Reference | None,
+    *,
+    nodes: int,
+    times: int,
+    seed: int,
+    limit: str,
 ) -> Preempted:
     """Run a sweep by the script of ``sweeper slurm`` and preempt it ``times`` times at random moments.
 
     Args:
         undisturbed: the undisturbed sweep, of which this one must have the trials and the front; None where trials run
             beside each other, whose order is another one each time.
+        limit: time of an allocation; a short one ends allocations as well.
     """
     rng, found, snapshots = random.Random(seed), Preempted(), []
     sweep.logs.mkdir(parents=True, exist_ok=True)
     spec, script = sweep.logs / "spec.yaml", sweep.logs / "job.sbatch"
     spec.write_text(spec_text(1))
-    options = ["--nodes", str(nodes), "--cpus", str(CPUS), "--time", "30m", "--name", sweep.name]
+    options = ["--nodes", str(nodes), "--cpus", str(CPUS), "--time", limit, "--name", sweep.name]
     command = sweep.place.command("slurm", str(spec), *options, "--storage", str(sweep.place.storage))
     script.write_text(
         subprocess.run(
@@ -87,16 +97,15 @@ def preempted_sweep(
         snapshot = records.taken(sweep, time.monotonic() - started_s, session_s)
         if how.endswith("fails"):
             node = network.nodes[0 if how.startswith("first") else 1]
-            time.sleep(30.0 if how.startswith("first") else 5.0)  # Slurm gives a node up after 20 s
+            time.sleep(30.0)  # Slurm gives a node up after 20 s
             slurm.start_node(node)
-            if how.startswith("second"):  # the allocation goes on without it
-                run("scancel", "--signal=USR1", "--batch", job)
         snapshots.append(snapshot)
         undone_s = max((trial.undone_s for trial in snapshot.running.values()), default=0.0)
         print(f"{how} after {after_s:.0f} s, in {snapshot.phase}: {undone_s:.1f} s undone", flush=True)
         found.preemptions.append(Preemption(how=how, after_s=after_s, phase=snapshot.phase, undone_s=undone_s))
     slurm.await_end(job, PATIENCE_S)
     found.took_s = time.monotonic() - started_s
+    found.allocations = slurm.restarts(job) + 1
     if slurm.exit_code(job) != 0:
         found.problems.append(f"the job ends with exit code {slurm.exit_code(job)}")
     found.problems += [*checks.check_trials(sweep, snapshots), *checks.check_mlflow(sweep)]
@@ -108,7 +117,7 @@ def preempted_sweep(
     return found
 
 
-def main(times: int, seed: int, nodes: int, folder: Path) -> int:
+def main(times: int, seed: int, nodes: int, limit: str, folder: Path) -> int:
     """Run the drill on a Slurm of its own and print what it has found; return the number of problems."""
     place = Place(root=ROOT, storage=folder / "sweeps", logs=folder / "logs")
     place.storage.mkdir(parents=True, exist_ok=True)
@@ -117,8 +126,9 @@ def main(times: int, seed: int, nodes: int, folder: Path) -> int:
     records.preload()
     sweep = Sweep(place, f"slurm-{nodes}-{seed}-{int(time.time())}", 1)
     with Network(nodes) as network, Slurm(network, folder / "slurm") as slurm:
-        found = preempted_sweep(slurm, network, sweep, undisturbed, nodes=nodes, times=times, seed=seed)
-    print(f"{nodes} nodes, seed {seed}: {len(found.preemptions)} preemptions, {found.took_s:.0f} s", end="")
+        found = preempted_sweep(slurm, network, sweep, undisturbed, nodes=nodes, times=times, seed=seed, limit=limit)
+    print(f"{nodes} nodes, seed {seed}: {len(found.preemptions)} preemptions, ", end="")
+    print(f"{found.allocations} allocations of {limit}, {found.took_s:.0f} s", end="")
     print("" if undisturbed is None else f"; undisturbed {undisturbed.took_s:.0f} s")
     print("| preemption | after | in | since the last checkpoint | steps redone |\n| --- | ---: | --- | ---: | ---: |")
     for one in found.preemptions:

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from sweeper.front.needed_weights import with_needed_weights
 from sweeper.records import TrialRecord
 from sweeper.search.study import read_trials
 from sweeper.storage.sweep_folder import SweepFolder
@@ -148,6 +149,12 @@ class TestSweep:
             files = folder.trial(trial.number)
             assert list(files.reports().values())[-1].progress == trial.stopped_at
             assert not (files.path / "checkpoint.pt").exists()
+        untouched, spec = folder.untouched(), folder.spec()
+        assert untouched is not None
+        on_disk = {
+            trial.number for trial in trials if (folder.trial(trial.number).path / "weights.safetensors").exists()
+        }
+        assert on_disk == with_needed_weights(spec, untouched, trials)
         assert all(trial.cost_s is not None and trial.cost_s > 0 for trial in trials)
         members = {point["trial"] for point in front_of(storage, "whole") if point["member"]}
         assert {trial.confirms for trial in again} <= members and [trial.state for trial in again] == ["complete"] * 2

@@ -17,6 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainables.models.hf_clip import (
+    clip_model_config,
+    clip_model_from_hub,
+    clip_model_tokenizer,
+    is_transformers_folder,
+    load_clip_model,
+)
 from trainables.models.hub import offline_where_unreachable
 from trainables.models.model_files import (
     check_training_settings,
@@ -102,35 +109,41 @@ _CONFIGURED = {"init_logit_bias": "init_logit_bias", "custom_text": "force_custo
 """Options of loading that the configuration of an exported folder must state: its key -> open_clip's name."""
 
 
+@dataclass(frozen=True)
+class _Loaded:
+    """A model as it comes out of its files; weights and preprocessing are in ``model``."""
+
+    model: OpenClip
+    tokenizer: Callable[[list[str]], Tensor]
+    config: dict[str, Any]
+    """open_clip's ``model_cfg``."""
+    assumed: str | None
+    merges: Path | None = None
+    """The tokenizer's own merge file, if the model has one."""
+
+
 def load_clip(settings: ModelSettings) -> Clip:
-    """Load model, tokenizer and preprocessing through open_clip, weights always included.
+    """Load model, tokenizer and preprocessing, weights always included: by open_clip, or from a ``CLIPModel``.
 
     Raises:
         ValueError: the model or its weights are missing or do not fit; the message says what to do.
     """
-    import open_clip
     from open_clip.transform import PreprocessCfg
 
     name, folder = _located(settings)
     if folder is None and not settings.is_bare_file:
         offline_where_unreachable()
-    merges = folder / MERGES_FILE if folder is not None and (folder / MERGES_FILE).is_file() else None
     with _open_clip_speaking() as said:
         try:
-            config = open_clip.get_model_config(name)
-            if config is None:
-                raise ValueError("open_clip has no such architecture")
-            refuse_architecture(config, folder)
-            options, assumed = _weights_options(settings, name, config)
-            with contextlib.ExitStack() as held:
-                weights = settings.pretrained
-                if settings.is_bare_file and weights is not None:
-                    weights = str(held.enter_context(unwrapped(Path(weights))))
-                model = open_clip.create_model(name, pretrained=weights, require_pretrained=True, **options)
-            tokenizer = open_clip.get_tokenizer(name, **({"bpe_path": str(merges)} if merges else {}))
+            of_transformers = _transformers_folder(name, folder)
+            if of_transformers is not None:
+                loaded = _load_clip_model(of_transformers)
+            else:
+                loaded = _load_by_open_clip(settings, name, folder)
         except Exception as error:  # open_clip raises RuntimeError, OSError, ValueError, KeyError and hub errors alike
             raise ValueError(_why_not(settings, name, error, said)) from error
-    model = model.float().eval()
+    tokenizer, config = loaded.tokenizer, loaded.config
+    model = loaded.model.float().eval()
     broken = [key for key, value in model.state_dict().items() if not torch.isfinite(value).all()]
     if broken:
         raise ValueError(
@@ -150,10 +163,6 @@ def load_clip(settings: ModelSettings) -> Clip:
         raise ValueError(
             f"model {settings.architecture!r} takes {preprocess.size} images; only square ones are supported"
         )
-    config |= {"quick_gelu": True} if options.get("force_quick_gelu") else {}
-    config |= {key: options[option] for key, option in _CONFIGURED.items() if option in options}
-    if "force_image_size" in options:
-        config["vision_cfg"]["image_size"] = size
     looks = (bool(config.get("quick_gelu")), [float(value) for value in (*preprocess.mean, *preprocess.std)])
     return Clip(
         model=model,
@@ -164,11 +173,46 @@ def load_clip(settings: ModelSettings) -> Clip:
         std=tuple(preprocess.std),
         embed_dim=int(config["embed_dim"]),
         config={"model_cfg": config, "preprocess_cfg": preprocess_config},
-        merges=merges,
+        merges=loaded.merges,
         digest=hashlib.sha256(f"{weights_digest(model.state_dict())}{looks}".encode()).hexdigest(),
-        assumed=assumed,
+        assumed=loaded.assumed,
         trains_text=settings.text == "trained",
     )
+
+
+def _load_by_open_clip(settings: ModelSettings, name: str, folder: Path | None) -> _Loaded:
+    import open_clip
+
+    config = open_clip.get_model_config(name)
+    if config is None:
+        raise ValueError("open_clip has no such architecture")
+    refuse_architecture(config, folder)
+    options, assumed = _weights_options(settings, name, config)
+    with contextlib.ExitStack() as held:
+        weights = settings.pretrained
+        if settings.is_bare_file and weights is not None:
+            weights = str(held.enter_context(unwrapped(Path(weights))))
+        model = open_clip.create_model(name, pretrained=weights, require_pretrained=True, **options)
+    merges = folder / MERGES_FILE if folder is not None and (folder / MERGES_FILE).is_file() else None
+    tokenizer = open_clip.get_tokenizer(name, **({"bpe_path": str(merges)} if merges else {}))
+    config |= {"quick_gelu": True} if options.get("force_quick_gelu") else {}
+    config |= {key: options[option] for key, option in _CONFIGURED.items() if option in options}
+    if "force_image_size" in options:
+        config["vision_cfg"]["image_size"] = options["force_image_size"]
+    return _Loaded(model, tokenizer, config, assumed, merges)
+
+
+def _transformers_folder(name: str, folder: Path | None) -> Path | None:
+    """Return the folder of a ``CLIPModel`` that a name stands for; None for a model that open_clip loads."""
+    if name.startswith("hf-hub:"):
+        return clip_model_from_hub(name.removeprefix("hf-hub:"))
+    return folder if folder is not None and is_transformers_folder(folder) else None
+
+
+def _load_clip_model(folder: Path) -> _Loaded:
+    model, config = load_clip_model(folder)
+    tokenizer = clip_model_tokenizer(folder, config.model_cfg["text_cfg"]["context_length"])
+    return _Loaded(model, tokenizer, config.model_cfg, config.assumed)
 
 
 def image_preparation(settings: ModelSettings) -> tuple[Callable[[Any], Any], int]:
@@ -186,6 +230,12 @@ def image_preparation(settings: ModelSettings) -> tuple[Callable[[Any], Any], in
         clip = load_clip(settings)
         return clip.crop, clip.image_size
     name, folder = _located(settings)
+    if folder is not None and is_transformers_folder(folder):
+        try:
+            cfg = clip_model_config(folder).preprocess_cfg
+        except ValueError as error:
+            raise ValueError(f"model {settings.architecture}: {error}") from error
+        return cropping(PreprocessCfg(**cfg)), cfg["size"][0]
     config = open_clip.get_model_config(name)
     if config is None:
         raise ValueError(f"model {settings.architecture}: open_clip has no such architecture")

@@ -1,4 +1,4 @@
-"""Export of a tuned policy as a folder for open_clip's ``local-dir:``, W folded into the projections."""
+"""Export of a tuned policy as a folder for open_clip or for transformers, W folded into the projections."""
 
 from __future__ import annotations
 
@@ -8,18 +8,27 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from trainables.models.clip import CONFIG_FILE, MERGES_FILE, WEIGHTS_FILE, Clip
+from trainables.models.hf_clip import WEIGHTS_FILE as CLIP_MODEL_WEIGHTS_FILE
+from trainables.models.hf_clip import load_clip_model
+from trainables.models.hf_export import why_no_clip_model, write_clip_model
 from trainables.models.index_map import IndexMap
 from trainables.models.policy import Policy, TransformPolicy
 from trainables.models.towers import OpenClip
 from trainables.models.transform import fold
 
 LOGITS_TOLERANCE = 1e-4
+
+
+ModelFormat = Literal["open_clip", "transformers"]
+"""``open_clip``: for its ``local-dir:``. ``transformers``: for ``CLIPModel.from_pretrained``."""
+MODEL_FILES: Mapping[ModelFormat, str] = {"open_clip": WEIGHTS_FILE, "transformers": CLIP_MODEL_WEIGHTS_FILE}
+"""File of the weights in an exported folder."""
 
 
 @dataclass(frozen=True)
@@ -52,23 +61,52 @@ def tuned_model(clip: Clip, policy: Policy, weights: Mapping[str, Tensor], stren
 
 
 def export_model(
-    clip: Clip, policy: Policy, weights: Mapping[str, Tensor], strength: float, folder: Path
+    clip: Clip,
+    policy: Policy,
+    weights: Mapping[str, Tensor],
+    strength: float,
+    folder: Path,
+    model_format: ModelFormat = "open_clip",
 ) -> IndexMap | None:
-    """Write the configuration, the weights and the tokenizer's files, if the model has its own tokenizer.
+    """Write configuration and weights, and the tokenizer's files where the format or the model needs its own.
 
     Returns:
         The matrices that were folded into the model; None if it is no transform.
 
     Raises:
-        ValueError: the folder exists and is not empty, or W cannot be folded into this architecture.
+        ValueError: the folder exists and is not empty, W cannot be folded into this architecture, or the format cannot
+            hold this model.
     """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} exists and is not empty; name a new folder")
+    reason = why_no_clip_model(clip) if model_format == "transformers" else None
+    if reason is not None:
+        raise ValueError(f"transformers' CLIPModel cannot hold it: {reason}")
+    tuned = tuned_model(clip, policy, weights, strength)
+    folder.mkdir(parents=True, exist_ok=True)
+    if model_format == "transformers":
+        write_clip_model(clip, tuned.model.state_dict(), tuned.config["model_cfg"], folder)
+    else:
+        _write_for_open_clip(clip, tuned, folder)
+    return tuned.index_map
+
+
+def load_exported(folder: Path, model_format: ModelFormat, device: torch.device) -> OpenClip:
+    """Return the model of an exported folder in open_clip. One for transformers is read without transformers."""
+    import open_clip
+
+    if model_format == "transformers":
+        model, _ = load_clip_model(folder)
+    else:
+        model = open_clip.create_model(f"local-dir:{folder}")
+    exported: OpenClip = model.eval().to(device)
+    return exported
+
+
+def _write_for_open_clip(clip: Clip, tuned: TunedModel, folder: Path) -> None:
     from open_clip.tokenizer import HFTokenizer
     from safetensors.torch import save_file
 
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} exists and is not empty; name a new folder")
-    tuned = tuned_model(clip, policy, weights, strength)
-    folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().clone().contiguous() for name, value in tuned.model.state_dict().items()}
     save_file(state, folder / WEIGHTS_FILE)
     (folder / CONFIG_FILE).write_text(json.dumps(tuned.config, indent=2) + "\n")
@@ -81,7 +119,6 @@ def export_model(
         clip.tokenizer, HFTokenizer
     ):  # open_clip looks for the tokenizer's files in the folder, not on the hub
         clip.tokenizer.save_pretrained(str(folder))
-    return tuned.index_map
 
 
 @torch.no_grad()
@@ -93,16 +130,17 @@ def largest_logit_difference(
     folder: Path,
     images: Tensor,
     text: Tensor,
+    model_format: ModelFormat = "open_clip",
 ) -> float:
     """Return the largest absolute difference, in float32, between the logits of the exported folder and of the trial.
+
+    A folder for transformers is read as a spec's ``local-dir:`` would read it, without transformers.
 
     Args:
         images: (N, H, W, 3) uint8.
         text: token ids (C, L).
     """
-    import open_clip
-
-    exported = open_clip.create_model(f"local-dir:{folder}").eval().to(clip.device)
+    exported = load_exported(folder, model_format, clip.device)
     of_policy = _policy_logits(clip, policy, weights, strength, images, text)
     image = exported.encode_image(clip.pixels(images), normalize=True)
     of_folder = _logits(exported, image, exported.encode_text(text, normalize=True))

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainables.models.clip import Clip
+from trainables.models.towers import OpenClip
 from trainables.models.transform import apply_transform
 from trainables.models.validity import INDEX_MAP_FILE
 
@@ -37,18 +38,15 @@ class IndexMap:
 
 
 @torch.no_grad()
-def largest_map_difference(clip: Clip, index_map: IndexMap, folder: Path, images: Tensor, text: Tensor) -> float:
+def largest_map_difference(clip: Clip, index_map: IndexMap, exported: OpenClip, images: Tensor, text: Tensor) -> float:
     """Return the largest difference of a component between converted embeddings and those of the exported model.
 
     Args:
         clip: the untouched model, whose embeddings are converted.
-        folder: the exported model, which encodes again; all embeddings are normalised.
+        exported: the exported model, which encodes again; all embeddings are normalised.
         images: (N, H, W, 3) uint8.
         text: token ids (C, L).
     """
-    import open_clip
-
-    exported = open_clip.create_model(f"local-dir:{folder}").eval().to(clip.device)
     pixels = clip.pixels(images)
     sides = [
         (index_map.image, clip.model.encode_image(pixels), exported.encode_image(pixels)),

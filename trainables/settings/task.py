@@ -56,7 +56,8 @@ class ModelSettings(Settings):
 
     architecture: str = "world"
     """Name of the model in open_clip (``ViT-B-32``), ``hf-hub:NAME``, ``local-dir:FOLDER``, or ``world``: the small
-    CLIP that ships with sweeper."""
+    CLIP that ships with sweeper. The repository or folder is one of open_clip, or of transformers with a
+    ``CLIPModel``."""
     pretrained: str | None = None
     """An open_clip tag or a checkpoint file; not for ``local-dir:``, ``hf-hub:`` and ``world``, which bring
     weights."""

@@ -169,9 +169,13 @@ class TrialFolder:
                 by_step[step] = replace(report, time_s=first_time_s.setdefault(step, report.time_s))
         return by_step
 
-    def drop_checkpoint(self) -> None:
-        """Delete the checkpoint of a trial that will not go on, to free disk space."""
-        path = self.path / CHECKPOINT_FILE
+    def drop(self, name: str) -> None:
+        """Delete a file that is not needed any more, to free disk space.
+
+        Args:
+            name: ``CHECKPOINT_FILE`` of a trial that will not go on, or ``WEIGHTS_FILE`` of a trial off the front.
+        """
+        path = self.path / name
         with storage_errors(path, doing="cannot be removed"):
             path.unlink(missing_ok=True)
 
@@ -188,7 +192,7 @@ class TrialFolder:
         if any(hits):
             self._write_hits(hits)
         self._write(RESULT_FILE, json.dumps(result.to_json(), indent=1))
-        self.drop_checkpoint()
+        self.drop(CHECKPOINT_FILE)
 
     def result(self) -> TrialResult | None:
         """Return the final record of a finished trial; None if there is none or it is damaged."""

@@ -211,7 +211,7 @@ def test_more_gpus_than_the_cluster_has_are_refused_with_the_numbers_or_waited_f
     assert told == []
     with pytest.raises(UnavailableError, match="--gpus 2: the cluster has 0 GPUs after 1.5 s"):
         cluster.wait_for_gpus(2, cluster.Wait(1.5, lambda: False, told.append))
-    assert told == ["waiting for GPUs of the cluster: 0 of 2"]
+    assert told == ["waiting for GPUs of the cluster: 0 of 2 free"]
     cluster.wait_for_gpus(2, cluster.Wait(600.0, lambda: True, told.append))  # asked to stop: it does not wait
 
 

@@ -39,6 +39,8 @@ from tests.helpers.finished_sweep import SPEC, finished_sweep
 from tests.helpers.tiny import write_images
 from tests.paths import ROOT
 from trainables.__main__ import main as run_alone
+from trainables.models.clip import load_clip
+from trainables.settings.task import ModelSettings
 from trainables.world.icons import CLASSES
 
 Sweep = tuple[SweepFolder, Spec]
@@ -96,6 +98,37 @@ class TestFolder:
         parameters = json.loads((tmp_path / "out" / "sweeper.json").read_text())["parameters"]
         width = parameters.get("rank", 24)
         assert loaded["model"].encode_text(loaded["tokenizer"](["a photo of a star"])).shape == (1, width)
+
+
+class TestForTransformers:
+    def test_folder_and_card_are_for_transformers_and_sweeper_reads_them(self, sweep: Sweep, tmp_path: Path) -> None:
+        folder, _ = sweep
+        command = ["export", "demo", str(tmp_path / "out"), "--pick", "1", "--strength", "0.5"]
+        command += ["--format", "transformers", "--storage", str(folder.storage)]
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code == 0, done.output
+        assert "MLflow" not in done.stderr and done.stdout == f"local-dir:{tmp_path / 'out'}\n"
+        record = ExportRecord.read(tmp_path / "out")
+        weights = (tmp_path / "out" / "model.safetensors").read_bytes()
+        assert record.digests.exported_weights == hashlib.sha256(weights).hexdigest()
+        (code,) = re.findall(r"```python\n(.*?)```", (tmp_path / "out" / "README.md").read_text(), re.DOTALL)
+        loaded: dict[str, Any] = {}
+        exec(code, loaded)
+        inputs = loaded["processor"](text=["a photo of a star"], images=Image.new("RGB", (50, 40)), return_tensors="pt")
+        with torch.inference_mode():
+            answer = loaded["model"](**inputs)
+        assert answer.image_embeds.shape == (1, record.parameters["rank"])
+        again = load_clip(ModelSettings(architecture=f"local-dir:{tmp_path / 'out'}"))
+        ids = inputs["input_ids"]
+        assert again.tokens(["a photo of a star"])[:, : ids.shape[1]].equal(ids)
+
+    @pytest.mark.parametrize("option", [("--register",), ("--register-as", "mine"), ("--alias", "best")])
+    def test_registry_has_models_of_open_clip_only(self, sweep: Sweep, option: tuple[str, ...], tmp_path: Path) -> None:
+        folder, _ = sweep
+        command = ["export", "demo", str(tmp_path / "out"), "--format", "transformers", *option]
+        done = CliRunner().invoke(app, [*command, "--storage", str(folder.storage)])
+        assert isinstance(done.exception, UserError) and "leave out --register" in str(done.exception)
+        assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture(scope="module")
@@ -254,6 +287,31 @@ class TestAgain:
         assert not any(line.startswith(("warning", "note")) for line in said)
         after = {path: path.stat().st_mtime_ns for path in sweep[0].path.rglob("*") if path.is_file()}
         assert set(before) == set(after), "the sweep is left as it was"
+
+    def test_removed_weights_are_made_again(self, tmp_path: Path) -> None:
+        folder, spec = finished_sweep(tmp_path)
+        front = front_of((folder, spec))
+        point = next(one for one in (*front.points, *front.others) if one.trial == 1)
+        weights = folder.trial(1).path / "weights.safetensors"
+        before = weights.read_bytes()
+        weights.unlink()
+        again = f"sweeper rerun demo 1 --keep-weights --storage {folder.storage}"
+        with pytest.raises(UserError, match=re.escape(again)):
+            export_point(folder, spec, front, point, tmp_path / "model")
+        done = CliRunner().invoke(app, [*again.split()[1:], "--device", "cpu"])
+        assert done.exit_code == 0 and "The weights are in the sweep again." in done.output
+        assert weights.read_bytes() == before
+        export_point(folder, spec, front, point, tmp_path / "model")
+        with pytest.raises(UserError, match="has the weights of trial 1"):
+            rerun_trial(folder, spec, 1, seeds=0, device="cpu", echo=print, keep_weights=True)
+
+    def test_weights_of_another_result_are_not_kept(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        folder, spec = finished_sweep(tmp_path)
+        weights = folder.trial(1).path / "weights.safetensors"
+        weights.unlink()
+        monkeypatch.setattr("sweeper.models.rerun.validation_intervals", lambda *_: {"clean_accuracy": (0.9, 1.0)})
+        rerun = rerun_trial(folder, spec, 1, seeds=0, device="cpu", echo=lambda line: None, keep_weights=True)
+        assert not rerun.reproduced and rerun.kept_weights is False and not weights.exists()
 
     def test_changed_model_is_said(self, sweep: Sweep, tmp_path: Path) -> None:
         folder, spec = sweep
