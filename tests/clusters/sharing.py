@@ -20,7 +20,7 @@ from tests.drills import checks, processes, records
 from tests.drills.sweeps import SPEC, Place, Sweep
 from tests.paths import ROOT
 
-PATIENCE_S = 400.0
+PATIENCE_S = 900.0
 _NOTHING: dict[str, object] = {
     "auth": {},
     "docker": {},
