@@ -288,12 +288,18 @@ def _run(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Options, fo
     """Run a sweep whose lease this process holds, print its front and the next commands, and exit."""
     from sweeper.cli.run_summary import summary_lines
     from sweeper.front.rendering.table import table
+    from sweeper.run.progress import append_to_log
     from sweeper.run.sweep import resume_command, run_sweep
 
     works_on(folder.path, resume_command(folder, options))
-    result = run_sweep(folder, lease, spec, options)
+    try:
+        result = run_sweep(folder, lease, spec, options)
+    except (UserError, UnavailableError) as error:
+        append_to_log(folder.log_path, str(error))
+        raise
     if result.front is not None:
         typer.echo(table(result.front, format.value, width=terminal_width()), nl=False)
     for line in summary_lines(folder, result, options):
         typer.echo(line, err=True)
+        append_to_log(folder.log_path, line)
     raise typer.Exit(EXIT_CODES[result.state])

@@ -39,6 +39,13 @@ _BEST = 5
 _FAILURES = 3
 
 
+def append_to_log(log: Path, text: str) -> None:
+    """Append a text to the log of a sweep, with the time before each line."""
+    now = time.strftime("%Y-%m-%d %H:%M:%S")
+    with suppress(OSError), log.open("a", encoding="utf-8") as file:  # the sweep tells of a full disk
+        file.writelines(f"{now} {line}\n" for line in text.splitlines())
+
+
 class Progress:
     """The progress output. Everything goes to standard error: a redrawn view in a terminal, else a line for each event.
 
@@ -119,8 +126,7 @@ class Progress:
 
     def _append_to_log(self, text: str) -> None:
         if self._log is not None:
-            with suppress(OSError), self._log.open("a", encoding="utf-8") as log:  # the sweep tells of a full disk
-                log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+            append_to_log(self._log, text)
 
     def charge(self, cost: Callable[[], str], left_s: Callable[[], float | None]) -> None:
         """Have ``tick`` call functions about the cost of the sweep.

@@ -48,13 +48,17 @@ def main(folder: Path) -> int:
         (head,) = network.nodes
         config = folder / "autoscaler.json"
         config.write_text(json.dumps(_autoscaling(f"{head.ip}:{PORT}")))
-        cluster.environment |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+        cluster.environment |= {
+            "RAY_FAKE_CLUSTER": "1",
+            "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+            "PYTHONPATH": str(Path(__file__).with_name("counted_gpus")),
+        }
         cluster.start(head, f"--autoscaling-config={config}", "--num-gpus=0")
         place = Place(
             root=ROOT,
             storage=place.storage,
             logs=place.logs,
-            environment=cluster.environment,
+            environment=cluster.environment | {"PYTHONPATH": str(ROOT)},
             prefix=tuple(head.command()),
         )
         sweeps = [Sweep(place, f"{name}-{int(time.time())}", 1) for name in ("first", "second")]

@@ -231,6 +231,7 @@ class TestSweep:
             (("trials", "whole"), "cross_entropy"),
             (("show", "whole", "0"), "paint"),
             (("logs", "whole", "0"), "attempt 1 begins"),
+            (("logs", "whole"), "open MLflow: sweeper ui whole"),
             (("show", "whole", "1", "--spec"), '"data_seed"'),
         ):
             code, out, err = finish(sweeper(*command, storage=storage))
