@@ -47,6 +47,11 @@ def program() -> str:
 
 
 def _storage_by_default() -> Path | None:
-    """Return the default storage of commands in this folder, in any shell; None if it depends on the shell."""
-    here = Path("sweeps").absolute()
+    """Return the default storage of commands in this folder, in any shell; None if it depends on the shell, or if the
+    working folder was removed.
+    """
+    try:
+        here = Path("sweeps").absolute()
+    except FileNotFoundError:
+        return None
     return here if Path(os.environ.get("SWEEPER_STORAGE", "sweeps")).absolute() == here else None

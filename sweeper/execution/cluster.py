@@ -313,6 +313,10 @@ def wait_for_gpus(gpus: float, wait: Wait) -> None:
         request_resources(num_cpus=0)  # withdraws the request: the slots ask for what they need
 
 
+class NodeLeft(UnavailableError):
+    """A node has left the cluster before it answered, as idle nodes of an autoscaler do."""
+
+
 def on_each_node(
     function: Callable[..., Answer], arguments: Callable[[int], tuple[Any, ...]], *, gpus: float = 0.0, limit_s: float
 ) -> dict[str, Answer | Exception]:
@@ -321,18 +325,20 @@ def on_each_node(
     Args:
         arguments: returns the arguments for the node of a number, from 0.
         gpus: GPUs for each call.
-        limit_s: seconds after which a node without an answer gets an UnavailableError.
+        limit_s: seconds after which a node without an answer gets an UnavailableError. A node that has left the cluster
+            meanwhile gets a NodeLeft.
     """
     import ray
     from ray.exceptions import RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     answers: dict[str, Any] = {}
+    ids: dict[str, str] = {}
     for number, node in enumerate(look()):
         place = NodeAffinitySchedulingStrategy(node.id, soft=False)
         call = ray.remote(function).options(num_cpus=0, num_gpus=gpus, scheduling_strategy=place, max_retries=0)
         name = node.whole.name if node.whole.name not in answers else f"{node.whole.name} ({node.id[:6]})"
-        answers[name] = call.remote(*arguments(number))
+        answers[name], ids[name] = call.remote(*arguments(number)), node.id
     ray.wait(list(answers.values()), num_returns=len(answers), timeout=limit_s)
     for name, answer in answers.items():
         try:
@@ -343,6 +349,10 @@ def on_each_node(
         except RayError as error:
             cause = getattr(error, "cause", None)
             answers[name] = cause if isinstance(cause, Exception) else UnavailableError(_last_line(error))
+    there = {node.id for node in look()}
+    for name, answer in answers.items():
+        if isinstance(answer, Exception) and ids[name] not in there:
+            answers[name] = NodeLeft("the node has left the cluster")
     return answers
 
 
@@ -375,20 +385,23 @@ def check_shared(folder: Path) -> None:
     try:
         probe.write_text(text)
         answers = on_each_node(_reads_and_writes, lambda number: (str(probe), text, number), limit_s=SHARED_S)
-        wrong = [name for name, answer in answers.items() if answer != "reads and writes"]
-        unseen = [
+        silent = {name: answer for name, answer in answers.items() if isinstance(answer, Exception)}
+        wrong = [
             name
-            for number, name in enumerate(answers)
-            if name not in wrong and _text_of(Path(f"{probe}.{number}")) != text
+            for number, (name, answer) in enumerate(answers.items())
+            if name not in silent and (answer != "reads and writes" or _text_of(Path(f"{probe}.{number}")) != text)
         ]
     finally:
         for file in folder.glob(f"{probe.name}*"):
             file.unlink(missing_ok=True)
-    if wrong or unseen:
+    if wrong:
         raise UnavailableError(
-            f"{folder} is not the same folder on {', '.join([*wrong, *unseen])}, or cannot be written there: storage "
-            "must be shared by all nodes (NFS, for instance); name such a folder with --storage"
+            f"{folder} is not the same folder on {', '.join(wrong)}, or cannot be written there: storage must be "
+            "shared by all nodes (NFS, for instance); name such a folder with --storage"
         )
+    reasons = [f"node {name}: {answer}" for name, answer in silent.items() if not isinstance(answer, NodeLeft)]
+    if reasons:
+        raise UnavailableError("\n".join(f"{reason} when asked to read and write {folder}" for reason in reasons))
 
 
 def check_reach(uri: str) -> None:
@@ -398,7 +411,11 @@ def check_reach(uri: str) -> None:
         UnavailableError: some nodes do not; the message has their reasons.
     """
     answers = on_each_node(reaches, lambda number: (uri,), limit_s=SHARED_S)
-    wrong = [f"node {name}: {answer}" for name, answer in answers.items() if answer is not True]
+    wrong = [
+        f"node {name}: {answer}"
+        for name, answer in answers.items()
+        if answer is not True and not isinstance(answer, NodeLeft)
+    ]
     if wrong:
         raise UnavailableError("\n".join(wrong))
 

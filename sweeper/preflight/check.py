@@ -250,6 +250,10 @@ def _check_nodes(spec: Spec, plan: SlotPlan, storage: Path, echo: Callable[[str]
         splits = _splits(spec)
         task = spec.task_settings()
         answers = cluster.on_each_node(report, lambda number: (task, splits, folder), limit_s=NODE_S)
+    for name, answer in answers.items():
+        if isinstance(answer, cluster.NodeLeft):
+            echo(f"node {name}: {answer}")
+    answers = {name: answer for name, answer in answers.items() if not isinstance(answer, cluster.NodeLeft)}
     problems = [f"node {name}: {answer}" for name, answer in answers.items() if isinstance(answer, Exception)]
     reports = {name: answer for name, answer in answers.items() if not isinstance(answer, Exception)}
     for name, node in reports.items():

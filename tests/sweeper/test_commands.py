@@ -40,3 +40,12 @@ def test_a_sweep_goes_on_where_it_ran(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_command_is_not_broken_into_lines() -> None:
     long = f"`sweeper run SPEC --set {'x' * 80} --name demo-2`"
     assert wrapped(f"{'word ' * 20}{long} {'word ' * 20}").count(long) == 1
+
+
+def test_the_storage_is_named_where_the_working_folder_was_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert command("resume", "demo", storage=tmp_path) == f"sweeper resume demo --storage {tmp_path}"
