@@ -287,15 +287,15 @@ def run(
         SweepStopped: `sweeper stop` or a signal has stopped the sweep.
 
     Examples:
-        >>> sweep = run("demo.yaml", name="first", on_trial=lambda trial: print(trial.number, trial.state))
+        >>> sweep = run("demo.yaml", resume=True, on_trial=lambda trial: print(trial.number, trial.state))
         0 complete
         1 complete
-        >>> len(sweep.trials())
-        2
+        >>> sweep
+        Sweep(name='demo')
         >>> run("demo.yaml", changes={"search.trials": 0})
         Traceback (most recent call last):
         ...
-        sweeper.errors.UserError: ...: `search.trials` must be at least 1, not 0
+        sweeper.errors.UserError: --set search.trials: `search.trials`: 0 must be 1 or more
     """
     from sweeper.spec.spec import load_spec
     from sweeper.storage.opening import named_storage, storage_folder
@@ -368,8 +368,11 @@ def check(
         UnavailableError: cluster or storage is not available.
 
     Examples:
-        >>> check("demo.yaml")[0]
-        'spec: demo, 2 trials, seed 0'
+        >>> check("demo.yaml", changes={"search.trials": 0})
+        Traceback (most recent call last):
+        ...
+        sweeper.errors.UserError: --set search.trials: `search.trials`: 0 must be 1 or more
+        not ready: 1 problem; then again: sweeper check demo.yaml --set search.trials=0
     """
     from sweeper.run.child import call
     from sweeper.storage.opening import named_storage

@@ -129,7 +129,8 @@ def recorded_answers(text: str, storage: Path) -> list[Answers] | None:
     from trainables.evaluation.answers import read_answers
 
     name, colon, choice = text.partition(":")
-    if not colon or not (SweepFolder(storage, name).exists() or _is_point(choice)):
+    is_point = _is_point(choice) and name not in ("local-dir", "hf-hub")
+    if not colon or not (SweepFolder(storage, name).exists() or is_point):
         return None
     folder = sweep_folder(storage, name)
     spec = folder.spec()

@@ -18,8 +18,8 @@ from tests.helpers.finished_sweep import finished_sweep
 from tests.paths import ROOT
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-START_RAY = {"sweeper.api.run", "sweeper.api.check"}
-"""Their examples run in ``tests/integration/test_api.py``."""
+START_RAY = {"sweeper.api.run"}
+"""Its examples run in ``tests/integration/test_api.py``."""
 
 
 def examples() -> list[doctest.DocTest]:
@@ -126,6 +126,8 @@ def test_errors_of_the_process_of_a_sweep_are_exceptions(here: Path) -> None:
         api.run("demo.yaml")
     with pytest.raises(api.UserError, match=r"^--budget seven: "):
         api.resume("demo", budget="seven")
+    with pytest.raises(api.UnavailableError, match=r"127\.0\.0\.1:1"):
+        api.resume("demo", address="127.0.0.1:1")
 
 
 def test_a_mapping_is_a_spec(here: Path) -> None:
