@@ -6,6 +6,8 @@ Each runs in an empty folder of its own, so that storages are new and paths in o
 
 from __future__ import annotations
 
+import base64
+import io
 import os
 import sys
 import tempfile
@@ -14,10 +16,13 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
+from PIL import Image
 
 HERE = Path(__file__).resolve().parent
 KERNEL_S, CELL_S = 300, 1800
 """Longest times for the start of a kernel and for a cell, on a busy machine too."""
+
+PICTURE_BYTES = 100_000
 
 
 def execute(path: Path) -> None:
@@ -46,11 +51,28 @@ def execute(path: Path) -> None:
             named = [place for place in machine if place in str(output)]
             if named:
                 raise ValueError(f"{path.name}: an output names {named[0]}:\n{output}\nof the cell\n{cell.source}")
+            if "image/png" in output.get("data", {}):
+                output.data["image/png"] = base64.b64encode(small(base64.b64decode(output.data["image/png"]))).decode()
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
     }
     nbformat.write(notebook, path)
+
+
+def small(png: bytes) -> bytes:
+    """Return a picture with as many colours as ``PICTURE_BYTES`` allow, so that the repository stays small.
+
+    Raises:
+        ValueError: it is too large with few colours too.
+    """
+    image = Image.open(io.BytesIO(png)).convert("RGB")
+    for colours in (256, 128, 64, 32):
+        file = io.BytesIO()
+        image.quantize(colours).save(file, "PNG", optimize=True)
+        if len(file.getvalue()) < PICTURE_BYTES:
+            return file.getvalue()
+    raise ValueError(f"a picture of {len(png)} bytes is too large for a notebook")
 
 
 def main() -> None:
