@@ -1,7 +1,7 @@
 """``make notebooks``: execute the notebooks of this folder from top to bottom and write them with their outputs.
 
-Each runs in an empty folder of its own, so that storages are new and paths in outputs are relative. Names of notebooks
-(``typographic``) may be given; by default all are executed.
+Each runs in an empty folder of its own, so that storages are new and paths in outputs are relative. Pictures are kept
+with fewer colours than the API gives. Names of notebooks (``typographic``) may be given; by default all are executed.
 """
 
 from __future__ import annotations
