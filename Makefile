@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 
-.PHONY: quickstart test browser gpu drills clusters wheel image-test versions audit lint format
+.PHONY: quickstart test browser gpu drills clusters wheel image-test versions notebooks audit lint format
 
 quickstart: $(VENV)/.installed
 	$(VENV)/bin/sweeper run search_spaces/quickstart.yaml --new
@@ -45,6 +45,11 @@ image-test: $(VENV)/.installed-dev
 versions: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m tests.release.versions $(ARGS)
 
+# The notebooks of examples/, executed from top to bottom with their sweeps and written with their outputs; ARGS="attribute"
+# makes one of them.
+notebooks: $(VENV)/.installed-notebooks
+	$(VENV)/bin/python examples/execute.py $(ARGS)
+
 # Known vulnerabilities of constraints.txt, by pip-audit in an environment of its own; asks a service on the network.
 audit: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m tests.release.audit $(ARGS)
@@ -73,6 +78,10 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 $(VENV)/.installed-browser: $(VENV)/.installed-dev
 	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --constraint constraints.txt --group browser
+	touch $@
+
+$(VENV)/.installed-notebooks: $(VENV)/.installed
+	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --constraint constraints.txt --group notebooks
 	touch $@
 
 $(VENV)/.installed-clusters: $(VENV)/.installed-dev

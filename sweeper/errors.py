@@ -18,6 +18,14 @@ class SweepInterrupted(UnavailableError):
     """Cluster or storage failed while a sweep ran. The sweep can go on; the message names the command."""
 
 
+class SweepFailed(RuntimeError):
+    """Too many trials of a sweep failed: the CLI exits with 1. The message says why and names the command to go on."""
+
+
+class SweepStopped(RuntimeError):
+    """A sweep was asked to stop: the CLI exits with 130. The sweep can go on; the message names the command."""
+
+
 _LONGEST_LINE = 240
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from tests.paths import ROOT
 
-SECTIONS = ("Args", "Returns", "Raises")
-_HEAD = re.compile(r"(Args|Arguments|Parameters|Return|Returns|Yields|Raise|Raises):(.*)")
+SECTIONS = ("Args", "Returns", "Raises", "Examples")
+_HEAD = re.compile(r"(Args|Arguments|Parameters|Return|Returns|Yields|Raise|Raises|Example|Examples):(.*)")
 _ARGUMENT = re.compile(r"\*{0,2}\w+(, \w+)*: \S")
 _ERROR = re.compile(r"[A-Za-z_][\w.]*: \S.*")
 _SENTENCE = re.compile(r"(?:^|[.:;] |\n)Raises? ")

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sweeper.cli.options import Output, Storage, open_sweep, storage_path
+from sweeper.cli.options import Output, Storage, storage_path
 from sweeper.cli.tables import Format, Wide, print_rows
 from sweeper.errors import UserError
 
 if TYPE_CHECKING:
-    from sweeper.models.evaluate import Data, Weights
-    from sweeper.records import FrontPoint
-    from sweeper.spec.spec import Spec
-    from sweeper.storage.sweep_folder import SweepFolder
+    from sweeper.models.evaluate import Data
     from trainables.evaluation.answers import Answers
 
 MODEL_HELP = (
@@ -84,7 +82,9 @@ def evaluate(
     With --index, for a point of a sweep, an exported folder or any CLIP: recall, cosine and accuracy where new queries
     meet an old index (docs/cure_costs.md).
     """
-    from sweeper.models.evaluate import Weights, answers_of, rows, rows_for_people
+    from sweeper.models.bias import rows_for_people as bias_for_people
+    from sweeper.models.evaluate import Weights, rows_for_people
+    from sweeper.models.measuring import Measuring, measured_rows
 
     if output is not None and not output.name.endswith((".csv", ".csv.gz")):
         raise UserError(f"--output {output}: name a file that ends in .csv or .csv.gz")
@@ -96,43 +96,22 @@ def evaluate(
             raise UserError(
                 "--index goes with --data, --reference, --images, --seed and --device; leave the other options out"
             )
-        _evaluate_index(models, data, reference, images, seed, device, storage, format, wide)
+        _evaluate_index(models, data, reference, images, seed, device, storage_path(storage), format, wide)
         return
-    seed = 0 if seed is None else seed
-    given = _data(data, attack)
-    table: list[dict[str, object]] = []
-    for model in models:
-        recorded = _of_sweep(model, storage)
-        if recorded is not None and given is not None:
-            raise UserError(f"{model} is a point of a sweep: export it to measure it on other images")
-        if given is not None and given.attribute is not None:
-            table += _bias(model, given, weights, output, images=images, seed=seed, device=device, storage=storage)
-            continue
-        answers = recorded or answers_of(
-            model,
-            given,
-            weights=weights,
-            cache=_cache(storage),
-            echo=_echo,
-            count=images,
-            seed=seed,
-            variants=variants,
-            reference=reference,
-            device=device,
-        )
-        if output is not None:
-            _write(output, answers)
-        table += [{"model": model, **row} for row in rows(answers)]
-    if given is not None and given.attribute is not None:
-        from sweeper.models.bias import rows_for_people as bias_for_people
-
-        print_rows(
-            bias_for_people(table) if format is Format.table else table, format, empty="nothing was measured", wide=wide
-        )
-        return
-    print_rows(
-        rows_for_people(table) if format is Format.table else table, format, empty="nothing was answered", wide=wide
+    measuring = Measuring(
+        data=_data(data, attack),
+        storage=storage_path(storage),
+        echo=_echo,
+        images=images,
+        seed=0 if seed is None else seed,
+        device=device,
     )
+    write = None if output is None else partial(_write, output)
+    table = measured_rows(models, measuring, weights=weights, variants=variants, reference=reference, write=write)
+    for_people, empty = rows_for_people, "nothing was answered"
+    if measuring.data is not None and measuring.data.attribute is not None:
+        for_people, empty = bias_for_people, "nothing was measured"
+    print_rows(for_people(table) if format is Format.table else table, format, empty=empty, wide=wide)
 
 
 def _evaluate_index(
@@ -142,50 +121,30 @@ def _evaluate_index(
     images: int | None,
     seed: int | None,
     device: str | None,
-    storage: Path | None,
+    storage: Path,
     format: Format,
     wide: bool,
 ) -> None:
     """Print what queries of each model find among stored embeddings."""
+    from sweeper.models.measuring import named_point
     from sweeper.models.stored_index import pair_of_model, pair_of_point, rows, rows_for_people
 
+    cache = storage / "cache" if storage.is_dir() else None
     table: list[dict[str, object]] = []
     for model in models:
-        of_sweep = _point_of(model, storage)
+        of_sweep = named_point(model, storage)
         if of_sweep is None:
             pair = pair_of_model(model, reference, data or [])
         elif data or reference is not None:
             raise UserError(f"{model} is a point of a sweep: export it to measure it with --data or --reference")
         else:
             pair = pair_of_point(*of_sweep)
-        cache = _cache(storage)
         table += [
             {"model": model, **row}
             for row in rows(pair, count=images, seed=seed, cache=cache, device=device, echo=_echo)
         ]
     narrow = rows_for_people(table)
     print_rows(table, format, empty="nothing was measured", narrow=narrow, wide=wide)
-
-
-def _bias(
-    model: str,
-    given: Data,
-    weights: Weights,
-    output: Path | None,
-    *,
-    images: int | None,
-    seed: int,
-    device: str | None,
-    storage: Path | None,
-) -> list[dict[str, object]]:
-    """Measure a model's bias about the attribute that the data name."""
-    from sweeper.models.bias import answers_in, rows, seen_by
-
-    cache = _cache(storage)
-    seen = seen_by(model, given, weights=weights, cache=cache, echo=_echo, count=images, seed=seed, device=device)
-    if output is not None:
-        _write(output, answers_in(seen))
-    return [{"model": model, **row} for row in rows(given, seen)]
 
 
 def _write(output: Path, answers: list[Answers]) -> None:
@@ -213,32 +172,12 @@ def compare(
 
     Points of a sweep are compared on its test images: NAME:knee, NAME:untouched, NAME:7.
     """
-    from sweeper.models.compare import compare as compared
-    from sweeper.models.evaluate import Weights, answers_of
+    from sweeper.models.measuring import Measuring, compared_models
 
-    given = _data(data, attack)
-
-    def answers(model: str) -> list[Answers]:
-        recorded = _of_sweep(model, storage)
-        if recorded is not None:
-            return recorded
-        cache = _cache(storage)
-        return answers_of(
-            model, given, weights=Weights(), cache=cache, echo=_echo, count=images, seed=seed, device=device
-        )
-
-    if given is not None and given.attribute is not None:
-        from sweeper.models.bias import answers_in, seen_by, skew_comparisons
-
-        cache = _cache(storage)
-        seen = [
-            seen_by(model, given, weights=Weights(), cache=cache, echo=_echo, count=images, seed=seed, device=device)
-            for model in (first, second)
-        ]
-        comparisons, notes = compared(answers_in(seen[0]), answers_in(seen[1]))
-        comparisons += skew_comparisons(given, seen[0], seen[1])
-    else:
-        comparisons, notes = compared(answers(first), answers(second))
+    measuring = Measuring(
+        data=_data(data, attack), storage=storage_path(storage), echo=_echo, images=images, seed=seed, device=device
+    )
+    comparisons, notes = compared_models(first, second, measuring)
     for note in notes:
         _echo(note)
     if format is Format.json:
@@ -275,64 +214,10 @@ def compare(
     print_rows(rows, format, empty="", narrow=narrow, wide=wide)
 
 
-def _of_sweep(text: str, storage: Path | None) -> list[Answers] | None:
-    """Return the answers of a point of a sweep on test; None if ``text`` does not name a sweep."""
-    from trainables.evaluation.answers import read_answers
-
-    of_sweep = _point_of(text, storage)
-    if of_sweep is None:
-        return None
-    folder, _, point = of_sweep
-    path = folder.answers_path(point.point_name)
-    if not path.exists():
-        raise UserError(f"{text} was not measured on test; members of the front are, and the untouched model and PAINT")
-    return read_answers(path)
-
-
-def _point_of(text: str, storage: Path | None) -> tuple[SweepFolder, Spec, FrontPoint] | None:
-    """Return a point of a sweep; None if ``text`` does not name a sweep."""
-    from sweeper.front.load import load_front
-    from sweeper.front.pick import pick
-    from sweeper.search.study import read_trials
-    from sweeper.storage.sweep_folder import SweepFolder
-
-    name, colon, choice = text.partition(":")
-    if not colon or not (SweepFolder(storage_path(storage), name).exists() or _is_point(choice)):
-        return None
-    folder, spec = open_sweep(name, storage)
-    front = load_front(folder, spec, read_trials(folder, spec))
-    if front is None:
-        raise UserError(f"sweep {name} has not measured anything yet; see `{folder.command('status')}`")
-    untouched = next(point for point in front.points if point.trial is None)
-    return folder, spec, untouched if choice == "untouched" else pick(front, choice)
-
-
-def _is_point(choice: str) -> bool:
-    """Return whether a choice is a point of a front: no tag of open_clip and no function has such a name."""
-    from trainables.tasks.known import KINDS
-
-    baselines = {name for kind in KINDS for name in kind.baseline_titles()}
-    extremes = {"cleanest", "most robust", "most accurate", "least biased"}
-    return choice.isdigit() or choice in ("knee", "untouched") or choice in baselines | extremes
-
-
 def _data(given: list[str] | None, attack: str | None) -> Data | None:
-    from sweeper.models.evaluate import read_data
-    from sweeper.spec.set_checks import set_notes
+    from sweeper.models.measuring import named_data
 
-    if attack not in (None, "sign", "defense_prefix"):
-        raise UserError(f"--attack {attack}: unknown attack; choose sign or defense_prefix")
-    if not given:
-        return None
-    data = read_data(given, attack)
-    for note in set_notes({name: settings for name, (settings, _) in data.sets.items()}):
-        _echo(note)
-    return data
-
-
-def _cache(storage: Path | None) -> Path | None:
-    root = storage_path(storage)
-    return root / "cache" if root.is_dir() else None
+    return named_data(given or [], attack, _echo)
 
 
 def _echo(text: str) -> None:

@@ -80,10 +80,9 @@ def export(
     The folder has a model card (README.md), the same for programs (sweeper.json) and the spec. It is written even if
     MLflow cannot be reached.
     """
-    from sweeper.front.load import load_front
+    from sweeper.front.load import finished_front
     from sweeper.front.pick import pick as pick_point
     from sweeper.models.export import export_point
-    from sweeper.search.study import read_trials
     from sweeper.tracking.moved import bring_home
     from sweeper.tracking.registry import check_names, default_alias
     from sweeper.tracking.registry import register as register_folder
@@ -96,9 +95,7 @@ def export(
         )
     register = model_format == "open_clip" if register is None else register
     sweep, spec = open_sweep(name, storage)
-    front = load_front(sweep, spec, read_trials(sweep, spec))
-    if front is None:
-        raise UserError(f"sweep {name} has no finished trial yet; see `{sweep.command('status')}`")
+    front = finished_front(sweep, spec)
     point = pick_point(front, pick, strength)
     registered_name = register_as or f"sweeper-{name}"
     alias = alias or default_alias(pick, strength)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,10 +16,6 @@ if TYPE_CHECKING:
     from sweeper.spec.quantities import Price
     from sweeper.spec.spec import Spec
     from sweeper.storage.sweep_folder import SweepFolder
-
-_URI = re.compile(r"(?P<scheme>[a-z][a-z0-9+]*):/+(?P<rest>.*)")
-_ODD = re.compile(r"\?|%[0-9A-Fa-f]{2}|[\x00-\x1f\ud800-\udfff]")
-"""Characters that URLs of SQLite files change or end at, and characters that are not text."""
 
 
 def _refuse_secret(uri: str | None) -> str | None:
@@ -162,21 +156,12 @@ def storage_path(given: Path | None, *, to_run: bool = False) -> Path:
     Raises:
         UserError: it cannot be a storage.
     """
-    path = given if given is not None else Path(os.environ.get("SWEEPER_STORAGE", "sweeps"))
-    if (uri := _URI.match(str(path))) is not None:
-        from sweeper.storage.remote_storage import open_storage
+    from sweeper.storage.opening import storage_folder
+    from sweeper.storage.remote_storage import remote_storage
 
-        # pathlib makes one slash of two.
-        return open_storage(f"{uri['scheme']}://{uri['rest']}", to_write=to_run)
-    if path.exists() and not path.is_dir():
-        raise UserError(f"storage {path} is a file; name a folder")
-    path = path.absolute()
-    if odd := _ODD.search(str(path)):
-        raise UserError(
-            f"storage {str(path)!r}: SQLite files cannot be opened below a folder whose name holds {odd[0]!r}; name "
-            "another with --storage"
-        )
-    works_in(path)
+    path = storage_folder(given, to_run=to_run)
+    if remote_storage(path) is None:
+        works_in(path)
     return path
 
 
@@ -239,12 +224,9 @@ def open_sweep(name: str, storage: Path | None, *, to_run: bool = False) -> tupl
         UserError: the sweep does not exist or is damaged.
         UnavailableError: this user may not read it, or not write into it.
     """
-    from sweeper.storage.sweep_folder import SweepFolder
+    from sweeper.storage.opening import sweep_folder
 
-    folder = SweepFolder(storage_path(storage, to_run=to_run), name)
-    if folder.remote is not None:
-        folder.remote.fetch(ours=to_run)
-    folder.check_access(writing=to_run)
+    folder = sweep_folder(storage_path(storage, to_run=to_run), name, to_run=to_run)
     if folder.exists():
         works_on(folder.path)
     return folder, folder.spec()

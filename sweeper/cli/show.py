@@ -21,12 +21,11 @@ from sweeper.cli.options import (
     option_price,
     storage_path,
 )
-from sweeper.cli.tables import Format, Row, Wide, print_rows
+from sweeper.cli.tables import Format, Wide, print_rows
 from sweeper.commands import command, shown_storage
-from sweeper.errors import UnavailableError, UserError, one_line
+from sweeper.errors import UnavailableError, UserError
 from sweeper.layout import terminal_width
 from sweeper.storage.files import storage_in_reach
-from trainables.files import storage_problem
 
 if TYPE_CHECKING:
     from sweeper.records import Front
@@ -41,23 +40,11 @@ FOLLOW_S = 0.5
 
 def list_(storage: Storage = None, format: Output = Format.table, wide: Wide = False) -> None:
     """List the sweeps of a storage. Problems of sweeps that cannot be read are printed on standard error."""
-    from sweeper.cli.status import narrow_sweep_row, sweep_row
-    from sweeper.storage.remote_storage import remote_storage
-    from sweeper.storage.sweep_folder import names
+    from sweeper.cli.status import narrow_sweep_row
+    from sweeper.run.listing import sweep_rows
 
     root = storage_path(storage)
-    rows: list[Row] = []
-    remote = remote_storage(root)
-    for name in names(root) if remote is None else remote.names():
-        try:
-            rows.append(sweep_row(*open_sweep(name, storage)))
-        except Exception as error:  # the other sweeps are shown whatever is wrong with this one
-            known = isinstance(error, UserError | UnavailableError)
-            said = str(error).splitlines()[0] if known else storage_problem(error) or one_line(error)
-            rows.append({"name": name, "state": "unreadable"})
-            typer.echo(f"{name}: {said}", err=True)
-    columns = dict.fromkeys(key for row in rows for key in row)
-    rows = [{key: row.get(key) for key in columns} for row in rows]
+    rows = sweep_rows(root, lambda name: open_sweep(name, storage), lambda line: typer.echo(line, err=True))
     narrow = [narrow_sweep_row(row) for row in rows]
     print_rows(rows, format, empty=f"no sweeps in {shown_storage(root)}", narrow=narrow, wide=wide)
 
@@ -72,7 +59,8 @@ def status(
     format: Output = Format.table,
 ) -> None:
     """Show the state of a sweep: trials by state, cost, noise floor, the front so far, the process that runs it."""
-    from sweeper.cli.status import floor_fields, status_text, sweep_row
+    from sweeper.run.listing import floor_fields, sweep_row
+    from sweeper.run.status_text import status_text
 
     per_hour = option_price(price)
     if watch and format is not Format.table:
@@ -95,7 +83,8 @@ def status(
 
 def trials(name: Name, storage: Storage = None, format: Output = Format.table, wide: Wide = False) -> None:
     """List the trials of a sweep: state, goals on validation, parameters."""
-    from sweeper.cli.status import narrow_trial_rows, trial_rows
+    from sweeper.cli.status import narrow_trial_rows
+    from sweeper.run.listing import trial_rows
 
     folder, spec = open_sweep(name, storage)
     rows, narrow = trial_rows(folder, spec), narrow_trial_rows(folder, spec)

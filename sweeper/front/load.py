@@ -26,6 +26,18 @@ def load_front(folder: SweepFolder, spec: Spec, trials: Sequence[TrialRecord]) -
     return front_of(folder, spec, untouched, trials)
 
 
+def finished_front(folder: SweepFolder, spec: Spec) -> Front:
+    """Return the front of a sweep, to pick a point of it.
+
+    Raises:
+        UserError: no trial has finished yet.
+    """
+    front = load_front(folder, spec, read_trials(folder, spec))
+    if front is None:
+        raise UserError(f"sweep {folder.name} has no finished trial yet; see `{folder.command('status')}`")
+    return front
+
+
 def front_of(folder: SweepFolder, spec: Spec, untouched: UntouchedModel, trials: Sequence[TrialRecord]) -> Front:
     """Return the front of a sweep's trials with the results in its folder.
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from sweeper.errors import UnavailableError
 from sweeper.front.correlation import correlations
@@ -28,6 +28,9 @@ SHARE_OF_TIME = 0.05
 """Largest share of the driver's time for drawing; all files take about a second."""
 PAGE_EVERY_S = 10.0
 """Least seconds between two pages while trials report; the page reloads itself every 15 s."""
+
+Which = Literal["front", "strip", "curves", "concept"]
+PICTURES: tuple[Which, ...] = get_args(Which)
 
 _logger = logging.getLogger(__name__)
 
@@ -111,24 +114,38 @@ def write_front(
     Raises:
         OSError: a file cannot be written.
     """
-    from sweeper.front.rendering.concept import concept
-    from sweeper.front.rendering.curves import curves
-    from sweeper.front.rendering.plot import plot
-    from sweeper.front.rendering.strip import strip
-
     rank_correlations = [asdict(correlation) for correlation in correlations(front)]
     write_text(folder / "front.json", table(front, "json"))
     write_text(folder / "front.csv", table(front, "csv"))
-    write_bytes(folder / "front.png", plot(front))
-    write_bytes(folder / "strip.png", strip(front))
-    over_strength = curves(front)
-    if over_strength is not None:
-        write_bytes(folder / "curves.png", over_strength)
-    drawn = None if retrieved_path is None else concept(front, _retrieved(front, retrieved_path))
-    if drawn is not None:
-        write_bytes(folder / "concept.png", drawn)
+    for which in PICTURES:
+        drawn = picture(front, which, retrieved_path)
+        if drawn is not None:
+            write_bytes(folder / f"{which}.png", drawn)
     write_page(front, folder, search)
     write_text(folder / "proxy.json", json.dumps(rank_correlations, indent=2) + "\n")
+
+
+def picture(front: Front, which: Which, retrieved_path: Callable[[PointName], Path] | None = None) -> bytes | None:
+    """Return a picture of the front as PNG; None if nothing was measured that it would show.
+
+    Args:
+        retrieved_path: returns the file of a point's retrievals, if its task draws them.
+    """
+    if which == "front":
+        from sweeper.front.rendering.plot import plot
+
+        return plot(front)
+    if which == "strip":
+        from sweeper.front.rendering.strip import strip
+
+        return strip(front)
+    if which == "curves":
+        from sweeper.front.rendering.curves import curves
+
+        return curves(front)
+    from sweeper.front.rendering.concept import concept
+
+    return None if retrieved_path is None else concept(front, _retrieved(front, retrieved_path))
 
 
 def write_page(front: Front, folder: Path, search: SearchState | None) -> None:

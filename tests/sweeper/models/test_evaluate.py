@@ -143,6 +143,7 @@ def test_answers_of_a_clip_are_those_of_open_clip_alone(tmp_path: Path, monkeypa
             "--output rta/label",
         ),
         (["answers.csv"], "No such file"),
+        (["local-dir:knee"], "needs images"),
         (
             ["MODULE:load", "--data", "rta100:rta", "--attack", "typo"],
             "--attack typo: unknown attack; choose sign or defense_prefix",

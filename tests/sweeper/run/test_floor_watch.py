@@ -9,9 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from sweeper.cli.main import app
-from sweeper.cli.status import status_text, sweep_row
 from sweeper.run.budget import Session, Usage
 from sweeper.run.floor_text import sweep_floor_line
+from sweeper.run.listing import sweep_row
+from sweeper.run.status_text import status_text
 from sweeper.run.usage_file import read_usage, write_usage
 from sweeper.search.floor_files import FloorReader, UnknownFloor, load_floor, planned_trials, read_search_end
 from sweeper.search.noise_floor import LEAST_COMPLETE, NoiseFloor

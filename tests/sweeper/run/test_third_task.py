@@ -32,13 +32,14 @@ training: {epochs: 3, global_batch_size: 64}
 SCRIPT = """\
 import json, sys
 from pathlib import Path
-from sweeper.cli.status import status_text, trial_text
+from sweeper.cli.status import trial_text
 from sweeper.errors import UserError
 from sweeper.front.load import load_front
 from sweeper.front.pick import pick
 from sweeper.front.rendering.table import table
 from sweeper.front.rendering.writer import write_front
 from sweeper.models.export import export_point
+from sweeper.run.status_text import status_text
 from sweeper.search.study import read_trials
 from sweeper.search.warm_start import check_warm_start
 from sweeper.spec.spec import load_spec

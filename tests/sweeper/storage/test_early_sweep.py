@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.cli.status import status_text, sweep_row, trial_rows, trial_text
+from sweeper.cli.status import trial_text
 from sweeper.front.load import load_front
 from sweeper.front.rendering.table import table
 from sweeper.jobs import TrainJob
+from sweeper.run.listing import sweep_row, trial_rows
+from sweeper.run.status_text import status_text
 from sweeper.run.usage_file import read_usage
 from sweeper.search.scheduler import TrialScheduler
 from sweeper.search.study import Study, read_trials
