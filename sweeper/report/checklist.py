@@ -66,7 +66,12 @@ def _domain(branch: Branch) -> Pieces:
 
 def _evaluations(spec: Spec, trials: Sequence[TrialRecord]) -> Text:
     search = [trial for trial in trials if trial.confirms is None]
-    samplers = {"tpe": "a multi-objective TPE", "random": "random search", "grid": "a grid", "soup": "a soup of anchors"}
+    samplers = {
+        "tpe": "a multi-objective TPE",
+        "random": "random search",
+        "grid": "a grid",
+        "soup": "a soup of anchors",
+    }
     pieces: Pieces = [f"Evaluations: trials were chosen by {samplers[spec.search.sampler]}"]
     if spec.search.sampler == "tpe":
         pieces += [" after ", number("checklist/startup", spec.search.startup(), "count"), " complete trials"]

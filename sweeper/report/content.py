@@ -39,7 +39,7 @@ from sweeper.search.study import read_trials, searched
 from sweeper.spec.spec import Spec
 from sweeper.storage.files import storage_in_reach
 from sweeper.storage.sweep_folder import SweepFolder
-from trainables.evaluation.answers import read_answers
+from trainables.evaluation.answers import Answers, read_answers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +133,7 @@ def _answers(folder: SweepFolder, front: Front) -> AnswersOf:
     Raises:
         UserError: a file of answers is damaged.
     """
-    found = {}
+    found: dict[str, list[Answers]] = {}
     for key, point in named(front).items():
         path = folder.answers_path(point.point_name)
         try:

@@ -41,8 +41,9 @@ def front_section(front: Front) -> Section:
     first, second = front.goals
     members = sum(point.member for point in front.points)
     counted: Text = (
+        "Points of trials on the front: ",
         number("front/members", members, "count"),
-        " points of trials are on the front. Hypervolume on validation ",
+        "; hypervolume on validation ",
         number("front/hypervolume", front.hypervolume, "four"),
         f" over ({first.short} ",
         number("front/reference/first", front.reference_point[0]),
@@ -127,8 +128,12 @@ def knee_section(front: Front, spec: Spec, answers: AnswersOf) -> Section:
             "is a mean over images.",
         ),
     )
-    columns = ("metric", "untouched", "knee", "difference", "meaning")
-    table = Table(name="knee", title="From the untouched model to the knee", columns=columns, rows=rows)
+    table = Table(
+        name="knee",
+        title="From the untouched model to the knee",
+        columns=("metric", "untouched", "knee", "difference", "meaning"),
+        rows=rows,
+    )
     return Section(name="knee", title=title, texts=texts, tables=(table,))
 
 
@@ -187,7 +192,9 @@ def sets_section(front: Front, answers: AnswersOf) -> Section:
             rows.append((place[0], place[1], measure.replace("_", " "), count, *cells))
     points = keys_of(front)
     heading = ("set", "view", "measure", "images", *(label(points[key]) for key in columns))
-    table = Table(name="sets", title="Each test set, from the answers image by image", columns=heading, rows=tuple(rows))
+    table = Table(
+        name="sets", title="Each test set, from the answers image by image", columns=heading, rows=tuple(rows)
+    )
     text = ("In brackets 95 % bootstrap intervals over the images of the set.",)
     return Section(name="sets", title=title, texts=(text,), tables=(table,))
 
@@ -269,12 +276,13 @@ def _retrained(front: Front) -> Table | None:
             number(f"{base}/failed", confirmation.failed, "count"),
             "yes" if confirmation.stays else "no",
         ]
-        for goal in (goal.metric for goal in front.goals):
-            cells.append(optional(f"{base}/validation/{goal}", (confirmation.validation or {}).get(goal)))
-        for goal in (goal.metric for goal in front.goals):
-            value = (confirmation.values or {}).get(goal)
-            cells.append(bounded(f"{base}/test/{goal}", value, (confirmation.intervals or {}).get(goal)))
-            at_once = bounded(f"{base}/simultaneous/{goal}", value, (confirmation.simultaneous or {}).get(goal))
+        metrics = [goal.metric for goal in front.goals]
+        for metric in metrics:
+            cells.append(optional(f"{base}/validation/{metric}", (confirmation.validation or {}).get(metric)))
+        for metric in metrics:
+            value = (confirmation.values or {}).get(metric)
+            cells.append(bounded(f"{base}/test/{metric}", value, (confirmation.intervals or {}).get(metric)))
+            at_once = bounded(f"{base}/simultaneous/{metric}", value, (confirmation.simultaneous or {}).get(metric))
             cells.append(at_once if isinstance(at_once, Bounded) else None)
         rows.append(tuple(cells))
     heading = ["point", "trial", "seeds", "failed", "stays on the front"]

@@ -93,9 +93,7 @@ def _chosen(first: Answers, second: Answers) -> Gallery:
         kind = _kind(label_form(before) == label, label_form(after) == label)
         counts[kind or "both right"] += 1
         if kind is not None and sum(image.kind == kind for image in images) < SHOWN[kind]:
-            images.append(
-                GalleryImage(key=key, kind=kind, true=true, written=written, before=before, after=after)
-            )
+            images.append(GalleryImage(key=key, kind=kind, true=true, written=written, before=before, after=after))
     images.sort(key=lambda image: list(SHOWN).index(image.kind))
     counted: Text = (
         "Of ",

@@ -60,7 +60,11 @@ def cost_section(trials: Sequence[TrialRecord], front: Front, usage: Usage, spec
     for state in states:
         count = sum(trial.state == state for trial in search)
         word = "unfinished" if state == "running" else state
-        counted += [", " if counted else "Trials of the search: ", number(f"trials/{state}", count, "count"), f" {word}"]
+        counted += [
+            ", " if counted else "Trials of the search: ",
+            number(f"trials/{state}", count, "count"),
+            f" {word}",
+        ]
     again = [trial for trial in trials if trial.confirms is not None]
     counted += ["; ", number("trials/again", len(again), "count"), " trainings with other seeds."]
     texts: list[Text] = [tuple(counted)]
