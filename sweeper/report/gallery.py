@@ -68,17 +68,14 @@ def gallery(before: Sequence[Answers], after: Sequence[Answers]) -> Gallery:
     return Gallery(set="", view="", texts=(("There are no answers of both the untouched model and the knee.",),))
 
 
-def pictures(spec: Spec, shown: Gallery) -> dict[str, bytes]:
-    """Return a JPEG for each image of a gallery by its key, drawn again as the sweep drew it.
+def pictures(spec: Spec, shown: Gallery) -> list[bytes]:
+    """Return a JPEG for each image of a gallery, drawn again as the sweep drew it.
 
     Raises:
         ValueError: the images cannot be read, or are not those of the sweep.
         OSError: a file cannot be read.
     """
-    return {
-        key: _jpeg(Image.fromarray(pixels))
-        for key, pixels in zip((image.key for image in shown.images), _pixels(spec, shown), strict=True)
-    }
+    return [_jpeg(Image.fromarray(pixels)) for pixels in _pixels(spec, shown)]
 
 
 def _chosen(first: Answers, second: Answers) -> Gallery:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from html import escape
+from html import escape as escaped
 from importlib.resources import files
 
 from sweeper.report.content import Report
@@ -31,7 +31,7 @@ class Pictures:
     """The pictures of a page and of the files beside it."""
 
     sources: Mapping[str, str]
-    """Name of a picture -> its data URI. Figures are ``figure/NAME``, images of the gallery ``image/KEY``."""
+    """Name of a picture -> its data URI. Figures are ``figure/NAME``, images of the gallery ``image/NUMBER``."""
     undrawn: str | None = None
     """Reason why the images of the gallery are not shown; None if they are."""
     digests: Mapping[str, str] = field(default_factory=dict)
@@ -40,7 +40,7 @@ class Pictures:
 
 def page(report: Report, pictures: Pictures) -> str:
     """Return the report as an HTML document."""
-    title = escape(f"Report on the sweep {report.sweep}")
+    title = _escape(f"Report on the sweep {report.sweep}")
     made = f"Made by sweeper {report.making.versions['sweeper']} at {report.making.time}. Task: {report.task}."
     parts = [
         "<!doctype html>",
@@ -48,13 +48,13 @@ def page(report: Report, pictures: Pictures) -> str:
         "<head>",
         '<meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f'<meta name="generator" content="sweeper {escape(report.making.versions["sweeper"])}">',
+        f'<meta name="generator" content="sweeper {_escape(report.making.versions["sweeper"])}">',
         f"<title>{title}</title>",
         f"<style>\n{_style()}\n</style>",
         "</head>",
         "<body>",
         f"<header>\n<h1>{title}</h1>",
-        f'<p class="made">{escape(made)}</p>',
+        f'<p class="made">{_escape(made)}</p>',
         *(
             f'<p class="{"first" if place == len(report.head) - 1 else "unfinished"}">{_text(text)}</p>'
             for place, text in enumerate(report.head)
@@ -103,23 +103,23 @@ def _contents(report: Report) -> str:
     places = [(section.name, section.title) for section in report.sections]
     after = [name for name, _ in places].index(_GALLERY_AFTER) + 1
     places.insert(after, ("gallery", "Gallery"))
-    entries = "\n".join(f'<li><a href="#{name}">{escape(title)}</a></li>' for name, title in places)
+    entries = "\n".join(f'<li><a href="#{name}">{_escape(title)}</a></li>' for name, title in places)
     return f'<nav aria-label="contents">\n<ul>\n{entries}\n</ul>\n</nav>'
 
 
 def _section(section: Section, pictures: Pictures) -> str:
-    parts = [f'<section id="{section.name}">', f"<h2>{escape(section.title)}</h2>"]
+    parts = [f'<section id="{section.name}">', f"<h2>{_escape(section.title)}</h2>"]
     parts += [f"<p>{_text(text)}</p>" for text in section.texts]
     for name in section.figures:
         source = pictures.sources.get(f"figure/{name}")
         if source is not None:
-            image = f'<img data-picture="figure/{name}" alt="{escape(ALT[name])}" src="{source}">'
-            caption = f"<figcaption>{escape(ALT[name])}</figcaption>"
+            image = f'<img data-picture="figure/{name}" alt="{_escape(ALT[name])}" src="{source}">'
+            caption = f"<figcaption>{_escape(ALT[name])}</figcaption>"
             parts.append(f'<figure class="figure"><div class="scroll">{image}</div>{caption}</figure>')
     parts += [_table(table) for table in section.tables]
     if section.plain is not None:
         # HTML drops a first line break.
-        parts.append(f"<pre>\n{escape(section.plain)}</pre>")
+        parts.append(f"<pre>\n{_escape(section.plain)}</pre>")
     return "\n".join([*parts, "</section>"])
 
 
@@ -128,11 +128,11 @@ def _table(table: Table) -> str:
     numeric = [any(isinstance(row[place], Number | Bounded) for row in table.rows) for place in columns]
     kinds = ["" if right else ' class="text"' for right in numeric]
     heading = "".join(
-        f'<th scope="col"{kind}>{escape(name)}</th>' for name, kind in zip(table.columns, kinds, strict=True)
+        f'<th scope="col"{kind}>{_escape(name)}</th>' for name, kind in zip(table.columns, kinds, strict=True)
     )
     lines = [
-        '<div class="scroll" tabindex="0" role="region" aria-label="' + escape(table.title) + '"><table>',
-        f"<caption>{escape(table.title)}</caption>",
+        '<div class="scroll" tabindex="0" role="region" aria-label="' + _escape(table.title) + '"><table>',
+        f"<caption>{_escape(table.title)}</caption>",
         f"<thead><tr>{heading}</tr></thead>",
         "<tbody>",
     ]
@@ -147,33 +147,38 @@ def _gallery(report: Report, pictures: Pictures) -> str:
     shown = report.gallery
     parts = ['<section id="gallery">', "<h2>Gallery</h2>", *(f"<p>{_text(text)}</p>" for text in shown.texts)]
     if pictures.undrawn is not None:
-        parts.append(f"<p>The images cannot be drawn again here: {escape(pictures.undrawn)}</p>")
+        parts.append(f"<p>The images cannot be drawn again here: {_escape(pictures.undrawn)}</p>")
     if shown.images:
         parts.append('<ul class="gallery">')
-        parts += [_image(image, pictures.sources.get(f"image/{image.key}")) for image in shown.images]
+        for place, image in enumerate(shown.images):
+            parts.append(_image(image, f"image/{place}", pictures.sources.get(f"image/{place}")))
         parts.append("</ul>")
     return "\n".join([*parts, "</section>"])
 
 
-def _image(image: GalleryImage, source: str | None) -> str:
+def _image(image: GalleryImage, name: str, source: str | None) -> str:
     written = f" with the word {image.written!r} on it" if image.written else ""
-    alt = escape(f"An image of {image.true!r}{written}.")
-    name = escape(f"image/{image.key}")
+    alt = _escape(f"An image of {image.true!r}{written}.")
     parts = ["<li>"]
     if source is not None:
         parts.append(f'<img data-picture="{name}" alt="{alt}" src="{source}">')
     parts.append(f"<b>{_TITLES[image.kind]}</b>")
-    parts.append(f"true: {escape(image.true)}<br>")
+    parts.append(f"true: {_escape(image.true)}<br>")
     if image.written:
-        parts.append(f"written: {escape(image.written)}<br>")
+        parts.append(f"written: {_escape(image.written)}<br>")
     for what, answer in (("untouched", image.before), ("knee", image.after)):
         mark = "right" if label_form(answer) == label_form(image.true) else "wrong"
-        parts.append(f'{what}: <span class="{mark}">{escape(answer)} ({mark})</span><br>')
-    return "\n".join([*parts, f'<span class="key">{escape(image.key)}</span>', "</li>"])
+        parts.append(f'{what}: <span class="{mark}">{_escape(answer)} ({mark})</span><br>')
+    return "\n".join([*parts, f'<span class="key">{_escape(image.key)}</span>', "</li>"])
+
+
+def _escape(text: str) -> str:
+    """Return a text as HTML; characters that are not printable, which HTML does not permit, are marked."""
+    return escaped("".join(letter if letter.isprintable() or letter in "\n\t" else "\ufffd" for letter in text))
 
 
 def _text(text: Text) -> str:
-    return "".join(_number(piece) if isinstance(piece, Number) else escape(piece) for piece in text)
+    return "".join(_number(piece) if isinstance(piece, Number) else _escape(piece) for piece in text)
 
 
 def _cell(cell: Cell) -> str:
@@ -182,8 +187,8 @@ def _cell(cell: Cell) -> str:
     if isinstance(cell, Bounded):
         bounds = f"[{_number(cell.low)}, {_number(cell.high)}]"
         return f'{_number(cell.value)} <span class="bounds">{bounds}</span>'
-    return _number(cell) if isinstance(cell, Number) else escape(cell)
+    return _number(cell) if isinstance(cell, Number) else _escape(cell)
 
 
 def _number(number: Number) -> str:
-    return f'<data value="{escape(number.key)}">{escape(number.shown)}</data>'
+    return f'<data value="{_escape(number.key)}">{_escape(number.shown)}</data>'

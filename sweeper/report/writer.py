@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import datetime
 import hashlib
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -42,14 +43,14 @@ def write_report(sweep: SweepFolder, spec: Spec, folder: Path) -> tuple[Path, st
     report = gather(sweep, spec, making)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output {folder} is a file; name a folder")
-    beside: dict[str, bytes] = {}
-    for kind in ("png", "pdf"):
-        beside |= {f"figures/{name}.{kind}": content for name, content in figures(report, kind).items()}
-    sources, digests = _figures(report)
+    png, pdf = figures(report, "png"), figures(report, "pdf")
+    beside = {f"figures/{name}.png": content for name, content in png.items()}
+    beside |= {f"figures/{name}.pdf": content for name, content in pdf.items()}
+    sources, digests = _figures(report, png)
     images, undrawn = _images(spec, report)
-    for key, content in images.items():
-        sources[f"image/{key}"] = data_uri("image/jpeg", content)
-        digests[f"image/{key}"] = digest(content)
+    for place, content in enumerate(images):
+        sources[f"image/{place}"] = data_uri("image/jpeg", content)
+        digests[f"image/{place}"] = digest(content)
     digests |= {path: digest(content) for path, content in beside.items()}
     with storage_in_reach():
         folder.mkdir(parents=True, exist_ok=True)
@@ -81,23 +82,26 @@ def data_uri(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _figures(report: Report) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the data URIs and the digests of the figures within the page."""
+def _figures(report: Report, png: Mapping[str, bytes]) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the data URIs and the digests of the figures within the page.
+
+    Args:
+        png: the figures as PNG, in place of large SVGs.
+    """
     sources, digests = dict[str, str](), dict[str, str]()
-    instead = figures(report, "png")
     for name, content in figures(report, "svg").items():
         large = len(content) > _MOST_BYTES_OF_SVG
-        shown = instead[name] if large else content
+        shown = png[name] if large else content
         sources[f"figure/{name}"] = data_uri("image/png" if large else "image/svg+xml", shown)
         digests[f"figure/{name}"] = digest(shown)
     return sources, digests
 
 
-def _images(spec: Spec, report: Report) -> tuple[dict[str, bytes], str | None]:
+def _images(spec: Spec, report: Report) -> tuple[list[bytes], str | None]:
     """Return the images of the gallery, or none and the reason."""
     if not report.gallery.images:
-        return {}, None
+        return [], None
     try:
         return pictures(spec, report.gallery), None
     except (ValueError, OSError, UserError) as error:
-        return {}, str(error)
+        return [], str(error)
