@@ -97,9 +97,7 @@ def gather(folder: SweepFolder, spec: Spec, making: Making) -> Report:
     with storage_in_reach():
         path = folder.path / "spec.yaml"
         text = path.read_text(errors="replace") if path.exists() else "spec.yaml is missing in the folder of the sweep."
-    versions, commands = origin_sections(
-        _facts(folder, untouched), untouched.versions, making.versions, folder.name, text
-    )
+    origin = origin_sections(_facts(folder, untouched), untouched.versions, making.versions, folder.name, text)
     return Report(
         sweep=folder.name,
         sweep_id=folder.sweep_id,
@@ -117,8 +115,7 @@ def gather(folder: SweepFolder, spec: Spec, making: Making) -> Report:
             cost_section(trials, front, usage, spec),
             failures_section(trials),
             checklist_section(spec, front, trials, untouched, usage),
-            versions,
-            commands,
+            *origin,
         ),
         gallery=gallery(answers.get("untouched", ()), answers.get("knee", ())),
         files={"points": table(front, "csv"), "trials": _trials_csv(trials, front)},

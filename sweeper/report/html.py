@@ -22,6 +22,8 @@ _TITLES: Mapping[Kind, str] = {
     "still wrong": "neither is right",
     "broken": "only the untouched model is right",
 }
+_LONGEST_WORD = 32
+"""Number of characters of a cell that are kept on a line."""
 _GALLERY_AFTER = "held-out"
 """Name of the section that the gallery follows."""
 
@@ -138,9 +140,14 @@ def _table(table: Table) -> str:
     ]
     for row in table.rows:
         lines.append("<tr>")
-        lines += [f"<td{kind}>{_cell(cell)}</td>" for cell, kind in zip(row, kinds, strict=True)]
+        lines += [f"<td{_long(cell) or kind}>{_cell(cell)}</td>" for cell, kind in zip(row, kinds, strict=True)]
         lines.append("</tr>")
     return "\n".join([*lines, "</tbody>", "</table></div>"])
+
+
+def _long(cell: Cell) -> str:
+    """Return the class of a cell with a long text, which is broken into lines; empty for others."""
+    return ' class="text long"' if isinstance(cell, str) and len(cell) > _LONGEST_WORD else ""
 
 
 def _gallery(report: Report, pictures: Pictures) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from sweeper.commands import command
 from sweeper.front.rendering.page.data import SearchShown
 from sweeper.records import Front, TrialRecord
 from sweeper.report.numbers import Cell, Number, Section, Table, Text, number, optional
@@ -106,8 +107,8 @@ def failures_section(trials: Sequence[TrialRecord]) -> Section:
 
 def origin_sections(
     facts: Mapping[str, str], trained_with: Mapping[str, str], made_with: Mapping[str, str], name: str, text: str
-) -> tuple[Section, Section]:
-    """Return the sections with versions and origin, and with commands and the spec.
+) -> tuple[Section, Section, Section]:
+    """Return the sections with versions and origin, with commands, and with the spec.
 
     Args:
         facts: name of a fact about the sweep -> its value.
@@ -127,15 +128,17 @@ def origin_sections(
     commands = Section(
         name="commands",
         title="The commands that made it",
-        texts=(
-            (f"sweeper run spec.yaml --name {name}",),
-            (f"sweeper report {name}",),
-            (f"sweeper verify report  (recomputes every number of this report from the folder of {name})",),
-            ("The spec as it was written; changes made on the command line are in spec.resolved.json:",),
+        texts=(("spec.yaml is the spec below. The last command needs the folder of the sweep.",),),
+        plain="\n".join(
+            [
+                command("run", "spec.yaml", "--name", name),
+                command("report", name),
+                command("verify", "report"),
+            ]
         ),
-        plain=text,
     )
-    return versions, commands
+    about = "As it was written; changes made on the command line are in spec.resolved.json of the sweep's folder."
+    return versions, commands, Section(name="spec", title="The spec", texts=((about,),), plain=text)
 
 
 def _hours(usage: Usage, trials: Sequence[TrialRecord], front: Front, spec: Spec) -> list[Text]:

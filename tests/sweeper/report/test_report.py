@@ -52,7 +52,7 @@ training: {epochs: 1, global_batch_size: 64}
 """
 SECTIONS = (
     "front", "knee", "importance", "slices", "strengths", "sets", "held-out", "gallery", "cost", "failures",
-    "checklist", "versions", "commands",
+    "checklist", "versions", "commands", "spec",
 )  # fmt: skip
 
 
