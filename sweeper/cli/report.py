@@ -20,7 +20,7 @@ def report(
         typer.Option(
             "--output",
             metavar="FOLDER",
-            help="Where to write. Default: report in the sweep's folder.",
+            help="Where to write. Default: report in the sweep's folder; NAME-report here if the storage is a bucket.",
             show_default=False,
         ),
     ] = None,
@@ -30,7 +30,9 @@ def report(
     from sweeper.report.writer import write_report
 
     folder, spec = open_sweep(name, storage)
-    path, undrawn = write_report(folder, spec, folder.path / "report" if output is None else output)
+    # The folder that stands for a sweep in a bucket has only what the bucket has: a report there would be removed.
+    by_default = folder.path / "report" if folder.remote is None else Path(f"{name}-report")
+    path, undrawn = write_report(folder, spec, by_default if output is None else output)
     if undrawn is not None:
         typer.echo(f"the gallery has no images: {undrawn}", err=True)
     typer.echo(str(path))
