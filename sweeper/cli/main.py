@@ -1,7 +1,8 @@
 """The command line: ``sweeper run SPEC`` and the commands that show, measure and export the results of a sweep.
 
-Data go to standard output, progress and messages to standard error. Exit codes: 0 ok, 1 too many trials failed, 2 bad
-input, 3 cluster or storage unavailable or an unexpected error, 130 interrupted, 141 the reader of the output has ended.
+Data go to standard output, progress and messages to standard error. Exit codes: 0 ok, 1 too many trials failed or a
+report differs from its sweep, 2 bad input, 3 cluster or storage unavailable or an unexpected error, 130 interrupted,
+141 the reader of the output has ended.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from sweeper.cli.crash import crash_line, no_tracebacks_on_screen, thread_error
 from sweeper.cli.elsewhere import slurm, stop, submit, sync
 from sweeper.cli.evaluate import compare, evaluate
 from sweeper.cli.models import export, preview, rerun
+from sweeper.cli.report import report, verify
 from sweeper.cli.setup import env, init, schema
 from sweeper.cli.show import delete, front, list_, logs, show, status, trials, ui
 from sweeper.cli.sweeps import check, resume, run
@@ -89,6 +91,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "export": export,
     "evaluate": evaluate,
     "compare": compare,
+    "report": report,
+    "verify": verify,
     "rerun": rerun,
     "stop": stop,
     "sync": sync,

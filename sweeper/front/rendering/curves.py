@@ -1,10 +1,10 @@
-"""The task's metrics over the strength of a trial's weights, as a plot (PNG)."""
+"""The task's metrics over the strength of a trial's weights, as a plot."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
+from sweeper.front.rendering.encoding import ImageFormat, encoded
 from sweeper.front.rendering.style import is_baseline, label
 from sweeper.records import Front, FrontPoint
 
@@ -12,8 +12,8 @@ _MOST = 4
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 
 
-def curves(front: Front) -> bytes | None:
-    """Return a PNG with a panel for each named trial: the task's metrics on validation over the strength.
+def curves(front: Front, format: ImageFormat = "png") -> bytes | None:
+    """Return a picture with a panel for each named trial: the task's metrics on validation over the strength.
 
     The untouched model is at strength 0. None if no trial was measured at several strengths.
     """
@@ -45,9 +45,7 @@ def curves(front: Front) -> bytes | None:
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=len(labels), frameon=False, fontsize=9)
     figure.tight_layout(rect=(0, 0.08, 1, 1))
-    png = io.BytesIO()
-    figure.savefig(png, format="png", metadata={"Software": None})
-    return png.getvalue()
+    return encoded(figure, format)
 
 
 def _by_trial(front: Front) -> list[tuple[str, Sequence[FrontPoint]]]:

@@ -1,14 +1,14 @@
-"""The front as a plot (PNG)."""
+"""The front as a plot."""
 
 from __future__ import annotations
 
-import io
 import logging
 import math
 import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+from sweeper.front.rendering.encoding import ImageFormat, encoded
 from sweeper.front.rendering.style import (
     BASELINE_TITLES,
     COLOURS,
@@ -32,8 +32,8 @@ _GREY = "#444444"
 _WIDEST_LEGEND = 7
 
 
-def plot(front: Front) -> bytes:
-    """Return a PNG: validation with the front and every other point, and test with intervals if measured."""
+def plot(front: Front, format: ImageFormat = "png") -> bytes:
+    """Return a picture: validation with the front and every other point, and test with intervals if measured."""
     # The first import may take seconds to index fonts and warns about it.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from matplotlib.figure import Figure
@@ -58,9 +58,7 @@ def plot(front: Front) -> bytes:
     figure.text(0.02, 0.935, "\n".join(about), ha="left", va="top", fontsize=9.5, color=_GREY)
     lines = _legend(figure, front)
     figure.tight_layout(rect=(0.0, 0.02 + 0.04 * lines, 1.0, 0.97 - 0.03 * len(about)))
-    png = io.BytesIO()
-    figure.savefig(png, format="png", metadata={"Software": None})
-    return png.getvalue()
+    return encoded(figure, format)
 
 
 def _validation(axes: Any, front: Front, shown: Window) -> int:
