@@ -27,7 +27,7 @@ drills: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m tests.drills $(ARGS)
 
 # Real clusters on this machine, for root: Slurm, Ray nodes in network namespaces, an S3 server, MLflow on PostgreSQL. ARGS
-# names one of them: preemption, nodes, bucket, mlflow.
+# names one of them: preemption, nodes, sharing, bucket, mlflow.
 clusters: $(VENV)/.installed-clusters
 	$(VENV)/bin/python -m tests.clusters $(ARGS)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from sweeper.errors import UnavailableError, UserError, one_line
 from sweeper.front.load import load_front
-from sweeper.records import TrialRecord
+from sweeper.records import Front, TrialRecord
 from sweeper.run.budget import Usage
 from sweeper.run.usage_file import read_usage
 from sweeper.search.floor_files import load_floor, planned_trials
@@ -61,7 +61,7 @@ def sweep_row(folder: SweepFolder, spec: Spec, price: Price | None = None) -> Ro
     knee = next((point for point in front.points if point.name == "knee"), None) if front else None
     return {
         "name": folder.name,
-        "state": sweep_state(folder, spec, trials),
+        "state": sweep_state(folder, spec, trials, front),
         "finished": searched(trials),
         "trials": spec.search.trials,
         "failed": sum(trial.state == "failed" for trial in trials),
@@ -105,12 +105,18 @@ def trial_rows(folder: SweepFolder, spec: Spec) -> list[Row]:
     return rows
 
 
-def sweep_state(folder: SweepFolder, spec: Spec, trials: Sequence[TrialRecord]) -> str:
-    """Return ``running``, ``unfinished`` or ``complete``."""
+def sweep_state(folder: SweepFolder, spec: Spec, trials: Sequence[TrialRecord], front: Front | None) -> str:
+    """Return ``running``, ``unfinished`` or ``complete``.
+
+    A sweep is complete when its trials have ended and its front is measured on test.
+    """
     if folder.is_held():
         return "running"
-    goes_on = any(trial.state == "running" for trial in trials) or searched(trials) < planned_trials(
-        folder, spec, trials
+    goes_on = (
+        any(trial.state == "running" for trial in trials)
+        or searched(trials) < planned_trials(folder, spec, trials)
+        or front is None
+        or any(point.values is None for point in front.points)
     )
     return "unfinished" if goes_on else "complete"
 

@@ -31,7 +31,8 @@ def status_text(folder: SweepFolder, spec: Spec, price: Price | None = None) -> 
     search = [trial for trial in trials if trial.confirms is None]
     counts = {state: sum(trial.state == state for trial in search) for state in ("complete", "failed", "stopped")}
     unfinished = sum(trial.state == "running" for trial in trials)
-    state = sweep_state(folder, spec, trials)
+    front, usage = load_front(folder, spec, trials), usage_at(folder, price)
+    state = sweep_state(folder, spec, trials, front)
     lines = [f"{folder.name}: {state}" + (f", by {folder.holder()}" if state == "running" else "")]
     lines.append(
         f"trials: {counts['complete']} complete, {counts['failed']} failed, {counts['stopped']} stopped, "
@@ -40,7 +41,6 @@ def status_text(folder: SweepFolder, spec: Spec, price: Price | None = None) -> 
     if len(search) < len(trials):
         ended = sum(trial.state != "running" for trial in trials) - searched(trials)
         lines.append(f"confirm phase: {ended} of {len(trials) - len(search)} re-trainings begun have ended")
-    front, usage = load_front(folder, spec, trials), usage_at(folder, price)
     lines += cost_lines(usage, spec, trials, front)
     forecast = forecast_line(usage)
     if state == "running" and forecast is not None:
