@@ -19,6 +19,7 @@ FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.drill
 @pytest.mark.timeout(900)
 def test_a_sweep_is_interrupted_run_and_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

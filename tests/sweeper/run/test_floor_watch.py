@@ -138,12 +138,12 @@ def test_cost_and_noise_floor_in_every_view(tmp_path: Path) -> None:
     assert "cost: 2 gpu-h (5.00 EUR)" in text
     saved_h = (40 - ended) * 10 / 3600
     assert f"saved by the noise floor: about {saved_h:.3g} gpu-h ({2.5 * saved_h:.2f} EUR)" in text
-    assert f"search ended after {ended} of 40 trials: " in text and "demo: complete" in text
+    assert f"search ended after {ended} of 40 trials: " in text and "demo: unfinished" in text  # not measured
     assert "per point of hypervolume (0.01 x 0.01): " in text
     notes = text[text.index("cost:") : text.index(" on the front, hypervolume")].splitlines()[:-1]
     assert max(len(line) for line in notes) <= 80
     row = sweep_row(search.folder, UNTIL, Price(1.0, "$"))
-    assert (row["money"], row["price"], row["state"]) == (2.0, "1$", "complete")
+    assert (row["money"], row["price"], row["state"]) == (2.0, "1$", "unfinished")
 
     runner, where = CliRunner(), ["--storage", str(tmp_path)]
     shown = runner.invoke(app, ["front", "demo", "--price", "3", *where])
