@@ -17,7 +17,7 @@ from sweeper.search.study import read_trials
 from sweeper.spec.spec import Spec
 from sweeper.storage.sweep_folder import SweepFolder
 from trainables.records import Goals, Report
-from trainables.tasks.known import TrialSettings, open_context, read_trial_settings
+from trainables.tasks.known import TrialSettings, install_code, open_context, read_trial_settings
 
 if TYPE_CHECKING:
     import torch
@@ -119,6 +119,7 @@ def rerun_trial(
     on, goals = device_named(device), spec.task_goals()
     try:
         echo(f"preparing {', '.join(trial.task.sets)} for {trial.task.model.architecture} on {on}")
+        install_code(trial)
         with flushed_denormals():
             context = open_context(trial.task, data_seed=trial.data_seed, cache=folder.cache_path, device=on)
             for line in _differences(folder, context, on):
