@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 FORM = "package.module:function"
@@ -94,7 +95,7 @@ def install(module: OwnModule) -> None:
         ValueError: the module cannot be imported.
     """
     before = sys.modules.get(module.name)
-    if before is not None and vars(before).get(_DIGEST) == module.digest:
+    if before is not None and _loaded_digest(before) == module.digest:
         return
     spec = importlib.util.spec_from_file_location(module.name, module.path)
     assert spec is not None, "the file is one of Python"
@@ -110,6 +111,9 @@ def install(module: OwnModule) -> None:
             raise
         raise ValueError(f"the module {module.name} cannot be imported: {described(error)}") from error
     vars(made)[_DIGEST] = module.digest
+    package, _, last = module.name.rpartition(".")
+    if package in sys.modules:
+        vars(sys.modules[package])[last] = made
 
 
 def function_named(name: str) -> Callable[..., Any]:
@@ -138,6 +142,18 @@ def described(error: Exception) -> str:
     frames = [frame for frame in frames if frame.filename not in (__file__, importlib.__file__)]
     place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
+
+
+def _loaded_digest(module: ModuleType) -> str | None:
+    """Return the digest of the bytes that a module was made of; None if there is no file of it.
+
+    A module that Python has imported by itself is taken to be what its file holds now.
+    """
+    known: str | None = vars(module).get(_DIGEST)
+    try:
+        return known or hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest()
+    except (OSError, AttributeError):
+        return None
 
 
 def _search_working_folder() -> None:

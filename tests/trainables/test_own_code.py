@@ -51,6 +51,13 @@ def test_a_module_in_the_working_folder_is_known_by_its_file(tmp_path: Path, mon
     assert function_named(f"{name}:double")(21) == 63
 
 
+def test_a_module_that_python_has_imported_stays_the_same_one() -> None:
+    import examples.objectives
+
+    install(find_module("examples.objectives"))
+    assert function_named("examples.objectives:simpo") is examples.objectives.simpo
+
+
 def test_a_process_that_cannot_import_it_runs_the_bytes_that_it_was_sent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,14 +73,18 @@ def test_a_process_that_cannot_import_it_runs_the_bytes_that_it_was_sent(
         "install(pickle.load(sys.stdin.buffer))\n"
         "print(function_named('package.losses:double')(4))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        input=pickle.dumps(module),
-        capture_output=True,
-        cwd=tmp_path / "elsewhere",
-        env={"PYTHONPATH": str(ROOT)},
+    with_its_package = script.replace("import pickle, sys\n", "import pickle, sys, package\n") + (
+        "import package.losses\nprint(package.losses.double(5))\n"
     )
-    assert done.stdout == b"8\n", done.stderr
+    for text, printed in ((script, b"8\n"), (with_its_package, b"8\n10\n")):
+        done = subprocess.run(
+            [sys.executable, "-c", text],
+            input=pickle.dumps(module),
+            capture_output=True,
+            cwd=tmp_path / "elsewhere" if text == script else tmp_path,
+            env={"PYTHONPATH": str(ROOT)},
+        )
+        assert done.stdout == printed, done.stderr
 
 
 def test_a_module_is_written_where_another_machine_finds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
