@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from trainables.settings.task import absolute_paths
-from trainables.tasks.known import TrialSettings, kind_of, open_context, read_trial_settings
+from trainables.tasks.known import TrialSettings, install_code, kind_of, open_context, read_trial_settings
 
 WORLD_TRIAL: dict[str, Any] = {
     "task": {
@@ -42,6 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         trial = read_trial(options.trial, options.set)
+        install_code(trial)
         with flushed_denormals():
             return run(trial, options.output, options.device)
     except ValidationError as error:

@@ -25,7 +25,7 @@ class Goal:
     best: str
     """Name of the best member of a front in this goal: ``cleanest``."""
     view: str | None
-    """View of the test sets whose share of correct answers is the goal; None if it is not a mean over images."""
+    """View of the test sets whose share of correct answers is the goal; None if it is no share of correct answers."""
 
 
 class ValueOfContent(NamedTuple):

@@ -149,6 +149,7 @@ def submit(
     """
     from sweeper.execution.ray_jobs import JobRequest
     from sweeper.execution.ray_jobs import submit as submit_job
+    from sweeper.spec.code_checks import read_code
 
     if storage is None and "SWEEPER_STORAGE" not in os.environ:
         raise UserError("--storage: name the folder of all sweeps as the cluster's nodes see it, such as /nfs/sweeps")
@@ -162,6 +163,8 @@ def submit(
     words += [] if wait is None else ["--wait", wait]
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / file.name).write_text(file.read_text(encoding="utf-8-sig"), encoding="utf-8")
+        for module in read_code(loaded.code, loaded.name):
+            module.write_below(Path(folder))
         job = submit_job(
             address,
             JobRequest(

@@ -7,7 +7,7 @@ Imported on the workers only; the driver sends ``partial(make_runner, ...)``.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,20 +39,29 @@ if TYPE_CHECKING:
     from trainables.context.trial_context import TrialContext
     from trainables.distributed import WorkerGroup
     from trainables.models.policy import Policy
+    from trainables.own_code import OwnModule
 
 
-def make_runner(worker: WorkerContext, *, task: TaskSettings, data_seed: int, cache: Path) -> Runner:
+def make_runner(
+    worker: WorkerContext, *, task: TaskSettings, data_seed: int, cache: Path, code: Sequence[OwnModule] = ()
+) -> Runner:
     """Prepare model, images and the reference's embeddings, once per worker process.
 
+    Args:
+        code: the modules of the user's own that the spec names, as the driver has read them.
+
     Raises:
-        ValueError: the model or the images cannot be loaded.
+        ValueError: the model or the images cannot be loaded, or a module cannot be imported here.
     """
     import torch
 
     from trainables.context.inputs import trial_views
     from trainables.distributed import WorkerGroup
+    from trainables.own_code import install
     from trainables.tasks.known import open_context
 
+    for module in code:
+        install(module)
     device = torch.device(worker.device)
     context = open_context(task, data_seed=data_seed, cache=cache, device=device, device_share=worker.device_share)
     for view in trial_views(context.data):

@@ -56,7 +56,8 @@ def interval_of_values(
     """Return the interval of a recipe's expected metric, as ``interval``, for a metric that is not a mean over images.
 
     The images' part is taken from their bootstrap intervals (95 %), as for a normal distribution. Every seed is
-    measured on the same images, so this part does not shrink with the number of seeds. Metrics are never below 0.
+    measured on the same images, so this part does not shrink with the number of seeds. The interval does not reach
+    below 0, unless a value does.
 
     Args:
         values: value of each of k >= 2 seeds.
@@ -70,7 +71,8 @@ def interval_of_values(
     of_images = float(np.mean([((high - low) / (2 * ndtri(0.975))) ** 2 for low, high in image_intervals]))
     t_seeds, z_images = float(stdtrit(seeds - 1, (1 + level) / 2)), float(ndtri((1 + level) / 2))
     reach = math.sqrt(t_seeds**2 * of_seeds + z_images**2 * of_images)
-    return max(0.0, mean - reach), mean + reach
+    low = mean - reach
+    return low if min(values) < 0 else max(0.0, low), mean + reach
 
 
 def _image_variance(scores: np.ndarray) -> float:

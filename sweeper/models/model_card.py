@@ -96,7 +96,7 @@ def model_card(
         "## Use and limits",
         "\n".join(f"- {line}" for line in text.limits),
         "## Origin",
-        "\n".join(_origin(record)),
+        "\n".join(_origin(record, spec)),
         "## Licence",
         "The licence of the original weights applies to these, and that of the images they were tuned on may too. "
         + text.licence,
@@ -219,10 +219,11 @@ def _metrics(record: ExportRecord, spec: Spec) -> list[str]:
         lines.append(f"| {metric} | " + " | ".join(cells) + " |")
     if not record.test:
         lines += ["", "It was not measured on test: only members of the front, the untouched model and baselines are."]
-    about = {metric: spec.kind.about(metric) for metric in metrics}
+    on_validation = {name: metric.about for name, metric in spec.kind.metrics(spec).items()}
+    about = {metric: spec.kind.about(metric) or on_validation.get(metric) for metric in metrics}
     by_text: dict[str, list[str]] = {}
     for metric, words in about.items():
-        if words is not None:
+        if words:
             by_text.setdefault(words, []).append(f"`{metric}`")
     explained = [f"{', '.join(names)}: {words}" for words, names in by_text.items()]
     return [*lines, "", "; ".join(explained) + "."]
@@ -260,7 +261,7 @@ def _training(record: ExportRecord, spec: Spec, text: CardText) -> list[str]:
     return [*lines, "", "The whole spec is in `spec.yaml`: `sweeper run spec.yaml` searches again."]
 
 
-def _origin(record: ExportRecord) -> list[str]:
+def _origin(record: ExportRecord, spec: Spec) -> list[str]:
     digests = record.digests
     rows = {
         "sweep": f"{record.sweep} ({record.sweep_id})",
@@ -270,5 +271,6 @@ def _origin(record: ExportRecord) -> list[str]:
         "sha256 of the original weights (names, shapes, values)": digests.reference_weights,
         "sha256 of the data trained and searched on": digests.data,
         "sha256 of the file of exported weights": digests.exported_weights,
+        **{f"sha256 of the code in {module}": digest for module, digest in spec.code.items()},
     }
     return ["| | |", "| --- | --- |", *(f"| {name} | {plain(value or 'unknown')} |" for name, value in rows.items())]

@@ -19,7 +19,7 @@ from sweeper.spec.spec import Spec
 from sweeper.storage.sweep_folder import SweepFolder
 from trainables.files import replace_file
 from trainables.records import Goals, Report
-from trainables.tasks.known import TrialSettings, open_context, read_trial_settings
+from trainables.tasks.known import TrialSettings, install_code, open_context, read_trial_settings
 from trainables.training.trial_folder import WEIGHTS_FILE
 
 if TYPE_CHECKING:
@@ -141,6 +141,7 @@ def rerun_trial(
     with tempfile.TemporaryDirectory() as scratch:
         try:
             echo(f"preparing {', '.join(trial.task.sets)} for {trial.task.model.architecture} on {on}")
+            install_code(trial)
             with flushed_denormals():
                 context = open_context(trial.task, data_seed=trial.data_seed, cache=folder.cache_path, device=on)
                 for line in _differences(folder, context, on):

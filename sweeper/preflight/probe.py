@@ -18,6 +18,7 @@ from sweeper.run.expected_cost import expected_share
 from sweeper.run.resources import plan_slots, runner_for
 from sweeper.run.usage import most_retrainings, new_session
 from sweeper.run.usage_text import money
+from sweeper.spec.code_checks import read_code
 from sweeper.spec.quantities import Price, duration, hours, parse_budget
 from sweeper.spec.scopes import LARGEST, Scope, epochs_of, scopes
 from sweeper.spec.spec import Spec
@@ -105,14 +106,14 @@ def probe_sweep(
     from sweeper.execution.job_queue import JobLimits
     from sweeper.execution.slots import SlotPool
 
-    probed = scopes(spec)
+    probed, code = scopes(spec), read_code(spec.code, spec.name)
     with ExitStack() as stack:
         cluster.connect(address)
         stack.callback(cluster.disconnect)
         plan = plan_slots(spec, gpus)
         scratch = _scratch(storage, stack)
         cluster.check_shared(scratch)
-        runner = runner_for(spec, storage / "cache")
+        runner = runner_for(spec, storage / "cache", code)
         slots = SlotPool(replace(plan, slots=1), runner, scratch / "ray", JobLimits())
         stack.callback(lambda: slots.close(CLOSE_S))
         started_s = time.monotonic()

@@ -69,7 +69,7 @@ def begin_search(
     if untouched.zero_shot is not None and folder.untouched() is None:
         check_chance(spec, untouched.zero_shot, progress.line)
     untouched = settle_untouched(folder, untouched)
-    tags = run_tags(folder, untouched)
+    tags = run_tags(folder, spec, untouched)
     tracker.sweep_started(spec.resolved(), tags)
     if untouched.assumed is not None:
         progress.line(f"model, assumed: {untouched.assumed}")
@@ -191,13 +191,14 @@ def open_study(folder: SweepFolder, spec: Spec, untouched: UntouchedModel, say: 
     )
 
 
-def run_tags(folder: SweepFolder, untouched: UntouchedModel) -> dict[str, str]:
+def run_tags(folder: SweepFolder, spec: Spec, untouched: UntouchedModel) -> dict[str, str]:
     """Return the tags of the sweep's runs in MLflow: versions, digests, device, commit of the spec."""
     tags = {f"sweeper.version.{name}": version for name, version in {**versions(), **untouched.versions}.items()}
     tags |= {
         "sweeper.weights_digest": untouched.weights_digest,
         "sweeper.data_digest": untouched.data_digest,
         "sweeper.device": str(untouched.device),
+        **{f"sweeper.code_digest.{module}": digest for module, digest in spec.code.items()},
     }
     commit = folder.git_commit
     return tags if commit is None else {**tags, "mlflow.source.git.commit": commit}

@@ -14,6 +14,7 @@ from sweeper.execution.runner import make_runner
 from sweeper.execution.worker import MakeRunner
 from sweeper.remote.sweep_copy import SweepCopy
 from sweeper.spec.spec import Spec
+from trainables.own_code import OwnModule
 
 
 def plan_slots(spec: Spec, gpus: float | None) -> SlotPlan:
@@ -35,14 +36,17 @@ def plan_slots(spec: Spec, gpus: float | None) -> SlotPlan:
     return replace(plan, slots=min(plan.slots, trials), most=trials if plan.most is None else min(plan.most, trials))
 
 
-def runner_for(spec: Spec, cache: Path, remote: SweepCopy | None = None) -> MakeRunner:
+def runner_for(
+    spec: Spec, cache: Path, code: tuple[OwnModule, ...] = (), remote: SweepCopy | None = None
+) -> MakeRunner:
     """Return the function that makes a worker's runner.
 
     Args:
         cache: folder of prepared images and reference embeddings.
+        code: the modules of the user's own that the spec names.
         remote: the sweep in a bucket; None: its folder is the same on every node.
     """
-    make = partial(make_runner, task=spec.task_settings(), data_seed=spec.search.seed, cache=cache)
+    make = partial(make_runner, task=spec.task_settings(), data_seed=spec.search.seed, cache=cache, code=code)
     if remote is None:
         return make
     return partial(make_bucket_runner, make=make, uri=remote.bucket.uri, name=remote.name, folder=remote.folder)

@@ -40,6 +40,7 @@ from sweeper.run.usage_text import live_line
 from sweeper.search.floor_files import planned_trials
 from sweeper.search.study import read_trials, searched
 from sweeper.secrets import shown_uri
+from sweeper.spec.code_checks import read_code
 from sweeper.spec.quantities import HOUR_S, Price, hours, parse_budget
 from sweeper.spec.scopes import largest_scope
 from sweeper.spec.spec import Spec
@@ -116,10 +117,11 @@ def run_sweep(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Option
     """Run the remaining part of a sweep. The caller holds its lease.
 
     Raises:
-        UserError: images or the model cannot be loaded.
+        UserError: images or the model cannot be loaded, or code of the user's own has changed.
         UnavailableError: no trial fits on the cluster.
         SweepInterrupted: the cluster or the storage fails later.
     """
+    code = read_code(spec.code, folder.name)
     resume, ray_folder = resume_command(folder, options), folder.path / "ray"
     search: ActiveSearch | None = None
     state: SweepState = "interrupted"
@@ -198,7 +200,7 @@ def run_sweep(folder: SweepFolder, lease: HeldLease, spec: Spec, options: Option
             held.callback(usage.close)
             progress.charge(lambda: live_line(usage.usage(), usage.ended_trials(), usage.budget), usage.left_s)
             shutil.rmtree(ray_folder, ignore_errors=True)  # Ray's own files of a driver that was killed
-            runner, limits = runner_for(spec, folder.cache_path, folder.remote), job_limits(spec)
+            runner, limits = runner_for(spec, folder.cache_path, code, folder.remote), job_limits(spec)
             slots = SlotPool(plan, runner, ray_folder, limits, progress.line)
             held.callback(lambda: slots.close(CLOSE_S, stop.impatience(TAIL_S)))
             slots.start()

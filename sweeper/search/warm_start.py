@@ -34,6 +34,9 @@ def check_warm_start(storage: Path, names: Sequence[str], spec: Spec) -> None:
         if [goal.metric for goal in earlier.task_goals()] != [goal.metric for goal in spec.task_goals()]:
             goals = " and ".join(goal.metric for goal in earlier.task_goals())
             raise UserError(f"--warm-start {name}: it has other goals, {goals}; name a sweep with the same goals")
+        for module, digest in spec.code.items():
+            if earlier.code.get(module, digest) != digest:
+                raise UserError(f"--warm-start {name}: it ran other code of {module}; name a sweep with the same code")
         if not any(trial.state == "complete" for trial in read_trials(folder, earlier)):
             raise UserError(f"--warm-start {name}: no trial of it is complete; see `{folder.command('trials')}`")
 
@@ -121,14 +124,14 @@ def _point_with(parameters: Mapping[str, Any], space: Space) -> dict[str, Value]
     wanted = Parameters.model_validate(parameters).model_dump()
 
     def wanted_value(name: str, domain: Choices | Range) -> Value:
-        value = domain.match(wanted[name.partition("[")[0]])
+        value = domain.match(wanted.get(name.partition("[")[0]))
         if value is None:
             raise ValueError(f"`{name}` was not {domain}")
         return value
 
     point = space.draw(wanted_value)
     drawn = Parameters.model_validate(point).model_dump()
-    different = [f"`{name}`" for name in wanted if drawn[name] != wanted[name]]
+    different = [f"`{name}`" for name in wanted if drawn.get(name) != wanted[name]]
     if different:
         raise ValueError(f"{', '.join(different)} cannot have the earlier value in the new space")
     return point

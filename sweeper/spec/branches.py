@@ -8,6 +8,7 @@ from typing import Any
 
 from sweeper.spec.domains import Domain, Range, Value, field_problem, legal_values, parse_domain, same
 from sweeper.spec.problems import KeyPath, Problem, ProblemsError, did_you_mean, dotted, shown
+from trainables.own_code import names_function
 from trainables.settings.parameters import Parameters
 
 Conditions = dict[str, tuple[Value, ...]]
@@ -48,13 +49,11 @@ def parse_branches(raw: Mapping[str, Any], embed_dim: int | None) -> Branches:
     Raises:
         ProblemsError: a branch or condition is invalid; it has every problem, with paths relative to ``raw``.
     """
-    problems = [
-        Problem((name,), f"unknown parameter `{name}`" + did_you_mean(name, Parameters.model_fields), at_key=True)
-        for name in raw
-        if name not in Parameters.model_fields
-    ]
-    known = {name: value for name, value in raw.items() if name in Parameters.model_fields}
-    branches = {name: _branches(name, value, problems) for name, value in known.items()}
+    functions = _functions(raw)
+    unknown = [name for name in raw if name not in Parameters.model_fields and not functions]
+    problems = [_unknown(name) for name in unknown]
+    branches = {name: _branches(name, value, problems) for name, value in raw.items() if name not in unknown}
+    problems += _own_problems(branches, functions)
     for branch in all_branches(branches):
         problems += _value_problems(branch, embed_dim)
         problems += _condition_problems(branch, branches)
@@ -84,6 +83,30 @@ def _branches(parameter: str, raw: Any, problems: list[Problem]) -> tuple[Branch
         Branch(parameter, f"{parameter}[{_label(when, short=len(deciding) == 1)}]", domain, when, (*path, index))
         for index, domain, when in parsed
         if domain is not None
+    )
+
+
+def _functions(raw: Mapping[str, Any]) -> list[str]:
+    """Return the objectives of a space that are functions of the user's own."""
+    objectives = _branches("objective", raw["objective"], []) if "objective" in raw else ()
+    values = [value for branch in objectives for value in branch.domain.examples()]
+    return [value for value in values if isinstance(value, str) and names_function(value)]
+
+
+def _own_problems(branches: Branches, functions: Sequence[str]) -> Iterator[Problem]:
+    """Yield the problems of parameters that are no fields of Parameters: they belong to functions alone."""
+    every = [value for branch in branches.get("objective", ()) for value in branch.domain.examples()]
+    for name in sorted(branches.keys() - Parameters.model_fields.keys()):
+        for branch in branches[name]:
+            if not name.isidentifier() or not set(branch.when.get("objective", every)) <= set(functions):
+                hint = f"; a parameter of a function of your own needs `when: {{objective: {functions[0]}}}`"
+                yield _unknown(name, hint)
+                break
+
+
+def _unknown(name: str, hint: str = "") -> Problem:
+    return Problem(
+        (name,), f"unknown parameter `{name}`{did_you_mean(name, Parameters.model_fields)}{hint}", at_key=True
     )
 
 
@@ -150,7 +173,8 @@ def _condition_problems(branch: Branch, branches: Mapping[str, Sequence[Branch]]
         if any(isinstance(other.domain, Range) for other in branches[name]):
             yield Problem(path, f"`when` can look at choices and fixed values only; `{name}` is a range", True)
             continue
-        possible = legal_values(name) or [value for other in branches[name] for value in other.domain.examples()]
+        drawn = [value for other in branches[name] for value in other.domain.examples()]
+        possible = list(dict.fromkeys([*legal_values(name), *drawn]))
         for value in values:
             if not any(same(value, other) for other in possible):
                 yield Problem(path, f"`{name}` is never {shown(value)}" + did_you_mean(value, possible))

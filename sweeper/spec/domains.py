@@ -220,21 +220,30 @@ def _range(raw: Mapping[str, Any], where: str) -> Range:
 
 
 def field_problem(parameter: str, value: object) -> str | None:
-    """Return what is wrong with the value of a field of Parameters, whatever the other fields are."""
+    """Return what is wrong with the value of a parameter, whatever the others are.
+
+    A parameter that is no field of Parameters is one of an objective of the user's own, which takes any finite value.
+    """
     if isinstance(value, float) and not math.isfinite(value):
         return f"{shown(value)} must be a finite number"
+    if parameter not in Parameters.model_fields:
+        return None
     field = Parameters.model_fields[parameter]
     annotated: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
     try:
         TypeAdapter(annotated).validate_python(value, strict=True)
     except ValidationError as error:
         words = ", or `auto`" if parameter == "learning_rate" and isinstance(value, str) else ""
-        return f"{shown(value)} {rule(error.errors()[0])}{words}"
+        details = error.errors()
+        own = [detail for detail in details if detail["type"] == "value_error"]  # a function's name that was misspelt
+        return f"{shown(value)} {rule((own or details)[0])}{words}"
     return None
 
 
 def legal_values(parameter: str) -> list[Value]:
-    """Return the values of a field of Parameters that has a choice of them, none for any other field."""
+    """Return the values of a field of Parameters that has a choice of them, none for any other parameter."""
+    if parameter not in Parameters.model_fields:
+        return []
     annotation = Parameters.model_fields[parameter].annotation
     forms = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)  # X | None
     return [value for form in forms if get_origin(form) is Literal for value in get_args(form)]

@@ -37,6 +37,7 @@ _SECTIONS = {
     "SecondLookEvaluation": "evaluate.second_look",
     "AttackedTestSettings": "evaluate.test",
     "GoalSettings": "goals",
+    "OwnMetric": "metrics",
     "Domain": "parameters",
     "Search": "search",
     "Stopping": "stopping",
@@ -83,6 +84,9 @@ beta:
 rank: {when: {tune: transform}, low: 16, high: embed_dim, log: true}    # embed_dim: the model's embedding width
 learning_rate: auto                                     # found by the first trials
 ```
+
+Objectives may be functions of your own ([objectives.md](objectives.md)); their parameters stand beside the others,
+limited by `when: {objective: package.module:function}`.
 """
 
 
@@ -144,6 +148,8 @@ def _form(form: Json) -> str:
         return _link(_SECTIONS[form["$ref"].rpartition("/")[2]])
     if "const" in form:
         return f"`{form['const']}`"
+    if "examples" in form:
+        return " or ".join(f"`{example}`" for example in form["examples"])
     if "enum" in form:
         return ", ".join(f"`{word}`" for word in form["enum"])
     if form.get("type") == "array":

@@ -37,6 +37,7 @@ _FORMS: list[dict[str, Any]] = [
 _CONDITIONAL = [{"type": "object", "additionalProperties": False, **form} for form in _FORMS]
 _DOMAIN: dict[str, Any] = {"anyOf": [_VALUE, *_CONDITIONAL, {"type": "array", "items": {"anyOf": _CONDITIONAL}}]}
 """Forms of a parameter in a search space, see ``sweeper.spec.domains``."""
+_OF_FUNCTION = {"$ref": "#/$defs/Domain", "description": "A parameter of an objective that is a function of your own."}
 
 
 def schema() -> dict[str, Any]:
@@ -53,6 +54,7 @@ def schema() -> dict[str, Any]:
             _describe(described if model is read else own[model.__name__], model)
         described["description"] = _plain(kind.settings.__doc__ or "")
         described["properties"]["parameters"]["properties"] = _parameters()
+        described["properties"]["parameters"]["additionalProperties"] = _OF_FUNCTION
         definitions |= own
         of_tasks.append(described)
     definitions["Domain"] = _DOMAIN

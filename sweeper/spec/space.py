@@ -86,7 +86,7 @@ class Space:
             ValueError: the space could not have drawn the point.
         """
         for name in point:
-            if name not in Parameters.model_fields:
+            if name not in Parameters.model_fields and name not in self.branches:
                 raise ValueError(f"unknown parameter `{name}`" + did_you_mean(name, self.branches))
             if name not in self.branches:
                 raise ValueError(f"`{name}` is not among `parameters`; add it there, for instance as a plain value")

@@ -26,6 +26,7 @@ from pydantic import (
 from sweeper.commands import command
 from sweeper.errors import UserError
 from sweeper.spec.bounds import EXAMPLE, Bound, Bounds, bound_value, is_bound
+from sweeper.spec.code_checks import code_problems
 from sweeper.spec.domains import AUTO_RATE, Value
 from sweeper.spec.middle import anchors
 from sweeper.spec.model_checks import embedding_width, model_problems
@@ -81,7 +82,7 @@ class Spec(TaskSettings):
         Space,
         PlainValidator(_space),
         PlainSerializer(lambda space: space.raw),
-        WithJsonSchema({"type": "object", "propertyNames": {"enum": list(Parameters.model_fields)}}),
+        WithJsonSchema({"type": "object", "propertyNames": {"pattern": "^[A-Za-z_][A-Za-z0-9_]*$"}}),
     ]
     """The search space: each parameter with a value, choices or a range."""
     points: list[dict[str, Any]] | Literal["auto"] = "auto"
@@ -155,8 +156,8 @@ class Spec(TaskSettings):
         unsuited = [goal for goal in self.task_goals() if goal.view is None]
         if self.search.until == "noise_floor" and unsuited:
             message = (
-                f"`search.until`: the task {self.task} has no noise floor, because {unsuited[0].metric} is no mean "
-                "over images; write trials, or leave it out"
+                f"`search.until`: the task {self.task} has no noise floor, because {unsuited[0].metric} is no share "
+                "of correct answers; write trials, or leave it out"
             )
             raise ProblemsError([Problem(("search", "until"), message)])
         return self
@@ -398,6 +399,9 @@ def load_spec(path: Path | str, overrides: Sequence[str] = (), *, may_lack_files
         spec = spec_type(kind.name).model_validate_json(json.dumps(data), strict=True, context=context)
     except ValidationError as error:
         problems += from_validation(error, data, spec_type(kind.name))
+    digests: dict[str, str] = {}
+    if spec is not None and not problems:
+        problems, digests = code_problems(spec, spec.parameters)
     if spec is not None and not problems and not lacks_files:
         problems += class_problems(spec.train, spec.sets[spec.train.set.partition("/")[0]])
         if isinstance(spec, TypographicSettings):
@@ -410,6 +414,8 @@ def load_spec(path: Path | str, overrides: Sequence[str] = (), *, may_lack_files
     if problems:
         raise UserError("\n".join([*_lines(problems, document), *_own_images(problems, data, Path(path))]))
     assert spec is not None
+    if digests:
+        spec = spec.model_copy(update={"code": digests})
     if lacks_files:
         return spec
     notes = [note for name, settings in spec.sets.items() for note in split_notes(name, settings)]

@@ -11,8 +11,8 @@ import csv
 import gzip
 import io
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +47,8 @@ class Answers:
     """(N,) logit of the true class minus logit of the written class (two-way choice); NaN if the word is no class."""
     reference_kl: np.ndarray | None = None
     """(N,) KL(reference || model) over all class prompts, in nats."""
+    own: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Metric of the user's own -> (N,) numbers; not in files of answers."""
 
     def strange(self) -> bool:
         """Return whether no answer is a label or a written word of these images, in any spelling."""
@@ -59,7 +61,7 @@ class Answers:
         """Return the measures that can be computed, on the images that have the data for them.
 
         They are ``accuracy`` and ``text_confusion_rate`` over all classes, ``two_way_accuracy`` between the true and
-        the written class (a tie is wrong), and ``reference_kl``. Words are compared by ``label_form``.
+        the written class (a tie is wrong), ``reference_kl``, and the user's own. Words are compared by ``label_form``.
         """
         measures: Measures = {}
         if self.answer is not None:
@@ -72,6 +74,9 @@ class Answers:
             measures["two_way_accuracy"] = self.margin[np.isfinite(self.margin)] > 0
         if self.reference_kl is not None and np.isfinite(self.reference_kl).any():
             measures["reference_kl"] = self.reference_kl[np.isfinite(self.reference_kl)]
+        for name, values in self.own.items():
+            if np.isfinite(values).any():
+                measures[name] = values[np.isfinite(values)]
         return measures
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -14,8 +14,10 @@ from trainables.context.trial_context import TrialContext
 from trainables.data.image_set import ImageSet, View
 from trainables.distributed import WorkerGroup
 from trainables.evaluation.answers import Answers
+from trainables.evaluation.own_metric import own_values
 from trainables.memory import in_batches
 from trainables.models.policy import Policy
+from trainables.settings.typographic import OwnMetric
 from trainables.spelling import normal_form
 
 
@@ -29,6 +31,8 @@ class Predictions:
     """(N,) float64, see ``margins``."""
     reference_kl: np.ndarray | None = None
     """(N,) float64, see ``image_kl``."""
+    own: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Metric of the user's own -> a number for each image (N,) float64; NaN for images that it is not about."""
 
 
 @torch.no_grad()
@@ -41,6 +45,7 @@ def predict(
     *,
     reference_kl: bool = False,
     prompts: Tensor | None = None,
+    own: Mapping[str, OwnMetric] | None = None,
 ) -> Predictions:
     """Return the policy's answers on a view of ``images``, over all their classes.
 
@@ -49,15 +54,18 @@ def predict(
     Args:
         reference_kl: whether to compute KL from the reference too.
         prompts: the policy's embeddings (C, r) of the classes, see ``class_embeddings``; by default computed here.
+        own: metrics of the user's own to compute too, by name.
     """
     names, templates = images.class_names, images.templates
     classes = class_embeddings(context, policy, images) if prompts is None else prompts
     device = classes.device
     labels, written = view.labels.to(device), None if view.written is None else view.written.to(device)
     rows_of_worker = torch.arange(len(view.labels))[group.rank :: group.world_size]
-    scores = torch.zeros(3, len(view.labels), dtype=torch.float64, device=group.device)
-    reference = context.reference.embeddings(view) if reference_kl else None
-    reference_text = context.reference.text_embeddings(names, templates) if reference_kl else None
+    metrics = own or {}
+    scores = torch.zeros(3 + len(metrics), len(view.labels), dtype=torch.float64, device=group.device)
+    compares = reference_kl or bool(metrics)
+    reference = context.reference.embeddings(view) if compares else None
+    reference_text = context.reference.text_embeddings(names, templates) if compares else None
 
     def evaluate_batch(rows: Tensor) -> bool:
         logits = policy.logits(policy.image_embeddings(context.inputs.rows(policy, view, rows)), classes)
@@ -66,13 +74,19 @@ def predict(
         scores[1, index] = margins(logits, labels[index], None if written is None else written[index]).to(scores)
         if reference is not None and reference_text is not None:
             reference_logits = context.reference.logits(reference[index], reference_text)
-            scores[2, index] = image_kl(logits, reference_logits).to(scores)
+            if reference_kl:
+                scores[2, index] = image_kl(logits, reference_logits).to(scores)
+            second = torch.full_like(index, -1) if written is None else written[index]
+            for number, metric in enumerate(metrics.values(), start=3):
+                values = own_values(metric, (logits, reference_logits, labels[index], second))
+                scores[number, index] = values.to(scores)
         return True
 
     sizes = context.batch_sizes
     _, sizes.evaluation = in_batches(rows_of_worker, sizes.evaluation, evaluate_batch, "scoring images")
-    answers, logit_margins, kl = group.sum(scores).cpu().numpy()
-    return Predictions(answers.astype(np.int64), logit_margins, kl if reference_kl else None)
+    answers, logit_margins, kl, *of_own = group.sum(scores).cpu().numpy()
+    own_scores = dict(zip(metrics, of_own, strict=True))
+    return Predictions(answers.astype(np.int64), logit_margins, kl if reference_kl else None, own_scores)
 
 
 @torch.no_grad()
@@ -144,4 +158,5 @@ def answers_from_indices(images: ImageSet, view: View, view_name: str, predictio
         answer=tuple(names[i] for i in predictions.answers.tolist()),
         margin=None if view.written is None else predictions.margins,
         reference_kl=predictions.reference_kl,
+        own=predictions.own,
     )

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,6 +18,7 @@ from trainables.evaluation.answers import ATTACKED, CLEAN, Answers
 from trainables.evaluation.predictions import Predictions, answers_from_indices, image_kl, margins
 from trainables.models.clip import Clip
 from trainables.models.policy import mixed_precision, prompt_embeddings
+from trainables.own_code import described, function_named
 from trainables.settings.sets import ImageSetSettings, Split, TypographicSet
 from trainables.settings.typographic import AttackSettings
 
@@ -93,7 +90,7 @@ class CallableScorer:
         try:
             scores = self._scores(pictures, [list(of_class) for of_class in prompts])
         except Exception as error:  # code of other authors can raise any error
-            raise ValueError(f"the model failed to score images: {_where(error)}") from error
+            raise ValueError(f"the model failed to score images: {described(error)}") from error
         logits = torch.as_tensor(scores if isinstance(scores, Tensor) else np.asarray(scores)).detach().float().cpu()
         if logits.shape != (len(images), len(prompts)):
             raise ValueError(
@@ -113,33 +110,17 @@ def load_callable(name: str) -> CallableScorer:
     Raises:
         ValueError: there is no such function, or loading fails.
     """
-    module_name, _, function_name = name.partition(":")
-    if (folder := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, folder)
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # code of other authors can raise any error
-        raise ValueError(f"{name}: the module cannot be imported: {_where(error)}") from error
-    load = vars(module).get(function_name)
-    if not callable(load):
-        raise ValueError(f"{name}: {module_name} has no function {function_name}")
+    load, function_name = function_named(name), name.partition(":")[2]
     try:
         scores = load()
-    except Exception as error:
-        raise ValueError(f"{name}: {function_name}() failed: {_where(error)}") from error
+    except Exception as error:  # code of other authors can raise any error
+        raise ValueError(f"{name}: {function_name}() failed: {described(error)}") from error
     if not callable(scores):
         raise ValueError(
             f"{name}: {function_name}() returned a {type(scores).__name__}; expected a function "
             "scores(images, prompts) that returns an array (images, classes)"
         )
     return CallableScorer(scores)
-
-
-def _where(error: Exception) -> str:
-    """Return an error in code of other authors, with the line that raised it."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {error}{place}"
 
 
 def score_set(

@@ -11,11 +11,13 @@ from torch import Tensor
 from trainables.context.task import Validation
 from trainables.context.trial_context import TrialContext
 from trainables.context.typographic_data import TypographicData
+from trainables.data.image_set import ImageSet, View
 from trainables.data.typographic import EvaluationSet
 from trainables.distributed import WorkerGroup
 from trainables.evaluation.answers import ATTACKED, CLEAN, Answers, write_answers
 from trainables.evaluation.measure import Scores, means, measurement
 from trainables.evaluation.predictions import (
+    Predictions,
     accuracy,
     answers_from_indices,
     class_embeddings,
@@ -26,7 +28,7 @@ from trainables.evaluation.predictions import (
 from trainables.models.policy import Policy
 from trainables.records import Measurement
 from trainables.settings.task import split_of
-from trainables.settings.typographic import TypographicSettings
+from trainables.settings.typographic import OwnMetric, TypographicSettings
 
 VALIDATION_METRICS = ("clean_accuracy", "robust_accuracy", "text_confusion_rate")
 """Metrics of a trial after each epoch, the goals among them."""
@@ -82,19 +84,28 @@ def settings_of(context: TrialContext) -> TypographicSettings:
 
 
 def goal_scores(context: TrialContext, policy: Policy, sets: Sequence[EvaluationSet], group: WorkerGroup) -> Scores:
-    """Return the scores of ``VALIDATION_METRICS`` over all class prompts of each set.
+    """Return the scores of ``VALIDATION_METRICS`` and of the user's own metrics over all class prompts of each set.
 
     Workers share the images; every worker gets all scores. The text-confusion rate is the share of attacked images that
     are answered with the written class; a set without attacked images has none.
     """
-    scores: Scores = {metric: [] for metric in VALIDATION_METRICS}
+    own = settings_of(context).metrics
+    scores: Scores = {metric: [] for metric in (*VALIDATION_METRICS, *own)}
+
+    def predicted(images: ImageSet, view: View, name: str, prompts: Tensor) -> Predictions:
+        predictions = predict(context, policy, images, view, group, prompts=prompts, own=_of_view(own, name))
+        for metric, values in predictions.own.items():
+            if np.isfinite(values).any():
+                scores[metric].append(values[np.isfinite(values)])
+        return predictions
+
     for evaluated in sets:
         images, clean, attacked = evaluated.images, evaluated.clean, evaluated.attacked
         prompts = class_embeddings(context, policy, images)
         if clean is not None:
-            predictions = predict(context, policy, images, clean, group, prompts=prompts)
+            predictions = predicted(images, clean, CLEAN, prompts)
             scores["clean_accuracy"].append(accuracy(predictions, images, clean))
-        predictions = predict(context, policy, images, attacked, group, prompts=prompts)
+        predictions = predicted(images, attacked, ATTACKED, prompts)
         scores["robust_accuracy"].append(accuracy(predictions, images, attacked))
         confused = text_confusion(predictions, images, attacked)
         if len(confused):
@@ -108,7 +119,8 @@ def kept_scores(context: TrialContext, policy: Policy, group: WorkerGroup, *, un
     Args:
         unseen: use the images that the search does not see; a metric of a set without such images is left out.
     """
-    further = [metric for metric in context.task.keep if metric not in VALIDATION_METRICS]
+    measured = (*VALIDATION_METRICS, *settings_of(context).metrics)
+    further = [metric for metric in context.task.keep if metric not in measured]
     scores = {metric: _kept_scores(context, policy, metric, group, unseen=unseen) for metric in further}
     return {metric: of_sets for metric, of_sets in scores.items() if of_sets}
 
@@ -133,14 +145,18 @@ def _kept_scores(
 
 def test_answers(context: TrialContext, policy: Policy, group: WorkerGroup) -> list[Answers]:
     """Return the policy's answers on every test set, clean (with KL from the reference) and attacked."""
-    answers, data = [], data_of(context)
+    answers, data, own = [], data_of(context), settings_of(context).metrics
     for tested in (*data.test_sets, *data.typographic_sets):
         images = tested.images
         prompts = class_embeddings(context, policy, images)
         if tested.clean is not None:
-            predictions = predict(context, policy, images, tested.clean, group, reference_kl=True, prompts=prompts)
+            metrics = _of_view(own, CLEAN)
+            predictions = predict(
+                context, policy, images, tested.clean, group, reference_kl=True, prompts=prompts, own=metrics
+            )
             answers.append(answers_from_indices(images, tested.clean, CLEAN, predictions))
-        predictions = predict(context, policy, images, tested.attacked, group, prompts=prompts)
+        metrics = _of_view(own, ATTACKED)
+        predictions = predict(context, policy, images, tested.attacked, group, prompts=prompts, own=metrics)
         answers.append(answers_from_indices(images, tested.attacked, ATTACKED, predictions))
     return answers
 
@@ -160,10 +176,11 @@ def test_scores(
     """
     data, task = data_of(context), settings_of(context)
     pasted = [tested.images.name for tested in data.test_sets]
-    scores = _scores_of(pasted, answers, _ON_TEST)
+    on_test = _ON_TEST | {name: (metric.view, name) for name, metric in task.metrics.items()}
+    scores = _scores_of(pasted, answers, on_test)
     alone = [tested.images.name for tested in data.typographic_sets] + (pasted if len(pasted) > 1 else [])
     for name in alone:
-        of_set = _scores_of([name], answers, _ON_TEST)
+        of_set = _scores_of([name], answers, on_test)
         scores |= {f"{_short(name, alone)}/{metric}": of_sets for metric, of_sets in of_set.items()}
     transfer = [name for name in pasted if split_of(name, "test")[0] != task.train.set]
     if 0 < len(transfer) < len(pasted):
@@ -174,6 +191,11 @@ def test_scores(
             scores[f"robust_accuracy/{variant}"] = _attacked_accuracy(context, policy, sets, group)
         scores["sign_reading"] = _attacked_accuracy(context, policy, data.sign_sets, group)
     return scores
+
+
+def _of_view(own: Mapping[str, OwnMetric], view: str) -> dict[str, OwnMetric]:
+    """Return the user's own metrics that are measured on a view."""
+    return {name: metric for name, metric in own.items() if metric.view == view}
 
 
 def _attacked_accuracy(

@@ -4,12 +4,34 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic_core import PydanticCustomError
 
+from trainables.own_code import FORM, names_function
 from trainables.settings.sets import SettingError, Settings
 
 Objective = Literal["dpo", "ipo", "kto", "cross_entropy", "none"]
 """``none``: no training; the policy is its start."""
+
+
+def _is_function(value: str) -> str:
+    """Return a value that names a function.
+
+    Raises:
+        PydanticCustomError: it is another word.
+        ValueError: it is none of the form, but was probably meant to be one.
+    """
+    if ":" not in value:
+        raise PydanticCustomError("function_name_type", f"Input should have the form {FORM}")
+    if not names_function(value):
+        raise ValueError(f"is no function of the form {FORM}")
+    return value
+
+
+OwnFunction = Annotated[
+    str, AfterValidator(_is_function), WithJsonSchema({"type": "string", "pattern": ":", "examples": [FORM]})
+]
+"""A function of a user's own: ``package.module:function``."""
 Target = Literal["flipped", "neutral", "equal"]
 Start = Literal["identity", "closed_form", "projection"]
 Tune = Literal["transform", "last_blocks", "visual", "all"]
@@ -37,12 +59,19 @@ _OF_TRANSFORM = ("rank", "form", "towers", "start")
 
 
 class Parameters(Settings):
-    """A point of the search space: everything that may differ between two trials."""
+    """A point of the search space: everything that may differ between two trials.
 
-    objective: Objective | None = None
+    Parameters beyond the fields are those of an objective of the user's own.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, int | float | str] = Field(init=False)
+
+    objective: Objective | OwnFunction | None = None
     """The loss. ``dpo``, ``ipo`` and ``kto`` compare the true class with the written one against the untouched
-    model; ``cross_entropy`` raises the true class among all; ``none`` trains nothing (the policy is its start).
-    Left out for the target ``equal`` only, which has a loss of its own."""
+    model; ``cross_entropy`` raises the true class among all; ``none`` trains nothing (the policy is its start). A
+    function of your own, ``package.module:function``, is a loss too (docs/objectives.md). Left out for the target
+    ``equal`` only, which has a loss of its own."""
     tune: Tune
     """What is trained: ``transform`` (a linear map on the embeddings), ``last_blocks`` (the end of the image
     tower), ``visual`` (the image tower) or ``all`` (both towers). More is usually stronger, and costs more clean
@@ -98,6 +127,7 @@ class Parameters(Settings):
 
     @model_validator(mode="after")
     def _belongs_together(self) -> Self:
+        self._check_own()
         self._check_objective()
         if self.objective != "none" and self.learning_rate is None:
             raise MissingParameterError("`learning_rate` has no value", "objective", "learning_rate")
@@ -117,6 +147,16 @@ class Parameters(Settings):
                     )
         return self
 
+    @property
+    def own_objective(self) -> str | None:
+        """The objective if it is a function of the user's own, ``package.module:function``."""
+        return self.objective if self.objective is not None and names_function(self.objective) else None
+
+    def _check_own(self) -> None:
+        for name in self.model_extra or {} if self.own_objective is None else {}:
+            message = f"objective {self.objective} has no `{name}`" if self.objective else f"unknown parameter `{name}`"
+            raise InapplicableParameterError(message, name)
+
     def _check_objective(self) -> None:
         betas = [name for name in ("beta", "beta_m0") if getattr(self, name) is not None]
         if self.target == "equal":
@@ -135,8 +175,7 @@ class Parameters(Settings):
         if self.target == "neutral" and betas:
             message = f"target neutral sets beta itself, to 1/(2 m0): leave `{betas[0]}` out"
             raise InapplicableParameterError(message, betas[0])
-        if self.objective in ("dpo", "ipo", "kto") and self.target != "neutral":
-            if not betas:
-                raise MissingParameterError(f"objective {self.objective} needs `beta`", "objective", "beta")
-            if len(betas) > 1:
-                raise InapplicableParameterError("`beta` and `beta_m0` say the same in two ways: give one", "beta_m0")
+        if self.objective in ("dpo", "ipo", "kto") and self.target != "neutral" and not betas:
+            raise MissingParameterError(f"objective {self.objective} needs `beta`", "objective", "beta")
+        if len(betas) > 1:
+            raise InapplicableParameterError("`beta` and `beta_m0` say the same in two ways: give one", "beta_m0")

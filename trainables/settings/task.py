@@ -235,6 +235,7 @@ class TrainingSettings(Settings):
         return self.epochs if parameters.epochs is None else parameters.epochs
 
 
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Bound = float | str
 """A number, or relative to the untouched model: ``untouched - 0.05``."""
 
@@ -258,6 +259,9 @@ class TaskSettings(Settings):
     keep: dict[str, Bound] = {}
     """What a point of the front must keep besides its goals: a metric on validation and its bound, for instance
     ``sign_reading: untouched - 0.10``. Measured of every point that could be on the front."""
+    code: dict[str, Digest] = {}
+    """SHA-256 of the file of each module whose functions the spec names (docs/objectives.md). sweeper fills it in, and
+    refuses to go on with other code; write it yourself to have other code refused from the beginning."""
 
     @model_validator(mode="after")
     def _sets_exist(self) -> Self:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from trainables.settings.parameters import Parameters, Positive, Tune
+from trainables.settings.parameters import OwnFunction, Parameters, Positive, Tune
 from trainables.settings.sets import SettingError, Settings, TypographicSet
 from trainables.settings.task import EvaluateSettings, HeldOutEvaluation, TaskSettings, TrainSettings, split_of
 
@@ -79,6 +80,30 @@ class Paint(Settings):
         return {name: value for name, value in parameters.items() if value != "auto"}
 
 
+_TAKEN = {
+    *("clean_accuracy", "robust_accuracy", "text_confusion_rate", "two_way_accuracy", "sign_reading"),
+    *("step", "steps", "epoch", "epochs", "progress", "rung", "attempt", "train_s", "evaluation_s", "checkpoint_s"),
+    *("time_s", "preference_loss", "reference_kl", "loss", "identity_distance"),
+}
+"""Names of metrics, and of what else a metric line holds."""
+
+
+class OwnMetric(Settings):
+    """A metric of your own: the mean over images of a function of logits (docs/objectives.md). Measured after each
+    epoch and on test, with an interval; ``keep`` may name it."""
+
+    function: OwnFunction
+    """The function: ``package.module:function``. It takes logits of the model and of the untouched model, (B, C), and
+    the true and the written class of each image, (B,), and returns a number for each image, (B,)."""
+    direction: Literal["maximize", "minimize"]
+    """Which way is better: a bound on a metric that is maximised is a floor, else a ceiling."""
+    view: Literal["clean", "attacked"] = "attacked"
+    """Images that it is measured on: ``attacked`` with the word of a class on them, or ``clean``, where the written
+    class is -1."""
+    goal: bool = False
+    """Whether the sweep improves it in place of ``robust_accuracy``, which is then measured only."""
+
+
 class TypographicSettings(TaskSettings):
     """The task ``typographic``: words on images lie about what is in them, and the model is to see the image."""
 
@@ -92,6 +117,21 @@ class TypographicSettings(TaskSettings):
     """What is measured, when, and on which images."""
     paint: Paint | None = Paint()
     """The baseline PAINT, which is the first trial of a sweep; null leaves it out."""
+    metrics: dict[str, OwnMetric] = {}
+    """Metrics of your own, by names for tables and bounds."""
+
+    @model_validator(mode="after")
+    def _metrics_have_names_of_their_own(self) -> Self:
+        for name in self.metrics:
+            if not re.fullmatch("[a-z][a-z0-9_]*", name):
+                message = f"metrics: {name!r} is no name for a metric; use small letters, digits and _"
+                raise SettingError(message, "metrics", name)
+            if name in _TAKEN:
+                raise SettingError(f"metrics: `{name}` is the name of something else; choose another", "metrics", name)
+        if len(goals := [name for name, metric in self.metrics.items() if metric.goal]) > 1:
+            message = f"metrics: {' and '.join(goals)} are goals; one of them takes the place of robust_accuracy"
+            raise SettingError(message, "metrics", goals[1], "goal")
+        return self
 
     @model_validator(mode="after")
     def _clean_accuracy_can_be_tested(self) -> Self:

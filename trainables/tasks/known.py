@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, create_model
 
+from trainables.own_code import find_module, install, module_in
 from trainables.settings.parameters import Parameters
 from trainables.settings.sets import SettingError, Settings
 from trainables.settings.task import TaskSettings
+from trainables.settings.typographic import TypographicSettings
 from trainables.tasks.attribute import AttributeKind
 from trainables.tasks.kind import TaskKind
 from trainables.tasks.typographic import TypographicKind
@@ -65,6 +67,24 @@ def read_trial_settings(raw: Mapping[str, Any]) -> TrialSettings:
     task = raw.get("task")
     kind = kind_named(task.get("task") if isinstance(task, Mapping) else None)
     return _trial_type(kind.name).model_validate(raw)
+
+
+def install_code(trial: TrialSettings) -> None:
+    """Import the modules of the user's own that a trial names functions of.
+
+    Raises:
+        ValueError: a module is missing, or has changed since the trial's settings were written, or cannot be imported.
+    """
+    metrics = trial.task.metrics if isinstance(trial.task, TypographicSettings) else {}
+    functions = [trial.parameters.own_objective, *(metric.function for metric in metrics.values())]
+    for name in dict.fromkeys(module_in(function) for function in functions if function is not None):
+        module = find_module(name)
+        digest = trial.task.code.get(name, module.digest)
+        if module.digest != digest:
+            raise ValueError(
+                f"code digest of {name} was {digest[:12]} and is now {module.digest[:12]}: {module.path} has changed"
+            )
+        install(module)
 
 
 @cache

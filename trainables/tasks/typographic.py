@@ -54,10 +54,14 @@ class TypographicKind:
     settings: type[TaskSettings] = TypographicSettings
 
     def goals(self, settings: TaskSettings) -> Goals:
-        return CLEAN_ACCURACY, ROBUST_ACCURACY
+        """Return clean and robust accuracy, or the user's own metric in place of the latter."""
+        own = next((name for name, metric in _typographic(settings).metrics.items() if metric.goal), None)
+        return CLEAN_ACCURACY, ROBUST_ACCURACY if own is None else _own_goal(own, _typographic(settings))
 
     def metrics(self, settings: TaskSettings) -> Mapping[str, Metric]:
-        """Return the goals and further metrics: reading of signs, held-out attacks, KL, and goals on a single set."""
+        """Return the goals and further metrics: reading of signs, held-out attacks, KL, goals on a single set, the
+        user's own.
+        """
         from trainables.attack.rendering import variants  # this imports NumPy and Pillow
 
         task = _typographic(settings)
@@ -66,7 +70,11 @@ class TypographicKind:
         pasted = [name for name, of_set in task.sets.items() if not isinstance(of_set, TypographicSet)]
         own = [name for name in pasted if task.sets[name].has("validation")]
         names += [f"{name}/{metric}" for name in own for metric in ("clean_accuracy", "robust_accuracy")]
-        return {name: Metric(direction=_direction(name), about=self.about(name) or "") for name in names}
+        known = {name: Metric(direction=_direction(name), about=self.about(name) or "") for name in names}
+        return known | {
+            name: Metric(direction=metric.direction, about=f"mean of {metric.function}")
+            for name, metric in task.metrics.items()
+        }
 
     def curves(self, settings: TaskSettings) -> Sequence[str]:
         return "clean_accuracy", "robust_accuracy"
@@ -123,6 +131,13 @@ class TypographicKind:
 def _typographic(settings: TaskSettings) -> TypographicSettings:
     assert isinstance(settings, TypographicSettings), "settings are read by the task that they name"
     return settings
+
+
+def _own_goal(name: str, task: TypographicSettings) -> Goal:
+    title = name.replace("_", " ")
+    return Goal(
+        metric=name, direction=task.metrics[name].direction, short=title, title=title, best=f"best {title}", view=None
+    )
 
 
 def _direction(metric: str) -> Direction:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainables.settings.parameters import Parameters
+from trainables.training.own_objective import own_losses
 
 
 def dpo(
@@ -164,7 +165,11 @@ def preference_loss(
             assert candidates is not None
             return balanced_cross_entropy(policy_logits, candidates)
         return cross_entropy(policy_logits, chosen)
-    pair, beta = (policy_logits, reference_logits, chosen, rejected), beta_of(parameters, margin)
+    pair = (policy_logits, reference_logits, chosen, rejected)
+    if parameters.own_objective is not None:
+        detached = (policy_logits, reference_logits.detach(), chosen, rejected)
+        return own_losses(parameters, detached, own_beta(parameters, margin)).mean()
+    beta = beta_of(parameters, margin)
     if parameters.objective == "dpo":
         return dpo(*pair, beta=beta, label_smoothing=parameters.label_smoothing)
     if parameters.objective == "ipo":
@@ -196,6 +201,12 @@ def beta_of(parameters: Parameters, margin: float | None) -> float:
             "given relative to it; give `beta` itself"
         )
     return 1 / (2 * margin) if parameters.target == "neutral" else (parameters.beta_m0 or 0.0) / margin
+
+
+def own_beta(parameters: Parameters, margin: float | None) -> float | None:
+    """Return beta of an objective of the user's own, given m0; None if the trial has none."""
+    given = parameters.beta is not None or parameters.beta_m0 is not None
+    return beta_of(parameters, margin) if given else None
 
 
 def _margin(policy_logits: Tensor, reference_logits: Tensor, chosen: Tensor, rejected: Tensor) -> Tensor:

@@ -31,8 +31,9 @@ from trainables.training.batches import Batches, Rows, steps_per_epoch
 from trainables.training.checkpoint import CheckpointWriter
 from trainables.training.hooks import Hooks, NonFiniteLoss, TrialInterrupted
 from trainables.training.micro_batches import SMALLEST, fastest_size, measure_speeds
-from trainables.training.objectives import beta_of, equal_means_weights, preference_loss, reference_kl
+from trainables.training.objectives import beta_of, equal_means_weights, own_beta, preference_loss, reference_kl
 from trainables.training.optimizer import learning_rate_of, make_optimizer, schedule
+from trainables.training.own_objective import check_own_objective
 from trainables.training.trial_data import TrialData
 from trainables.training.trial_folder import CHECKPOINT_FILE, UNREADABLE_FILE, CheckpointUnreadable, TrialFolder
 
@@ -213,6 +214,8 @@ class _Trial:
         self._margin = context.mean_margin() if needs_margin else None
         if needs_margin:
             beta_of(parameters, self._margin)  # raises ValueError if beta cannot be given relative to this margin
+        if parameters.own_objective is not None:
+            check_own_objective(parameters, own_beta(parameters, self._margin))
 
     def set_micro_batches(self, after_out_of_memory: bool) -> None:
         """Choose the size of micro-batches, unless an earlier attempt has chosen it.

@@ -206,7 +206,7 @@ def faces(tmp_path: Path) -> Path:
         (
             "parameters:",
             "search: {until: noise_floor}\nparameters:",
-            "`search.until`: the task attribute has no noise floor, because max_skew_at_60 is no mean over images",
+            "`search.until`: the task attribute has no noise floor, because max_skew_at_60 is no share of",
         ),
         ("path: faces", "path: nowhere", "nowhere does not exist"),
         ("kind: utkface, path: faces", "kind: image_folder, train: faces", "has no class folders"),

@@ -40,6 +40,7 @@ OBJECTIVES: list[dict[str, Any]] = [
     {"objective": "ipo", "beta": 0.1},
     {"objective": "kto", "beta": 1.0},
     {"objective": "cross_entropy"},
+    {"objective": "examples.objectives:simpo", "beta": 1.0, "gamma": 1.0},
 ]
 
 
