@@ -37,7 +37,7 @@ def infinite(p, r, c, w, *, beta=0.0): return margin(p, c, w) / beta
 def root(p, r, c, w): return (margin(p, c, w) - margin(r, c, w)).abs().sqrt()
 def at_start(p, r, c, w): return (margin(p, c, w) - margin(r, c, w)).abs().log()
 def centred(p, r, c, w): return margin(p, c, w) - margin(p, c, w).mean()
-def random(p, r, c, w): return F.dropout(margin(p, c, w))
+def random(p, r, c, w): return margin(p, c, w) + margin(p, c, w).new_empty(len(p)).uniform_()
 def without_gradient(p, r, c, w): return margin(p.detach(), c, w)
 def changing(p, r, c, w):
     r.zero_()
