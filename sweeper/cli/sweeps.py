@@ -273,9 +273,11 @@ def _options(
 
 def _resume(folder: SweepFolder, spec: Spec, options: Options, format: Format) -> None:
     from sweeper.run.sweep import resume_command
+    from sweeper.spec.code_checks import read_code
 
     try:
         with folder.hold() as lease:
+            read_code(spec.code, folder.name)  # refuses other code before anything is changed
             folder.save_spec(spec)
             _run(folder, lease, spec, options, format)
     except SweepInterrupted:

@@ -81,6 +81,8 @@ def export_point(
             matrices = export_model(clip, policy, weights, point.strength, target, model_format)
         except SafetensorError as error:  # safetensors' error on a full disk
             raise StorageError(f"{target} cannot be written: {error}") from error
+    except UserError:
+        raise
     except ValueError as error:
         raise UserError(f"trial {point.trial} cannot be exported: {error}") from error
     noise = torch.Generator().manual_seed(0)

@@ -121,7 +121,10 @@ def test_a_trial_is_repeated_with_the_same_code_only(sweep: Sweep, monkeypatch: 
 def test_changed_code_is_refused_before_ray_starts(changed: Path) -> None:
     before = ray.is_initialized()  # other tests may have started one
     digest = f"code digest of {MODULE} in sweep demo was .*; restore it, or start a new sweep for it"
-    refused(digest, "resume", "demo", "--storage", "sweeps")
+    spec = Path("sweeps/demo/spec.resolved.json")
+    recorded = spec.read_bytes()
+    refused(digest, "resume", "demo", "--trials", "50", "--storage", "sweeps")
+    assert spec.read_bytes() == recorded, "a refused resume changes nothing"
     refused(f'\n  code.{MODULE}: ".*" -> "', "run", "demo.yaml", "--resume", "--storage", "sweeps")
     refused(f"trial 1 cannot be run again: code digest of {MODULE} was", "rerun", "demo", "1", "--storage", "sweeps")
     assert ray.is_initialized() == before
