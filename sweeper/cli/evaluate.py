@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -180,11 +179,11 @@ def compare(
     comparisons, notes = compared_models(first, second, measuring)
     for note in notes:
         _echo(note)
-    if format is Format.json:
-        entries = [{**asdict(comparison), "verdict": comparison.verdict} for comparison in comparisons]
-        typer.echo(json.dumps(entries, indent=2))
+    rows = [{**asdict(comparison), "verdict": comparison.verdict} for comparison in comparisons]
+    if format is not Format.table:
+        print_rows(rows, format, empty="")
         return
-    rows: list[dict[str, object]] = [
+    full: list[dict[str, object]] = [
         {
             "set": comparison.set,
             "view": comparison.view,
@@ -211,7 +210,7 @@ def compare(
         }
         for comparison in comparisons
     ]
-    print_rows(rows, format, empty="", narrow=narrow, wide=wide)
+    print_rows(full, format, empty="", narrow=narrow, wide=wide)
 
 
 def _data(given: list[str] | None, attack: str | None) -> Data | None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from sweeper.cli.options import Changes, Name, Number, Output, Storage, TrackingUri, open_sweep
-from sweeper.cli.tables import Format, Wide, print_rows
+from sweeper.cli.tables import Format, Wide, as_json, print_rows
 from sweeper.errors import UnavailableError, UserError
 
 
@@ -158,7 +157,7 @@ def rerun(
         keep_weights=keep_weights,
     )
     if format is Format.json:
-        typer.echo(json.dumps(result.as_json(), indent=1))
+        typer.echo(as_json(result.as_json()))
         return
     print_rows(result.rows(), format, empty="", wide=wide)
     typer.echo(result.conclusion(), err=format is Format.csv)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sweeper.cli.options import Images, Model
+from sweeper.cli.options import Images, Model, Output
+from sweeper.cli.tables import Format, print_rows
 from sweeper.commands import command
 from sweeper.errors import UserError
 
@@ -64,21 +67,38 @@ def _write(file: Path, text: str) -> None:
         raise UserError(f"{file} cannot be written: {error.strerror}") from error
 
 
-def schema(
-    markdown: Annotated[bool, typer.Option("--markdown", help="As a page to read: docs/spec.md.")] = False,
-) -> None:
-    """Print the JSON Schema of a spec, for editors: every key with what it is for."""
-    import json
+class Schema(StrEnum):
+    spec = "spec"
+    output = "output"
 
+
+def schema(
+    of: Annotated[
+        Schema, typer.Argument(help="spec, or output: what commands print with --format json.")
+    ] = Schema.spec,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="As a page to read: docs/spec.md, docs/formats.md.")
+    ] = False,
+) -> None:
+    """Print the JSON Schema of a spec, for editors: every key with what it is for. Or that of what commands print."""
+    if of is Schema.output:
+        from sweeper.cli.output_schema import page, schemas
+
+        typer.echo(page() if markdown else json.dumps(schemas(), indent=1), nl=not markdown)
+        return
     from sweeper.spec.reference import reference
     from sweeper.spec.schema import schema as spec_schema
 
     typer.echo(reference() if markdown else json.dumps(spec_schema(), indent=1), nl=not markdown)
 
 
-def env() -> None:
+def env(format: Output = Format.table) -> None:
     """Print versions, CPUs and GPUs, for reports of problems."""
     from sweeper.environment import environment
 
-    for name, value in environment().items():
-        typer.echo(f"{name}: {value}")
+    values = environment()
+    if format is Format.table:
+        for name, value in values.items():
+            typer.echo(f"{name}: {value}")
+    else:
+        print_rows([{"name": name, "value": value} for name, value in values.items()], format, empty="")

@@ -21,7 +21,7 @@ from sweeper.cli.options import (
     option_price,
     storage_path,
 )
-from sweeper.cli.tables import Format, Wide, print_rows
+from sweeper.cli.tables import Format, Wide, as_json, print_rows
 from sweeper.commands import command, shown_storage
 from sweeper.errors import UnavailableError, UserError
 from sweeper.layout import terminal_width
@@ -98,10 +98,17 @@ def show(
         bool, typer.Option("--spec", help="Print a file with which `python -m trainables` runs this trial alone.")
     ] = False,
     storage: Storage = None,
+    format: Output = Format.table,
 ) -> None:
-    """Show one trial: parameters, metrics per epoch, points on validation and test, the reason of a failure."""
-    from sweeper.cli.status import trial_text
+    """Show one trial: parameters, metrics per epoch, points on validation and test, the reason of a failure.
 
+    --format csv has its metrics, a row per report; --format json has everything.
+    """
+    from sweeper.cli.status import trial_text
+    from sweeper.run.listing import trial_record
+
+    if spec and format is not Format.table:
+        raise UserError(f"--spec prints a file of its own form; leave --format {format.value} out")
     folder, loaded = open_sweep(name, storage)
     if spec:
         path = folder.trial(number).path / "trial.json"
@@ -109,8 +116,14 @@ def show(
             raise UserError(f"sweep {name} has no trial {number}; see `{folder.command('trials')}`")
         with storage_in_reach():
             typer.echo(path.read_text(errors="replace"), nl=False)
-    else:
+    elif format is Format.table:
         typer.echo(trial_text(folder, loaded, number))
+    else:
+        record = trial_record(folder, loaded, number)
+        if format is Format.json:
+            typer.echo(as_json(record))
+        else:
+            print_rows(record["epochs"], format, empty=f"trial {number} has reported nothing yet")
 
 
 def logs(

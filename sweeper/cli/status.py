@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from sweeper.cli.tables import as_table
-from sweeper.errors import UserError
 from sweeper.front.advice import advice
 from sweeper.front.load import load_front
 from sweeper.layout import wrapped
 from sweeper.records import FrontPoint
-from sweeper.run.listing import Row, damage_named, trial_rows, trial_state, usage_at
+from sweeper.run.listing import (
+    Row,
+    damage_named,
+    existing_trial,
+    front_points,
+    trial_rows,
+    trial_state,
+    usage_at,
+)
 from sweeper.run.progress import describe
 from sweeper.run.status_text import cost_lines, floor_lines
 from sweeper.search.study import read_trials
@@ -63,9 +70,7 @@ def trial_text(folder: SweepFolder, spec: Spec, number: int) -> str:
         UserError: the trial does not exist.
     """
     trials, goals = read_trials(folder, spec), spec.task_goals()
-    if number >= len(trials):
-        raise UserError(f"sweep {folder.name} has no trial {number}; it has {len(trials)} so far")
-    trial, files = trials[number], folder.trial(number)
+    trial, files = existing_trial(folder, trials, number), folder.trial(number)
     with damage_named(files.path):
         attempts, reports = files.last_attempt(), list(files.reports().values())
     state = trial_state(trial, live=folder.is_held())
@@ -90,10 +95,8 @@ def trial_text(folder: SweepFolder, spec: Spec, number: int) -> str:
     lines.append(f"attempts: {attempts}, folder: {files.path}")
     if reports:
         lines += ["epochs (goals on validation):", as_table([_epoch_row(report, goals) for report in reports])]
-    front = load_front(folder, spec, trials)
-    points = [point for point in (*front.points, *front.others) if point.trial == number] if front else []
+    points = front_points(load_front(folder, spec, trials), number)
     if points:
-        points.sort(key=lambda point: (point.weights, point.strength))
         lines += ["points (validation; test if measured):", as_table([_point_row(point, goals) for point in points])]
     log = files.path / "log.txt"
     if trial.state == "failed" and log.exists():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from enum import StrEnum
 from typing import Annotated
 
@@ -35,7 +36,7 @@ def print_rows(
         wide: whether a table has all columns.
     """
     if format is Format.json:
-        typer.echo(json.dumps(rows, indent=2))
+        typer.echo(as_json(rows))
     elif not rows:
         typer.echo(empty, err=True)
     elif format is Format.csv:
@@ -63,15 +64,28 @@ def as_table(rows: list[Row], width: int | None = None) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
+def as_json(value: object) -> str:
+    """Return JSON; numbers that are not finite, which JSON does not have, are null."""
+    return json.dumps(_finite(value), indent=2, allow_nan=False)
+
+
 def as_csv(rows: list[Row]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(
         text, fieldnames=list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n"
     )
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: _finite(value) for name, value in row.items()} for row in rows)
     return text.getvalue()
 
 
 def _cell(value: object) -> str:
     return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value

@@ -10,7 +10,7 @@ from typing import Any
 
 from sweeper.errors import UnavailableError, UserError, one_line
 from sweeper.front.load import load_front
-from sweeper.records import Front, TrialRecord
+from sweeper.records import Front, FrontPoint, TrialRecord
 from sweeper.run.budget import Usage
 from sweeper.run.usage_file import read_usage
 from sweeper.search.floor_files import load_floor, planned_trials
@@ -25,6 +25,25 @@ from trainables.files import storage_problem
 from trainables.records import Report
 
 Row = dict[str, object]
+
+SWEEP_COLUMNS = (
+    "name",
+    "state",
+    "finished",
+    "trials",
+    "failed",
+    "device",
+    "device_h",
+    "saved_device_h",
+    "saved_by_noise_floor_device_h",
+    "price",
+    "money",
+    "budget",
+    "forecast_device_h",
+    "forecast_left_s",
+    "hypervolume",
+)
+"""Keys of every sweep's row, before the goals of the knee; unreadable sweeps have no values but the first two."""
 
 
 def sweep_rows(
@@ -46,7 +65,7 @@ def sweep_rows(
             said = str(error).splitlines()[0] if known else storage_problem(error) or one_line(error)
             rows.append({"name": name, "state": "unreadable"})
             problem(f"{name}: {said}")
-    columns = dict.fromkeys(key for row in rows for key in row)
+    columns = dict.fromkeys([*(SWEEP_COLUMNS if rows else ()), *(key for row in rows for key in row)])
     return [{key: row.get(key) for key in columns} for row in rows]
 
 
@@ -105,6 +124,60 @@ def trial_rows(folder: SweepFolder, spec: Spec) -> list[Row]:
     return rows
 
 
+def trial_record(folder: SweepFolder, spec: Spec, number: int) -> dict[str, Any]:
+    """Return one trial for programs: its state, parameters, reports (``epochs``) and points of the front's table.
+
+    Raises:
+        UserError: the trial does not exist, or one of its files is damaged.
+    """
+    trials = read_trials(folder, spec)
+    trial = existing_trial(folder, trials, number)
+    files = folder.trial(number)
+    with damage_named(files.path):
+        attempts, reports = files.last_attempt(), list(files.reports().values())
+    points = front_points(load_front(folder, spec, trials), number)
+    return {
+        "trial": number,
+        "state": trial_state(trial, live=folder.is_held()),
+        "baseline": trial.baseline,
+        "first_point": trial.first_point,
+        "confirms": trial.confirms,
+        "reason": trial.reason,
+        "parameters": trial.parameters,
+        "seed": trial.seed,
+        "attempts": attempts,
+        "folder": str(files.path),
+        "epochs": [_report_row(report) for report in reports],
+        "points": [
+            {
+                "weights": point.weights,
+                "strength": point.strength,
+                "member": point.member,
+                "validation": point.validation,
+                "test": point.values,
+            }
+            for point in points
+        ],
+    }
+
+
+def existing_trial(folder: SweepFolder, trials: Sequence[TrialRecord], number: int) -> TrialRecord:
+    """Return a trial by its number.
+
+    Raises:
+        UserError: the trial does not exist.
+    """
+    if number >= len(trials):
+        raise UserError(f"sweep {folder.name} has no trial {number}; it has {len(trials)} so far")
+    return trials[number]
+
+
+def front_points(front: Front | None, number: int) -> list[FrontPoint]:
+    """Return the points of a trial in the front's table, by weights and strength."""
+    points = [] if front is None else [point for point in (*front.points, *front.others) if point.trial == number]
+    return sorted(points, key=lambda point: (point.weights, point.strength))
+
+
 def sweep_state(folder: SweepFolder, spec: Spec, trials: Sequence[TrialRecord], front: Front | None) -> str:
     """Return ``running``, ``unfinished`` or ``complete``.
 
@@ -160,6 +233,20 @@ def _latest(folder: SweepFolder, trial: TrialRecord) -> Report | None:
         with damage_named(files.path):
             return next(reversed(files.reports().values()), None)
     return None
+
+
+def _report_row(report: Report) -> Row:
+    return {
+        "step": report.step,
+        "epoch": report.epoch,
+        "loss": report.loss,
+        "preference_loss": report.preference_loss,
+        "reference_kl": report.reference_kl,
+        **report.values,
+        "train_s": report.train_s,
+        "evaluation_s": report.evaluation_s,
+        "checkpoint_s": report.checkpoint_s,
+    }
 
 
 def _cost_fields(folder: SweepFolder, spec: Spec, trials: Sequence[TrialRecord], usage: Usage) -> Row:

@@ -30,7 +30,9 @@ def table(front: Front, format: Format, width: int | None = None) -> str:
         width: columns of the text, which then has only the numbers for picking a point; None: all numbers, any width.
     """
     if format == "json":
-        return json.dumps([_json_object(point) for point in front.points], indent=2, allow_nan=False) + "\n"
+        several = any(point.sweep for point in front.points)
+        objects = [{**({"sweep": point.sweep} if several else {}), **_json_object(point)} for point in front.points]
+        return json.dumps(objects, indent=2, allow_nan=False) + "\n"
     if format == "csv":
         lines = rows(front)
         text = io.StringIO()
@@ -43,7 +45,6 @@ def table(front: Front, format: Format, width: int | None = None) -> str:
 
 def _json_object(point: FrontPoint) -> dict[str, Any]:
     return {
-        **({"sweep": point.sweep} if point.sweep else {}),
         "trial": point.trial,
         "weights": point.weights,
         "strength": point.strength,

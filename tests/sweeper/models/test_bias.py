@@ -26,6 +26,7 @@ from sweeper.search.study import read_trials
 from sweeper.spec.spec import Spec
 from sweeper.storage.sweep_folder import SweepFolder
 from tests.helpers.finished_sweep import finished_sweep
+from tests.helpers.output import assert_json_fits
 from trainables.distributed import WorkerGroup
 from trainables.evaluation.measure import untouched_policy
 from trainables.evaluation.retrieved import Retrieved
@@ -120,7 +121,7 @@ def test_an_exported_point_has_the_bias_that_the_sweep_measured(finished: Finish
         app, ["evaluate", str(tmp_path / "model"), "--data", str(tmp_path / "data.yaml"), "--format", "json"]
     )
     assert done.exit_code == 0, done.output
-    measured = {row["metric"]: row for row in json.loads(done.stdout)}
+    measured = {row["metric"]: row for row in assert_json_fits("evaluate, attribute", done.stdout)}
     assert chosen.values is not None
     for metric in ("content_accuracy", "attribute_accuracy", "max_skew_at_10", "ndkl_at_10"):
         assert measured[metric]["value"] == pytest.approx(chosen.values[metric], abs=0.01), metric
@@ -154,7 +155,7 @@ def test_two_models_are_compared_on_the_same_images(finished: Finished, tmp_path
     model, data = str(tmp_path / "model"), str(tmp_path / "data.yaml")
     done = CliRunner().invoke(app, ["compare", "world", model, "--data", data, "--format", "json"])
     assert done.exit_code == 0, done.output
-    rows = {(row["view"], row["measure"]): row for row in json.loads(done.stdout)}
+    rows = {(row["view"], row["measure"]): row for row in assert_json_fits("compare", done.stdout)}
     assert set(rows) == {("clean", "accuracy"), ("attribute", "accuracy"), ("retrieval", "max_skew_at_10")}
     skew = rows["retrieval", "max_skew_at_10"]
     assert skew["difference"] == pytest.approx(skew["second"] - skew["first"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from sweeper.cli.main import app
 from sweeper.errors import UserError
 from sweeper.models.compare import compare
 from tests.helpers import tiny
+from tests.helpers.output import assert_json_fits
 from trainables.evaluation.answers import Answers
 
 COLOUR_MODEL = """
@@ -80,7 +80,7 @@ def run(*arguments: str) -> Any:
     result = CliRunner().invoke(app, [*arguments, "--format", "json"])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
-    return json.loads(result.stdout)
+    return assert_json_fits(arguments[0], result.stdout)
 
 
 def module(here: Path) -> str:

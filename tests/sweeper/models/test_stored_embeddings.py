@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from sweeper.search.study import read_trials
 from sweeper.spec.spec import Spec
 from sweeper.storage.sweep_folder import SweepFolder
 from tests.helpers.finished_sweep import SPEC, finished_sweep
+from tests.helpers.output import assert_json_fits
 from tests.helpers.tiny import parameters, write_clip
 from tests.paths import ROOT
 from trainables.evaluation import stored
@@ -169,7 +169,8 @@ def run(sweep: Sweep, *arguments: str) -> Any:
 
 
 def measured(sweep: Sweep, *arguments: str) -> dict[str, dict[str, Any]]:
-    rows = json.loads(run(sweep, "evaluate", *arguments, "--index", "--format", "json").stdout)
+    printed = run(sweep, "evaluate", *arguments, "--index", "--format", "json").stdout
+    rows = assert_json_fits("evaluate --index", printed)
     assert all(row["low"] <= row["value"] <= row["high"] for row in rows)
     return {row["measure"]: {name: row[name] for name in ("view", "images", "value", "low", "high")} for row in rows}
 
