@@ -14,7 +14,7 @@ from trainables.data.cache import digest_of
 from trainables.data.image_set import View
 from trainables.memory import available_bytes, in_batches
 from trainables.models.clip import Clip
-from trainables.models.policy import Policy, TowerPolicy, mixed_precision, prompt_tokens
+from trainables.models.policy import Policy, TowerPolicy, TransformPolicy, mixed_precision, prompt_tokens
 from trainables.models.towers import trunk
 from trainables.records import Names
 
@@ -70,6 +70,16 @@ class InputCache:
                 self._tokens[class_names, templates] = prompt_tokens(self._clip, class_names, templates)
             return self._tokens[class_names, templates]
         return self._reference.text_embeddings(class_names, templates)
+
+    def measured_prompts(self, policy: Policy, class_names: Names, templates: tuple[str, ...]) -> Tensor:
+        """Return what ``prompts`` returns, but each template by itself (T, C, d) for a transform of several templates.
+
+        Training takes their mean, which saves a product with W for each template and step. Measured is what an exported
+        model does: W on every prompt, then the mean.
+        """
+        if isinstance(policy, TransformPolicy) and len(templates) > 1:
+            return self._reference.each_prompt(class_names, templates)
+        return self.prompts(policy, class_names, templates)
 
     def activations_fit(self, blocks: int) -> bool:
         """Return whether the activations of all views that trials use may be kept."""

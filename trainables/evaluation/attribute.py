@@ -149,7 +149,7 @@ def settings_of(context: TrialContext) -> AttributeSettings:
 def look(context: TrialContext, policy: Policy, labelled: LabelledSet, group: WorkerGroup) -> Looked:
     """Return the policy's outputs for a set. Each worker evaluates the rows ``rank::world_size``; all get all."""
     inputs, images, view = context.inputs, labelled.images, labelled.images.view()
-    texts = [policy.text_embeddings(inputs.prompts(policy, p.names, p.templates)) for p in labelled.prompts]
+    texts = [policy.text_embeddings(inputs.measured_prompts(policy, p.names, p.templates)) for p in labelled.prompts]
     neutral, of_values, queries = texts
     contents, count_v = len(images.class_names), len(images.value_names)
     reference_text = context.reference.text_embeddings(labelled.neutral.names, labelled.neutral.templates)
@@ -336,7 +336,7 @@ def _mean_margin(context: TrialContext, policy: TransformPolicy, labelled: Label
     """
     images = labelled.images
     text = policy.text_embeddings(
-        context.reference.text_embeddings(labelled.of_values.names, labelled.of_values.templates)
+        context.inputs.measured_prompts(policy, labelled.of_values.names, labelled.of_values.templates)
     )
     logits = policy.logits(policy.image_embeddings(context.reference.embeddings(images.view())), text).cpu()
     count_v, contents = len(images.value_names), len(images.class_names)

@@ -92,7 +92,7 @@ def predict(
 @torch.no_grad()
 def class_embeddings(context: TrialContext, policy: Policy, images: ImageSet) -> Tensor:
     """Return the policy's text embeddings (C, r) of the classes of a set, means over its templates."""
-    return policy.text_embeddings(context.inputs.prompts(policy, images.class_names, images.templates))
+    return policy.text_embeddings(context.inputs.measured_prompts(policy, images.class_names, images.templates))
 
 
 def margins(logits: Tensor, labels: Tensor, written: Tensor | None) -> Tensor:

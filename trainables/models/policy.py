@@ -194,7 +194,14 @@ class TransformPolicy(Policy):
         return apply_transform(self.matrix, images.to(self._clip.device))
 
     def text_embeddings(self, prompts: Tensor) -> Tensor:
-        return apply_transform(self.text_matrix, prompts)
+        """Return normalised embeddings (C, r) of the reference's text embeddings.
+
+        Args:
+            prompts: (C, d), means over the templates, or (T, C, d), every prompt by itself. The latter is what a CLIP
+                does that has W in its projections: W first, then the mean.
+        """
+        transformed = apply_transform(self.text_matrix, prompts)
+        return transformed if prompts.ndim == 2 else template_mean(transformed)
 
     def penalty(self) -> Tensor:
         return penalty(self.matrix) + penalty(self.text_matrix) if self._separate else penalty(self.matrix)
@@ -355,6 +362,16 @@ def prompt_tokens(clip: Clip, class_names: Names, templates: tuple[str, ...]) ->
 
 def prompt_embeddings(model: OpenClip, tokens: Tensor) -> Tensor:
     """Return from token ids (T, C, L) of T templates the normalised mean (C, d) of their normalised embeddings."""
+    return template_mean(each_prompt(model, tokens))
+
+
+def template_mean(prompts: Tensor) -> Tensor:
+    """Return the normalised mean (C, d) of the embeddings (T, C, d) of C classes in T templates."""
+    return F.normalize(prompts.mean(0), dim=-1)
+
+
+def each_prompt(model: OpenClip, tokens: Tensor) -> Tensor:
+    """Return from token ids (T, C, L) the normalised embeddings (T, C, d) of all prompts."""
     templates, classes, length = tokens.shape
     prompts = tokens.reshape(-1, length)
 
@@ -366,4 +383,4 @@ def prompt_embeddings(model: OpenClip, tokens: Tensor) -> Tensor:
     else:
         parts, _ = in_batches(prompts, TEXT_BATCH, encode, "encoding prompts")
         embeddings = torch.cat(parts)
-    return F.normalize(embeddings.reshape(templates, classes, -1).mean(0), dim=-1)
+    return embeddings.reshape(templates, classes, -1)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from tests.helpers import tiny
 from trainables.context import inputs
 from trainables.context.trial_context import TrialContext
 from trainables.data.image_set import View
+from trainables.evaluation.predictions import class_embeddings
 from trainables.models.policy import TowerPolicy, TransformPolicy
 from trainables.tasks.known import open_context
 
@@ -101,3 +104,23 @@ def test_a_tower_takes_pixels_where_activations_do_not_fit(
     with torch.no_grad():
         from_pixels = policy.image_embeddings(full.inputs.whole_view(policy, view))
     torch.testing.assert_close(from_pixels, embeddings, atol=1e-6, rtol=0)
+
+
+def test_a_transform_of_several_templates_is_measured_as_its_export_answers(context: TrialContext) -> None:
+    """An exported CLIP has W in its text projection: W on every prompt, then the mean over templates."""
+    names, templates = ("red", "green", "blue"), ("a photo of {}", "{}", "an old drawing of a {} thing")
+    images = replace(context.images.sample("world/validation", 1)[0], class_names=names, templates=templates)
+    policy = context.policy(tiny.parameters(tune="transform"))
+    assert isinstance(policy, TransformPolicy)
+    noise = torch.randn(policy.matrix.shape, generator=torch.Generator().manual_seed(2))
+    policy.set_weights({"w": policy.matrix.detach() + 0.3 * noise})
+    w = policy.matrix.detach()
+    with torch.no_grad():
+        by_template = [
+            F.normalize(context.clip.model.encode_text(context.clip.tokens(prompts), normalize=True) @ w.T, dim=-1)
+            for prompts in ([template.format(name) for name in names] for template in templates)
+        ]
+        of_means = policy.text_embeddings(context.reference.text_embeddings(names, templates))
+    exported = F.normalize(torch.stack(by_template).mean(0), dim=-1)
+    torch.testing.assert_close(class_embeddings(context, policy, images), exported, atol=1e-6, rtol=0)
+    assert (exported - of_means).abs().max() > 1e-4, "the order matters here"
