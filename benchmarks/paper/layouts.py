@@ -37,10 +37,11 @@ def write_imagenet_100(folder: Path, ids: Sequence[str], draw: Draw, *, train: i
 
 
 def write_caltech101(root: Path, names: Sequence[str], draw: Draw, *, images: int) -> None:
-    """Write Caltech101: all images of a class in one folder."""
+    """Write Caltech101: all images of a class in one folder, and one with images of no class."""
+    base = root / "caltech101" / "101_ObjectCategories"
+    _class_folder(base / "BACKGROUND_Google", draw, "train", 0, 1, "image_{:04}.jpg")
     for label, name in enumerate(names):
-        folder = root / "caltech101" / "101_ObjectCategories" / name
-        _class_folder(folder, draw, "test", label, images, "image_{:04}.jpg")
+        _class_folder(base / name, draw, "test", label, images, "image_{:04}.jpg")
 
 
 def write_eurosat(root: Path, draw: Draw, *, images: int) -> None:

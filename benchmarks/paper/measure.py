@@ -49,6 +49,9 @@ def run_sweep(spec: Path, seed: int, *, storage: Path, gpus: float | None, echo:
         SweepStopped: a signal has stopped it; the same command goes on.
         UnavailableError: cluster or storage is not available.
     """
+    if trained(seed, storage):
+        echo("complete already")
+        return
     api.run(
         spec, storage=storage, name=sweep_name(seed), changes=sweep_changes(seed), gpus=gpus, resume=True, echo=echo
     )
