@@ -43,13 +43,13 @@ class Cell:
 
     @property
     def verdict(self) -> str:
-        """Return whether the value lies in the predicted interval, and whether its own interval leaves that open."""
+        """Return whether the value is inside what was predicted; undecided if its interval crosses an end of that."""
         if self.predicted is None:
             return "not predicted"
         least, most = self.predicted
         if least <= self.value <= most:
-            return "inside" if least <= self.low and self.high <= most else "inside, not surely"
-        return "outside, not surely" if self.low <= most and self.high >= least else "outside"
+            return "inside" if least <= self.low and self.high <= most else "inside, undecided"
+        return "outside, undecided" if self.low <= most and self.high >= least else "outside"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -154,26 +154,31 @@ def _list(order: Order) -> None:
         _say(f"stand-ins of all sets and weights are drawn into {order.data}")
         stand_in.write_stand_ins(order.data, changes)
     spec = working_spec(order, changes)
-    problems = []
+    told: list[str] = []
+    problems: list[str] = []
+
+    def tell(line: str) -> None:
+        told.append(line)
+        _say(line)
+
     for source in sources.sources():
         if source.name in order.left_out:
-            _say(f"{source.name}: left out")
+            tell(f"{source.name}: left out")
             continue
-        state = sources.state_of(source, order.data)
-        _say(f"{source.name} ({source.size}; licence: {source.licence})")
-        for line in [*state.lines, *sources.fetch_lines(source)]:
-            _say(f"  {line}")
+        state, fetch = sources.state_of(source, order.data), sources.fetch_lines(source)
+        tell(f"{source.name} ({source.size}; licence: {source.licence})")
+        for line in (*state.lines, *fetch):
+            tell(f"  {line}")
         if state.missing:
-            where = (sources.fetch_lines(source) or [""])[0]
-            problems.append(f"{source.name}: {order.data / source.folder} is not there; {where}")
+            problems.append(f"{source.name}: {order.data / source.folder} is not there; {fetch[0]}")
         if not order.stand_in:  # drawn files have other digests
             problems += [f"{source.name}: {name} is damaged or another file; fetch it again" for name in state.damaged]
     if order.stand_in:
-        _say("weights: the small CLIP of the generated world")
+        tell("weights: the small CLIP of the generated world")
     else:
         lines, usable = sources.weights_lines(order.weights)
         for line in lines:
-            _say(f"weights: {line}")
+            tell(f"weights: {line}")
         problems += [] if usable else lines
     if problems:
         missing = [name for name in spec["sets"] if any(problem.startswith(f"{name}: ") for problem in problems)]
@@ -181,6 +186,7 @@ def _list(order: Order) -> None:
         advice = f"\nor leave sets out, and have a table without them: ARGS={shlex.quote(without)}" if without else ""
         raise UserError("not ready:\n" + "\n".join(problems) + advice)
     _write_spec(order, spec)
+    (order.output / "sources.txt").write_text("\n".join(told) + "\n", encoding="utf-8")
 
 
 def _forecast(order: Order) -> None:
@@ -258,7 +264,7 @@ def _facts(order: Order, spec: Spec) -> list[str]:
     from benchmarks.paper.measure import sweep_name
     from sweeper.storage.sweep_folder import SweepFolder
 
-    model = spec.model.architecture.rsplit("/", 1)[-1] if order.stand_in else spec.model.architecture
+    model = "the small CLIP of the generated world" if order.stand_in else spec.model.architecture
     untouched = SweepFolder(order.storage, sweep_name(order.seeds[0])).untouched()
     seeds = ", ".join(map(str, order.seeds))
     intervals = "over images" if len(order.seeds) == 1 else "over images and seeds"

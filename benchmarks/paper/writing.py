@@ -65,7 +65,7 @@ def markdown(table: Table) -> str:
         "",
         "Accuracy in percent, half of the 95 % interval behind it. O: clean, T: with a wrong word pasted on; "
         "photographs of written words: over all classes (all), and true against written word (2-way). `x`: outside "
-        "what was predicted, `?`: the interval leaves open whether it is.",
+        "what was predicted, `?`: undecided, the interval crosses an end of what was predicted.",
         "",
     ]
     for part in _parts(table.columns):
@@ -135,7 +135,7 @@ def _parts(columns: Sequence[Column], width: int = 8) -> list[Sequence[Column]]:
 
 def _short(table: Table, row: Row, column: Column) -> str:
     cell = table.cells[row.key, column.key]
-    mark = " x" if cell.verdict == "outside" else " ?" if "surely" in cell.verdict else ""
+    mark = " x" if cell.verdict == "outside" else " ?" if "undecided" in cell.verdict else ""
     return f"{cell.value:.1f} ± {_half(cell):.1f}{mark}"
 
 
@@ -155,5 +155,5 @@ def _verdicts(cells: Sequence[Cell]) -> str:
     """Return how many predictions held, in one line."""
     predicted = [cell for cell in cells if cell.predicted is not None]
     inside = sum(cell.verdict.startswith("inside") for cell in predicted)
-    unsure = sum("surely" in cell.verdict for cell in predicted)
-    return f"{inside} of {len(predicted)} inside what was predicted; for {unsure} of them the interval leaves it open."
+    unsure = sum("undecided" in cell.verdict for cell in predicted)
+    return f"{inside} of {len(predicted)} inside what was predicted; {unsure} are undecided."

@@ -175,9 +175,9 @@ def test_differences_are_paired() -> None:
     ("low", "value", "high", "verdict"),
     [
         (41.0, 45.0, 49.0, "inside"),
-        (38.0, 45.0, 52.0, "inside, not surely"),
+        (38.0, 45.0, 52.0, "inside, undecided"),
         (51.0, 53.0, 55.0, "outside"),
-        (49.0, 53.0, 57.0, "outside, not surely"),
+        (49.0, 53.0, 57.0, "outside, undecided"),
     ],
 )
 def test_verdicts(low: float, value: float, high: float, verdict: str) -> None:
