@@ -195,6 +195,7 @@ def _forecast(order: Order) -> None:
     from benchmarks.paper import forecast, measure
     from sweeper.run.child import call
     from sweeper.spec.spec import load_spec
+    from sweeper.storage.sweep_folder import SweepFolder
 
     spec = load_spec(order.spec, [])
     images = forecast.images_of(spec, [name.partition("/")[0] for name in spec.evaluate.test.sets])
@@ -204,8 +205,10 @@ def _forecast(order: Order) -> None:
     if not order.stand_in:
         for line in forecast.count(spec, images, len(order.seeds)).lines(len(order.seeds)):
             _say(line)
-    if all(measure.trained(seed, order.storage) for seed in order.seeds):
-        _say("every sweep is complete: only what has not been measured yet is left")
+    begun = [name for name in map(measure.sweep_name, order.seeds) if SweepFolder(order.storage, name).exists()]
+    if begun:
+        status = shlex.join(["sweeper", "status", begun[-1], "--storage", str(order.storage)])
+        _say(f"not timed again: trainings have begun, and `{status}` has what is left of them")
     elif order.stand_in or torch.cuda.is_available():
         _say("sweeper check --probe times a slot; its forecast is of one seed, without the measuring of the table:")
         words = ["check", str(order.spec), "--probe", "--probe-seconds", "10" if order.stand_in else "120"]
