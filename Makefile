@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 
-.PHONY: quickstart test browser gpu drills clusters wheel image-test versions notebooks audit lint format
+.PHONY: quickstart test browser gpu drills clusters wheel image-test versions notebooks paper audit lint format
 
 quickstart: $(VENV)/.installed
 	$(VENV)/bin/sweeper run search_spaces/quickstart.yaml --new
@@ -49,6 +49,11 @@ versions: $(VENV)/.installed-dev
 # makes one of them.
 notebooks: $(VENV)/.installed-notebooks
 	$(VENV)/bin/python examples/execute.py $(ARGS)
+
+# The paper's Table 1 and the real typographic sets, from downloaded sets (DATA, a folder) and weights (WEIGHTS, OpenAI's
+# ViT-B-32.pt; else open_clip fetches them): docs/paper_table.md. ARGS="--stand-in" tries it on drawn images, some minutes.
+paper: $(VENV)/.installed
+	$(VENV)/bin/python -m benchmarks.paper.table $(if $(DATA),--data "$(DATA)") $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(ARGS)
 
 # Known vulnerabilities of constraints.txt, by pip-audit in an environment of its own; asks a service on the network.
 audit: $(VENV)/.installed-dev

@@ -32,9 +32,12 @@ def read(path: Path) -> Spec:
     return read.model_validate_json(json.dumps(data), strict=True, context={"embed_dim": 512})
 
 
-def test_every_spec_can_be_read() -> None:
+def test_every_spec_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATA", "/data")
     files = sorted(FOLDER.rglob("*.yaml"))
-    assert {file.stem for file in files} == {"quickstart", "typo", "attribute_quickstart", "gender", *SWEEPS}
+    assert {file.stem for file in files} == {
+        "quickstart", "typo", "attribute_quickstart", "gender", "paper_table", *SWEEPS,
+    }  # fmt: skip
     assert {file.stem for file in (FOLDER / "reduced").iterdir()} == {"typo", *SWEEPS}
     for file in files:
         spec = read(file)
@@ -90,6 +93,31 @@ def test_the_papers_sweeps_have_the_authors_settings() -> None:
         assert {trial["learning_rate"] for trial in spec.chosen()} == {2e-5}
         assert {trial["tune"] for trial in spec.chosen()} == {"visual"}
         assert spec.train.set == "food101" and spec.evaluate.test.sets == ["food101", "sun397"]
+
+
+def test_the_papers_table_has_the_authors_settings_and_every_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATA", "/data")
+    spec = read(FOLDER / "paper_table.yaml")
+    trials = spec.chosen()
+    settings = {(trial["objective"], trial.get("beta"), trial["lambda_reg"]) for trial in trials}
+    assert settings == {
+        ("cross_entropy", None, 0.0), ("cross_entropy", None, 1.0), ("dpo", 1.0, 1.0), ("ipo", 0.01, 1.0),
+        ("kto", 1.5, 1.0),
+    }  # fmt: skip
+    assert len(trials) == 5 and spec.search.trials == 6 and spec.paint is not None and spec.limits.weights == "all"
+    assert {(trial["learning_rate"], trial["tune"]) for trial in trials} == {(2e-5, "visual")}
+    assert (spec.model.architecture, spec.model.pretrained, spec.model.text) == (
+        "ViT-B-32-quickgelu", "openai", "frozen",
+    )  # fmt: skip
+    training = spec.training
+    assert (training.optimizer, training.epochs, training.global_batch_size) == ("adamax", 3, 512)
+    assert (training.precision, training.averaging_beta, spec.train.copies) == ("fp32", 0.7, 1)
+    measured = set(spec.evaluate.test.sets)
+    assert measured == set(spec.sets) and len(measured) == 14
+    assert {getattr(own, "dataset", own.kind) for own in spec.sets.values()} == {
+        "caltech101", "oxford_iiit_pet", "stanford_cars", "flowers102", "food101", "fgvc_aircraft", "dtd", "sun397",
+        "eurosat", "image_folder", "rta100", "paint", "disentangling", "scam",
+    }  # fmt: skip
 
 
 SECTION_7 = """\
