@@ -92,18 +92,25 @@ def blurred(image: Image.Image, texts: Sequence[Text], *, blur: float = BLUR) ->
     image = image.convert("RGB")
     for text in texts:
         softened = image.filter(ImageFilter.GaussianBlur(max(1.0, blur * text.height_px)))
-        image = Image.composite(softened, image, _mask(image, [text]))
+        image = Image.composite(softened, image, mask(image, [text]))
     return image
 
 
 def filled(image: Image.Image, texts: Sequence[Text]) -> Image.Image:
     """Return the image with the mean colour of all that is outside the boxes inside them."""
     image = image.convert("RGB")
-    mask = _mask(image, texts)
-    pixels, inside = np.array(image), np.asarray(mask) > 0
+    pixels, inside = np.array(image), np.asarray(mask(image, texts)) > 0
     if inside.any() and not inside.all():
         pixels[inside] = pixels[~inside].mean(0).round().astype(np.uint8)
     return Image.fromarray(pixels)
+
+
+def mask(image: Image.Image, texts: Sequence[Text]) -> Image.Image:
+    """Return a picture, white inside the boxes of texts and black outside."""
+    inside = Image.new("L", image.size)
+    for text in texts:
+        ImageDraw.Draw(inside).polygon(list(text.corners), fill=255)
+    return inside
 
 
 def without_texts(
@@ -141,10 +148,3 @@ def load(
 def load_filled(model: str = "world") -> Scores:
     """Return a CLIP that is shown images with filled text boxes, see ``load``."""
     return without_texts(ClipOnPixels(model), Reader(), filled)
-
-
-def _mask(image: Image.Image, texts: Sequence[Text]) -> Image.Image:
-    mask = Image.new("L", image.size)
-    for text in texts:
-        ImageDraw.Draw(mask).polygon(list(text.corners), fill=255)
-    return mask
