@@ -295,6 +295,7 @@ def test_a_failure_of_one_rank_replaces_the_group(pair: Any) -> None:
     assert after.result["pid"] != before
 
 
+@pytest.mark.drill
 def test_bad_input_of_a_runner_reaches_the_driver(tmp_path: Path) -> None:
     from sweeper.execution.slots import SlotPool
 

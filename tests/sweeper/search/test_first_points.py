@@ -160,7 +160,7 @@ def test_a_slot_never_waits_for_a_result(tmp_path: Path) -> None:
     assert set(tried(trials)) >= {"learning rate 0.02", "most lambda_reg", "least lambda_reg", "kto", "dpo"}
 
 
-@settings(max_examples=8)
+@settings(max_examples=4)
 @given(records=st.integers(1, 29))
 def test_a_killed_search_goes_on_with_the_same_points(tmp_path_factory: pytest.TempPathFactory, records: int) -> None:
     spec, truth = spec_of(tmp_path_factory.mktemp("spec")), Truth(5 * USUAL)

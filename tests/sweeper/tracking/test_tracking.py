@@ -229,7 +229,8 @@ def test_a_story_is_told_once_however_often_it_is_said(
     check_story(create_store(find_store(storage)))
 
 
-@pytest.mark.parametrize("how", ["moved", pytest.param("copied", marks=pytest.mark.drill)])
+@pytest.mark.drill
+@pytest.mark.parametrize("how", ["moved", "copied"])
 def test_a_storage_that_was_moved_or_copied_has_its_artifacts(
     how: str, storage: Path, new_tracker: Callable[..., Tracker], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -360,6 +361,7 @@ def test_what_a_kill_or_a_late_answer_leaves_is_mended(storage: Path, new_tracke
     assert refused[2] in on_disk, "as it stands on disk"
 
 
+@pytest.mark.drill
 def test_a_dead_server_stops_nothing_and_loses_nothing(storage: Path, new_tracker: Callable[..., Tracker]) -> None:
     port = free_port("127.0.0.1", 20000 + os.getpid() % 10000)
     base = f"http://127.0.0.1:{port}"
