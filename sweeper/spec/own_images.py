@@ -11,6 +11,7 @@ from sweeper.errors import UserError
 from sweeper.spec.model_checks import image_side_px
 from trainables.data.readers.class_names import counted, imagenet_words, listed
 from trainables.data.readers.samples import class_folders, images_in, is_image
+from trainables.settings.task import WEIGHT_SUFFIXES
 
 DEFAULT_MODEL = "ViT-B-32:laion2b_s34b_b79k"
 SPLIT_FOLDERS = {
@@ -282,6 +283,6 @@ def _model_settings(model: str) -> dict[str, str]:
             f"--model {model}: write ARCHITECTURE:TAG (for instance {DEFAULT_MODEL}), ARCHITECTURE:CHECKPOINT, "
             "local-dir:FOLDER or hf-hub:NAME"
         )
-    if pretrained.endswith((".pt", ".pth", ".bin", ".safetensors")):
+    if pretrained.endswith(WEIGHT_SUFFIXES):
         pretrained = str(Path(pretrained).expanduser().absolute())
     return {"architecture": architecture, "pretrained": pretrained}
