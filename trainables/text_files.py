@@ -13,6 +13,8 @@ from typing import Any
 LFS_POINTER = "is a Git LFS pointer, not the file itself; `git lfs pull` fetches the file"
 _LFS_START = b"version https://git-lfs.github.com/spec/"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_ARCHIVES = {b"PK\x03\x04": "a zip archive (or a spreadsheet)", b"\x1f\x8b": "a gzip archive", b"%PDF-": "a PDF"}
+"""Beginning of a file -> what it is."""
 _LINE_ENDS = re.compile(r"\r\n|\r|\n")
 _CSV_PROBLEMS = {
     "unexpected end of data": "a quotation mark is opened in this row and not closed",
@@ -59,10 +61,15 @@ def decoded_text(path: Path, content: bytes) -> str:
     """
     if is_lfs_pointer(content):
         raise TextFileError(f"{path} {LFS_POINTER}")
+    if archive := next((what for start, what in _ARCHIVES.items() if content.startswith(start)), None):
+        raise TextFileError(f"{path} is {archive}, not text; unpack it, or save it as UTF-8 text")
     if content.startswith(_UTF_16) or b"\0" in content[:1000]:
         raise TextFileError(f"{path} is UTF-16 or not text; save it as UTF-8")
+    if (position := content.find(b"\0")) >= 0:
+        line = content.count(b"\n", 0, position) + 1
+        raise TextFileError(f"{path}:{line}: a NUL character, which is not text; the file may be damaged")
     try:
-        return content.decode("utf-8-sig")
+        return content.decode("utf-8-sig").lstrip("\ufeff")  # files that were joined have a mark each
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         byte = content[error.start]
@@ -82,7 +89,9 @@ def parsed_json(path: Path, text: str) -> Any:
         TextFileError: it is not JSON; the message has the line.
     """
     try:
-        return json.loads(text, strict=False)  # a line feed or tab within a string does no harm
+        return _loaded(text)
+    except _RepeatedKeyError as error:
+        raise TextFileError(f"{path}: {error}") from error
     except json.JSONDecodeError as error:
         raise TextFileError(f"{path}:{error.lineno}: this is not JSON: {error.msg}") from error
     except (ValueError, RecursionError) as error:
@@ -111,7 +120,9 @@ def json_lines(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
             continue
         place = f"{path}:{number}"
         try:
-            entry = json.loads(line, strict=False)
+            entry = _loaded(line)
+        except _RepeatedKeyError as error:
+            raise TextFileError(f"{place}: {error}") from error
         except (ValueError, RecursionError) as error:
             message = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
             raise TextFileError(f"{place}: this line is not JSON: {message}{_hint(path, text)}") from error
@@ -134,6 +145,29 @@ def table(path: Path, text: str, delimiter: str = ",") -> tuple[list[str], Itera
     if twice := [name for name in columns if name and columns.count(name) > 1]:
         raise TextFileError(f"{path}:{line}: two columns are called {twice[0]!r}")
     return columns, _rows(path, columns, records)
+
+
+class _RepeatedKeyError(ValueError):
+    """A JSON object has a key twice."""
+
+
+def _loaded(text: str) -> Any:
+    """Return the content of JSON text; a line feed or tab within a string does no harm.
+
+    Raises:
+        _RepeatedKeyError: an object has a key twice, of which JSON would use the last.
+        ValueError: the text is not JSON.
+    """
+
+    def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        entries = dict(pairs)
+        if len(entries) < len(pairs):
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise _RepeatedKeyError(f"the key {twice!r} is in one object twice; keep one")
+        return entries
+
+    return json.loads(text, strict=False, object_pairs_hook=object_of)
 
 
 def _csv_records(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:

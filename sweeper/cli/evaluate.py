@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 MODEL_HELP = (
     "An open_clip name with its tag (ViT-B-32:laion2b_s34b_b79k), a folder, hf-hub:NAME, world, a Python function "
-    "(package.module:load), or a file of answers (.csv, .json, .jsonl)."
+    "(package.module:load), or a file of answers (.csv, .tsv, .json, .jsonl)."
 )
 DATA_HELP = (
     "world, KIND:PATH (image_folder, rta100, paint, disentangling, scam, synthscam, webdataset, food101 and others of "

@@ -110,12 +110,14 @@ for name, command in COMMANDS.items():
 
 
 INTERRUPTED = 130
+_NARROWEST = 20
 PIPE_CLOSED = 141
 """Exit code of a program that SIGPIPE ended: its reader has ended, which is no error (``sweeper list | head -1``)."""
 
 
 def main() -> NoReturn:
     """Run the command line: every error becomes one message and an exit code, never a traceback on the screen."""
+    _drop_odd_sizes()
     with no_tracebacks_on_screen():
         try:
             code = _exit_code()
@@ -124,6 +126,14 @@ def main() -> NoReturn:
         if (error := thread_error()) is not None:
             code = _unexpected(error)
     sys.exit(code)
+
+
+def _drop_odd_sizes() -> None:
+    """Leave out sizes of the terminal in which nothing could be shown: libraries print nothing with COLUMNS=0."""
+    for name, least in (("COLUMNS", _NARROWEST), ("LINES", 1)):
+        text = os.environ.get(name, "")
+        if not (text.isdecimal() and len(text) < 6 and int(text) >= least):
+            os.environ.pop(name, None)
 
 
 def _exit_code() -> int:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 MODEL_FORMS = (
     "a model is an open_clip name with its tag (ViT-B-32:laion2b_s34b_b79k), a folder, hf-hub:NAME, world, a Python "
-    "function (package.module:load) or a file of answers (.csv, .json, .jsonl)"
+    "function (package.module:load) or a file of answers (.csv, .tsv, .json, .jsonl)"
 )
 DATA_FORMS = (
     "data are `world`, KIND:PATH (image_folder, rta100, paint, disentangling, scam, synthscam, webdataset, or one of "
@@ -85,7 +85,7 @@ def answers_of(
     """
     from trainables.evaluation.answers import read_answers, refuse_strange
 
-    if model.lower().removesuffix(".gz").endswith((".csv", ".json", ".jsonl")):
+    if model.lower().removesuffix(".gz").endswith((".csv", ".tsv", ".json", ".jsonl")):
         try:
             answers = read_answers(Path(model))
             refuse_strange(Path(model), answers)
@@ -94,6 +94,11 @@ def answers_of(
             raise UserError(f"{model}: {error.strerror or error}") from error
         except ValueError as error:
             raise UserError(str(error)) from error
+    if Path(model).is_file():
+        raise UserError(
+            f"{model} is a file, but no file of answers by its suffix (.csv, .tsv, .json, .jsonl); a checkpoint file "
+            "is named by --pretrained"
+        )
     if data is None:
         raise UserError(f"{model} needs images: name them with --data; {DATA_FORMS}")
     from trainables.numerics import flushed_denormals

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import socket
@@ -155,7 +156,7 @@ def refuse_early(gpus: float | None, address: str | None, echo: Callable[[str], 
     from sweeper.environment import check_gpus
     from sweeper.execution import cluster
 
-    if gpus is not None and gpus < 0:
+    if gpus is not None and not 0 <= gpus < math.inf:
         raise UserError(f"--gpus {gpus:g}: give a positive number, or 0 to run on CPUs")
     cluster.check_before_start(address, wait_s)
     if not cluster.joins_a_cluster(address) and (note := check_gpus(gpus)) is not None:

@@ -12,12 +12,9 @@ from typing import Any
 import trainables
 from sweeper.spec.problems import Problem, closest
 from trainables.models.hf_clip import clip_model_config, is_transformers_folder, weights_files
-from trainables.models.model_files import refuse_architecture
+from trainables.models.model_files import FOLDER_WEIGHTS, refuse_architecture
 from trainables.settings.task import WEIGHT_SUFFIXES
 from trainables.text_files import LFS_POINTER, names_lfs_pointer
-
-_FOLDER_WEIGHTS = (".safetensors", ".bin", ".pth")
-"""Suffixes by which open_clip finds the weights of a folder; .pt is not among them."""
 
 
 def embedding_width(model: Any) -> int | None:
@@ -48,7 +45,23 @@ def model_problems(raw: Any) -> list[Problem]:
             message = _missing_file(file)
         if message is not None:
             problems.append(Problem(("model", "pretrained"), f"`model.pretrained`: {message}"))
+    elif isinstance(pretrained, str) and ("/" in pretrained or os.path.isfile(pretrained)):
+        message = f"{pretrained} is no tag, and no checkpoint file by its suffix ({', '.join(WEIGHT_SUFFIXES)})"
+        problems.append(
+            Problem(("model", "pretrained"), f"`model.pretrained`: {message}; rename the file, or name a tag")
+        )
     return problems
+
+
+def _config_fault(file: Path) -> str:
+    """Return what is wrong with open_clip's configuration of a model folder."""
+    try:
+        json.loads(file.read_bytes().decode())
+    except ValueError as error:
+        return f"cannot be read as JSON: {error}"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return "is not a model configuration with an embed_dim"
 
 
 def _config_file(architecture: str) -> Path | None:
@@ -102,8 +115,8 @@ def _architecture_problem(name: str) -> str | None:
                 "the folder of a model?"
             )
         if embedding_width({"architecture": name}) is None:
-            return f"{folder}/open_clip_config.json is not a model configuration with an embed_dim"
-        if not any(file.suffix in _FOLDER_WEIGHTS for file in folder.iterdir()):
+            return f"{folder}/open_clip_config.json {_config_fault(folder / 'open_clip_config.json')}"
+        if not any(file.suffix in FOLDER_WEIGHTS for file in folder.iterdir()):
             return (
                 f"{folder} holds no weights under names that open_clip looks for (*.safetensors, *.bin or *.pth); "
                 "rename a state dict that ends in .pt to open_clip_pytorch_model.bin"

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from sweeper.errors import UserError
 from sweeper.spec.model_checks import image_side_px
-from trainables.data.readers.class_names import counted, imagenet_words, listed
+from sweeper.spec.set_checks import set_problems
+from trainables.data.readers.class_names import counted, imagenet_words, listed, printable
 from trainables.data.readers.samples import class_folders, images_in, is_image
+from trainables.settings.task import WEIGHT_SUFFIXES
+from trainables.spelling import normal_form
 
 DEFAULT_MODEL = "ViT-B-32:laion2b_s34b_b79k"
 SPLIT_FOLDERS = {
@@ -34,6 +40,10 @@ SEARCHED = 1000
 
 _NO_WORD = re.compile(r"(?:[^\W\d_]{0,1}|n|id|cls|class|label|category|cat|folder)[\W_]*\d[\W\d_]*", re.IGNORECASE)
 """Names without words, such as ``7``, ``c3``, ``class_12``, ``n02084071``."""
+
+
+_NUMBERED = re.compile(r"(?:n\d{8}|\d+)[-._ ]+([^\W\d_].+)")
+"""Names with words behind a number, such as ``001.Black_footed_Albatross`` and ``n02085620-Chihuahua``."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +85,9 @@ def spec_for_images(folder: Path, model: str, *, has_gpus: bool) -> OwnSpec:
     Raises:
         UserError: the folder cannot be used; the message says what is missing.
     """
+    folder = Path(os.path.expanduser(os.path.expandvars(folder)))
+    if printable(str(folder.absolute())) != str(folder.absolute()):
+        raise UserError(f"--images {printable(str(folder))}: its name is not UTF-8, and a spec is; rename it")
     found = _find(folder.absolute())
     names, names_note = _class_names(folder.absolute(), found)
     held, held_note = _held_back(found)
@@ -100,7 +113,7 @@ def spec_for_images(folder: Path, model: str, *, has_gpus: bool) -> OwnSpec:
         chosen_note,
     )
     image_set = ["    kind: image_folder"]
-    image_set += [f"    {split}: {json.dumps(str(path))}" for split, path in found.splits.items()]
+    image_set += [f"    {split}: {json.dumps(str(path), ensure_ascii=False)}" for split, path in found.splits.items()]
     image_set += [f"    {split}: {{from: train, share: {HELD_OUT_SHARE}}}" for split in held]
     image_set += [f"    class_names: {names}"] if names else []
     image_set += ['    templates: ["a photo of a {}."]']
@@ -137,7 +150,10 @@ def spec_for_images(folder: Path, model: str, *, has_gpus: bool) -> OwnSpec:
         "stopping: {kind: moasha}",
         f"training: {{epochs: {epochs}, global_batch_size: {batch}}}",
     ]
-    return OwnSpec(name=name, text="\n".join(lines) + "\n", notes=notes)
+    text = "\n".join(lines) + "\n"
+    if problems := set_problems("mine", yaml.safe_load(text)["sets"]["mine"]):
+        raise UserError("\n".join(f"--images {folder}: {problem.message}" for problem in problems))
+    return OwnSpec(name=name, text=text, notes=notes)
 
 
 def _find(folder: Path) -> _Found:
@@ -223,7 +239,7 @@ def _class_names(folder: Path, found: _Found) -> tuple[str | None, str]:
     """
     classes = found.classes()
     if file := next((folder / name for name in NAMES_FILES if (folder / name).is_file()), None):
-        return json.dumps(str(file)), f"; their words are in {file.name}"
+        return json.dumps(str(file), ensure_ascii=False), f"; their words are in {file.name}"
     wordless = [name for name in classes if _NO_WORD.fullmatch(name)]
     if len(wordless) == len(classes) and all(name in imagenet_words() for name in classes):
         return "imagenet", "; WordNet ids, read as ImageNet's words"
@@ -232,6 +248,9 @@ def _class_names(folder: Path, found: _Found) -> tuple[str | None, str]:
             f"--images {folder}: the class folders {listed(wordless)} have names without words, and prompts need "
             f'words: write {folder / NAMES_FILES[0]} with {{"{wordless[0]}": "dog", ...}}, or rename the folders'
         )
+    numbered = {name: match[1].replace("_", " ") for name in classes if (match := _NUMBERED.fullmatch(name))}
+    if len(numbered) == len(classes) == len({normal_form(word) for word in numbered.values()}):
+        return json.dumps(numbered, ensure_ascii=False), f"; read without their numbers: {listed([*numbered.values()])}"
     return None, f"; no words: {listed(wordless)}" if wordless else ""
 
 
@@ -282,6 +301,6 @@ def _model_settings(model: str) -> dict[str, str]:
             f"--model {model}: write ARCHITECTURE:TAG (for instance {DEFAULT_MODEL}), ARCHITECTURE:CHECKPOINT, "
             "local-dir:FOLDER or hf-hub:NAME"
         )
-    if pretrained.endswith((".pt", ".pth", ".bin", ".safetensors")):
+    if pretrained.endswith(WEIGHT_SUFFIXES):
         pretrained = str(Path(pretrained).expanduser().absolute())
     return {"architecture": architecture, "pretrained": pretrained}

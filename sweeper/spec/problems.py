@@ -46,11 +46,15 @@ def dotted(path: Iterable[Key]) -> str:
 
 
 def did_you_mean(word: object, known: Iterable[object]) -> str:
-    """Return ``; did you mean `x`?`` if a known word is close, then the known words (twenty at most)."""
+    """Return ``; did you mean `x`?`` if a known word is close, then the known words (twenty at most).
+
+    A word with letters that look like others, or with characters that nobody sees, is written out.
+    """
     names = [str(name) for name in known]
+    written = "" if (text := str(word)).isascii() and text.isprintable() else f" (written {ascii(text)})"
     guess = closest(str(word), names)
     listed = ", ".join(names) if len(names) <= 20 else ", ".join(names[:20]) + f" and {len(names) - 20} more"
-    return (f"; did you mean `{guess}`?" if guess else ";") + f" known here: {listed}"
+    return written + (f"; did you mean `{guess}`?" if guess else ";") + f" known here: {listed}"
 
 
 def closest(word: str, known: Sequence[str]) -> str | None:

@@ -249,8 +249,8 @@ def _has_images(folder: Path) -> bool:
 
 
 def _no_images(root: Path, folders: list[str]) -> str:
-    deeper = [line for line in not_read(root, 1, folders) if "further down" in line]
-    hint = f" ({deeper[0]})" if deeper else ""
+    unread = not_read(root, 1, folders)
+    hint = f" ({'; '.join(unread)})" if unread else ""
     return f"no images in the class folder {listed(folders)} of {root}; add some or remove the folder{hint}"
 
 

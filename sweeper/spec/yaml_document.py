@@ -16,6 +16,7 @@ import yaml
 
 from sweeper.errors import UserError
 from sweeper.spec.problems import Key, KeyPath, dotted
+from trainables.text_files import LFS_POINTER, TextFileError, decoded_text, is_lfs_pointer
 
 _LARGEST = 200_000
 """Limit of the bytes of a file, and of the values after aliases: far above any spec, far below a hang."""
@@ -28,6 +29,8 @@ _INTEGER = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _SPECIAL: dict[str, bool | None] = {"null": None, "Null": None, "NULL": None, "~": None, "": None}
 _SPECIAL |= {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+_ZERO_FIRST = re.compile(r"[-+]?0[0-9]+")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _INFINITE = re.compile(r"([-+]?)\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 
@@ -63,6 +66,8 @@ class Document:
         self._open: list[yaml.Node] = []
         """The nodes around the one that is being read."""
         text = _text(path)
+        if is_lfs_pointer(text.encode()):
+            raise UserError(f"{path} {LFS_POINTER}")
         try:
             node = yaml.compose(text, Loader=yaml.SafeLoader)
         except yaml.MarkedYAMLError as error:
@@ -206,7 +211,9 @@ class Document:
             UserError: it holds characters that no file or setting can have.
         """
         text: str = node.value
-        if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        if _SURROGATE.search(text):  # JSON writes a character beyond 16 bits as a pair
+            text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+        if "\0" in text or _SURROGATE.search(text):
             raise UserError(f"{self._at(node.start_mark)}: {text!r} holds a character that is not text; write it again")
         return text
 
@@ -222,6 +229,11 @@ class Document:
             shown = f"{text[:12]}...{text[-4:]}"
             raise UserError(
                 f"{self._at(node.start_mark)}: {shown}: a number of {len(text)} characters is not a setting"
+            )
+        if _ZERO_FIRST.fullmatch(text):
+            raise UserError(
+                f"{self._at(node.start_mark)}: {text} is octal in YAML 1.1 and decimal in YAML 1.2; write {int(text)}, "
+                f"or '{text}' in quotes for text"
             )
         if _INTEGER.fullmatch(text):
             return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
@@ -244,18 +256,22 @@ _SCALAR_TAGS |= {_MERGE, "tag:yaml.org,2002:value"}
 
 def _text(path: Path) -> str:
     try:
-        size = path.stat().st_size
         if path.is_dir():
             raise UserError(f"{path} is a folder; name the spec file in it")
-        if size > _LARGEST:
-            raise UserError(f"{path} has {size} bytes; that is not a spec")
-        return path.read_bytes().decode("utf-8-sig")
+        with path.open("rb") as file:
+            content = file.read(_LARGEST + 1)  # a device has no size
+        if len(content) > _LARGEST:
+            raise UserError(f"{path} has {max(len(content), path.stat().st_size)} bytes; that is not a spec")
+        try:
+            return content.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            return decoded_text(path, content)  # says what the file is
     except FileNotFoundError as error:
         near = sorted(str(other) for other in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
         hint = f"; in this folder are {', '.join(near[:5])}" if near else ""
         raise UserError(f"{path} does not exist{hint}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text (byte {error.start}); is it really a spec?") from error
+    except TextFileError as error:
+        raise UserError(str(error)) from error
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise

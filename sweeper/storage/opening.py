@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from pathlib import Path
 
-from sweeper.errors import UserError
+from sweeper.errors import UnavailableError, UserError
 from sweeper.storage.remote_storage import open_storage
 from sweeper.storage.sweep_folder import SweepFolder
+from trainables.settings.task import unset_variables
 
-_URI = re.compile(r"(?P<scheme>[a-z][a-z0-9+]*):/+(?P<rest>.*)")
+_URI = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+]+):(/+(?P<rest>.*))?")
 _ODD = re.compile(r"\?|%[0-9A-Fa-f]{2}|[\x00-\x1f\ud800-\udfff]")
 """Characters that URLs of SQLite files change or end at, and characters that are not text."""
 
 
 def named_storage(given: Path | str | None) -> str:
-    """Return the storage that a user names, else the default one: an absolute path, or the URI of a bucket."""
+    """Return the storage that a user names, else the default one: an absolute path, or the URI of a bucket.
+
+    Raises:
+        UserError: an environment variable in it is not set, or there is no such user.
+    """
     text = _text(given)
-    if (uri := _URI.match(text)) is not None:
-        return f"{uri['scheme']}://{uri['rest']}"  # pathlib makes one slash of two
+    if (uri := _URI.fullmatch(text)) is not None:
+        return f"{uri['scheme'].lower()}://{uri['rest'] or ''}"  # pathlib makes one slash of two
     return str(Path(text).absolute())
 
 
@@ -36,14 +42,41 @@ def storage_folder(given: Path | str | None, *, to_run: bool = False) -> Path:
     if _URI.match(named) is not None:
         return open_storage(named, to_write=to_run)
     path = Path(named)
-    if path.exists() and not path.is_dir():
-        raise UserError(f"storage {_text(given)} is a file; name a folder")
+    _refuse_place(path)
     if odd := _ODD.search(str(path)):
         raise UserError(
             f"storage {str(path)!r}: SQLite files cannot be opened below a folder whose name holds {odd[0]!r}; name "
             "another with --storage"
         )
     return path
+
+
+def _refuse_place(path: Path) -> None:
+    """Refuse a storage that is no folder and cannot become one.
+
+    Raises:
+        UserError: it is one.
+        UnavailableError: this user may not look into a folder above it.
+    """
+    for place in (path, *path.parents):
+        try:
+            if place.is_symlink() and not place.exists():
+                raise UserError(f"storage {path}: the link {place} leads nowhere; name another with --storage")
+            if not stat.S_ISDIR(os.stat(place).st_mode):
+                told = f"storage {path} is a file" if place == path else f"storage {path}: {place} is a file"
+                raise UserError(f"{told}; name a folder")
+            return
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except PermissionError as error:
+            raise UnavailableError(f"storage {path}: {error.strerror}; name another with --storage") from error
+        except OSError as error:
+            raise UserError(f"storage {_shown(path)}: {error.strerror}; name another with --storage") from error
+
+
+def _shown(path: Path) -> str:
+    """Return a path for a message, shortened if it is too long for a file system."""
+    return str(path) if len(str(path)) < 200 else f"{str(path)[:80]}..."
 
 
 def sweep_folder(storage: Path, name: str, *, to_run: bool = False) -> SweepFolder:
@@ -63,4 +96,24 @@ def sweep_folder(storage: Path, name: str, *, to_run: bool = False) -> SweepFold
 
 
 def _text(given: Path | str | None) -> str:
-    return os.environ.get("SWEEPER_STORAGE", "sweeps") if given is None else str(given)
+    """Return the storage as a user names it, with ``~`` and environment variables replaced.
+
+    Raises:
+        UserError: an environment variable is not set, or there is no such user.
+    """
+    text = os.environ.get("SWEEPER_STORAGE") or "sweeps" if given is None else str(given)
+    if "$" not in text and not text.startswith("~"):
+        return text
+    if os.path.lexists(text):
+        return text
+    replaced = os.path.expanduser(os.path.expandvars(text))
+    if unset := unset_variables(text):
+        raise UserError(
+            f"storage {text!r}: the environment variable {unset[0]} is not set; set it, or write the path out"
+        )
+    if replaced.startswith("~"):
+        user = replaced.partition("/")[0]
+        raise UserError(
+            f"storage {text!r}: there is no user {user[1:]!r}; write the path out, or ./{text} for that name"
+        )
+    return replaced

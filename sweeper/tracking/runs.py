@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from sweeper.errors import UserError
 from sweeper.secrets import shown_uri, without_secrets
@@ -24,6 +25,7 @@ _MACHINE_LEARNING = "workflowType=machine_learning"
 """Parameter of addresses without which MLflow 3.17 opens in its GenAI workspace, where runs are hidden."""
 _RUN_ID = re.compile(r"[A-Za-z0-9_-]+")
 """Ids of runs; they are names of folders in the storage, which may not lead out of it."""
+_LEAVE_OUT = "leave --tracking-uri (and MLFLOW_TRACKING_URI) out to use an SQLite file beside the sweeps"
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 
 
@@ -73,15 +75,34 @@ def find_store(storage: Path, tracking_uri: str | None = None) -> Store:
     if not uri:
         return Store(uri=_own_uri(storage), artifacts=storage / "mlartifacts")
     scheme = uri.partition(":")[0].partition("+")[0]
+    if (problem := _uri_problem(uri, scheme)) is not None:
+        raise UserError(f"tracking URI {shown_uri(uri)!r}: {problem}; {_LEAVE_OUT}")
     if scheme in _DATABASES:
         return Store(uri=uri, artifacts=storage / "mlartifacts")
     if scheme in ("http", "https", "databricks"):
         return Store(uri=uri.rstrip("/"))
     raise UserError(
         f"tracking URI {shown_uri(uri)!r}: MLflow tracks to http(s)://..., sqlite:///..., postgresql://..., "
-        "mysql://... or mssql://...; leave --tracking-uri (and MLFLOW_TRACKING_URI) out to use an SQLite file beside "
-        "the sweeps"
+        f"mysql://... or mssql://...; {_LEAVE_OUT}"
     )
+
+
+def _uri_problem(uri: str, scheme: str) -> str | None:
+    """Return what is wrong with the place that a URI names; None if nothing is known to be."""
+    if scheme == "sqlite":
+        file = uri.partition(":///")[2].partition("?")[0]
+        if not file or file == ":memory:":
+            return "it names no file: sqlite:///FOLDER/mlflow.db"
+        parent = Path(file).parent
+        return None if parent.is_dir() else f"the folder {parent} of its file does not exist"
+    if scheme not in ("http", "https"):
+        return None
+    try:
+        parts = urlsplit(uri)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        return str(error)
+    return None if host and not re.search(r"\s", uri) else "it names no host: http://HOST:PORT"
 
 
 @dataclass(frozen=True, kw_only=True)

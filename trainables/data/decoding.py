@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 from trainables.activity import busy_with
 from trainables.data.listing import Listing
 
 THREADS = min(8, os.cpu_count() or 1)
+_DARK = 64
+"""An image with 16 bits whose upper eight bits are all below this has at most 14 bits of data."""
 CHUNK = 64
 """Number of images decoded at a time: more would only wait in memory for the first of them."""
 
@@ -45,7 +48,8 @@ def decode_into(pixels: np.ndarray, listing: Listing, crop: Crop) -> Prepared:
     broken: list[str] = []
     digest = hashlib.sha256()
     count = len(listing.keys)
-    with ThreadPoolExecutor(THREADS) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(THREADS) as pool:
+        warnings.simplefilter("ignore")  # Pillow's, about sizes, palettes and metadata of images that it does read
         for start in range(0, count, CHUNK):
             busy_with("reading images", start, count)
             chunk = range(start, min(start + CHUNK, count))
@@ -80,9 +84,10 @@ def refuse_too_many(broken: Sequence[str], count: int, max_broken_share: float, 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Return the image with three channels of eight bits.
 
-    The upper eight of 16 bits are kept. An image whose values all lie in the lowest 12 or 8 bits was probably saved
-    without scaling them up and would become black. It is refused, not scaled, because the number of bits can only be
-    guessed, and a guess for each image would change brightnesses.
+    The upper eight of 16 bits are kept. An image whose values all lie in the lowest 14, 12 or 8 bits was probably saved
+    without scaling them up and would become dark or black. It is refused, not scaled, because the number of bits can
+    only be guessed, and a guess for each image would change brightnesses. So is an image whose content is in its
+    transparency alone: drawings in black on nothing become black.
 
     EXIF orientation is not applied and transparency is dropped, as in open_clip and torchvision: models were trained
     and published numbers measured on such images.
@@ -95,15 +100,52 @@ def to_rgb(image: Image.Image) -> Image.Image:
         values = np.asarray(image).astype(np.int64)
         if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
             raise ValueError("values beyond 16 bits")
-        if 0 < (largest := int(values.max(initial=0))) < 4096:
-            raise ValueError(
-                f"16-bit pixels of at most {largest} of 65535, which would be black; scale 8 or 12 bits of data up to "
-                "16, or save them with 8 bits"
-            )
+        if 0 < (largest := int(values.max(initial=0))) < _DARK * 256:
+            raise ValueError(_dark(largest, 65535))
         return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise ValueError("floating-point pixels, whose range is unknown")
-    return image.convert("RGB")
+    deep = _has_16_bits(image)
+    image.load()
+    if image.has_transparency_data:
+        _refuse_content_in_transparency(image)
+    colours = image.convert("RGB")
+    # Pillow has dropped the lower eight bits, so nothing is left of data that are in them alone.
+    if deep and (largest := int(np.asarray(colours).max(initial=0))) <= _DARK:
+        raise ValueError(_dark(largest, 255))
+    return colours
+
+
+def _dark(largest: int, white: int) -> str:
+    return (
+        f"16-bit pixels of at most {largest} of {white}, which would be dark or black; scale 8, 12 or 14 bits of data "
+        "up to 16, or save them with 8 bits"
+    )
+
+
+def _has_16_bits(image: Image.Image) -> bool:
+    """Return whether an image, not loaded yet, has 16 bits per colour in its file, of which Pillow keeps eight."""
+    for tile in image.tile if isinstance(image, ImageFile.ImageFile) else ():
+        args = tile[3]
+        mode, largest = (args[0], args[-1]) if isinstance(args, tuple) and args else (args, 0)
+        if ";16" in str(mode) or (tile[0].startswith("ppm") and isinstance(largest, int) and largest > 32767):
+            return True
+    return False
+
+
+def _refuse_content_in_transparency(image: Image.Image) -> None:
+    """Refuse an image of a single colour whose content is its transparency.
+
+    Raises:
+        ValueError: it is one.
+    """
+    pixels = np.asarray(image.convert("RGBA"))
+    alpha, colours = pixels[..., 3], pixels[..., :3]
+    if (alpha != alpha[0, 0]).any() and (colours == colours[0, 0]).all():
+        raise ValueError(
+            "all pixels have one colour and differ in transparency alone, which is dropped as in open_clip; save the "
+            "image on a background"
+        )
 
 
 def decoded(listing: Listing, crop: Crop, i: int) -> np.ndarray | str:

@@ -24,11 +24,11 @@ from trainables.settings.sets import ImageSetSettings, Split
 
 PREPARED_FORMAT = 1
 """To be increased when prepared pixels change for the same inputs: old prepared files are then ignored."""
-DECODED_FORMAT = 2
+DECODED_FORMAT = 3
 """To be increased when decoding changes.
 
 Digests of decoded images cover their pixels, so sweeps go on if no pixel changed. 2: 16-bit images that would be black
-are left out.
+are left out. 3: so are 16-bit images that would be dark, of any mode, and images whose content is their transparency.
 """
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import re
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,10 @@ CLEAN, ATTACKED = "clean", "attacked"
 COLUMNS = ("set", "view", "image", "true", "written", "answer", "margin", "reference_kl")
 _SCAM_COLUMNS = {"type", "id", "object_label", "attack_word", "object_similarities", "attack_similarities"}
 """Columns of the per-image results that SCAM's authors publish (arXiv 2504.04893)."""
+
+_DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
+_READ = {*COLUMNS, *_SCAM_COLUMNS, "score_true", "score_written"}
+_GZIP = b"\x1f\x8b"
 
 Measures = dict[str, np.ndarray]
 """Measure -> a score per image (N,): bool (right or wrong), or nats for ``reference_kl``."""
@@ -105,7 +110,7 @@ def read_answers(path: Path) -> list[Answers]:
     Required columns are ``image``, ``true`` and either ``answer`` or the two-way choice: ``margin``, or ``score_true``
     and ``score_written``. Defaults: ``set`` is the file's name; ``view`` is ``attacked`` if there is a written word.
     The files that SCAM's authors publish are accepted, and JSON (a list of objects, or an object per line). Empty, NaN,
-    None, null and NA mean no word, unless a label has this spelling.
+    None, null, NA and a dash mean no word, unless a label has this spelling.
 
     Raises:
         ValueError: the file has another form; the message names path and line.
@@ -113,9 +118,9 @@ def read_answers(path: Path) -> list[Answers]:
     """
     data = path.read_bytes()
     try:
-        content = gzip.decompress(data) if path.suffix.lower() == ".gz" else data
+        content = gzip.decompress(data) if data.startswith(_GZIP) else data  # names lose or keep .gz on the way
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is not a file of answers: {error}") from error
+        raise ValueError(f"{path} is not a file of answers, but a damaged gzip archive: {error}") from error
     named, lines = _lines(path, decoded_text(path, content))
     columns = set(named)
     if not ({"image", "true"} <= columns or columns >= _SCAM_COLUMNS):
@@ -161,15 +166,28 @@ def _lines(path: Path, text: str) -> tuple[list[str], Iterator[tuple[str, dict[s
     """Return the names of the columns, and every line with its place."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if ".json" not in suffixes and ".jsonl" not in suffixes:
-        columns, rows = table(path, text)
+        columns, rows = table(path, text, "\t" if ".tsv" in suffixes else ",")
         return columns, ((f"{path}:{number}", row) for number, row in rows)
-    records = json_records(path, text)
     lines = [
-        (place, {key: "" if is_missing(value) else str(value) for key, value in record.items()})
-        for place, record in records
+        (place, {key: _cell(place, key, value) for key, value in record.items()})
+        for place, record in json_records(path, text)
     ]
-    shared = [key for key in (lines[0][1] if lines else ()) if all(key in line for _, line in lines)]
-    return shared, iter(lines)
+    first = list(lines[0][1]) if lines else []
+    for place, line in lines:
+        if lacking := [key for key in ("image", "true") if key in first and key not in line]:
+            raise ValueError(f"{place}: no {lacking[0]!r}, which the first entry has")
+    return [key for key in first if all(key in line for _, line in lines)], iter(lines)
+
+
+def _cell(place: str, key: str, value: object) -> str:
+    """Return a value of a JSON object as the text of a cell; of columns that are not read, too.
+
+    Raises:
+        ValueError: it is a list or an object in a column that is read.
+    """
+    if key in _READ and isinstance(value, dict | list):
+        raise ValueError(f"{place}: {key} is {value!r:.40}; write a single word or number")
+    return "" if is_missing(value) else str(value)
 
 
 def _separator(named: Sequence[str]) -> str:
@@ -256,10 +274,16 @@ def _word(line: dict[str, str], name: str, labels: Collection[str]) -> str:
 
 def _number(line: dict[str, str], name: str) -> float:
     text = (line.get(name) or "").strip()
+    if is_no_word(text):
+        return float("nan")
     try:
-        return float(text) if text else np.nan
+        number = float(text)
     except ValueError:
-        raise ValueError(f"{name} is {text!r}, which is not a number") from None
+        decimal = " (the decimal mark is a point)" if _DECIMAL_COMMA.fullmatch(text) else ""
+        raise ValueError(f"{name} is {text!r}, which is not a number{decimal}") from None
+    if np.isinf(number):
+        raise ValueError(f"{name} is {text!r}; write a finite number, or leave the cell empty")
+    return number
 
 
 def _text(scores: np.ndarray | None, i: int) -> str:

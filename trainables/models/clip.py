@@ -34,6 +34,7 @@ from trainables.models.model_files import (
     started_from,
     tensor_shapes,
     unwrapped,
+    unwrapped_folder,
 )
 from trainables.models.towers import OpenClip, prefers_channels_last
 from trainables.settings.task import WEIGHT_SUFFIXES, ModelSettings
@@ -192,14 +193,32 @@ def _load_by_open_clip(settings: ModelSettings, name: str, folder: Path | None) 
         weights = settings.pretrained
         if settings.is_bare_file and weights is not None:
             weights = str(held.enter_context(unwrapped(Path(weights))))
-        model = open_clip.create_model(name, pretrained=weights, require_pretrained=True, **options)
+        place = name if folder is None else f"local-dir:{held.enter_context(unwrapped_folder(folder))}"
+        model = open_clip.create_model(place, pretrained=weights, require_pretrained=True, **options)
     merges = folder / MERGES_FILE if folder is not None and (folder / MERGES_FILE).is_file() else None
     tokenizer = open_clip.get_tokenizer(name, **({"bpe_path": str(merges)} if merges else {}))
+    _refuse_short_vocabulary(model, tokenizer)
     config |= {"quick_gelu": True} if options.get("force_quick_gelu") else {}
     config |= {key: options[option] for key, option in _CONFIGURED.items() if option in options}
     if "force_image_size" in options:
         config["vision_cfg"]["image_size"] = options["force_image_size"]
     return _Loaded(model, tokenizer, config, assumed, merges)
+
+
+def _refuse_short_vocabulary(model: Any, tokenizer: Any) -> None:
+    """Refuse a tokenizer with more tokens than the model has embeddings for: prompts would fail with an IndexError.
+
+    Raises:
+        ValueError: it has.
+    """
+    table = getattr(model, "token_embedding", None) or getattr(getattr(model, "text", None), "token_embedding", None)
+    if table is None or not isinstance(size := getattr(tokenizer, "vocab_size", None), int):
+        return  # a tower of Hugging Face
+    if size > table.num_embeddings:
+        raise ValueError(
+            f"its tokenizer has {size} tokens and its text tower {table.num_embeddings}; a model with a vocabulary of "
+            f"its own needs its merge file {MERGES_FILE} in the folder"
+        )
 
 
 def _transformers_folder(name: str, folder: Path | None) -> Path | None:

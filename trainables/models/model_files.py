@@ -21,6 +21,14 @@ from trainables.text_files import LFS_POINTER, names_lfs_pointer
 TRAINING_FILE = "params.txt"
 """File that open_clip's training writes into ``logs/NAME/``; its checkpoints go into ``logs/NAME/checkpoints/``."""
 
+FOLDER_WEIGHTS = (".safetensors", ".bin", ".pth")
+"""Suffixes by which open_clip finds the weights of a folder; .pt is not among them."""
+_FIRST_WEIGHTS = (
+    *("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors"),
+    *("open_clip_pytorch_model.bin", "open_clip_pytorch_model.pth"),
+    *("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth"),
+)
+"""Names of weights in a folder that open_clip takes before others, in their order."""
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -34,6 +42,8 @@ TOKENIZER_FILES = (
 
 Shapes = Mapping[str, tuple[int, ...]]
 
+_REAL = {"weight", "bias", "proj", "text_projection", "positional_embedding", "class_embedding", "logit_scale"}
+"""Last parts of names of weights, which are real numbers."""
 _WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
 
@@ -74,9 +84,20 @@ def plain_name(name: str) -> str:
     return plain
 
 
+def plain_names(names: Iterable[str]) -> dict[str, str]:
+    """Return each name of a state dict with its plain name: without the prefixes of wrappers (``plain_name``), nor one
+    that all names share, as a Lightning module gives to those of its model (``model.visual.proj``)."""
+    plain = {name: plain_name(name) for name in names}
+    while True:
+        firsts = {name.partition(".")[0] for name in plain.values()}
+        if len(firsts) != 1 or not all("." in name for name in plain.values()):
+            return plain
+        plain = {name: plain_name(short.partition(".")[2]) for name, short in plain.items()}
+
+
 @contextlib.contextmanager
 def unwrapped(file: Path) -> Iterator[Path]:
-    """Yield a file with the same weights under their plain names, see ``plain_name``.
+    """Yield a file with the same weights under their plain names, see ``plain_names``.
 
     It is a temporary copy if open_clip, which removes only one ``module.``, could not load the file itself, and of a
     TorchScript archive, which open_clip would load with PyTorch's unsafe mode.
@@ -87,9 +108,13 @@ def unwrapped(file: Path) -> Iterator[Path]:
     import torch
 
     is_script = is_torchscript(file)
-    if not is_script and all(plain_name(name) == name.removeprefix("module.") for name in _written_shapes(file)):
-        yield file
-        return
+    if not is_script and all(
+        plain == name.removeprefix("module.") for name, plain in plain_names(_written_shapes(file)).items()
+    ):
+        key = None if file.suffix == ".safetensors" else _key_of_state(_unpickled(file, "meta"), file)
+        if key in (None, "state_dict"):  # open_clip finds the weights there
+            yield file
+            return
     if is_script:
         state: Any = script_state(file)
     elif file.suffix == ".safetensors":
@@ -97,22 +122,56 @@ def unwrapped(file: Path) -> Iterator[Path]:
 
         state = load_file(file)
     else:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-        state = state["state_dict"] if isinstance(state.get("state_dict"), dict) else state
+        content = _unpickled(file, "cpu")
+        key = _key_of_state(content, file)
+        state = content if key is None else content[key]
+    names = plain_names([name for name, value in state.items() if isinstance(value, torch.Tensor)])
     with tempfile.TemporaryDirectory(prefix="sweeper-weights-") as folder:
         copy = Path(folder, "weights.pt")
-        torch.save({plain_name(name): value for name, value in state.items()}, copy)
+        torch.save({plain: state[name] for name, plain in names.items()}, copy)
         del state
         yield copy
 
 
+@contextlib.contextmanager
+def unwrapped_folder(folder: Path) -> Iterator[Path]:
+    """Yield a model folder whose weights have their plain names, see ``unwrapped``: the folder itself, or a copy of
+    links to its files.
+
+    Raises:
+        ValueError: its file of weights holds no state dict.
+    """
+    file = folder_weights(folder)
+    if file is None:
+        yield folder
+        return
+    with unwrapped(file) as plain, tempfile.TemporaryDirectory(prefix="sweeper-model-") as copy:
+        if plain == file:
+            yield folder
+            return
+        for other in folder.iterdir():
+            if other.suffix not in FOLDER_WEIGHTS:
+                Path(copy, other.name).symlink_to(other.absolute())
+        Path(copy, "open_clip_pytorch_model.bin").symlink_to(plain)
+        yield Path(copy)
+
+
+def folder_weights(folder: Path) -> Path | None:
+    """Return the file of weights that open_clip 3 chooses in a model folder; None if there is none."""
+    files = sorted(file for file in folder.iterdir() if file.suffix in FOLDER_WEIGHTS)
+    files.sort(key=lambda file: file.suffix != ".safetensors")
+    known = [folder / name for name in _FIRST_WEIGHTS if folder / name in files]
+    return next(iter(known or files), None)
+
+
 def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """Return plain name (see ``plain_name``) -> shape of the weights; the weights stay on disk.
+    """Return plain name (see ``plain_names``) -> shape of the weights; the weights stay on disk.
 
     Raises:
         ValueError: the file holds no state dict.
     """
-    return {plain_name(name): shape for name, shape in _written_shapes(file).items()}
+    shapes = _written_shapes(file)
+    return {plain: shapes[name] for name, plain in plain_names(shapes).items()}
 
 
 def _written_shapes(file: Path) -> dict[str, tuple[int, ...]]:
@@ -121,27 +180,109 @@ def _written_shapes(file: Path) -> dict[str, tuple[int, ...]]:
 
     if names_lfs_pointer(file):
         raise ValueError(f"{file} {LFS_POINTER}")
-    try:
-        if file.suffix == ".safetensors":
-            from safetensors import safe_open
+    if (other := _no_weights(file)) is not None:
+        raise ValueError(f"{file} is {other}, not weights; fetch the file again")
+    if file.suffix == ".safetensors":
+        from safetensors import safe_open
 
+        try:
             with safe_open(file, "pt") as opened:
-                return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
-        if is_torchscript(file):
+                slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+                integer = [name for name, value in slices.items() if _is_integer(value.get_dtype(), name)]
+                shapes = {name: tuple(value.get_shape()) for name, value in slices.items()}
+        except Exception as error:  # SafetensorError and others, depending on the bytes
+            raise _unreadable(file, error) from error
+        _refuse_integers(file, integer)
+        return shapes
+    if is_torchscript(file):
+        try:
             return script_shapes(file)
-        state: Any = torch.load(file, map_location="meta", weights_only=True)
-    except Exception as error:  # UnpicklingError, RuntimeError, KeyError: any error, depending on the bytes
-        reason = next((line for line in str(error).splitlines() if "nsupported" in line), str(error).partition("\n")[0])
-        raise ValueError(
-            f"{file} cannot be read as weights ({type(error).__name__}: {reason.strip()}); a state dict written by "
-            "torch.save, a checkpoint of open_clip's training and safetensors can. Pickled code is never run"
-        ) from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
+        except Exception as error:  # any error, depending on the bytes
+            raise _unreadable(file, error) from error
+    content = _unpickled(file, "meta")
+    key = _key_of_state(content, file)
+    state = content if key is None else content[key]
     tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
-    if not tensors:
-        raise ValueError(f"{file} holds no state dict; it holds: {_listed(str(name) for name in state)}")
+    _refuse_integers(file, [name for name, value in tensors.items() if _is_integer(str(value.dtype), name)])
     return {name: tuple(value.shape) for name, value in tensors.items()}
+
+
+def _unpickled(file: Path, device: str) -> Any:
+    """Return the content of a file that torch.save wrote.
+
+    Raises:
+        ValueError: it cannot be read, or would run code.
+    """
+    import torch
+
+    try:
+        return torch.load(file, map_location=device, weights_only=True)
+    except Exception as error:  # UnpicklingError, RuntimeError, KeyError: any error, depending on the bytes
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(file: Path, error: Exception) -> ValueError:
+    reason = next((line for line in str(error).splitlines() if "nsupported" in line), str(error).partition("\n")[0])
+    reason = reason.partition(" Please use `torch.serialization")[0].strip() or "it ends too early"
+    if "GLOBAL" in reason:
+        reason += "; save the state dict alone: torch.save(model.state_dict(), FILE)"
+    return ValueError(
+        f"{file} cannot be read as weights ({type(error).__name__}: {reason}); a state dict written by "
+        "torch.save, a checkpoint of open_clip's training and safetensors can. Pickled code is never run"
+    )
+
+
+def _key_of_state(content: Any, file: Path) -> str | None:
+    """Return the key of the state dict in a checkpoint; None if the checkpoint is the state dict.
+
+    Raises:
+        ValueError: there is none, or there are several.
+    """
+    import torch
+
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} holds no state dict, but a {type(content).__name__}")
+    inside = [
+        str(name)
+        for name, value in content.items()
+        if isinstance(value, dict) and any(isinstance(tensor, torch.Tensor) for tensor in value.values())
+    ]
+    if "state_dict" in inside:
+        return "state_dict"
+    if any(isinstance(value, torch.Tensor) for value in content.values()):
+        return None
+    if len(inside) > 1:
+        raise ValueError(f"{file} holds several state dicts ({_listed(inside)}); save the one that is meant alone")
+    if not inside:
+        raise ValueError(f"{file} holds no state dict; it holds: {_listed(str(name) for name in content) or 'nothing'}")
+    return inside[0]
+
+
+def _is_integer(dtype: str, name: str) -> bool:
+    """Return whether a tensor holds whole numbers and is not a counter or a list of positions, as towers have them."""
+    plain = dtype.lower().removeprefix("torch.")
+    return plain.startswith(("i", "u", "qint", "quint")) and name.rpartition(".")[2] in _REAL
+
+
+def _refuse_integers(file: Path, names: list[str]) -> None:
+    """Refuse weights that are quantised.
+
+    Raises:
+        ValueError: there are any.
+    """
+    if names:
+        raise ValueError(f"{file}: {len(names)} weights are whole numbers ({_listed(names)}); are they quantised?")
+
+
+def _no_weights(file: Path) -> str | None:
+    """Return what a file holds that is surely no weights; None if it may hold some."""
+    if not file.is_file():
+        return "a folder" if file.is_dir() else None
+    with file.open("rb") as opened:
+        start = opened.read(512).lstrip().lower()
+    if not start:
+        return "empty"
+    return "a web page" if start.startswith((b"<!doctype", b"<html", b"<?xml")) else None
 
 
 def likely_architectures(shapes: Shapes, configs: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -17,9 +17,10 @@ from pydantic import Field, field_validator, model_validator
 from trainables.settings.parameters import Parameters, Positive
 from trainables.settings.sets import ImageSetSettings, SettingError, Settings, Share, Split
 
-WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
+WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 _VARIABLE = re.compile(r"\$(\w+|\{\w+\})", re.ASCII)
 """As ``os.path.expandvars`` reads them."""
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+]+://")
 _OPEN_CLIP_EPOCH = re.compile(r"epoch_(\d+|latest)\.pt")
 
 
@@ -313,7 +314,7 @@ def absolute_paths(value: Any, folder: Path) -> Any:
     """Return a task mapping (as parsed from YAML) whose relative paths start from ``folder``.
 
     Paths are the splits, ``class_names``, ``classes``, ``root`` and ``path`` of sets, ``local-dir:`` architectures and
-    checkpoint files (``pretrained`` ending in .pt, .pth, .bin or .safetensors). ``~`` and environment variables
+    checkpoint files (``pretrained`` ending in .pt, .pth, .bin, .ckpt or .safetensors). ``~`` and environment variables
     (``$DATA``, ``${DATA}``) in them are replaced, unless a file has the name as it is written.
 
     Raises:
@@ -356,6 +357,12 @@ def _set_paths(name: str, settings: Any, folder: Path) -> Any:
     return settings
 
 
+def unset_variables(text: str) -> list[str]:
+    """Return the environment variables in a path (``$DATA``, ``${DATA}``) that are not set."""
+    names = [name.strip("{}") for name in _VARIABLE.findall(text)]
+    return [name for name in names if name not in os.environ]
+
+
 def _placed(text: str, folder: Path, *key: str | int) -> str:
     """Return a path that a task mapping has at ``key``, from ``folder`` on.
 
@@ -363,12 +370,14 @@ def _placed(text: str, folder: Path, *key: str | int) -> str:
         SettingError: an environment variable is not set.
     """
     try:
-        as_written = ("~" not in text and "$" not in text) or bool(os.lstat(folder / text))
+        plain = "~" not in text and "$" not in text and not _URL.match(text)
+        as_written = plain or bool(os.lstat(folder / text))
     except (OSError, ValueError):
         as_written = False
     placed = str(folder / (text if as_written else os.path.expanduser(os.path.expandvars(text))))
-    unset = [] if as_written else [name.strip("{}") for name in _VARIABLE.findall(text)]
-    if unset := [name for name in unset if name not in os.environ]:
+    if unset := [] if as_written else unset_variables(text):
         message = f"{text!r}: the environment variable {unset[0]} is not set; set it, or write the path out"
         raise SettingError(message, *key)
+    if not as_written and _URL.match(text):
+        raise SettingError(f"{text!r} is an address; files are read from folders: fetch it, and name the folder", *key)
     return placed

@@ -168,3 +168,12 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "--gpus" in done.stdout
+
+
+@pytest.mark.parametrize("columns", ["0", "1", "-5", "wide", "9" * 20])
+def test_a_terminal_without_a_size_has_the_usual_one(
+    columns: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    done = sweeper("--help", cwd=tmp_path)
+    assert done.returncode == 0 and "Usage: " in done.stdout and "│ delete " in done.stdout, done.stderr

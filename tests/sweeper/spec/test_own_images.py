@@ -139,3 +139,22 @@ def test_init_writes_it_and_overwrites_nothing(tmp_path: Path, monkeypatch: pyte
     again = CliRunner().invoke(app, command)
     assert isinstance(again.exception, UserError) and "exists and is another spec" in str(again.exception)
     assert (tmp_path / "photos.yaml").read_text() == "name: other\n"
+
+
+def test_numbers_before_the_words_are_left_out_of_prompts(tmp_path: Path) -> None:
+    photos(tmp_path / "birds", ["001.Black_footed_Albatross", "n02085620-Chihuahua"], 30)
+    own, spec = written(tmp_path / "birds")
+    assert list_images("mine", spec.sets["mine"], "train").class_names == ("Black footed Albatross", "Chihuahua")
+    assert any("read without their numbers" in note for note in own.notes)
+
+
+def test_what_check_would_refuse_is_refused_before_a_spec_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    photos(tmp_path / "photos", ["Cat", "cat", "dog"], 20)
+    with pytest.raises(UserError, match=r"--images .*two classes are called 'Cat' and 'cat'"):
+        spec_for_images(Path("~/photos"), "world", has_gpus=True)
+    photos(tmp_path / "\U0001f41f", NAMES, 20)
+    _, spec = written(tmp_path / "\U0001f41f")
+    assert len(list_images("mine", spec.sets["mine"], "train").keys) > 0

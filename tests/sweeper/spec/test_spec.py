@@ -12,8 +12,10 @@ import yaml
 
 from sweeper.errors import UserError
 from sweeper.spec.bounds import keeps, violation
+from sweeper.spec.problems import did_you_mean
 from sweeper.spec.schema import schema
 from sweeper.spec.spec import Spec, load_spec, spec_difference
+from sweeper.spec.yaml_document import Document
 from tests.paths import ROOT
 from trainables.settings.parameters import Parameters
 from trainables.settings.task import TaskSettings
@@ -113,7 +115,7 @@ def test_all_mistakes_are_named_at_once_in_the_order_of_the_file(folder: Path) -
         (b"# nothing yet\n", "spec.yaml: the file is empty; `sweeper init` writes a spec to start from"),
         (b"- a\n- b\n", "spec.yaml:1:1: a spec is a mapping (key: value lines), not a list"),
         (b"hello", "spec.yaml:1:1: a spec is a mapping (key: value lines), not a plain value"),
-        (b"\x80\x81\x82", "spec.yaml is not UTF-8 text (byte 0); is it really a spec?"),
+        (b"\x80\x81\x82", "spec.yaml:1: the byte 0x80 is not UTF-8; save the file as UTF-8"),
         (b"a: 1\nb: \x00", "spec.yaml:2:4: the character '\\x00' may not stand in YAML; remove it"),
         (b"a: \x00", "spec.yaml:1:4: the character '\\x00' may not stand in YAML; remove it"),
         (b"a: {b: " * 60 + b"1" + b"}" * 60, "spec.yaml:1:"),
@@ -121,6 +123,9 @@ def test_all_mistakes_are_named_at_once_in_the_order_of_the_file(folder: Path) -
         (b"a: 0x" + b"f" * 5000, "spec.yaml:1:4: 0xffffffffff...ffff: a number of 5002 characters is not a setting"),
         (b'a: "\\ud800"', "spec.yaml:1:4: '\\ud800' holds a character that is not text; write it again"),
         (b'a: "b\\0"', "spec.yaml:1:4: 'b\\x00' holds a character that is not text; write it again"),
+        (b"a: 010", "spec.yaml:1:4: 010 is octal in YAML 1.1 and decimal in YAML 1.2; write 10, or '010' in quotes"),
+        (b"\xff\xfea\0", "spec.yaml is UTF-16 or not text; save it as UTF-8"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "spec.yaml is a Git LFS pointer"),
         (b"a: 1\t# one", "spec.yaml:1:5: a tab; YAML wants spaces between words and before a comment"),
         (b"a: {<<: 3}", "spec.yaml:1:9: `<<` takes the keys of another mapping (<<: *name) or of a list of mappings"),
         (b"a: &a {<<: *a}", "spec.yaml:1:4: aliases (*name) that grow without end"),
@@ -324,3 +329,16 @@ def test_reading_a_spec_imports_nothing_heavy() -> None:
     code += f"print(sorted({{{heavy}}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=QUICKSTART.parent.parent)
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "[]\n")
+
+
+def test_a_character_in_two_halves_is_one(tmp_path: Path) -> None:
+    """JSON, which YAML includes, writes characters beyond 16 bits as pairs."""
+    file = tmp_path / "spec.yaml"
+    file.write_text('name: "\\ud83d\\udc1f"\n')
+    assert Document(file).data == {"name": "\U0001f41f"}
+
+
+@pytest.mark.parametrize(("key", "written"), [("\u043ebjective", r"\u043e"), ("objective\u200b", r"\u200b")])
+def test_a_word_that_looks_like_another_is_written_out(key: str, written: str) -> None:
+    told = did_you_mean(key, ["objective"])
+    assert written in told and "did you mean `objective`?" in told

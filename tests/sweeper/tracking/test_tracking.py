@@ -482,7 +482,10 @@ def test_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracker:5000/")
     assert find_store(tmp_path) == Store(uri="http://tracker:5000")
     assert find_store(tmp_path, "https://me:secret@tracker/x").shown_uri == "https://tracker/x"
-    for uri in ("./mlruns", "file:///tmp/mlruns", "ftp://tracker"):
+    for uri in (
+        *("./mlruns", "file:///tmp/mlruns", "ftp://tracker", "http://", "http://a b", "http://[::1"),
+        *("http://tracker:99999", "http://tracker:abc", "sqlite://", "sqlite:///:memory:", "sqlite:////nowhere/m.db"),
+    ):
         with pytest.raises(UserError, match="leave --tracking-uri"):
             find_store(tmp_path, uri)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 from PIL import Image
 
 from tests.helpers.image_files import image_source, photo, photos, settings_of
+from trainables.data.decoding import to_rgb
 from trainables.data.image_set import ImageSet, subset
 
 
@@ -81,14 +84,62 @@ def test_prepared_images_are_made_anew_only_when_files_change(tmp_path: Path) ->
 def test_16_bit_images_that_would_be_black_are_named(tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
-    for largest in (0, 255, 4095, 4096, 65535):
+    for largest in (0, 255, 4095, 16384, 65535):
         pixels = np.full((8, 8), largest, np.uint16)
         pixels[0] = 0
         Image.fromarray(pixels).save(folder / f"label=a_text=b{largest:05d}.{'tiff' if largest == 4095 else 'png'}")
     raw: dict[str, Any] = {"kind": "rta100", "path": folder, "max_broken_share": 0.5}
     images = image_source(tmp_path / "cache").load("rta", settings_of(**raw), "test")
-    assert images.images[:, 4, 4, 0].tolist() == [0, 16, 255]
+    assert images.images[:, 4, 4, 0].tolist() == [0, 64, 255]
     assert [line.partition(",")[0] for line in images.broken] == [
         "label=a_text=b00255.png: 16-bit pixels of at most 255 of 65535",
         "label=a_text=b04095.tiff: 16-bit pixels of at most 4095 of 65535",
     ]
+
+
+def a_png(path: Path, pixels: np.ndarray) -> None:
+    """Write (H, W, 3) uint16 as PNG, which Pillow reads but does not write."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width, _ = pixels.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    head = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    parts = (chunk(b"IHDR", head), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b""))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+
+
+@pytest.mark.parametrize(("bits", "served"), [(8, False), (12, False), (14, False), (16, True)])
+def test_colour_images_of_16_bits_are_judged_like_grey_ones(bits: int, served: bool, tmp_path: Path) -> None:
+    pixels = np.full((8, 8, 3), 2**bits - 1, np.uint16)
+    a_png(tmp_path / "a.png", pixels)
+    (tmp_path / "a.ppm").write_bytes(b"P6 8 8 65535\n" + pixels.astype(">u2").tobytes())
+    for name in ("a.png", "a.ppm"):
+        with Image.open(tmp_path / name) as image:
+            if served:
+                assert to_rgb(image).getpixel((0, 0)) == (255, 255, 255)
+            else:
+                with pytest.raises(ValueError, match="16-bit pixels of at most"):
+                    to_rgb(image)
+
+
+def test_images_whose_content_is_their_transparency_are_named(tmp_path: Path) -> None:
+    drawing = np.zeros((8, 8, 4), np.uint8)
+    drawing[2:5, :, 3] = 255
+    with pytest.raises(ValueError, match="differ in transparency alone"):
+        to_rgb(Image.fromarray(drawing))
+    drawing[0, :, 0] = 200
+    assert to_rgb(Image.fromarray(drawing)).getpixel((0, 0)) == (200, 0, 0), "as in open_clip"
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [(b"<!DOCTYPE html><p>", "a web page"), (b"\0\0\0\x18ftypheic\0", "a HEIC photograph"), (b"", "empty")],
+)
+def test_files_that_are_no_images_are_called_what_they_are(content: bytes, what: str, tmp_path: Path) -> None:
+    photos(tmp_path / "train", ["cat", "dog"], 9)
+    (tmp_path / "train" / "cat" / "a.jpg").write_bytes(content)
+    settings = settings_of(kind="image_folder", train=tmp_path / "train", max_broken_share=0.1)
+    images = image_source(tmp_path / "cache").load("own", settings, "train")
+    assert len(images.broken) == 1 and images.broken[0].startswith(f"cat/a.jpg: is {what}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -174,3 +175,35 @@ def test_git_lfs_pointers_are_named_as_such(tmp_path: Path) -> None:
     write_text(root / "cat" / "image_0001.jpg", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     with pytest.raises(ValueError, match=r"cat/image_0001.jpg: is a Git LFS pointer.*git lfs pull"):
         image_source(tmp_path / "cache").load("mine", settings_of(**FOLDERS, train=root), "train")
+
+
+def test_class_folders_with_the_same_images_are_said(tmp_path: Path) -> None:
+    root = photos(tmp_path / "train", ["cat", "dog"], 2)
+    shutil.copytree(root / "cat", root / "cat - Kopie")
+    assert notes(train=root) == [
+        f"the class folders 'cat' and 'cat - Kopie' of {root} hold the same images; is one a copy?"
+    ]
+
+
+def test_what_is_hidden_special_or_beside_the_folders_is_counted(tmp_path: Path) -> None:
+    root = photos(tmp_path / "train", ["cat", "dog"], 2)
+    photo(root / ".owl" / "1.jpg", 3)
+    photo(root / "dog" / ".2.jpg", 4)
+    os.mkfifo(root / "cat" / "pipe.jpg")
+    (root / "cat" / "folder.jpg").mkdir()
+    for name in ("owl", "more.zip", "README", "names.json"):
+        write_text(root / name, "")
+    assert notes(train=root) == [
+        f"train: 2 files are not read, no image by the suffix (1 .zip, 1 no suffix), first {root}/more.zip",
+        f"train: 2 images are not read, hidden by a dot at the beginning of a name, first {root}/.owl/1.jpg",
+        f"train: 1 file is not read, a pipe, socket or device, first {root}/cat/pipe.jpg",
+    ]
+    assert len(list_split("train", **FOLDERS, train=root).keys) == 4, "nothing waits for the pipe"
+
+
+def test_characters_that_nobody_sees_are_no_part_of_words(tmp_path: Path) -> None:
+    root = photos(tmp_path / "train", ["cat\u200e", "dog"], 1)
+    assert list_split("train", **FOLDERS, train=root).class_names == ("cat", "dog")
+    photos(root, ["cat"], 1)
+    with pytest.raises(ValueError, match=r"two classes are called 'cat' and 'cat\\u200e'"):
+        list_split("train", **FOLDERS, train=root)

@@ -82,7 +82,7 @@ def test_a_compressed_shard_and_one_that_is_not_there(tmp_path: Path) -> None:
     write_shard(tmp_path / "a.tar", {"a": {"jpg": b"", "cls": b"0"}})
     with tarfile.open(tmp_path / "b.tar", "w:gz") as archive:
         archive.add(tmp_path / "a.tar")
-    with pytest.raises(ValueError, match="b.tar cannot be read as an uncompressed tar"):
+    with pytest.raises(ValueError, match="b.tar is compressed; unpack it"):
         list_split("test", kind="webdataset", test=str(tmp_path / "b.tar"), class_names=["cat", "dog"])
     raw = {"kind": "webdataset", "train": [str(tmp_path / "{a,b,c}.tar")], "class_names": ["cat", "cat"]}
     messages = {problem.path: problem.message for problem in set_problems("w", raw)}
@@ -163,3 +163,34 @@ def test_a_shard_that_git_lfs_has_not_fetched(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     with pytest.raises(ValueError, match=r"a.tar is a Git LFS pointer"):
         list_split("test", kind="webdataset", test=str(tmp_path / "a.tar"), class_names=["cat", "dog"])
+
+
+@pytest.mark.parametrize("further", [b"junk" * 200, None])
+def test_what_follows_the_end_of_a_tar_is_refused(further: bytes | None, tmp_path: Path) -> None:
+    """Python's tarfile ends there without an error, and all samples behind would be missing."""
+    file = write_shard(tmp_path / "a.tar", {"a": {"png": encoded(1, "PNG"), "cls": b"0"}})
+    file.write_bytes(file.read_bytes() + (file.read_bytes() if further is None else further))
+    with pytest.raises(ValueError, match=r"a.tar: its members end at byte .*, and something else follows"):
+        list_split("test", kind="webdataset", test=str(file), class_names=["cat", "dog"])
+
+
+def test_indices_that_a_table_wrote_as_fractions_and_links(tmp_path: Path) -> None:
+    file = write_shard(tmp_path / "a.tar", {f"k{i}": {"png": encoded(i, "PNG"), "cls": b"%d.0" % i} for i in range(2)})
+    with tarfile.open(file, "a") as archive:
+        link = tarfile.TarInfo("k2.png")
+        link.type, link.linkname = tarfile.LNKTYPE, "k1.png"
+        archive.addfile(link)
+    raw = {"test": str(file), "class_names": ["cat", "dog"]}
+    assert list_split("test", kind="webdataset", **raw).labels.tolist() == [0, 1]
+    assert notes(**raw) == [f"test: 1 link is not read, first k2.png in {file}"]
+    write_shard(file, {"k": {"png": encoded(1, "PNG"), "cls": b"9" * 5000}})
+    with pytest.raises(ValueError, match=r"a.tar: the .cls member of k: '9{40}' is not a class index"):
+        list_split("test", kind="webdataset", **raw)
+
+
+def test_braces_count_down_and_are_not_expanded_as_a_whole(tmp_path: Path) -> None:
+    write_shards(tmp_path)
+    raw = {"class_names": ["cat", "dog"]}
+    assert len(list_split("test", kind="webdataset", test=str(tmp_path / "in-{001..000}.tar"), **raw).keys) == 6
+    with pytest.raises(ValueError, match=r"no shard .*in-0.tar"):
+        list_split("test", kind="webdataset", test=str(tmp_path / "in-{0..999999999999}.tar"), **raw)

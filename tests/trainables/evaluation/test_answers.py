@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -180,7 +181,14 @@ def test_json_lines_end_at_line_feeds_only(tmp_path: Path) -> None:
         ("a.json", b'{"predictions": [{"image": "a"}]}', r"a.json:1: the objects are inside 'predictions'"),
         ("a.json", b'{"image": {"0": "a"}, "true": {"0": "b"}}', r"a.json:1: .*orient=\"records\""),
         ("a.json", b"[" * 100_000, r"a.json: this is not readable JSON"),
-        ("a.csv.gz", b"no gzip", r"a.csv.gz is not a file of answers"),
+        ("a.csv", b"image,true,answer\n" + b"a,cat,cat\n" * 200 + b"b,c\0t,cat\n", r"a.csv:202: a NUL character"),
+        ("a.csv", b"image,true,written,margin\na,cat,dog,inf\n", r"a.csv:2: margin is 'inf'; write a finite number"),
+        ("a.csv", b'image,true,written,margin\na,cat,dog,"1,5"\n', r"a.csv:2: .* \(the decimal mark is a point\)"),
+        ("a.csv", b"PK\x03\x04", r"a.csv is a zip archive"),
+        ("a.jsonl", b'{"image": "a", "true": "b", "true": "c"}', r"a.jsonl:1: the key 'true' is in one object twice"),
+        ("a.json", b'[{"image": "a", "true": ["b"], "answer": "b"}]', r"entry 1: true is \['b'\]; write a single word"),
+        ("a.jsonl", b'{"image": "a", "true": "b", "answer": "b"}\n{"image": "c"}', r"a.jsonl:2: no 'true'"),
+        ("a.csv.gz", b"\x1f\x8bno gzip", r"a.csv.gz is not a file of answers"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said_with_its_line(
@@ -198,3 +206,18 @@ def test_answers_that_are_none_of_the_labels_are_refused(tmp_path: Path) -> None
     with pytest.raises(ValueError, match=r"x.csv: set 's': no answer \('Katze', 'Hund'\) is one of the labels"):
         refuse_strange(tmp_path / "x.csv", [answers])
     refuse_strange(tmp_path / "x.csv", [replace(answers, answer=("CAT", "Hund"))])
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz"])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_answers_are_unpacked_by_their_content(name: str, compressed: bool, tmp_path: Path) -> None:
+    content = b"image,true,written,answer\na,01,-,1.0\nb,2,3,02\n"
+    (tmp_path / name).write_bytes(gzip.compress(content) if compressed else content)
+    clean, attacked = read_answers(tmp_path / name)
+    assert (clean.view, clean.images, attacked.images) == ("clean", ("a",), ("b",)), "a dash is no word"
+    assert clean.measures()["accuracy"].tolist() == attacked.measures()["accuracy"].tolist() == [True]
+
+
+def test_columns_between_tabs(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("image\ttrue\tanswer\na\tcat\tcat\n")
+    assert read_answers(tmp_path / "a.tsv")[0].answer == ("cat",)

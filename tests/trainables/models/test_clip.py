@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import json
 import sys
@@ -307,3 +308,52 @@ def test_crop_of_a_bare_checkpoint_is_known(tmp_path: Path) -> None:
     )
     crop, side_px = image_preparation(settings)
     assert side_px == 96 and crop(Image.new("RGB", (300, 200))).size == (96, 96)
+
+
+@pytest.mark.parametrize("prefix", ["", "model.", "clip.module.", "module._orig_mod."])
+@pytest.mark.parametrize("key", ["model", "model_state_dict", "ema", "state_dict"])
+def test_weights_inside_a_checkpoint_are_found(architectures: None, key: str, prefix: str, tmp_path: Path) -> None:
+    state = open_clip.create_model("tiny").state_dict()
+    torch.save(state, tmp_path / "plain.pt")
+    torch.save({key: {prefix + name: value for name, value in state.items()}, "epoch": 3}, tmp_path / "a.ckpt")
+    assert load_clip(bare(tmp_path / "a.ckpt")).digest == load_clip(bare(tmp_path / "plain.pt")).digest
+
+
+def test_weights_of_a_folder_are_read_as_those_of_a_bare_file(tmp_path: Path) -> None:
+    folder = write_clip(tmp_path / "clip", "vit")
+    model = ModelSettings(architecture=f"local-dir:{folder}")
+    digest, file = load_clip(model).digest, folder / "open_clip_model.safetensors"
+    state = load_file(file)
+    save_file({f"module._orig_mod.{name}": value for name, value in state.items()}, file)
+    assert load_clip(model).digest == digest
+    file.unlink()
+    torch.save({"model": state, "epoch": 3}, folder / "open_clip_pytorch_model.bin")
+    assert load_clip(model).digest == digest
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty, not weights"),
+        (b"\n<!DOCTYPE html>", "is a web page, not weights"),
+        ({"model": {"a.b": torch.zeros(1)}, "ema": {"a.b": torch.zeros(1)}}, r"several state dicts \(model, ema\)"),
+        ({"epoch": 3}, "holds no state dict; it holds: epoch"),
+        ([1], "holds no state dict, but a list"),
+        (
+            {"args": argparse.Namespace(), "a.b": torch.zeros(1)},
+            r"save the state dict alone.*Pickled code is never run",
+        ),
+        ({"visual.proj": torch.zeros(2, dtype=torch.int8)}, r"1 weights are whole numbers \(visual.proj\)"),
+    ],
+)
+def test_files_without_usable_weights_say_what_they_are(content: Any, message: str, tmp_path: Path) -> None:
+    folder = write_clip(tmp_path / "clip", "vit")
+    (folder / "open_clip_model.safetensors").unlink()
+    file = folder / "open_clip_pytorch_model.bin"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        torch.save(content, file)
+    with pytest.raises(ValueError, match=f"{file} .*{message}|{file}: {message}") as caught:
+        load_clip(ModelSettings(architecture=f"local-dir:{folder}"))
+    assert len(str(caught.value).splitlines()) == 1

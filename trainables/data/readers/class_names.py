@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from trainables.spelling import normal_form, same_word
+from trainables.spelling import normal_form, same_word, visible
 from trainables.text_files import TextFileError, parsed_json, read_text, text_lines
 
 _WORDNET_ID = re.compile(r"n\d{8}")
@@ -255,7 +255,7 @@ def checked(
     ids: Sequence[str] = (),
     where: Callable[[int], tuple[str | int, ...]] | None = None,
 ) -> tuple[str, ...]:
-    """Return the words after checking them.
+    """Return the words after checking them, without characters that nobody sees.
 
     Args:
         shipped: whether the words are open_clip's names of ImageNet, which contain "missile" and "sunglasses" twice;
@@ -276,7 +276,7 @@ def checked(
         if earlier != index and not shipped:
             of = f" (of {ids[earlier]!r} and {ids[index]!r})" if ids else ""
             raise SetError(f"{place}{_alike(words[earlier], word)}{of}", *where(index))
-    return tuple(words)
+    return tuple(map(visible, words))
 
 
 def without_copy_mark(name: str) -> str:
@@ -300,7 +300,8 @@ def _alike(name: str, other: str) -> str:
         return f"two classes are both called {name!r}; the prompts could not tell them apart"
     return (
         f"two classes are called {name!r} and {other!r}; the prompts could not tell them apart, because CLIP's "
-        "tokenizer sees no difference in case, in white space or in how a letter is encoded (and _ is read as a space)"
+        "tokenizer sees no difference in case, in white space or in how a letter is encoded (_ is read as a space, and "
+        "characters that nobody sees do not count)"
     )
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import filecmp
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -57,6 +60,11 @@ class ImageFolderReader(Reader):
             f"the class folder {name!r} is a class of its own beside {of!r}; is it a copy?"
             for name, of in plain.items()
             if of != name and same_word(of, wanted) is not None
+        ]
+        marked += [
+            f"the class folders {a!r} and {b!r} of {root} hold the same images; is one a copy?"
+            for root in self.settings.folders("train") or self.settings.folders("test")
+            for a, b in _copies(root, wanted)
         ]
         roots = [(split, root) for split in SPLITS for root in self.settings.folders(split)]
         lines = [f"{split}: {line}" for split, root in roots for line in not_read(root, 1, wanted)]
@@ -120,6 +128,34 @@ class ImageFolderReader(Reader):
         if not samples:
             raise SetError(f"no images in {', '.join(map(str, roots))} (looked for <folder>/<class>/<image>)", split)
         return samples
+
+
+def _copies(root: Path, wanted: set[str]) -> list[tuple[str, str]]:
+    """Return pairs of class folders with the same images under the same names; the first with each of its copies."""
+    named: dict[tuple[str, ...], list[str]] = {}
+    for folder in sorted(wanted & set(class_folders(root))):
+        names = tuple(os.path.basename(sample.file) for sample in images_in(root / folder, folder))
+        if names:
+            named.setdefault(names, []).append(folder)
+    pairs = []
+    for names, folders in named.items():
+        first: list[str] = []
+        for folder in folders:
+            same = next((other for other in first if _same_files(root / other, root / folder, names)), None)
+            if same is None:
+                first.append(folder)
+            else:
+                pairs.append((same, folder))
+    return pairs
+
+
+def _same_files(a: Path, b: Path, names: Sequence[str]) -> bool:
+    """Return whether two folders have files of the same sizes, and the first three have the same content."""
+    try:
+        sizes = (os.path.getsize(a / name) == os.path.getsize(b / name) for name in names)
+        return all(sizes) and all(filecmp.cmp(a / name, b / name, shallow=False) for name in names[:3])
+    except OSError:  # reported elsewhere
+        return False
 
 
 def _classes_in(root: Path, split: str, index: int) -> list[str]:

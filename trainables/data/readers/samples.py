@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -15,6 +16,7 @@ from PIL import Image, UnidentifiedImageError, features
 from trainables.data.listing import Listing
 from trainables.data.readers.class_names import SetError, counted, os_problem, printable
 from trainables.settings.sets import HeldBack, Split
+from trainables.spelling import visible
 from trainables.text_files import LFS_POINTER, names_lfs_pointer
 
 IMAGE_SUFFIXES = {
@@ -64,7 +66,7 @@ def listing_of(
     return Listing(
         keys=_distinct([sample.key for sample in samples]),
         labels=np.array([index[sample.class_id] for sample in samples], np.int64),
-        class_names=class_names,
+        class_names=tuple(map(visible, class_names)),
         templates=templates,
         inputs=_inputs(samples),
         open=lambda i: _open(samples[i]),
@@ -134,7 +136,8 @@ def images_in(folder: Path | str, class_id: str) -> list[Sample]:
         SetError: the folder cannot be read.
     """
     try:
-        names = sorted(name for name in os.listdir(folder) if is_image(name))
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries if is_image(entry.name) and holds_bytes(entry))
     except OSError as error:
         raise SetError(os_problem(error, folder)) from error
     return [Sample(f"{class_id}/{printable(name)}", class_id, os.path.join(folder, name)) for name in names]
@@ -143,6 +146,17 @@ def images_in(folder: Path | str, class_id: str) -> list[Sample]:
 def is_image(name: str) -> bool:
     """Return whether a file is an image by its suffix; hidden files (``._x.jpg`` of a Mac's archive) are not."""
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
+
+
+def holds_bytes(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry of a folder is a file, or a link whose target is missing, which is reported later.
+
+    Folders are none, and neither are pipes, sockets and devices: reading from a pipe would wait for ever.
+    """
+    try:
+        return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
+    except OSError:  # a link that leads to itself
+        return True
 
 
 def class_folders(root: Path) -> list[str]:
@@ -170,7 +184,34 @@ def _open(sample: Sample) -> Image.Image:
     except UnidentifiedImageError:
         if names_lfs_pointer(sample.file, sample.offset):
             raise ValueError(LFS_POINTER) from None
+        if (content := _content_of(sample)) is not None:
+            raise ValueError(f"is {content}, not an image that can be read; save it as JPEG or PNG") from None
         raise
+
+
+_CONTENTS = (
+    (rb"\s*<(!doctype html|html|head|body)\b", "a web page"),
+    (rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?(<!doctype svg[^>]*>\s*)?<svg\b", "an SVG drawing"),
+    (rb".{4}ftyp(heic|heix|hevc|heim|heis|mif1|msf1)", "a HEIC photograph"),
+    (rb".{4}ftyp(avif|avis)", "an AVIF photograph"),
+    (rb".{4}ftyp", "a video"),
+    (rb"%PDF-", "a PDF"),
+    (rb"PK\x03\x04", "a zip archive"),
+    (rb"\x1f\x8b", "a gzip archive"),
+    (rb"\0*$", "empty, or zeros only"),
+)
+"""The beginning of a file -> what it is."""
+
+
+def _content_of(sample: Sample) -> str | None:
+    """Return what an image file holds that is no image, by its first bytes; None if that is not known."""
+    try:
+        with open(sample.file, "rb") as file:
+            file.seek(sample.offset)
+            start = file.read(512 if sample.size is None else min(512, sample.size))
+    except OSError:
+        return None
+    return next((what for form, what in _CONTENTS if re.match(form, start, re.IGNORECASE | re.DOTALL)), None)
 
 
 def _inputs(samples: Sequence[Sample]) -> str:

@@ -25,7 +25,7 @@ from trainables.data.readers.class_names import (
 )
 from trainables.data.readers.not_read import not_read
 from trainables.data.readers.reader import Reader
-from trainables.data.readers.samples import Sample, is_image, listing_of
+from trainables.data.readers.samples import Sample, holds_bytes, is_image, listing_of
 from trainables.data.readers.templates import DISENTANGLING, PHOTO, templates_of
 from trainables.settings.sets import DisentanglingSet, ScamSet, Split, TypographicSet, WrittenLabelSet
 from trainables.spelling import is_missing, is_no_word, normal_form
@@ -68,7 +68,8 @@ class WrittenLabelReader(Reader):
     def _samples(self) -> list[Sample]:
         path = self.settings.path
         try:
-            names = sorted(name for name in os.listdir(path) if is_image(name))
+            with os.scandir(path) as entries:
+                names = sorted(entry.name for entry in entries if is_image(entry.name) and holds_bytes(entry))
         except OSError as error:
             raise SetError(os_problem(error, path), "path") from error
         if unreadable := [printable(name) for name in names if printable(name) != name]:

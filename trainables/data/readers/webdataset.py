@@ -10,12 +10,13 @@ import os
 import posixpath
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from trainables.data.listing import Listing
 from trainables.data.readers.class_names import (
@@ -32,7 +33,7 @@ from trainables.data.readers.reader import Reader
 from trainables.data.readers.samples import IMAGE_SUFFIXES, Sample, hold_back, is_image, listing_of
 from trainables.data.readers.templates import templates_of
 from trainables.settings.sets import SPLITS, HeldBack, Split, WebDatasetSet
-from trainables.spelling import same_word
+from trainables.spelling import label_form, same_word
 from trainables.text_files import LFS_POINTER, names_lfs_pointer
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
@@ -44,6 +45,10 @@ _NAMES = re.compile(r"\{([^{}]*,[^{}]*)\}")
 _MEND = "spell both alike, or name the classes in class_names"
 _INDEX = "index "
 """Prefix of a class id that is an index (of a ``cls`` member) until the names are known."""
+_COMPRESSED = (b"\x1f\x8b", b"\xfd7zXZ", b"BZh", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")
+"""Beginnings of gzip, xz, bzip2, zstandard and zip files."""
+_LONGEST_INDEX = 9
+"""Longest index of a class, in digits."""
 READING_THREADS = 8
 
 
@@ -154,8 +159,11 @@ class WebDatasetReader(Reader):
             spellings = [*spellings, *one_spelling(self._found_values()).notes]
         lines = []
         for split in SPLITS:
-            dotted = [(shard, name) for shard in self._shards(split) for name in _not_read(*_key_of(shard))]
-            if dotted:
+            left = [(shard, _not_read(*_key_of(shard))) for shard in self._shards(split)]
+            if links := [(shard, name) for shard, members in left for name in members.links]:
+                count = "1 link is" if len(links) == 1 else f"{len(links)} links are"
+                lines.append(f"{split}: {count} not read, first {links[0][1]} in {links[0][0]}")
+            if dotted := [(shard, name) for shard, members in left for name in members.dotted]:
                 shard, name = dotted[0]
                 count = "1 image is" if len(dotted) == 1 else f"{len(dotted)} images are"
                 key, _, rest = os.path.basename(name).partition(".")
@@ -206,16 +214,20 @@ class WebDatasetReader(Reader):
             return [sample for part in parts for sample in part]
 
 
-def _braces(pattern: str) -> list[str]:
+def _braces(pattern: str) -> Iterator[str]:
+    """Yield the names that braces stand for; ``{3..1}`` counts down, as in a shell."""
     braces = _NUMBERS.search(pattern) or _NAMES.search(pattern)
     if braces is None:
-        return [pattern]
+        yield pattern
+        return
+    parts: Iterable[str] = braces[1].split(",")
     if braces.re is _NUMBERS:
-        parts = [str(number).zfill(len(braces[1])) for number in range(int(braces[1]), int(braces[2]) + 1)]
-    else:
-        parts = braces[1].split(",")
+        first, last = int(braces[1]), int(braces[2])
+        step = 1 if first <= last else -1
+        parts = (str(number).zfill(len(braces[1])) for number in range(first, last + step, step))
     before, after = pattern[: braces.start()], pattern[braces.end() :]
-    return [path for part in parts for path in _braces(before + part + after)]
+    for part in parts:
+        yield from _braces(before + part + after)
 
 
 def _class_of(sample: Sample, names: tuple[str, ...]) -> str:
@@ -242,19 +254,32 @@ def _key_of(shard: Path) -> tuple[Path, int, int]:
     return shard, stat.st_size, stat.st_mtime_ns
 
 
+class _Left(NamedTuple):
+    """Members of a shard that are not read."""
+
+    dotted: tuple[str, ...]
+    """Images by their last suffix, but not by the text after the first dot."""
+    links: tuple[str, ...]
+    """Links to other members or to files."""
+
+
 @lru_cache(maxsize=4096)
-def _not_read(shard: Path, size: int, changed_ns: int) -> tuple[str, ...]:
-    """Return the members that are images by their last suffix but not by the text after the first dot.
+def _not_read(shard: Path, size: int, changed_ns: int) -> _Left:
+    """Return the members that are not read.
 
     Raises:
         SetError: the shard cannot be read.
     """
-    names = (os.path.basename(member.name) for member in _files_in(shard))
-    return tuple(printable(name) for name in names if name.count(".") > 1 and is_image(name))
+    links: list[str] = []
+    names = [os.path.basename(member.name) for member in _files_in(shard, links)]
+    return _Left(tuple(printable(name) for name in names if name.count(".") > 1 and is_image(name)), tuple(links))
 
 
-def _files_in(shard: Path) -> Iterator[tarfile.TarInfo]:
+def _files_in(shard: Path, links: list[str] | None = None) -> Iterator[tarfile.TarInfo]:
     """Yield the files in a shard, without hidden ones.
+
+    Args:
+        links: gets the names of links.
 
     Raises:
         SetError: the shard cannot be read.
@@ -264,10 +289,40 @@ def _files_in(shard: Path) -> Iterator[tarfile.TarInfo]:
             for member in archive:
                 if member.isfile() and not os.path.basename(member.name).startswith("."):
                     yield member
+                elif links is not None and (member.issym() or member.islnk()):
+                    links.append(printable(member.name))
+            end = archive.offset
+        _refuse_further(shard, end)
     except (OSError, tarfile.TarError) as error:
         if names_lfs_pointer(shard):
             raise SetError(f"{shard} {LFS_POINTER}") from error
+        with suppress(OSError), open(shard, "rb") as file:
+            start = file.read(6)
+            if any(start.startswith(magic) for magic in _COMPRESSED):
+                raise SetError(
+                    f"{shard} is compressed; unpack it, as images are read from their places in it"
+                ) from error
         raise SetError(f"{shard} cannot be read as an uncompressed tar: {error}") from error
+
+
+def _refuse_further(shard: Path, end: int) -> None:
+    """Refuse a shard with content behind its last member, where Python's tarfile stops without an error.
+
+    Args:
+        end: position in bytes behind the last member.
+
+    Raises:
+        SetError: there is content: a damaged header, or a second tar that was appended by ``cat``.
+        OSError: the shard cannot be read.
+    """
+    with open(shard, "rb") as file:
+        file.seek(end)
+        while block := file.read(2**20):
+            if block.strip(b"\0"):
+                raise SetError(
+                    f"{shard}: its members end at byte {end}, and something else follows: it is damaged, or several "
+                    "tars were joined; write it anew, or name the tars one by one"
+                )
 
 
 @lru_cache(maxsize=4096)
@@ -303,7 +358,12 @@ def _members(shard: Path, size: int, changed_ns: int, attribute_key: str | None)
             elif suffix in _FURTHER_IMAGES:
                 further[key] = member.offset_data, member.size
     images |= {key: place for key, place in further.items() if key not in images}
-    if wrong := [f"{key}: {text!r}" for key, text in texts[CLASS_INDEX].items() if not text.isdecimal()]:
+    texts[CLASS_INDEX] = {key: label_form(text) for key, text in texts[CLASS_INDEX].items()}  # 1.0 of a table is 1
+    if wrong := [
+        f"{key}: {text[:40]!r}"
+        for key, text in texts[CLASS_INDEX].items()
+        if not text.isdecimal() or len(text) > _LONGEST_INDEX
+    ]:
         raise SetError(f"{shard}: the .cls member of {wrong[0]} is not a class index (names belong in .txt)")
     # If a sample has both members, its txt is a caption.
     labels = texts[CLASS_NAME] | {key: _INDEX + text for key, text in texts[CLASS_INDEX].items()}
