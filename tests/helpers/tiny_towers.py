@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from trainables.models.clip import Clip
 
-TEXT = {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 2}
+TEXT = {"context_length": 8, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
 SIGLIP_TEXT = {**TEXT, "no_causal_mask": True, "proj_bias": True, "pool_type": "last"}
 PROMPTS = torch.randint(1, 63, (2, 5, 8), generator=torch.Generator().manual_seed(3))
 IMAGES = torch.randint(0, 256, (6, 384, 384, 3), generator=torch.Generator().manual_seed(4), dtype=torch.uint8)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainables.models.model_files import plain_name, tensor_shapes
+from trainables.models.model_files import plain_name, written_shapes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -396,7 +396,7 @@ def _open_clip_state(folder: Path, model_cfg: Mapping[str, Any]) -> dict[str, Te
     import torch
 
     files, names = weights_files(folder), _weight_names(model_cfg)
-    present = {name for file in files for name in tensor_shapes(file)}
+    present = {plain_name(name) for file in files for name in written_shapes(file)}
     expected = {name for theirs in names.values() for name in theirs}
     _compare(expected, present - _COUNTERS, f"the weights do not fit {CONFIG_FILE}")
     written = {name: value for file in files for name, value in _tensors(file).items()}

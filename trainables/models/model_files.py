@@ -109,7 +109,7 @@ def unwrapped(file: Path) -> Iterator[Path]:
 
     is_script = is_torchscript(file)
     if not is_script and all(
-        plain == name.removeprefix("module.") for name, plain in plain_names(_written_shapes(file)).items()
+        plain == name.removeprefix("module.") for name, plain in plain_names(written_shapes(file)).items()
     ):
         key = None if file.suffix == ".safetensors" else _key_of_state(_unpickled(file, "meta"), file)
         if key in (None, "state_dict"):  # open_clip finds the weights there
@@ -170,12 +170,16 @@ def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
     Raises:
         ValueError: the file holds no state dict.
     """
-    shapes = _written_shapes(file)
+    shapes = written_shapes(file)
     return {plain: shapes[name] for name, plain in plain_names(shapes).items()}
 
 
-def _written_shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """Return the same as ``tensor_shapes``, with the names as the file has them."""
+def written_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Return the same as ``tensor_shapes``, with the names as the file has them.
+
+    Raises:
+        ValueError: the file holds no state dict.
+    """
     import torch
 
     if names_lfs_pointer(file):
