@@ -66,7 +66,7 @@ def preempted_sweep(
     rng, found, snapshots = random.Random(seed), Preempted(), []
     sweep.logs.mkdir(parents=True, exist_ok=True)
     spec, script = sweep.logs / "spec.yaml", sweep.logs / "job.sbatch"
-    spec.write_text(spec_text(1))
+    spec.write_text(spec_text(1, sweep.trials))
     options = ["--nodes", str(nodes), "--cpus", str(CPUS), "--time", limit, "--name", sweep.name]
     command = sweep.place.command("slurm", str(spec), *options, "--storage", str(sweep.place.storage))
     script.write_text(
@@ -97,7 +97,8 @@ def preempted_sweep(
         snapshot = records.taken(sweep, time.monotonic() - started_s, session_s)
         if how.endswith("fails"):
             node = network.nodes[0 if how.startswith("first") else 1]
-            time.sleep(30.0)  # Slurm gives a node up after 20 s
+            slurm.await_down(node)
+            time.sleep(2.0)
             slurm.start_node(node)
         snapshots.append(snapshot)
         undone_s = max((trial.undone_s for trial in snapshot.running.values()), default=0.0)
@@ -117,14 +118,14 @@ def preempted_sweep(
     return found
 
 
-def main(times: int, seed: int, nodes: int, limit: str, folder: Path) -> int:
+def main(times: int, seed: int, nodes: int, limit: str, trials: int, folder: Path) -> int:
     """Run the drill on a Slurm of its own and print what it has found; return the number of problems."""
     place = Place(root=ROOT, storage=folder / "sweeps", logs=folder / "logs")
     place.storage.mkdir(parents=True, exist_ok=True)
     place.logs.mkdir(parents=True, exist_ok=True)
-    undisturbed = reference(place, 1) if nodes == 1 else None
+    undisturbed = reference(place, 1, trials) if nodes == 1 else None
     records.preload()
-    sweep = Sweep(place, f"slurm-{nodes}-{seed}-{int(time.time())}", 1)
+    sweep = Sweep(place, f"slurm-{nodes}-{seed}-{int(time.time())}", 1, trials)
     with Network(nodes) as network, Slurm(network, folder / "slurm") as slurm:
         found = preempted_sweep(slurm, network, sweep, undisturbed, nodes=nodes, times=times, seed=seed, limit=limit)
     print(f"{nodes} nodes, seed {seed}: {len(found.preemptions)} preemptions, ", end="")

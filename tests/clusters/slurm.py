@@ -76,6 +76,13 @@ class Slurm:
         (self.folder / f"spool-{node.name}").mkdir(exist_ok=True)
         run(*node.command("slurmd", "-N", node.name))
 
+    def await_down(self, node: Node, limit_s: float = 120.0) -> None:
+        """Wait until Slurm has given a node up; slurmctld 22.05 crashes where a node comes back in that moment."""
+        self._await(f"node {node.name} down", lambda: self._is_down(node), limit_s)
+
+    def _is_down(self, node: Node) -> bool:
+        return run("sinfo", "-h", "-n", node.name, "-o", "%T").strip().startswith("down")
+
     def submit(self, script: Path) -> str:
         """Submit a script from its folder; return the number of the job."""
         return run("sbatch", f"--chdir={script.parent}", "--parsable", str(script)).strip()

@@ -9,26 +9,26 @@ from typing import Any
 
 from tests.drills import checks, processes, records
 from tests.drills.drill import Reference
-from tests.drills.sweeps import PHASES, Phase, Place, Sweep
+from tests.drills.sweeps import PHASES, TRIALS, Phase, Place, Sweep
 
 _PATIENCE_S = 1800.0
 _lock = threading.Lock()
 
 
-def reference(place: Place, slots: int) -> Reference:
-    """Return the undisturbed sweep of so many slots, run once per folder of drills."""
+def reference(place: Place, slots: int, trials: int = TRIALS) -> Reference:
+    """Return the undisturbed sweep of so many slots and trials, run once per folder of drills."""
     with _lock:
-        path = place.logs / f"reference-{slots}.json"
+        path = place.logs / f"reference-{slots}-{trials}.json"
         if not path.exists():
-            path.write_text(json.dumps(_run(place, slots)))
+            path.write_text(json.dumps(_run(place, slots, trials)))
         saved: dict[str, Any] = json.loads(path.read_text())
         return Reference(
             took_s=saved["took_s"], starts_s=saved["starts_s"], steps=saved["steps"], content=saved["content"]
         )
 
 
-def _run(place: Place, slots: int) -> dict[str, Any]:
-    sweep = Sweep(place, f"undisturbed-{slots}", slots)
+def _run(place: Place, slots: int, trials: int) -> dict[str, Any]:
+    sweep = Sweep(place, f"undisturbed-{slots}-{trials}", slots, trials)
     try:
         return _run_undisturbed(sweep)
     finally:

@@ -42,10 +42,10 @@ Phase = Literal["warm-up", "search", "confirm", "measuring", "closing"]
 PHASES: tuple[Phase, ...] = ("warm-up", "search", "confirm", "measuring", "closing")
 
 
-def spec_text(slots: int) -> str:
-    """Return a sweep that has so many slots on this machine."""
+def spec_text(slots: int, trials: int = TRIALS) -> str:
+    """Return a sweep of so many trials that has so many slots on this machine."""
     cpus = max(1, (os.cpu_count() or 1) // slots)
-    return SPEC.format(trials=TRIALS, checkpoint_every_s=CHECKPOINT_EVERY_S, cpus=cpus)
+    return SPEC.format(trials=trials, checkpoint_every_s=CHECKPOINT_EVERY_S, cpus=cpus)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +79,8 @@ class Place:
 class Sweep:
     """One sweep of a drill, on disk."""
 
-    def __init__(self, place: Place, name: str, slots: int) -> None:
-        self.place, self.name, self.slots = place, name, slots
+    def __init__(self, place: Place, name: str, slots: int, trials: int = TRIALS) -> None:
+        self.place, self.name, self.slots, self.trials = place, name, slots, trials
         self.mark = uuid.uuid4().hex
         self.path = place.storage / name
         self.drivers: list[Driver] = []
@@ -91,7 +91,7 @@ class Sweep:
         """Start the sweep; ``text``: its spec."""
         self.logs.mkdir(parents=True, exist_ok=True)
         spec = self.logs / "spec.yaml"
-        spec.write_text(spec_text(self.slots) if text is None else text)
+        spec.write_text(spec_text(self.slots, self.trials) if text is None else text)
         return self._start("run", str(spec), "--name", self.name, *options)
 
     def resume(self, *options: str) -> Driver:
@@ -120,7 +120,7 @@ class Sweep:
             return "closing"
         if (self.path / "test.jsonl").exists() or "measuring on test" in said:
             return "measuring"
-        if self.trial(TRIALS).exists():
+        if self.trial(self.trials).exists():
             return "confirm"
         return "search" if self.trial(0).exists() else "warm-up"
 
@@ -129,7 +129,7 @@ class Sweep:
         if phase == "measuring":
             return _lines(self.path / "test.jsonl")
         folders = [path for path in (self.path / "trials").glob("[0-9]*") if path.name.isdigit()]
-        of_phase = [path for path in folders if (int(path.name) >= TRIALS) == (phase == "confirm")]
+        of_phase = [path for path in folders if (int(path.name) >= self.trials) == (phase == "confirm")]
         return sum(_lines(path / "metrics.jsonl") for path in of_phase)
 
     def front(self) -> list[dict[str, Any]]:
