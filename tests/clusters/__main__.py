@@ -17,6 +17,9 @@ def main() -> int:
     parser.add_argument("--trials", type=int, help="trials of the sweep; by default 8, of mlflow 24")
     parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--limit", default="30m", help="time of an allocation of the preempted sweep")
+    parser.add_argument(
+        "--within", type=float, default=110.0, help="seconds of an allocation in which a preemption comes"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=Path("/tmp/sweeper-clusters"))
     arguments = parser.parse_args()
@@ -29,7 +32,9 @@ def main() -> int:
     if arguments.drill == "bucket":
         return int(bucket.main(arguments.folder, arguments.seed) > 0)
     times, trials = arguments.times, arguments.trials or TRIALS
-    found = preemption.main(times, arguments.seed, arguments.nodes, arguments.limit, trials, arguments.folder)
+    found = preemption.main(
+        times, arguments.seed, arguments.nodes, arguments.limit, trials, arguments.within, arguments.folder
+    )
     return int(found > 0)
 
 

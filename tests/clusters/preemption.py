@@ -17,8 +17,6 @@ from tests.drills.reference import reference
 from tests.drills.sweeps import Place, Sweep, spec_text
 from tests.paths import ROOT
 
-WITHIN_S = 110.0
-"""A preemption comes within so many seconds after the start of an allocation."""
 PATIENCE_S = 900.0
 
 
@@ -55,6 +53,7 @@ def preempted_sweep(
     times: int,
     seed: int,
     limit: str,
+    within_s: float,
 ) -> Preempted:
     """Run a sweep by the script of ``sweeper slurm`` and preempt it ``times`` times at random moments.
 
@@ -62,6 +61,7 @@ def preempted_sweep(
         undisturbed: the undisturbed sweep, of which this one must have the trials and the front; None where trials run
             beside each other, whose order is another one each time.
         limit: time of an allocation; a short one ends allocations as well.
+        within_s: a preemption comes within so many seconds after the start of an allocation.
     """
     rng, found, snapshots = random.Random(seed), Preempted(), []
     sweep.logs.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ def preempted_sweep(
         if not slurm.await_running(job, number):
             break
         session_s, how = time.time(), rng.choice(sorted(harms))
-        after_s = rng.uniform(0.0, WITHIN_S)
+        after_s = rng.uniform(0.0, within_s)
         until_s = time.monotonic() + after_s
         while time.monotonic() < until_s and slurm.state(job) == "RUNNING":
             time.sleep(0.5)
@@ -118,7 +118,7 @@ def preempted_sweep(
     return found
 
 
-def main(times: int, seed: int, nodes: int, limit: str, trials: int, folder: Path) -> int:
+def main(times: int, seed: int, nodes: int, limit: str, trials: int, within_s: float, folder: Path) -> int:
     """Run the drill on a Slurm of its own and print what it has found; return the number of problems."""
     place = Place(root=ROOT, storage=folder / "sweeps", logs=folder / "logs")
     place.storage.mkdir(parents=True, exist_ok=True)
@@ -127,7 +127,17 @@ def main(times: int, seed: int, nodes: int, limit: str, trials: int, folder: Pat
     records.preload()
     sweep = Sweep(place, f"slurm-{nodes}-{seed}-{int(time.time())}", 1, trials)
     with Network(nodes) as network, Slurm(network, folder / "slurm") as slurm:
-        found = preempted_sweep(slurm, network, sweep, undisturbed, nodes=nodes, times=times, seed=seed, limit=limit)
+        found = preempted_sweep(
+            slurm,
+            network,
+            sweep,
+            undisturbed,
+            nodes=nodes,
+            times=times,
+            seed=seed,
+            limit=limit,
+            within_s=within_s,
+        )
     print(f"{nodes} nodes, seed {seed}: {len(found.preemptions)} preemptions, ", end="")
     print(f"{found.allocations} allocations of {limit}, {found.took_s:.0f} s", end="")
     print("" if undisturbed is None else f"; undisturbed {undisturbed.took_s:.0f} s")

@@ -106,6 +106,7 @@ def test_splits_of_other_classes_are_told_with_their_place(folders: Path, no_ray
     assert f"{place}: {counts}: not in validation are cow, horse, which nothing is measured of there\n" in done.stdout
 
 
+@pytest.mark.drill
 @pytest.mark.ray
 def test_a_sweep_that_is_ready_ends_with_the_command_that_runs_it(ray_cluster: None, tmp_path: Path) -> None:
     write_clip(tmp_path / "clip", "vit")

@@ -377,6 +377,7 @@ def test_after_the_host_ran_out_of_memory_micro_batches_are_half_as_large_and_th
         assert losses[1][step] == pytest.approx(losses[0][step], rel=2e-4, abs=1e-6)
 
 
+@pytest.mark.drill
 def test_two_workers_train_as_one(tmp_path: Path) -> None:
     context = make_context(tmp_path, "vit")
     trials = [parameters(tune="visual", learning_rate=1e-3, **objective) for objective in OBJECTIVES]

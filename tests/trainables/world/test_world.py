@@ -111,6 +111,7 @@ def test_reduced_tokenizer_cuts_words_as_the_full_one(tmp_path: Path) -> None:
     assert reduced.decode(reduced.encode("zebra")).strip() == "zebra"
 
 
+@pytest.mark.drill
 def test_pretraining_refuses_the_unfinished(tmp_path: Path) -> None:
     target = tmp_path / "model"
     command = [sys.executable, "-m", "trainables.world.pretrain", "--output", str(target), "--steps", "2"]
