@@ -17,7 +17,7 @@ from trainables.data.cache import Store, digest_of
 from trainables.data.image_set import View
 from trainables.memory import in_batches
 from trainables.models.clip import Clip
-from trainables.models.policy import Policy, each_prompt, mixed_precision, prompt_embeddings, prompt_tokens
+from trainables.models.policy import Policy, each_prompt, mixed_precision, prompt_tokens, template_mean
 from trainables.models.towers import features
 from trainables.records import Names
 
@@ -53,19 +53,18 @@ class ReferenceCache:
 
     def text_embeddings(self, class_names: Names, templates: tuple[str, ...]) -> Tensor:
         """Return the text embeddings (C, d) of C classes, means over the templates."""
-        clip, name = self._clip, digest_of(["text", class_names, templates])
+        name = digest_of(["text", class_names, templates])
         if name not in self._memory:
-            with self._reference_weights(), torch.no_grad(), mixed_precision(clip.device, self._bf16):
-                self._memory[name] = prompt_embeddings(clip.model, prompt_tokens(clip, class_names, templates))
+            self._memory[name] = template_mean(self.each_prompt(class_names, templates))
         return self._memory[name]
 
     def each_prompt(self, class_names: Names, templates: tuple[str, ...]) -> Tensor:
-        """Return the text embeddings (T, C, d) of C classes in T templates."""
+        """Return the text embeddings (T, C, d) of C classes in T templates. They are kept in the host's memory."""
         clip, name = self._clip, digest_of(["prompts", class_names, templates])
         if name not in self._memory:
             with self._reference_weights(), torch.no_grad(), mixed_precision(clip.device, self._bf16):
-                self._memory[name] = each_prompt(clip.model, prompt_tokens(clip, class_names, templates))
-        return self._memory[name]
+                self._memory[name] = each_prompt(clip.model, prompt_tokens(clip, class_names, templates)).cpu()
+        return self._memory[name].to(clip.device)
 
     def logits(self, embeddings: Tensor, text_embeddings: Tensor) -> Tensor:
         """Return logits (B, C) from image embeddings (B, d) and text embeddings (C, d)."""
