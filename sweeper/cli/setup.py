@@ -73,7 +73,7 @@ class Schema(StrEnum):
 
 
 def schema(
-    of: Annotated[
+    what: Annotated[
         Schema, typer.Argument(help="spec, or output: what commands print with --format json.")
     ] = Schema.spec,
     markdown: Annotated[
@@ -81,7 +81,7 @@ def schema(
     ] = False,
 ) -> None:
     """Print the JSON Schema of a spec, for editors: every key with what it is for. Or that of what commands print."""
-    if of is Schema.output:
+    if what is Schema.output:
         from sweeper.cli.output_schema import page, schemas
 
         typer.echo(page() if markdown else json.dumps(schemas(), indent=1), nl=not markdown)
